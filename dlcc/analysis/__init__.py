@@ -1,0 +1,1 @@
+"""Questions about a graph: verification, reference execution, intervals, costs."""

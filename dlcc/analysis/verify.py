@@ -1,0 +1,75 @@
+"""The verifier: is this graph well formed?"""
+
+from __future__ import annotations
+
+from dlcc.errors import DlccError, ExitCode
+from dlcc.ir import Affine, Graph, Node, Value
+from dlcc.ops.base import Quantised, op_of, type_error
+
+
+def verify(graph: Graph) -> None:
+    """Check structure, def-use chains and types of every node.
+
+    Raises:
+        DlccError: what is wrong, at which node.
+    """
+    defined: set[Value] = set(graph.inputs)
+    for node in graph.nodes:
+        _check_operands(node, defined)
+        _check_types(node)
+        defined.update(node.outputs)
+    for value in graph.outputs:
+        if value not in defined and not value.is_constant:
+            raise _broken(f"output %{value.name} is not defined", "")
+    names = [v.name for v in graph.values()]
+    if len(set(names)) != len(names):
+        twice = sorted({n for n in names if names.count(n) > 1})
+        raise _broken(f"value names are not unique: {twice[:5]}", "")
+
+
+def _broken(why: str, where: str) -> DlccError:
+    return DlccError(
+        ExitCode.INTERNAL,
+        "the graph is not well formed",
+        where=where,
+        why=why,
+        fix="report this with the pipeline text; --print-after shows the pass that broke it",
+    )
+
+
+def _check_operands(node: Node, defined: set[Value]) -> None:
+    for index, value in enumerate(node.inputs):
+        if value is None:
+            continue
+        if value not in defined and not value.is_constant:
+            raise _broken(f"operand %{value.name} is used before it is defined", node.loc)
+        if (node, index) not in value.uses:
+            raise _broken(f"def-use chain of %{value.name} misses operand {index}", node.loc)
+    for value in node.outputs:
+        if value.producer is not node:
+            raise _broken(f"%{value.name} does not know its producer", node.loc)
+    op = op_of(node)
+    required = sum(not name.endswith(("?", "*")) for name in op.operands)
+    variadic = any(name.endswith("*") for name in op.operands)
+    if len(node.inputs) < required or (len(node.inputs) > len(op.operands) and not variadic):
+        raise type_error(node, f"takes {len(op.operands)} operands, has {len(node.inputs)}")
+
+
+def _check_types(node: Node) -> None:
+    op = op_of(node)
+    for value, expected in zip(node.outputs, op.infer(node), strict=True):
+        if (value.type.shape, value.type.dtype) != (expected.shape, expected.dtype):
+            raise type_error(
+                node,
+                f"output %{value.name} is {value.type.dtype}{list(value.type.shape)}, "
+                f"must be {expected.dtype}{list(expected.shape)}",
+            )
+    types = [v.type for v in (*node.inputs, *node.outputs) if v is not None]
+    affine = [t for t in types if isinstance(t.encoding, Affine)]
+    if affine and op.quantised is Quantised.FLOAT:
+        raise type_error(node, "has no integer form but has a quantised operand or result")
+    if affine and op.quantised is Quantised.SAME:
+        activations = [v.type for v in node.inputs if v is not None and v.type.rank and v.type.dtype.is_float]
+        encodings = {t.encoding for t in (*activations, *(v.type for v in node.outputs))}
+        if len(encodings) > 1:
+            raise type_error(node, "needs one encoding for all operands and results")

@@ -1,0 +1,101 @@
+"""ONNX importers by op type and opset, and what an importer gets to work with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dlcc.errors import DlccError, ExitCode
+from dlcc.ir import AttrValue, Graph, Value
+from dlcc.ir.encodings import Array
+from dlcc.ops.base import build
+
+
+class Unsupported(Exception):
+    """Raised by an importer: this node cannot be imported, and why. All are listed at once."""
+
+
+@dataclass(frozen=True)
+class OnnxNode:
+    """One ONNX node as an importer sees it.
+
+    ``inputs`` are values of the graph (None where omitted); ``attrs`` are plain Python values
+    (tensors as numpy arrays, sequences as tuples).
+    """
+
+    op_type: str
+    name: str
+    domain: str
+    opset: int
+    inputs: tuple[Value | None, ...]
+    attrs: Mapping[str, Any]
+    output_count: int
+    graph: Graph
+
+    def input(self, index: int) -> Value:
+        """Operand ``index``. Raises Unsupported where it is missing."""
+        value = self.inputs[index] if index < len(self.inputs) else None
+        if value is None:
+            raise Unsupported(f"input {index} is missing")
+        return value
+
+    def optional(self, index: int) -> Value | None:
+        """Operand ``index`` or None."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    def constant(self, index: int, what: str) -> Array:
+        """Contents of operand ``index``, which must be known at compile time."""
+        value = self.input(index)
+        if not value.is_constant:
+            raise Unsupported(f"{what} (input {index}) must be known at compile time")
+        return value.decoded()
+
+    def optional_constant(self, index: int, what: str) -> Array | None:
+        """As :meth:`constant`, None where the operand is omitted."""
+        return None if self.optional(index) is None else self.constant(index, what)
+
+    def build(
+        self,
+        op: str,
+        inputs: Sequence[Value | None],
+        attrs: Mapping[str, AttrValue] | None = None,
+        *,
+        outputs: int = 1,
+        suffix: str = "",
+    ) -> list[Value]:
+        """Add an IR node named after this one and return its outputs."""
+        node = build(
+            self.graph, op, inputs, attrs, loc=self.name + suffix, outputs=outputs,
+            names=[self.name + suffix] * outputs,
+        )
+        return node.outputs
+
+
+Importer = Callable[[OnnxNode], Sequence[Value]]
+
+IMPORTERS: dict[tuple[str, str], list[tuple[int, Importer]]] = {}
+
+
+def onnx_op(op_type: str, since: int = 1, domain: str = "") -> Callable[[Importer], Importer]:
+    """Register an importer for ``op_type`` from opset ``since`` on."""
+
+    def register(importer: Importer) -> Importer:
+        versions = IMPORTERS.setdefault((domain, op_type), [])
+        versions.append((since, importer))
+        versions.sort(key=lambda entry: entry[0])
+        return importer
+
+    return register
+
+
+def importer_for(domain: str, op_type: str, opset: int) -> Importer | None:
+    """The newest importer that is not newer than ``opset``, or None."""
+    domain = "" if domain == "ai.onnx" else domain
+    fitting = [f for since, f in IMPORTERS.get((domain, op_type), []) if since <= opset]
+    return fitting[-1] if fitting else None
+
+
+def model_error(what: str, *, where: str = "", why: str = "", fix: str = "") -> DlccError:
+    """A DlccError of class MODEL."""
+    return DlccError(ExitCode.MODEL, what, where=where, why=why, fix=fix)

@@ -1,0 +1,37 @@
+"""The graph IR: typed values, nodes, encodings and their textual form."""
+
+from dlcc.ir.dtypes import BF16, BOOL, F16, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64, DType
+from dlcc.ir.encodings import DENSE, Affine, Dense, Encoding
+from dlcc.ir.graph import AttrValue, Constant, Graph, Node, Value
+from dlcc.ir.text import graphs_equal, parse_graph, print_graph
+from dlcc.ir.types import TensorType
+
+__all__ = [
+    "BF16",
+    "BOOL",
+    "DENSE",
+    "F16",
+    "F32",
+    "F64",
+    "I8",
+    "I16",
+    "I32",
+    "I64",
+    "U8",
+    "U16",
+    "U32",
+    "U64",
+    "Affine",
+    "AttrValue",
+    "Constant",
+    "DType",
+    "Dense",
+    "Encoding",
+    "Graph",
+    "Node",
+    "TensorType",
+    "Value",
+    "graphs_equal",
+    "parse_graph",
+    "print_graph",
+]

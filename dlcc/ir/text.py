@@ -1,0 +1,380 @@
+"""Textual form of the IR: one line per op, ``parse(print(g)) == g``.
+
+::
+
+    graph "net" {
+      input %x: f32[1,3,8,8]
+      const @w: f32[4,3,3,3]!affine<bits=8, signed=true, ...> = #5d1f...
+      %y: f32[1,4,8,8]@nhwc = conv2d(%x, @w, _) {pads=[1,1,1,1]} loc("layer1.0")
+      output "logits" %y
+    }
+
+Contents of constants and long lists of scales stand as ``#hash`` and live in a sidecar ``.npz``
+under ``hash/part``; :func:`save` and :func:`load` handle the pair.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dlcc.errors import DlccError, ExitCode
+from dlcc.ir.dtypes import DType
+from dlcc.ir.encodings import DENSE, Array, Dense, Encoding
+from dlcc.ir.graph import AttrValue, Constant, Graph, Node, Value
+from dlcc.ir.types import LAYOUTS, TensorType
+
+_INLINE = 8
+"""Longer numeric lists go to the sidecar."""
+
+Sidecar = dict[str, Array]
+
+
+# -- printing ----------------------------------------------------------------------------------
+
+
+def _float_text(value: float) -> str:
+    """Shortest text that reads back as the same double; float32 values use their own shortest."""
+    single = np.float32(value)
+    text = str(single) if float(single) == value else repr(value)
+    return text if re.search(r"[.einf]", text) else text + ".0"
+
+
+def _list_reference(values: tuple[Any, ...], sidecar: Sidecar) -> str:
+    kind = np.float64 if any(isinstance(v, float) for v in values) else np.int64
+    array = np.asarray(values, dtype=kind)
+    digest = hashlib.sha256(array.dtype.str.encode() + array.tobytes()).hexdigest()[:24]
+    sidecar[f"{digest}/list"] = array
+    return f"#{digest}"
+
+
+def _value_text(value: object, sidecar: Sidecar) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | np.integer):
+        return str(int(value))
+    if isinstance(value, float | np.floating):
+        return _float_text(float(value))
+    if isinstance(value, str):
+        return json.dumps(value)
+    if isinstance(value, Encoding):
+        return encoding_text(value, sidecar)
+    if isinstance(value, tuple):
+        numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+        if len(value) > _INLINE and numeric:
+            return _list_reference(value, sidecar)
+        return "[" + ",".join(_value_text(v, sidecar) for v in value) + "]"
+    if value is None:
+        return "none"
+    raise TypeError(f"attribute value {value!r} has no text form")
+
+
+def encoding_text(encoding: Encoding, sidecar: Sidecar | None = None) -> str:
+    """``name<field=value, ...>``, fields at their default left out."""
+    sink = {} if sidecar is None else sidecar
+    assert dataclasses.is_dataclass(encoding)
+    fields = []
+    for f in dataclasses.fields(encoding):
+        value = getattr(encoding, f.name)
+        if f.default is dataclasses.MISSING or value != f.default:
+            fields.append(f"{f.name}={_value_text(value, sink)}")
+    return f"{encoding.name}<{', '.join(fields)}>"
+
+
+def type_text(type_: TensorType, sidecar: Sidecar | None = None) -> str:
+    """Text of a type, e.g. ``f32[1,64,56,56]!affine<...>@nhwc``."""
+    text = f"{type_.dtype}[{','.join(map(str, type_.shape))}]"
+    if not isinstance(type_.encoding, Dense):
+        text += "!" + encoding_text(type_.encoding, sidecar)
+    return text + (f"@{type_.layout}" if type_.layout else "")
+
+
+def _operand(value: Value | None) -> str:
+    if value is None:
+        return "_"
+    return ("@" if value.is_constant else "%") + value.name
+
+
+def _node_text(node: Node, sidecar: Sidecar) -> str:
+    results = ", ".join(f"%{v.name}: {type_text(v.type, sidecar)}" for v in node.outputs)
+    text = f"{results} = {node.op}({', '.join(_operand(v) for v in node.inputs)})"
+    if node.attrs:
+        attrs = ", ".join(f"{k}={_value_text(v, sidecar)}" for k, v in sorted(node.attrs.items()))
+        text += f" {{{attrs}}}"
+    return text + (f" loc({json.dumps(node.loc)})" if node.loc else "")
+
+
+def print_graph(graph: Graph, sidecar: Sidecar | None = None) -> str:
+    """The textual form; arrays are put into ``sidecar`` where one is given."""
+    sink: Sidecar = {} if sidecar is None else sidecar
+    lines = [f"graph {json.dumps(graph.name)} {{"]
+    lines += [f"  input %{v.name}: {type_text(v.type, sink)}" for v in graph.inputs]
+    for value in graph.constants():
+        assert value.constant is not None
+        digest = value.constant.digest
+        sink.update({f"{digest}/{part}": a for part, a in value.constant.parts.items()})
+        lines.append(f"  const @{value.name}: {type_text(value.type, sink)} = #{digest}")
+    lines += ["  " + _node_text(node, sink) for node in graph.nodes]
+    for name, value in zip(graph.output_names, graph.outputs, strict=True):
+        lines.append(f"  output {json.dumps(name)} {_operand(value)}")
+    return "\n".join([*lines, "}", ""])
+
+
+# -- parsing -----------------------------------------------------------------------------------
+
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<string>"(?:[^"\\]|\\.)*")
+    |(?P<number>[-+]?(?:inf|nan|\d+\.?\d*(?:[eE][-+]?\d+)?)(?![\w.]))
+    |(?P<value>[%@][A-Za-z0-9_.$-]+)
+    |(?P<hash>\#[0-9a-f]+)
+    |(?P<word>[A-Za-z_][A-Za-z0-9_.]*)
+    |(?P<punct>[{}()\[\]<>,:=!]))""",
+    re.VERBOSE,
+)
+
+
+class _Parser:
+    """Recursive descent over one graph's text; every error names the line."""
+
+    def __init__(self, text: str, sidecar: Mapping[str, Array], source: str) -> None:
+        self.text, self.sidecar, self.source = text, sidecar, source
+        self.position = 0
+        self.values: dict[str, Value] = {}
+
+    def fail(self, why: str) -> DlccError:
+        line = self.text.count("\n", 0, self.position) + 1
+        return DlccError(
+            ExitCode.MODEL,
+            "the IR text cannot be read",
+            where=f"{self.source}:{line}",
+            why=why,
+            fix="write .dlir files with `dlcc opt MODEL -o OUT.dlir`",
+        )
+
+    def peek(self) -> tuple[str, str]:
+        match = _TOKEN.match(self.text, self.position)
+        if match is None or match.lastgroup is None:
+            rest = self.text[self.position : self.position + 20].strip()
+            if not rest:
+                return "end", ""
+            raise self.fail(f"unexpected {rest!r}")
+        return match.lastgroup, match.group(match.lastgroup)
+
+    def next(self, kind: str = "", text: str = "") -> str:
+        found_kind, found = self.peek()
+        if (kind and found_kind != kind) or (text and found != text):
+            raise self.fail(f"expected {text or kind}, found {found or 'the end'!r}")
+        match = _TOKEN.match(self.text, self.position)
+        assert match is not None
+        self.position = match.end()
+        return found
+
+    def accept(self, text: str) -> bool:
+        if self.peek()[1] == text and self.peek()[0] != "string":
+            self.next()
+            return True
+        return False
+
+    def array(self, key: str) -> Array:
+        if key not in self.sidecar:
+            raise self.fail(f"the sidecar .npz has no array {key!r}")
+        return self.sidecar[key]
+
+    def attribute(self) -> Any:
+        kind, text = self.peek()
+        if kind == "number":
+            self.next()
+            return float(text) if re.search(r"[.einf]", text) else int(text)
+        if kind == "string":
+            return json.loads(self.next())
+        if kind == "hash":
+            return tuple(self.array(self.next()[1:] + "/list").tolist())
+        if self.accept("["):
+            return tuple(self.sequence("]", self.attribute))
+        word = self.next("word")
+        if word in ("true", "false"):
+            return word == "true"
+        return None if word == "none" else self.encoding(word)
+
+    def sequence(self, close: str, item: Any) -> list[Any]:
+        items: list[Any] = []
+        while not self.accept(close):
+            if items:
+                self.next("punct", ",")
+            items.append(item())
+        return items
+
+    def field(self) -> tuple[str, Any]:
+        key = self.next("word")
+        self.next("punct", "=")
+        return key, self.attribute()
+
+    def encoding(self, name: str) -> Encoding:
+        self.next("punct", "<")
+        fields = dict(self.sequence(">", self.field))
+        try:
+            return Encoding.by_name(name)(**fields)
+        except KeyError:
+            raise self.fail(f"unknown encoding {name!r}") from None
+        except (TypeError, ValueError) as error:
+            raise self.fail(str(error)) from None
+
+    def dimension(self) -> int:
+        return int(self.next("number"))
+
+    def type(self) -> TensorType:
+        name = self.next("word")
+        try:
+            dtype = DType.parse(name)
+        except KeyError:
+            raise self.fail(f"unknown dtype {name!r}") from None
+        self.next("punct", "[")
+        shape = tuple(self.sequence("]", self.dimension))
+        encoding = self.encoding(self.next("word")) if self.accept("!") else DENSE
+        layout = ""
+        if self.peek()[0] == "value" and self.peek()[1][1:] in LAYOUTS:
+            layout = self.next()[1:]
+        return TensorType(shape, dtype, encoding, layout)
+
+    def operand(self) -> Value | None:
+        if self.peek() == ("word", "_"):
+            self.next()
+            return None
+        name = self.next("value")
+        if name not in self.values:
+            raise self.fail(f"{name} is used before it is defined")
+        return self.values[name]
+
+    def define(self, token: str, type_: TensorType) -> Value:
+        if token in self.values or token[1:] in {t[1:] for t in self.values}:
+            raise self.fail(f"{token} is defined twice")
+        value = self.values[token] = Value(token[1:], type_)
+        return value
+
+    def typed_name(self) -> tuple[str, TensorType]:
+        token = self.next("value")
+        self.next("punct", ":")
+        return token, self.type()
+
+    def node(self, graph: Graph) -> None:
+        results = [self.typed_name()]
+        while self.accept(","):
+            results.append(self.typed_name())
+        self.next("punct", "=")
+        op = self.next("word")
+        self.next("punct", "(")
+        operands = self.sequence(")", self.operand)
+        attrs: dict[str, AttrValue] = {}
+        if self.accept("{"):
+            attrs = dict(self.sequence("}", self.field))
+        loc = ""
+        if self.accept("loc"):
+            self.next("punct", "(")
+            loc = json.loads(self.next("string"))
+            self.next("punct", ")")
+        node = Node(op, attrs, loc)
+        node.set_inputs(operands)
+        for index, (token, type_) in enumerate(results):
+            value = self.define(token, type_)
+            value.producer, value.index = node, index
+            node.outputs.append(value)
+        graph.nodes.append(node)
+
+    def constant(self, graph: Graph) -> None:
+        token, type_ = self.typed_name()
+        self.next("punct", "=")
+        digest = self.next("hash")[1:]
+        prefix = digest + "/"
+        parts = {k[len(prefix) :]: a for k, a in self.sidecar.items() if k.startswith(prefix)}
+        if not parts:
+            raise self.fail(f"the sidecar .npz has no parts of constant {token}")
+        value = self.define(token, type_)
+        value.constant = Constant(parts)
+        if value.constant.digest != digest:
+            raise self.fail(f"constant {token}: contents do not match the hash #{digest}")
+        graph._constants[(digest, type_)] = value
+
+    def graph(self) -> Graph:
+        self.next("word", "graph")
+        graph = Graph(json.loads(self.next("string")))
+        self.next("punct", "{")
+        outputs: list[tuple[str, Value]] = []
+        while not self.accept("}"):
+            if self.accept("input"):
+                graph.inputs.append(self.define(*self.typed_name()))
+            elif self.accept("const"):
+                self.constant(graph)
+            elif self.accept("output"):
+                name = json.loads(self.next("string"))
+                value = self.operand()
+                if value is None:
+                    raise self.fail("an output needs a value")
+                outputs.append((name, value))
+            else:
+                self.node(graph)
+        if self.peek()[0] != "end":
+            raise self.fail("text after the graph's closing brace")
+        graph._names = {token[1:] for token in self.values}
+        graph.set_outputs([v for _, v in outputs], [n for n, _ in outputs])
+        return graph
+
+
+def parse_graph(text: str, sidecar: Mapping[str, Array], source: str = "<text>") -> Graph:
+    """Read a graph back from its textual form.
+
+    Raises:
+        DlccError: with the line, where the text or the sidecar does not fit.
+    """
+    return _Parser(text, sidecar, source).graph()
+
+
+def save(graph: Graph, path: Path) -> None:
+    """Write ``path`` (.dlir) and its sidecar ``path`` with suffix .npz."""
+    sidecar: Sidecar = {}
+    path.write_text(print_graph(graph, sidecar), encoding="utf-8")
+    with path.with_suffix(".npz").open("wb") as file:
+        np.savez(file, allow_pickle=False, **{k: sidecar[k] for k in sorted(sidecar)})
+
+
+def load(path: Path) -> Graph:
+    """Read a .dlir file and its sidecar.
+
+    Raises:
+        DlccError: a file is missing or does not fit.
+    """
+    side = path.with_suffix(".npz")
+    try:
+        with np.load(side, allow_pickle=False) as archive:
+            sidecar = {k: archive[k] for k in archive.files}
+        return parse_graph(path.read_text(encoding="utf-8"), sidecar, str(path))
+    except (OSError, ValueError, UnicodeDecodeError) as error:
+        raise DlccError(
+            ExitCode.INPUT_FILE,
+            "cannot read the IR file and its sidecar",
+            where=str(path),
+            why=str(error),
+            fix=f"keep {path.name} and {side.name} side by side",
+        ) from None
+
+
+def graphs_equal(a: Graph, b: Graph) -> bool:
+    """True if both have the same text and the same contents of constants."""
+    return print_graph(a) == print_graph(b)
+
+
+__all__ = [
+    "encoding_text",
+    "graphs_equal",
+    "load",
+    "parse_graph",
+    "print_graph",
+    "save",
+    "type_text",
+]

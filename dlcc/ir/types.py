@@ -1,0 +1,91 @@
+"""Tensor types: shape, element type, physical layout, encoding."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from dlcc.ir.dtypes import F32, DType
+from dlcc.ir.encodings import DENSE, Affine, Dense, Encoding
+
+Shape = tuple[int, ...]
+
+LAYOUTS = {"nhwc": (0, 2, 3, 1)}
+"""Named layouts: position in memory -> logical axis (logical 4-D order is N, C, H, W)."""
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """The type of a value.
+
+    Attributes:
+        shape: logical shape; all axes are known at compile time.
+        dtype: logical element type. A quantised real tensor is ``f32`` with an Affine encoding.
+        encoding: how the elements are stored.
+        layout: "" for row-major in logical order, or a key of :data:`LAYOUTS`. Layout is only about
+            memory: references, shape inference and passes all use the logical order.
+    """
+
+    shape: Shape
+    dtype: DType = F32
+    encoding: Encoding = DENSE
+    layout: str = ""
+
+    @property
+    def rank(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def storage(self) -> DType:
+        """Element type in memory."""
+        return self.encoding.storage(self.dtype)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of an activation of this type in memory."""
+        return self.elements * self.storage.bytes
+
+    @property
+    def is_dense(self) -> bool:
+        """True if the elements are stored in the logical dtype."""
+        return isinstance(self.encoding, Dense)
+
+    @property
+    def affine(self) -> Affine:
+        """The encoding, which must be Affine."""
+        if not isinstance(self.encoding, Affine):
+            raise TypeError(f"{self.encoding.name} encoding where an affine one is needed")
+        return self.encoding
+
+    @property
+    def permutation(self) -> tuple[int, ...]:
+        """Position in memory -> logical axis."""
+        return LAYOUTS[self.layout] if self.layout else tuple(range(self.rank))
+
+    @property
+    def physical_shape(self) -> Shape:
+        """Shape in memory order."""
+        return tuple(self.shape[axis] for axis in self.permutation)
+
+    def with_(
+        self,
+        *,
+        shape: Shape | None = None,
+        dtype: DType | None = None,
+        encoding: Encoding | None = None,
+        layout: str | None = None,
+    ) -> TensorType:
+        """A copy with some fields replaced."""
+        return replace(
+            self,
+            shape=self.shape if shape is None else shape,
+            dtype=self.dtype if dtype is None else dtype,
+            encoding=self.encoding if encoding is None else encoding,
+            layout=self.layout if layout is None else layout,
+        )

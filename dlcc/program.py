@@ -1,0 +1,105 @@
+"""The lowered network: what the lowering hands to the artifact writer.
+
+A :class:`Program` is a straight list of :class:`Step`, each one compiled kernel function called on
+fixed places in four memories: the caller's inputs and outputs, one arena that all intermediate
+values share, and the read-only weights. Nothing here knows about graphs, TVM or files.
+
+Kernel ABI (plain C, default calling convention)::
+
+    int32_t kernel(void *arg0, ..., void *argN, int32_t begin, int32_t end)
+
+A kernel computes its work items ``[begin, end)``; items are independent, so any split over threads
+gives the same bytes. It returns 0. Each ``arg`` is a 64-byte aligned address, apart from the
+caller's inputs and outputs, which need only the alignment of their dtype.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+ArgKind = Literal["input", "output", "arena", "weights"]
+
+ALIGNMENT = 64
+"""Bytes: alignment of every arena and weights offset."""
+
+
+@dataclass(frozen=True)
+class Arg:
+    """One pointer argument of a kernel call.
+
+    ``index`` selects the input or output (kinds "input", "output"); ``offset`` is in bytes from the
+    start of that memory. ``per_thread`` > 0 means: the address is ``offset + thread * per_thread``,
+    a scratch area of that many bytes for each thread (kind "arena" only).
+    """
+
+    kind: ArgKind
+    offset: int = 0
+    index: int = 0
+    per_thread: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel call: ``work_items`` independent items, split over at most ``max_threads``."""
+
+    layer: str
+    function: str
+    args: tuple[Arg, ...]
+    work_items: int
+    max_threads: int = 0
+    """0: as many as the instance has; 1: faster on one thread."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A network input or output as the C caller sees it. ``dtype`` is numpy's name for it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        count = 1
+        for dim in self.shape:
+            count *= dim
+        return count
+
+
+@dataclass(frozen=True)
+class WeightEntry:
+    """A named span of the weights file: constant ``name`` of ``layer``, as the kernel wants it."""
+
+    layer: str
+    name: str
+    offset: int
+    size: int
+    encoding: str
+    """Text form of the stored encoding, e.g. ``affine<s8, axis=0>``."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A network ready to be linked.
+
+    ``object_code`` is a relocatable object for ``triple`` that defines every ``Step.function``.
+    ``features`` are the CPU features the code needs (names as in Linux's /proc/cpuinfo, e.g.
+    ``avx512_vnni``, ``amx_int8``); the library refuses to start where one is missing.
+    """
+
+    name: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    steps: tuple[Step, ...]
+    arena_bytes: int
+    weights: bytes
+    weight_entries: tuple[WeightEntry, ...]
+    object_code: bytes
+    triple: str
+    features: tuple[str, ...]
+    threads: int = 1
+    """Upper bound on threads: per-thread scratch areas are planned for so many."""
+    report: dict[str, object] = field(default_factory=dict)
+    """Per layer: kernel and why, encodings, bytes, MACs, remarks. Goes to report.json."""

@@ -1,0 +1,44 @@
+/* What the CPU must have. An architecture's file defines
+ *
+ *   int dlcc_cpu_has(const char *feature)    1 or 0; -1 if the name is unknown
+ *   int dlcc_cpu_permit(const char *feature) 0 once the system lets this process use it
+ *   const char *dlcc_cpu_level(void)         the best --target this CPU can run
+ *   void dlcc_cpu_relax(void)                the hint for a spinning loop */
+#ifndef DLCC_CPU_H
+#define DLCC_CPU_H
+
+#if defined(__x86_64__)
+#include "cpu_x86_64.h"
+#else
+#error "dlcc's runtime knows no CPU feature check for this architecture"
+#endif
+
+static dlcc_status dlcc_cpu_check(const char *const *features) {
+  char missing[256];
+  size_t used = 0;
+  missing[0] = '\0';
+  for (; *features != NULL; features++) {
+    if (dlcc_cpu_has(*features) == 1) continue;
+    int written = snprintf(missing + used, sizeof missing - used, "%s%s", used ? ", " : "",
+                           *features);
+    if (written < 0 || (size_t)written >= sizeof missing - used) break;
+    used += (size_t)written;
+  }
+  if (used == 0) return DLCC_CODE(OK);
+  return dlcc_fail(DLCC_CODE(UNSUPPORTED_CPU),
+                   "the library needs %s, which this CPU lacks; compile with --target %s", missing,
+                   dlcc_cpu_level());
+}
+
+static dlcc_status dlcc_cpu_enable(const char *const *features) {
+  for (; *features != NULL; features++) {
+    if (dlcc_cpu_permit(*features) == 0) continue;
+    return dlcc_fail(DLCC_CODE(UNSUPPORTED_CPU),
+                     "the library needs %s, which the system does not permit; "
+                     "compile with --target cpu:avx512_vnni",
+                     *features);
+  }
+  return DLCC_CODE(OK);
+}
+
+#endif

@@ -1,0 +1,178 @@
+/* Fork and join over the threads of one instance.
+ *
+ * A step is cut into one contiguous part per thread. Every thread first claims its own part, which
+ * keeps a layer's weights in that core's cache from run to run, then any part that nobody has
+ * claimed yet: a worker that the system wakes late delays nobody. Workers spin for some tens of
+ * microseconds between steps, then sleep on a futex. */
+#ifndef DLCC_POOL_H
+#define DLCC_POOL_H
+
+#include <linux/futex.h>
+
+#define DLCC_SPINS 1000 /* of some 40 ns each */
+
+struct dlcc_pool;
+
+typedef struct dlcc_worker {
+  _Alignas(DLCC_ALIGNMENT) _Atomic uint32_t claimed; /* generation of the last claim of this part */
+  uint32_t index;
+  pthread_t thread;
+  struct dlcc_pool *pool;
+} dlcc_worker;
+
+typedef struct dlcc_pool {
+  _Alignas(DLCC_ALIGNMENT) _Atomic uint64_t job; /* generation << 32 | number of parts */
+  _Atomic uint32_t bell;                         /* generation; workers sleep on it */
+  const dlcc_step *step;                         /* of the job; stable while a part is unfinished */
+  const dlcc_frame *frame;
+  _Alignas(DLCC_ALIGNMENT) _Atomic uint32_t pending; /* unfinished parts of the job */
+  _Atomic uint32_t waiting;                          /* 1: the caller sleeps on pending */
+  _Atomic int32_t failure;
+  _Alignas(DLCC_ALIGNMENT) _Atomic uint32_t sleepers;
+  _Atomic uint32_t stop;
+  uint32_t threads; /* the caller's included */
+  uint32_t started; /* worker threads to join */
+  uint32_t spins;
+  dlcc_worker *workers; /* [threads]; [0] is the caller's */
+} dlcc_pool;
+
+static void dlcc_futex_wait(_Atomic uint32_t *word, uint32_t value) {
+  syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+}
+
+static void dlcc_futex_wake(_Atomic uint32_t *word, int threads) {
+  syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, threads, NULL, NULL, 0);
+}
+
+static int32_t dlcc_part(const dlcc_step *step, const dlcc_frame *frame, uint32_t part,
+                         uint32_t parts) {
+  const int64_t items = step->work_items;
+  return step->call(frame, part, (int32_t)(items * part / parts),
+                    (int32_t)(items * (part + 1) / parts));
+}
+
+/* A late thread that still holds a finished generation finds every part claimed by that generation
+ * or a later one, so it can never run a part of a job it has not read. */
+static int dlcc_claim(dlcc_worker *slot, uint32_t generation) {
+  uint32_t last = atomic_load_explicit(&slot->claimed, memory_order_relaxed);
+  while ((int32_t)(last - generation) < 0) {
+    if (atomic_compare_exchange_weak(&slot->claimed, &last, generation)) return 1;
+  }
+  return 0;
+}
+
+static void dlcc_help(dlcc_pool *pool, uint32_t index) {
+  const uint64_t job = atomic_load(&pool->job);
+  const uint32_t generation = (uint32_t)(job >> 32), parts = (uint32_t)job;
+  for (uint32_t i = 0; i < parts; i++) {
+    const uint32_t part = (index + i) % parts;
+    if (!dlcc_claim(&pool->workers[part], generation)) continue;
+    const int32_t result = dlcc_part(pool->step, pool->frame, part, parts);
+    if (result != 0) atomic_store(&pool->failure, result);
+    if (atomic_fetch_sub(&pool->pending, 1) == 1 && atomic_load(&pool->waiting))
+      dlcc_futex_wake(&pool->pending, 1);
+  }
+}
+
+static void *dlcc_worker_main(void *argument) {
+  const dlcc_worker *self = argument;
+  dlcc_pool *pool = self->pool;
+  uint32_t seen = 0;
+  while (!atomic_load(&pool->stop)) {
+    uint32_t spins = pool->spins;
+    while (atomic_load_explicit(&pool->bell, memory_order_relaxed) == seen) {
+      if (spins > 0) {
+        spins--;
+        dlcc_cpu_relax();
+        continue;
+      }
+      atomic_fetch_add(&pool->sleepers, 1);
+      if (atomic_load(&pool->bell) == seen) dlcc_futex_wait(&pool->bell, seen);
+      atomic_fetch_sub(&pool->sleepers, 1);
+    }
+    seen = atomic_load(&pool->bell);
+    dlcc_help(pool, self->index);
+  }
+  return NULL;
+}
+
+static void dlcc_pool_ring(dlcc_pool *pool, uint32_t generation, int threads) {
+  atomic_store(&pool->bell, generation);
+  if (atomic_load(&pool->sleepers) > 0) dlcc_futex_wake(&pool->bell, threads);
+}
+
+static void dlcc_pool_join(dlcc_pool *pool) {
+  for (uint32_t spins = pool->spins; spins > 0; spins--) {
+    if (atomic_load_explicit(&pool->pending, memory_order_acquire) == 0) return;
+    dlcc_cpu_relax();
+  }
+  atomic_store(&pool->waiting, 1);
+  uint32_t left;
+  while ((left = atomic_load(&pool->pending)) != 0) dlcc_futex_wait(&pool->pending, left);
+  atomic_store(&pool->waiting, 0);
+}
+
+/* Runs one step on as many threads as help it. Returns 0 or what a kernel returned. */
+static int32_t dlcc_pool_run(dlcc_pool *pool, const dlcc_step *step, const dlcc_frame *frame) {
+  uint32_t parts = pool->threads;
+  if (step->max_threads > 0 && parts > step->max_threads) parts = step->max_threads;
+  if (step->work_items <= 0) return 0;
+  if (parts > (uint32_t)step->work_items) parts = (uint32_t)step->work_items;
+  if (parts <= 1) return dlcc_part(step, frame, 0, 1);
+  const uint32_t generation = (uint32_t)(atomic_load(&pool->job) >> 32) + 1;
+  pool->step = step;
+  pool->frame = frame;
+  atomic_store_explicit(&pool->failure, 0, memory_order_relaxed);
+  atomic_store_explicit(&pool->pending, parts, memory_order_relaxed);
+  atomic_store(&pool->job, (uint64_t)generation << 32 | parts);
+  dlcc_pool_ring(pool, generation, (int)parts - 1);
+  dlcc_help(pool, 0);
+  dlcc_pool_join(pool);
+  return atomic_load_explicit(&pool->failure, memory_order_relaxed);
+}
+
+/* CPUs this process may run on. */
+static int dlcc_cpu_count(void) {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
+  const long online = sysconf(_SC_NPROCESSORS_ONLN); /* more CPUs than cpu_set_t holds */
+  return online > 0 && online < INT_MAX ? (int)online : 1;
+}
+
+static void dlcc_pool_stop(dlcc_pool *pool) {
+  if (pool->workers == NULL) return;
+  atomic_store(&pool->stop, 1);
+  dlcc_pool_ring(pool, (uint32_t)(atomic_load(&pool->job) >> 32) + 1, INT_MAX);
+  for (uint32_t i = 1; i <= pool->started; i++) pthread_join(pool->workers[i].thread, NULL);
+  free(pool->workers);
+}
+
+static dlcc_status dlcc_pool_start(dlcc_pool *pool, int threads) {
+  pool->threads = (uint32_t)threads;
+  if (threads == 1) return DLCC_CODE(OK);
+  /* Spinning helps only while every thread has a CPU of its own. */
+  pool->spins = threads <= dlcc_cpu_count() ? DLCC_SPINS : 0;
+  void *workers;
+  if (posix_memalign(&workers, DLCC_ALIGNMENT, (size_t)threads * sizeof(dlcc_worker)) != 0)
+    return dlcc_fail(DLCC_CODE(OUT_OF_MEMORY), "no memory for %d threads", threads);
+  memset(workers, 0, (size_t)threads * sizeof(dlcc_worker));
+  pool->workers = workers;
+  sigset_t all, before; /* the program's signal handlers run on the program's own threads */
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  int reason = 0;
+  for (int i = 0; i < threads; i++) {
+    pool->workers[i].index = (uint32_t)i;
+    pool->workers[i].pool = pool;
+    if (i == 0) continue;
+    reason = pthread_create(&pool->workers[i].thread, NULL, dlcc_worker_main, &pool->workers[i]);
+    if (reason != 0) break;
+    pool->started = (uint32_t)i;
+  }
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (reason == 0) return DLCC_CODE(OK);
+  return dlcc_fail(DLCC_CODE(NO_THREADS), "cannot start thread %u of %d: %s", pool->started + 2,
+                   threads, dlcc_system_reason(reason));
+}
+
+#endif

@@ -1,0 +1,71 @@
+/* The runtime of a compiled network, included by the generated model file, which defines
+ *
+ *   DLCC_NAME(x), DLCC_CODE(x)  the public names: resnet_##x and RESNET_##x
+ *   DLCC_EMBEDDED               1 if the weights file is part of the library
+ *
+ * and, after this file, the tables declared under "generated" below. Everything but the public
+ * functions is static, so two models with different names link into one program. */
+#ifndef DLCC_RUNTIME_H
+#define DLCC_RUNTIME_H
+
+#ifndef _GNU_SOURCE
+#error "the model file must be compiled with -D_GNU_SOURCE"
+#endif
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define DLCC_ALIGNMENT 64
+
+typedef DLCC_NAME(status_t) dlcc_status;
+typedef DLCC_NAME(tensor_t) dlcc_tensor;
+typedef DLCC_NAME(info_t) dlcc_info;
+typedef DLCC_NAME(t) dlcc_instance;
+
+/* The four memories that a step's arguments point into. */
+typedef struct dlcc_frame {
+  const void *const *inputs;
+  void *const *outputs;
+  char *arena;
+  const char *weights;
+} dlcc_frame;
+
+/* One kernel call. `call` computes the items [begin, end) with the scratch areas of `part`. */
+typedef struct dlcc_step {
+  int32_t (*call)(const dlcc_frame *frame, int64_t part, int32_t begin, int32_t end);
+  int32_t work_items;
+  uint32_t max_threads; /* 0: no bound */
+} dlcc_step;
+
+/* Generated. */
+static const dlcc_info dlcc_model_info;
+static const dlcc_step dlcc_steps[];
+#if DLCC_EMBEDDED
+extern const char DLCC_NAME(weights_image)[] __attribute__((visibility("hidden")));
+#endif
+
+#include "error.h"
+
+#include "cpu.h"
+
+#include "weights.h"
+
+#include "pool.h"
+
+#include "instance.h"
+
+#endif

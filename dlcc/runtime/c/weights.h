@@ -1,0 +1,114 @@
+/* The weights file: a 64-byte header, the content, zeros up to a multiple of 64 bytes.
+ *
+ *   0  8 bytes  "DLCCWTS\0"
+ *   8  uint32   version, 1
+ *  12  uint32   bytes of this header: where the content starts
+ *  16  uint64   bytes of the content
+ *  24  uint64   bytes of the file
+ *  32  uint64   hash of the content with its zeros
+ *  40  uint64   fingerprint of the network it belongs to
+ *  48  16 bytes zero
+ *
+ * All little-endian. dlcc/artifact/weights.py writes it. */
+#ifndef DLCC_WEIGHTS_H
+#define DLCC_WEIGHTS_H
+
+typedef struct dlcc_weights_header {
+  char magic[8];
+  uint32_t version;
+  uint32_t header_bytes;
+  uint64_t content_bytes;
+  uint64_t file_bytes;
+  uint64_t content_hash;
+  uint64_t fingerprint;
+  uint64_t zero[2];
+} dlcc_weights_header;
+
+_Static_assert(sizeof(dlcc_weights_header) == DLCC_ALIGNMENT, "the header is one cache line");
+
+typedef struct dlcc_weights {
+  const char *content;
+  void *mapping; /* NULL if embedded */
+  size_t mapping_bytes;
+} dlcc_weights;
+
+/* Sum over the 64-bit words of a bijective mix of word and position: one changed word always
+ * changes it, and numpy computes it as fast as C. */
+static uint64_t dlcc_hash(const char *content, uint64_t bytes) {
+  uint64_t sum = bytes, key = 0;
+  for (uint64_t at = 0; at < bytes; at += 8) {
+    uint64_t word;
+    memcpy(&word, content + at, 8);
+    key += UINT64_C(0x9e3779b97f4a7c15);
+    word += key;
+    word ^= word >> 32;
+    word *= UINT64_C(0xd6e8feb86659fd93);
+    word ^= word >> 32;
+    sum += word;
+  }
+  return sum;
+}
+
+static dlcc_status dlcc_weights_verify(const char *image, const char *path) {
+  const dlcc_status bad = DLCC_CODE(BAD_WEIGHTS);
+  const dlcc_info *info = &dlcc_model_info;
+  dlcc_weights_header header;
+  memcpy(&header, image, sizeof header);
+  if (memcmp(header.magic, "DLCCWTS", 8) != 0)
+    return dlcc_fail(bad, "%s is not a dlcc weights file", path);
+  if (header.version != 1)
+    return dlcc_fail(bad, "%s has weights format %u, this library reads format 1", path,
+                     (unsigned)header.version);
+  if (header.fingerprint != info->fingerprint)
+    return dlcc_fail(bad, "%s belongs to another network or another compilation than this library",
+                     path);
+  if (header.header_bytes != sizeof header || header.file_bytes != info->weights_bytes ||
+      header.content_bytes > header.file_bytes - sizeof header || header.zero[0] || header.zero[1])
+    return dlcc_fail(bad, "%s is corrupt: its header contradicts the library", path);
+  if (dlcc_hash(image + sizeof header, header.file_bytes - sizeof header) != header.content_hash)
+    return dlcc_fail(bad, "%s is corrupt: the hash of its content is wrong", path);
+  return DLCC_CODE(OK);
+}
+
+static dlcc_status dlcc_weights_map(dlcc_weights *weights, const char *path) {
+  const dlcc_status bad = DLCC_CODE(BAD_WEIGHTS);
+  const uint64_t expected = dlcc_model_info.weights_bytes;
+  const int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (file < 0)
+    return dlcc_fail(bad, "cannot open the weights file %s: %s", path, dlcc_system_reason(errno));
+  struct stat facts;
+  if (fstat(file, &facts) != 0 || !S_ISREG(facts.st_mode)) {
+    close(file);
+    return dlcc_fail(bad, "%s is not a regular file", path);
+  }
+  if ((uint64_t)facts.st_size != expected) {
+    close(file);
+    return dlcc_fail(bad, "%s has %llu bytes where %llu are expected: truncated or another model's",
+                     path, (unsigned long long)facts.st_size, (unsigned long long)expected);
+  }
+  void *mapping = mmap(NULL, (size_t)expected, PROT_READ, MAP_PRIVATE, file, 0);
+  const int reason = errno;
+  close(file);
+  if (mapping == MAP_FAILED)
+    return dlcc_fail(bad, "cannot map the weights file %s: %s", path, dlcc_system_reason(reason));
+  weights->mapping = mapping;
+  weights->mapping_bytes = (size_t)expected;
+  weights->content = (const char *)mapping + sizeof(dlcc_weights_header);
+  return dlcc_weights_verify(mapping, path);
+}
+
+static dlcc_status dlcc_weights_open(dlcc_weights *weights, const char *path) {
+#if DLCC_EMBEDDED
+  if (path == NULL) {
+    weights->content = DLCC_NAME(weights_image) + sizeof(dlcc_weights_header);
+    return dlcc_weights_verify(DLCC_NAME(weights_image), "the embedded copy of the weights");
+  }
+#endif
+  return dlcc_weights_map(weights, path ? path : dlcc_model_info.weights_file);
+}
+
+static void dlcc_weights_close(dlcc_weights *weights) {
+  if (weights->mapping != NULL) munmap(weights->mapping, weights->mapping_bytes);
+}
+
+#endif

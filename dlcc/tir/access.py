@@ -1,0 +1,87 @@
+"""How an op writes its default TIR: in logical indices, whatever the layout in memory.
+
+An op's ``compute`` reads its operands by ``ctx.read(i)(n, c, h, w)`` and declares its results by
+``ctx.output(0, lambda n, c, h, w: ...)``. The context turns logical indices into places in memory,
+so one definition serves NCHW and NHWC. Intermediate stages are ``ctx.stage(shape, body)``;
+tables and other arrays known at compile time are ``ctx.constant(array)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tvm import te
+
+from dlcc.ir import Node, TensorType
+from dlcc.ir.encodings import Array
+
+Reader = Callable[..., Any]
+
+
+class TirContext:
+    """Operands, results and constants of one node as TE tensors.
+
+    Attributes:
+        operands: one placeholder per operand in its physical shape and storage dtype; None where
+            the operand is absent.
+        constants: arrays declared by :meth:`constant`, with their placeholders.
+        results: one tensor per output, set by :meth:`output`.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.operands: list[te.Tensor | None] = [
+            None if v is None else _placeholder(v.type, f"x{i}") for i, v in enumerate(node.inputs)
+        ]
+        self.constants: list[tuple[Array, te.Tensor]] = []
+        self.results: list[te.Tensor | None] = [None] * len(node.outputs)
+
+    def read(self, index: int) -> Reader:
+        """Access to operand ``index`` by logical indices."""
+        tensor = self.operands[index]
+        assert tensor is not None
+        return self.view(tensor, self.node.input(index).type)
+
+    @staticmethod
+    def view(tensor: te.Tensor, type_: TensorType) -> Reader:
+        """Access to ``tensor``, which is laid out as ``type_``, by logical indices."""
+        permutation = type_.permutation
+        if not type_.rank:
+            return lambda: tensor[0]
+        return lambda *logical: tensor[tuple(logical[axis] for axis in permutation)]
+
+    def constant(self, array: Array) -> te.Tensor:
+        """A placeholder for an array that the weights file will hold."""
+        contents = np.ascontiguousarray(array)
+        shape = contents.shape or (1,)
+        tensor = te.placeholder(shape, str(contents.dtype), name=f"c{len(self.constants)}")
+        self.constants.append((contents.reshape(shape), tensor))
+        return tensor
+
+    @staticmethod
+    def stage(shape: tuple[int, ...], body: Callable[..., Any], name: str = "stage") -> te.Tensor:
+        """An intermediate tensor; ``body`` may be a reduction (``te.sum(...)`` at its root)."""
+        return te.compute(shape, body, name=name)
+
+    def output(self, index: int, body: Callable[..., Any]) -> None:
+        """Declare output ``index`` by its logical indices."""
+        type_ = self.node.outputs[index].type
+        if not type_.rank:
+            self.results[index] = te.compute((1,), lambda _: body(), name=f"y{index}")
+            return
+        permutation = type_.permutation
+
+        def physical(*place: Any) -> Any:
+            logical: list[Any] = [None] * type_.rank
+            for index_expression, axis in zip(place, permutation, strict=True):
+                logical[axis] = index_expression
+            return body(*logical)
+
+        self.results[index] = te.compute(type_.physical_shape, physical, name=f"y{index}")
+
+
+def _placeholder(type_: TensorType, name: str) -> te.Tensor:
+    dtype = type_.storage.numpy
+    return te.placeholder(type_.physical_shape or (1,), str(dtype), name=name)
