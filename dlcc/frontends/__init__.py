@@ -1,0 +1,55 @@
+"""Ways into the IR: ONNX files, the IR's own text form, torch modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from dlcc.errors import DlccError, ExitCode
+from dlcc.ir import Graph
+
+ShapeOptions = Mapping[str, int | tuple[int, ...]]
+
+
+def load_graph(
+    path: str | Path, *, shapes: ShapeOptions | None = None, remarks: list[str] | None = None
+) -> Graph:
+    """Read a network from an ``.onnx`` or ``.dlir`` file.
+
+    Args:
+        path: the file; other suffixes are tried as ONNX.
+        shapes: sizes of symbolic dimensions by name, or whole shapes by input name (ONNX only).
+        remarks: gets one line per assumption that was made.
+
+    Raises:
+        DlccError: the file is missing or damaged, or holds something that dlcc does not support.
+    """
+    file = Path(path)
+    if not file.is_file():
+        why = "it is a folder" if file.is_dir() else "there is no such file"
+        raise DlccError(
+            ExitCode.INPUT_FILE,
+            "cannot read the model",
+            where=str(file),
+            why=why,
+            fix="give the path of an .onnx or .dlir file",
+        )
+    if file.suffix == ".dlir":
+        if shapes:
+            raise DlccError(
+                ExitCode.USAGE,
+                "shapes cannot be set for a .dlir file",
+                where=str(file),
+                why="its shapes are already fixed",
+                fix="leave --shape out, or compile the .onnx file",
+            )
+        import dlcc.ops  # noqa: F401  (registers the ops)
+        from dlcc.ir.text import load
+
+        return load(file)
+    from dlcc.frontends.onnx import import_onnx
+
+    return import_onnx(file, shapes=shapes, remarks=remarks)
+
+
+__all__ = ["ShapeOptions", "load_graph"]

@@ -30,7 +30,8 @@ class DType:
         if self.kind == "bool":
             return np.dtype(np.bool_)
         if self.kind == "bfloat":
-            return np.dtype(ml_dtypes.bfloat16)
+            bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+            return bfloat16
         width = max(8, self.bits)
         return np.dtype(f"{self.kind}{width}")
 

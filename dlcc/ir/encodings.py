@@ -179,7 +179,8 @@ class Affine(Encoding):
             raise ValueError("affine: NaN or infinite values cannot be quantised")
         scaled = np.asarray(values, np.float64) / self._broadcast(self.scales, values.ndim)
         codes = np.rint(scaled) + self._broadcast(self.zero_points, values.ndim)
-        return np.clip(codes, *self.code_range).astype(self.storage(dtypes.F32).numpy)
+        clipped = np.clip(codes, *self.code_range)
+        return np.asarray(clipped, dtype=self.storage(dtypes.F32).numpy)
 
     def dequantise(self, codes: Array) -> Array:
         """Codes -> float32 real values: f32(q - z) * f32(scale)."""

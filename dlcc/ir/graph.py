@@ -174,7 +174,12 @@ class Graph:
         return value
 
     def add_constant(
-        self, values: Array, *, encoding: Encoding = DENSE, name: str = "c", dtype: DType | None = None
+        self,
+        values: Array,
+        *,
+        encoding: Encoding = DENSE,
+        name: str = "c",
+        dtype: DType | None = None,
     ) -> Value:
         """A constant holding the real ``values`` in ``encoding``; equal constants are shared."""
         logical = dtype or DType.of(values)
@@ -182,7 +187,9 @@ class Graph:
             encoding.encode(values), TensorType(tuple(values.shape), logical, encoding), name=name
         )
 
-    def add_stored(self, parts: Mapping[str, Array], type_: TensorType, *, name: str = "c") -> Value:
+    def add_stored(
+        self, parts: Mapping[str, Array], type_: TensorType, *, name: str = "c"
+    ) -> Value:
         """A constant from already encoded parts; equal constants are shared."""
         constant = Constant(parts)
         key = (constant.digest, type_)

@@ -28,6 +28,8 @@ class TirContext:
             the operand is absent.
         constants: arrays declared by :meth:`constant`, with their placeholders.
         results: one tensor per output, set by :meth:`output`.
+        item_axes: how many leading physical axes of the output a work item fixes (None: all but the
+            last); an op that reduces over a whole row sets it (see ``elementwise_like``).
     """
 
     def __init__(self, node: Node) -> None:
@@ -37,6 +39,7 @@ class TirContext:
         ]
         self.constants: list[tuple[Array, te.Tensor]] = []
         self.results: list[te.Tensor | None] = [None] * len(node.outputs)
+        self.item_axes: int | None = None
 
     def read(self, index: int) -> Reader:
         """Access to operand ``index`` by logical indices."""

@@ -14,15 +14,15 @@
 struct dlcc_pool;
 
 typedef struct dlcc_worker {
-  _Alignas(DLCC_ALIGNMENT) _Atomic uint32_t claimed; /* generation of the last claim of this part */
+  _Alignas(DLCC_ALIGNMENT) _Atomic uint64_t claimed; /* generation of the last claim of this part */
   uint32_t index;
   pthread_t thread;
   struct dlcc_pool *pool;
 } dlcc_worker;
 
 typedef struct dlcc_pool {
-  _Alignas(DLCC_ALIGNMENT) _Atomic uint64_t job; /* generation << 32 | number of parts */
-  _Atomic uint32_t bell;                         /* generation; workers sleep on it */
+  _Alignas(DLCC_ALIGNMENT) _Atomic uint64_t job; /* generation << 16 | number of parts */
+  _Atomic uint32_t bell;                         /* the generation's low bits; workers sleep on it */
   const dlcc_step *step;                         /* of the job; stable while a part is unfinished */
   const dlcc_frame *frame;
   _Alignas(DLCC_ALIGNMENT) _Atomic uint32_t pending; /* unfinished parts of the job */
@@ -33,6 +33,7 @@ typedef struct dlcc_pool {
   uint32_t threads; /* the caller's included */
   uint32_t started; /* worker threads to join */
   uint32_t spins;
+  pid_t process; /* that started them */
   dlcc_worker *workers; /* [threads]; [0] is the caller's */
 } dlcc_pool;
 
@@ -53,9 +54,9 @@ static int32_t dlcc_part(const dlcc_step *step, const dlcc_frame *frame, uint32_
 
 /* A late thread that still holds a finished generation finds every part claimed by that generation
  * or a later one, so it can never run a part of a job it has not read. */
-static int dlcc_claim(dlcc_worker *slot, uint32_t generation) {
-  uint32_t last = atomic_load_explicit(&slot->claimed, memory_order_relaxed);
-  while ((int32_t)(last - generation) < 0) {
+static int dlcc_claim(dlcc_worker *slot, uint64_t generation) {
+  uint64_t last = atomic_load_explicit(&slot->claimed, memory_order_relaxed);
+  while (last < generation) {
     if (atomic_compare_exchange_weak(&slot->claimed, &last, generation)) return 1;
   }
   return 0;
@@ -63,7 +64,8 @@ static int dlcc_claim(dlcc_worker *slot, uint32_t generation) {
 
 static void dlcc_help(dlcc_pool *pool, uint32_t index) {
   const uint64_t job = atomic_load(&pool->job);
-  const uint32_t generation = (uint32_t)(job >> 32), parts = (uint32_t)job;
+  const uint64_t generation = job >> 16;
+  const uint32_t parts = job & 0xffff;
   for (uint32_t i = 0; i < parts; i++) {
     const uint32_t part = (index + i) % parts;
     if (!dlcc_claim(&pool->workers[part], generation)) continue;
@@ -96,8 +98,8 @@ static void *dlcc_worker_main(void *argument) {
   return NULL;
 }
 
-static void dlcc_pool_ring(dlcc_pool *pool, uint32_t generation, int threads) {
-  atomic_store(&pool->bell, generation);
+static void dlcc_pool_ring(dlcc_pool *pool, uint64_t generation, int threads) {
+  atomic_store(&pool->bell, (uint32_t)generation);
   if (atomic_load(&pool->sleepers) > 0) dlcc_futex_wake(&pool->bell, threads);
 }
 
@@ -119,12 +121,12 @@ static int32_t dlcc_pool_run(dlcc_pool *pool, const dlcc_step *step, const dlcc_
   if (step->work_items <= 0) return 0;
   if (parts > (uint32_t)step->work_items) parts = (uint32_t)step->work_items;
   if (parts <= 1) return dlcc_part(step, frame, 0, 1);
-  const uint32_t generation = (uint32_t)(atomic_load(&pool->job) >> 32) + 1;
+  const uint64_t generation = (atomic_load(&pool->job) >> 16) + 1;
   pool->step = step;
   pool->frame = frame;
   atomic_store_explicit(&pool->failure, 0, memory_order_relaxed);
   atomic_store_explicit(&pool->pending, parts, memory_order_relaxed);
-  atomic_store(&pool->job, (uint64_t)generation << 32 | parts);
+  atomic_store(&pool->job, generation << 16 | parts);
   dlcc_pool_ring(pool, generation, (int)parts - 1);
   dlcc_help(pool, 0);
   dlcc_pool_join(pool);
@@ -139,16 +141,19 @@ static int dlcc_cpu_count(void) {
   return online > 0 && online < INT_MAX ? (int)online : 1;
 }
 
+/* A forked child has no workers to join; its runs do every part on the calling thread. */
 static void dlcc_pool_stop(dlcc_pool *pool) {
   if (pool->workers == NULL) return;
+  if (pool->process != getpid()) pool->started = 0;
   atomic_store(&pool->stop, 1);
-  dlcc_pool_ring(pool, (uint32_t)(atomic_load(&pool->job) >> 32) + 1, INT_MAX);
+  dlcc_pool_ring(pool, (atomic_load(&pool->job) >> 16) + 1, INT_MAX);
   for (uint32_t i = 1; i <= pool->started; i++) pthread_join(pool->workers[i].thread, NULL);
   free(pool->workers);
 }
 
 static dlcc_status dlcc_pool_start(dlcc_pool *pool, int threads) {
   pool->threads = (uint32_t)threads;
+  pool->process = getpid();
   if (threads == 1) return DLCC_CODE(OK);
   /* Spinning helps only while every thread has a CPU of its own. */
   pool->spins = threads <= dlcc_cpu_count() ? DLCC_SPINS : 0;

@@ -1,0 +1,115 @@
+"""Where every byte of an artifact goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dlcc.artifact.csource import WEIGHTS_SECTION
+from dlcc.artifact.elf import ElfFile
+from dlcc.artifact.manifest import NAME, Artifact
+from dlcc.errors import DlccError, ExitCode
+
+Row = tuple[str, str, int]
+_Span = tuple[int, int, str]
+_AR_MAGIC = b"!<arch>\n"
+_AR_HEADER = 60
+
+
+def account(artifact: Artifact) -> list[Row]:
+    """All bytes of all files as (file, section, bytes); per file they sum to the file's size.
+
+    Weights are listed per constant, libraries per ELF section; "padding" is what alignment costs.
+
+    Raises:
+        DlccError: ARTIFACT if a file is missing or its structure cannot be read.
+    """
+    rows: list[Row] = []
+    for name in sorted([*artifact.manifest["files"], NAME]):
+        try:
+            data = (artifact.folder / name).read_bytes()
+            rows += [(name, section, size) for section, size in _sections(artifact, name, data)]
+        except (OSError, ValueError) as error:
+            raise DlccError(
+                ExitCode.ARTIFACT,
+                f"cannot account for {name}",
+                where=str(artifact.folder),
+                why=str(error),
+                fix="compile the model again",
+            ) from error
+    return rows
+
+
+def _sections(artifact: Artifact, name: str, data: bytes) -> list[tuple[str, int]]:
+    if name.endswith(".weights"):
+        spans = _weight_spans(artifact.manifest, 0, len(data))
+    elif name.endswith((".so", ".o")):
+        spans = _elf_spans(artifact.manifest, data, 0, "")
+    elif name.endswith(".a"):
+        spans = _archive_spans(artifact.manifest, data)
+    else:
+        return [("text", len(data))]
+    return _fill(spans, len(data))
+
+
+def _fill(spans: list[_Span], total: int) -> list[tuple[str, int]]:
+    """Adds the gaps between spans as one row "padding"; no byte may be counted twice."""
+    rows: list[tuple[str, int]] = []
+    at = padding = 0
+    for start, size, label in sorted(span for span in spans if span[1] > 0):
+        if start < at:
+            raise ValueError(f"{label} overlaps what comes before it")
+        padding += start - at
+        rows.append((label, size))
+        at = start + size
+    if at > total:
+        raise ValueError("a section ends behind the end of the file")
+    padding += total - at
+    return [*rows, ("padding", padding)] if padding else rows
+
+
+def _weight_spans(manifest: dict[str, Any], start: int, size: int) -> list[_Span]:
+    header = manifest["weights"]["header_bytes"]
+    if size < header:
+        raise ValueError(f"{size} bytes are less than a weights header")
+    spans = [(start, header, "header")]
+    for entry in manifest["weights"]["entries"]:
+        label = f"{entry['layer']}.{entry['name']}"
+        spans.append((start + header + entry["offset"], entry["size"], label))
+    return spans
+
+
+def _elf_spans(manifest: dict[str, Any], data: bytes, start: int, prefix: str) -> list[_Span]:
+    elf = ElfFile(data)
+    spans = [
+        (start, elf.header_bytes, f"{prefix}ELF header"),
+        (start + elf.program_offset, elf.program_bytes, f"{prefix}program headers"),
+        (start + elf.section_offset, elf.section_bytes, f"{prefix}section headers"),
+    ]
+    for section in elf.sections:
+        if section.name == WEIGHTS_SECTION:
+            weights = _weight_spans(manifest, start + section.offset, section.size)
+            spans += [(at, size, f"{prefix}{section.name} {label}") for at, size, label in weights]
+        else:
+            spans.append((start + section.offset, section.file_bytes, prefix + section.name))
+    return spans
+
+
+def _archive_spans(manifest: dict[str, Any], data: bytes) -> list[_Span]:
+    """The members of a System V static library: a 60-byte header each, even offsets."""
+    if not data.startswith(_AR_MAGIC):
+        raise ValueError("not a static library")
+    spans: list[_Span] = [(0, len(_AR_MAGIC), "archive header")]
+    at = len(_AR_MAGIC)
+    while at + _AR_HEADER <= len(data):
+        header = data[at : at + _AR_HEADER]
+        size = int(header[48:58])
+        name = header[:16].decode("ascii", "replace").strip()
+        content = at + _AR_HEADER
+        spans.append((at, _AR_HEADER, "member header"))
+        member = data[content : content + size]
+        if member.startswith(b"\x7fELF"):
+            spans += _elf_spans(manifest, member, content, "")
+        else:
+            spans.append((content, size, "symbol index" if name == "/" else "member names"))
+        at = content + size + size % 2
+    return spans

@@ -1,0 +1,178 @@
+"""Checks of a :class:`Program` before it is linked: a bad address must not reach the C compiler."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dlcc.artifact.elf import ElfError, ElfFile
+from dlcc.errors import DlccError, ExitCode
+from dlcc.program import ALIGNMENT, Arg, Program, Step, TensorInfo
+
+MOST_THREADS = 1024
+_INT32_MAX = 2**31 - 1
+
+_LIBC = frozenset("memcpy memmove memset memcmp _GLOBAL_OFFSET_TABLE_".split())
+_LIBM = frozenset(
+    name + suffix
+    for suffix in ("", "f")
+    for name in """
+    acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp10 exp2 expm1
+    fabs floor fma fmax fmin fmod hypot ldexp lgamma log log10 log1p log2 nearbyint nextafter pow
+    rint round roundeven sin sinh sqrt tan tanh tgamma trunc
+    """.split()
+)
+# Conversions and wide divisions that the compiler's own library defines; it is linked statically.
+_COMPILER_RT = frozenset(
+    """
+    __extendhfsf2 __truncsfhf2 __truncdfhf2 __truncsfbf2 __gnu_f2h_ieee __gnu_h2f_ieee __divti3
+    __udivti3 __modti3 __umodti3 __multi3
+    """.split()
+)
+
+
+def _bug(what: str, why: str, where: str = "") -> DlccError:
+    return DlccError(
+        ExitCode.INTERNAL,
+        what,
+        where=where,
+        why=why,
+        fix="this is a fault in the lowering or a kernel, not in the model; please report it",
+    )
+
+
+def dtype_of(info: TensorInfo) -> np.dtype[np.generic]:
+    """numpy's dtype of a tensor, the types of ml_dtypes (bfloat16, ...) included.
+
+    Raises:
+        DlccError: INTERNAL if numpy has no type of that name.
+    """
+    try:
+        return np.dtype(info.dtype)
+    except TypeError:
+        import ml_dtypes
+
+        extended = getattr(ml_dtypes, info.dtype, None)
+        if extended is None:
+            raise _bug("unknown dtype", f"numpy has no type {info.dtype!r}", info.name) from None
+        return np.dtype(extended)
+
+
+def tensor_bytes(info: TensorInfo) -> int:
+    """Bytes of the densely stored tensor."""
+    return info.elements * dtype_of(info).itemsize
+
+
+def check_program(program: Program) -> None:
+    """Verifies that every address, symbol and name of ``program`` is one the runtime can serve.
+
+    Raises:
+        DlccError: INTERNAL, with the step or tensor and the broken bound.
+    """
+    if not 1 <= program.threads <= MOST_THREADS:
+        raise _bug("bad thread count", f"threads={program.threads}, allowed 1 to {MOST_THREADS}")
+    if program.arena_bytes < 0:
+        raise _bug("bad arena size", f"arena_bytes={program.arena_bytes}")
+    for role, tensors in (("input", program.inputs), ("output", program.outputs)):
+        names = [t.name for t in tensors]
+        if len(set(names)) != len(names):
+            raise _bug(f"two {role}s share a name", f"names: {names}")
+        for tensor in tensors:
+            if min(tensor.shape, default=0) < 0:
+                raise _bug("negative dimension", f"shape {tensor.shape}", tensor.name)
+            tensor_bytes(tensor)
+    _check_texts(program)
+    for step in program.steps:
+        _check_step(program, step)
+    _check_outputs_written(program)
+    _check_entries(program)
+    _check_object(program)
+
+
+def _check_texts(program: Program) -> None:
+    texts = [program.name, *(t.name for t in program.inputs + program.outputs)]
+    for text in [*texts, *(s.layer for s in program.steps)]:
+        if "\0" in text or text.encode("utf-8", "replace").decode("utf-8") != text:
+            raise _bug("a name cannot be a C string", f"{text!r} has a zero or is not UTF-8")
+
+
+def _check_step(program: Program, step: Step) -> None:
+    if not 0 <= step.work_items <= _INT32_MAX or step.max_threads < 0:
+        raise _bug(
+            "bad work split",
+            f"work_items={step.work_items}, max_threads={step.max_threads}",
+            step.layer,
+        )
+    for position, arg in enumerate(step.args):
+        reason = _arg_fault(program, arg)
+        if reason:
+            raise _bug(f"argument {position} of {step.function} is bad", reason, step.layer)
+
+
+def _arg_fault(program: Program, arg: Arg) -> str:
+    if arg.per_thread < 0 or (arg.per_thread > 0 and arg.kind != "arena"):
+        return f"per_thread={arg.per_thread} in the memory {arg.kind!r}"
+    if arg.kind in ("input", "output"):
+        tensors = program.inputs if arg.kind == "input" else program.outputs
+        if not 0 <= arg.index < len(tensors):
+            return f"{arg.kind} {arg.index} of {len(tensors)}"
+        size, alignment = tensor_bytes(tensors[arg.index]), 1
+    elif arg.kind == "arena":
+        size, alignment = program.arena_bytes, ALIGNMENT
+    elif arg.kind == "weights":
+        size, alignment = len(program.weights), ALIGNMENT
+    else:
+        return f"unknown memory {arg.kind!r}"
+    end = arg.offset + arg.per_thread * program.threads
+    if arg.offset < 0 or end > size:
+        return f"bytes {arg.offset} to {end} of {size} in the memory {arg.kind!r}"
+    if arg.offset % alignment or arg.per_thread % alignment:
+        return f"offset {arg.offset} or stride {arg.per_thread} is no multiple of {alignment}"
+    return ""
+
+
+def _check_outputs_written(program: Program) -> None:
+    written = {a.index for s in program.steps for a in s.args if a.kind == "output"}
+    for index, tensor in enumerate(program.outputs):
+        if index not in written and tensor.elements > 0:
+            raise _bug("no step writes an output", "it would hold arbitrary bytes", tensor.name)
+
+
+def _check_entries(program: Program) -> None:
+    end, last = 0, ""
+    for entry in sorted(program.weight_entries, key=lambda e: e.offset):
+        name = f"{entry.layer}.{entry.name}"
+        if entry.size < 0 or entry.offset < end:
+            raise _bug("weights overlap", f"{name} at {entry.offset}, {last} ends at {end}")
+        end, last = entry.offset + entry.size, name
+    if end > len(program.weights):
+        raise _bug("weights are cut off", f"{last} ends at {end} of {len(program.weights)}")
+
+
+def _check_object(program: Program) -> None:
+    if not program.object_code and not program.steps:
+        return
+    try:
+        elf = ElfFile(program.object_code)
+        symbols, used = elf.symbols(), elf.relocated()
+    except ElfError as error:
+        raise _bug("the object code is unusable", str(error)) from error
+    defined = {s.name for s in symbols if s.is_global and s.section}
+    arity: dict[str, int] = {}
+    for step in program.steps:
+        if step.function not in defined:
+            raise _bug("a kernel is missing", f"the object lacks {step.function!r}", step.layer)
+        if arity.setdefault(step.function, len(step.args)) != len(step.args):
+            raise _bug(
+                "a kernel is called in two ways",
+                f"{step.function}: {arity[step.function]} and {len(step.args)} arguments",
+                step.layer,
+            )
+    known = _LIBC | _LIBM | _COMPILER_RT
+    for index, symbol in enumerate(symbols):
+        if index not in used:
+            continue
+        # TVM's runtime hooks are weak null pointers: linking succeeds, the first call crashes.
+        if symbol.name.startswith(("TVM", "__TVM")):
+            raise _bug("a kernel needs TVM's runtime", f"it refers to {symbol.name}")
+        if symbol.is_global and not symbol.section and symbol.name not in known:
+            raise _bug("a kernel refers to an unknown function", f"{symbol.name} is not of libc")

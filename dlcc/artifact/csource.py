@@ -1,0 +1,173 @@
+"""The generated C of a network: its public header and the model file the runtime is part of."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from dlcc.artifact.check import dtype_of, tensor_bytes
+from dlcc.program import Arg, Program, Step, TensorInfo
+
+WEIGHTS_SECTION = ".dlcc_weights"
+
+
+def c_string(text: str) -> str:
+    """``text`` as a C string literal of its UTF-8 bytes; everything unusual as octal escapes."""
+    body = "".join(
+        chr(b) if 0x20 <= b < 0x7F and chr(b) not in '"\\?' else f"\\{b:03o}"
+        for b in text.encode()
+    )
+    return f'"{body}"'
+
+
+def _comment(text: str) -> str:
+    return text.encode("unicode_escape").decode("ascii").replace("*/", "*\\/").replace("/*", "/\\*")
+
+
+def _tensor_line(role: str, index: int, info: TensorInfo) -> str:
+    shape = ", ".join(map(str, info.shape))
+    return f" *   {role}[{index}]  {info.dtype}[{shape}]  {_comment(info.name)}"
+
+
+def header_source(program: Program, symbol: str) -> str:
+    """The public header ``<symbol>.h``."""
+    tensors = [_tensor_line("inputs", i, t) for i, t in enumerate(program.inputs)]
+    tensors += [_tensor_line("outputs", i, t) for i, t in enumerate(program.outputs)]
+    values = {
+        "name": symbol,
+        "NAME": symbol.upper(),
+        "title": _comment(program.name),
+        "library": f"lib{symbol}.so",
+        "weights_file": f"{symbol}.weights",
+        "inputs": len(program.inputs),
+        "outputs": len(program.outputs),
+        "inputs_room": f"{symbol.upper()}_INPUTS",
+        "outputs_room": f"{symbol.upper()}_OUTPUTS",
+        "steps": len(program.steps),
+        "threads": program.threads,
+        "arena_bytes": program.arena_bytes,
+    }
+    text = files("dlcc.runtime").joinpath("c", "api.h.in").read_text("utf-8")
+    for key, value in values.items():
+        text = text.replace(f"@{key}@", str(value))
+    return text.replace("@tensors@", "\n".join(tensors) or " *   no inputs, no outputs")
+
+
+def _address(arg: Arg) -> str:
+    offset = f" + {arg.offset}" if arg.offset else ""
+    if arg.kind == "arena":
+        scratch = f" + part * INT64_C({arg.per_thread})" if arg.per_thread else ""
+        return f"frame->arena{offset}{scratch}"
+    if arg.kind == "weights":
+        return f"(void *)(frame->weights{offset})"
+    pointer = f"frame->{arg.kind}s[{arg.index}]"
+    return f"(char *){pointer}{offset}"
+
+
+def _step_function(index: int, step: Step, kernel: str) -> str:
+    arguments = "".join(f"{_address(arg)}, " for arg in step.args)
+    return (
+        f"static int32_t dlcc_step_{index}"
+        "(const dlcc_frame *frame, int64_t part, int32_t begin, int32_t end) {\n"
+        "  (void)frame;\n  (void)part;\n"
+        f"  return {kernel}({arguments}begin, end);\n}}\n"
+    )
+
+
+def _tensor_table(role: str, tensors: tuple[TensorInfo, ...]) -> list[str]:
+    lines = []
+    for index, info in enumerate(tensors):
+        shape = ", ".join(map(str, info.shape)) or "0"
+        lines.append(f"static const int64_t dlcc_{role}_shape_{index}[] = {{{shape}}};")
+    lines.append(f"static const dlcc_tensor dlcc_{role}s[] = {{")
+    for index, info in enumerate(tensors):
+        lines.append(
+            f"  {{{c_string(info.name)}, {c_string(info.dtype)}, {len(info.shape)}, "
+            f"dlcc_{role}_shape_{index}, UINT64_C({tensor_bytes(info)}), "
+            f"{dtype_of(info).itemsize}}},"
+        )
+    # C has no empty arrays; the counts say how many rows there are.
+    return [*lines, "  {0}", "};"]
+
+
+def _info_table(program: Program, symbol: str, *, fingerprint: int, weights_bytes: int) -> str:
+    from dlcc.artifact.manifest import compiler_name
+
+    return f"""static const dlcc_info dlcc_model_info = {{
+  .abi = DLCC_CODE(ABI),
+  .input_count = {len(program.inputs)},
+  .output_count = {len(program.outputs)},
+  .step_count = {len(program.steps)},
+  .max_threads = {program.threads},
+  .weights_embedded = DLCC_EMBEDDED,
+  .arena_bytes = UINT64_C({program.arena_bytes}),
+  .weights_bytes = UINT64_C({weights_bytes}),
+  .fingerprint = UINT64_C({fingerprint:#018x}),
+  .name = {c_string(program.name)},
+  .compiler = {c_string(compiler_name())},
+  .triple = {c_string(program.triple)},
+  .weights_file = {c_string(symbol + ".weights")},
+  .inputs = dlcc_inputs,
+  .outputs = dlcc_outputs,
+  .features = dlcc_features,
+  .steps = dlcc_layers,
+}};
+"""
+
+
+def model_source(
+    program: Program,
+    symbol: str,
+    kernels: dict[str, str],
+    *,
+    fingerprint: int,
+    weights_bytes: int,
+    embed: bool,
+) -> str:
+    """The C file that, with the runtime it includes, is the whole library but the kernels.
+
+    Args:
+        program: a checked program.
+        symbol: its C name.
+        kernels: kernel name in the program to symbol in the object.
+        fingerprint: 64 bits that bind library and weights file.
+        weights_bytes: size of the weights file.
+        embed: whether the weights are linked in.
+    """
+    parts = [
+        f"#define DLCC_NAME(x) {symbol}_##x",
+        f"#define DLCC_CODE(x) {symbol.upper()}_##x",
+        f"#define DLCC_EMBEDDED {int(embed)}",
+        f'#include "{symbol}.h"',
+        '#include "runtime.h"',
+        "",
+    ]
+    arity = {step.function: len(step.args) for step in program.steps}
+    for function, count in arity.items():
+        parts.append(
+            f"extern int32_t {kernels[function]}({'void *, ' * count}int32_t, int32_t) "
+            '__attribute__((visibility("hidden")));'
+        )
+    for index, step in enumerate(program.steps):
+        parts.append(_step_function(index, step, kernels[step.function]))
+    parts.append("static const dlcc_step dlcc_steps[] = {")
+    for index, step in enumerate(program.steps):
+        parts.append(f"  {{dlcc_step_{index}, {step.work_items}, {step.max_threads}}},")
+    parts += ["  {0}", "};"]
+    parts += _tensor_table("input", program.inputs) + _tensor_table("output", program.outputs)
+    features = "".join(f"{c_string(f)}, " for f in program.features)
+    layers = "".join(f"{c_string(s.layer)}, " for s in program.steps)
+    parts.append(f"static const char *const dlcc_features[] = {{{features}NULL}};")
+    parts.append(f"static const char *const dlcc_layers[] = {{{layers}NULL}};")
+    parts.append(
+        _info_table(program, symbol, fingerprint=fingerprint, weights_bytes=weights_bytes)
+    )
+    return "\n".join(parts)
+
+
+def weights_assembly(symbol: str, image_file: str) -> str:
+    """Assembly that makes the file ``image_file`` the hidden symbol ``<symbol>_weights_image``."""
+    name = f"{symbol}_weights_image"
+    return (
+        f'.section {WEIGHTS_SECTION},"a",@progbits\n.balign 64\n.globl {name}\n.hidden {name}\n'
+        f'{name}:\n.incbin "{image_file}"\n.section .note.GNU-stack,"",@progbits\n'
+    )

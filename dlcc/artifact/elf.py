@@ -1,0 +1,187 @@
+"""Reading 64-bit little-endian ELF files, and giving an object's symbols a prefix.
+
+Only what the artifact needs: sections, symbols, needed libraries (System V ABI, edition 4.1,
+chapters 4 and 5).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+SHT_SYMTAB, SHT_RELA, SHT_DYNAMIC, SHT_NOBITS, SHT_REL, SHT_DYNSYM = 2, 4, 6, 8, 9, 11
+SHF_ALLOC = 0x2
+_DT_NEEDED = 1
+_STB_LOCAL, _STB_WEAK = 0, 2
+_STT_FUNC = 2
+_STV_HIDDEN = 2
+_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+_SECTION = struct.Struct("<IIQQQQIIQQ")
+_SYMBOL = struct.Struct("<IBBHQQ")
+
+
+class ElfError(ValueError):
+    """The bytes are not an ELF file this module can read."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One row of the section header table; ``offset`` and ``size`` in bytes of the file."""
+
+    name: str
+    type: int
+    flags: int
+    offset: int
+    size: int
+    link: int
+    info: int
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes it takes in the file: none for .bss and its like."""
+        return 0 if self.type == SHT_NOBITS else self.size
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """One row of a symbol table; ``section`` 0 means undefined."""
+
+    name: str
+    binding: int
+    type: int
+    section: int
+    value: int
+    size: int
+
+    @property
+    def is_global(self) -> bool:
+        """Visible to other objects, weak ones included."""
+        return self.binding != _STB_LOCAL
+
+    @property
+    def is_function(self) -> bool:
+        """A function with a known size."""
+        return self.type == _STT_FUNC
+
+
+class ElfFile:
+    """A parsed ELF file.
+
+    Args:
+        data: the whole file.
+
+    Raises:
+        ElfError: not ELF64 little-endian, or cut off.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        if len(data) < _HEADER.size or data[:6] != b"\x7fELF\x02\x01":
+            raise ElfError("not a 64-bit little-endian ELF file")
+        fields = _HEADER.unpack_from(data)
+        self.machine: int = fields[2]
+        self.program_offset: int = fields[5]
+        self.section_offset: int = fields[6]
+        self.header_bytes: int = fields[8]
+        self.program_bytes: int = fields[9] * fields[10]
+        self.section_bytes: int = fields[11] * fields[12]
+        if self.section_offset + self.section_bytes > len(data) or fields[11] != _SECTION.size:
+            raise ElfError("the section header table is cut off")
+        rows = [
+            _SECTION.unpack_from(data, self.section_offset + i * _SECTION.size)
+            for i in range(fields[12])
+        ]
+        names = rows[fields[13]][4] if rows else 0
+        self.sections = [
+            Section(self._text(names + r[0]), r[1], r[2], r[4], r[5], r[6], r[7]) for r in rows
+        ]
+        if any(s.offset + s.file_bytes > len(data) for s in self.sections):
+            raise ElfError("a section is cut off")
+
+    def _text(self, offset: int) -> str:
+        end = self.data.find(b"\0", offset)
+        if end < 0:
+            raise ElfError("a name is cut off")
+        return self.data[offset:end].decode("utf-8", "replace")
+
+    def symbols(self, table: int = SHT_SYMTAB) -> list[Symbol]:
+        """The symbols of the first table of that type, in file order ([0] is the null symbol)."""
+        for section in self.sections:
+            if section.type != table:
+                continue
+            strings = self.sections[section.link].offset
+            rows = _SYMBOL.iter_unpack(self.data[section.offset : section.offset + section.size])
+            return [
+                Symbol(self._text(strings + n), info >> 4, info & 15, index, value, size)
+                for n, info, _, index, value, size in rows
+            ]
+        return []
+
+    def needed(self) -> list[str]:
+        """The shared libraries that the dynamic section asks for."""
+        for section in self.sections:
+            if section.type != SHT_DYNAMIC:
+                continue
+            strings = self.sections[section.link].offset
+            rows = struct.iter_unpack(
+                "<qQ", self.data[section.offset : section.offset + section.size]
+            )
+            return [self._text(strings + value) for tag, value in rows if tag == _DT_NEEDED]
+        return []
+
+    def relocated(self) -> set[int]:
+        """Indices of the symbols that code or data of the program refers to (not debug sections)."""
+        found: set[int] = set()
+        for section in self.sections:
+            if section.type not in (SHT_RELA, SHT_REL):
+                continue
+            if not self.sections[section.info].flags & SHF_ALLOC:
+                continue
+            entry = "<QQq" if section.type == SHT_RELA else "<QQ"
+            content = self.data[section.offset : section.offset + section.size]
+            found |= {row[1] >> 32 for row in struct.iter_unpack(entry, content)}
+        return found
+
+
+def isolate(object_code: bytes, rename: Callable[[str], str]) -> tuple[bytes, dict[str, str]]:
+    """Renames and hides the global symbols that an object defines.
+
+    Hidden symbols are not exported by a shared library that links the object, and renamed ones
+    cannot clash with those of another network in the same program. Undefined symbols stay.
+
+    Args:
+        object_code: a relocatable ELF64 object.
+        rename: the new name of a symbol; must map different names to different names.
+
+    Returns:
+        The changed object, and old name to new name.
+
+    Raises:
+        ElfError: the object cannot be read or has no symbol table.
+    """
+    elf = ElfFile(object_code)
+    tables = [s for s in elf.sections if s.type == SHT_SYMTAB]
+    if not tables:
+        raise ElfError("the object has no symbol table")
+    table = tables[0]
+    old_strings = elf.sections[table.link]
+    # The old strings stay in front: section names may live in the same table.
+    strings = bytearray(object_code[old_strings.offset : old_strings.offset + old_strings.size])
+    data = bytearray(object_code)
+    renamed: dict[str, str] = {}
+    for index, symbol in enumerate(elf.symbols()):
+        if not symbol.is_global or symbol.section == 0:
+            continue
+        at = table.offset + index * _SYMBOL.size
+        _, info, other, section, value, size = _SYMBOL.unpack_from(data, at)
+        renamed[symbol.name] = rename(symbol.name)
+        _SYMBOL.pack_into(
+            data, at, len(strings), info, (other & ~3) | _STV_HIDDEN, section, value, size
+        )
+        strings += renamed[symbol.name].encode() + b"\0"
+    row = elf.section_offset + table.link * _SECTION.size
+    fields = list(_SECTION.unpack_from(data, row))
+    fields[4], fields[5] = len(data), len(strings)
+    _SECTION.pack_into(data, row, *fields)
+    return bytes(data + strings), renamed

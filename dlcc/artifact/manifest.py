@@ -1,0 +1,145 @@
+"""manifest.json: what an artifact consists of, and the checks when it is opened again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from dlcc.errors import DlccError, ExitCode
+from dlcc.program import TensorInfo
+
+NAME: Final = "manifest.json"
+FORMAT: Final = "dlcc-artifact"
+VERSION: Final = 1
+
+
+def compiler_name() -> str:
+    """``dlcc`` and its version."""
+    try:
+        return f"dlcc {version('dlcc')}"
+    except PackageNotFoundError:
+        return "dlcc (not installed)"
+
+
+def dump_json(value: object) -> bytes:
+    """JSON with one fixed spelling, so that equal values are equal bytes."""
+    return (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+
+
+def checksum(manifest: dict[str, Any]) -> str:
+    """SHA-256 over everything in the manifest but the checksum itself."""
+    rest = {key: value for key, value in manifest.items() if key != "checksum"}
+    return hashlib.sha256(dump_json(rest)).hexdigest()
+
+
+def file_record(content: bytes) -> dict[str, object]:
+    """Size and SHA-256 of one file, as the manifest lists them."""
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _refuse(folder: Path, what: str, why: str, fix: str = "compile the model again") -> DlccError:
+    return DlccError(ExitCode.ARTIFACT, what, where=str(folder), why=why, fix=fix)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A compiled network on disk. ``manifest`` is manifest.json as Python values."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Artifact:
+        """Reads and checks the manifest; :meth:`verify` checks the other files.
+
+        Raises:
+            DlccError: ARTIFACT, if it is missing, corrupt or of another version.
+        """
+        folder = Path(folder)
+        path = folder / NAME
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            why = f"there is no {NAME}" if folder.is_dir() else "there is no such folder"
+            raise _refuse(
+                folder, "not a dlcc artifact", why, "give the folder that dlcc compile -o made"
+            ) from None
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise _refuse(
+                folder, f"cannot read {NAME}", reason, "check the path and its permissions"
+            ) from None
+        try:
+            manifest = json.loads(text)
+        except ValueError as error:
+            raise _refuse(folder, f"{NAME} is corrupt", f"it is not JSON: {error}") from None
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise _refuse(folder, "not a dlcc artifact", f"{NAME} is of something else")
+        if manifest.get("version") != VERSION:
+            raise _refuse(
+                folder,
+                "the artifact has another format",
+                f"its version is {manifest.get('version')}, this dlcc reads {VERSION}",
+            )
+        if manifest.get("checksum") != checksum(manifest):
+            raise _refuse(folder, f"{NAME} is corrupt", "its checksum does not fit its content")
+        return cls(folder, manifest)
+
+    @property
+    def symbol(self) -> str:
+        """The C name: prefix of files and functions."""
+        return str(self.manifest["symbol"])
+
+    @cached_property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """The network's inputs, in the order run takes them."""
+        return _tensors(self.manifest["inputs"])
+
+    @cached_property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """The network's outputs, in the order run fills them."""
+        return _tensors(self.manifest["outputs"])
+
+    def path(self, suffix: str) -> Path | None:
+        """The listed file that ends in ``suffix`` (".so", ".a", ".o", ".h", ".weights"), if any."""
+        for name in self.manifest["files"]:
+            if name.endswith(suffix):
+                return self.folder / name
+        return None
+
+    def verify(self) -> None:
+        """Compares size and SHA-256 of every listed file.
+
+        Raises:
+            DlccError: ARTIFACT, with the file and the numbers.
+        """
+        for name, record in sorted(self.manifest["files"].items()):
+            try:
+                with (self.folder / name).open("rb") as file:
+                    size = file.seek(0, 2)
+                    file.seek(0)
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+            except FileNotFoundError:
+                raise _refuse(self.folder, f"{name} is missing", f"{NAME} lists it") from None
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise _refuse(
+                    self.folder, f"cannot read {name}", reason, "check its permissions"
+                ) from None
+            if size != record["size"]:
+                why = f"it has {size} bytes, the manifest says {record['size']}"
+                what = "truncated" if size < record["size"] else "longer than it was"
+                raise _refuse(self.folder, f"{name} is {what}", why)
+            if digest != record["sha256"]:
+                raise _refuse(
+                    self.folder, f"{name} is corrupt", "its SHA-256 is not the manifest's"
+                )
+
+
+def _tensors(rows: list[dict[str, Any]]) -> tuple[TensorInfo, ...]:
+    return tuple(TensorInfo(r["name"], r["dtype"], tuple(r["shape"])) for r in rows)

@@ -1,0 +1,37 @@
+"""The C name of a network: what its files, functions and macros are called."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# <stem>_t, <stem>_create or <stem>_destroy are names of libc, or of a C or C++ compiler.
+_TAKEN = frozenset(
+    """
+    blkcnt blksize bool byte char16 char32 char8 clock clockid cnd cond daddr dev div double fd
+    float fpos fsblkcnt fsfilcnt gid gpointer id idtype imaxdiv ino intmax intptr key ldiv lldiv
+    locale mbstate max_align mode mq mqd mtx nfds nl_catd nlink nullptr off once pid posix pthread
+    pthread_attr pthread_cond pthread_key pthread_mutex ptrdiff regex regoff rlim sa_family sem
+    shm sig_atomic sigset size socklen ssize stack suseconds svc thrd time timer tss uid uintmax
+    uintptr useconds va wchar wctrans wctype wint xdr
+    """.split()
+)
+_SIZED_INTEGER = re.compile(r"u_?int(_least|_fast)?\d+|int(_least|_fast)?\d+|u_int\d*|float\d+")
+
+
+def c_identifier(name: str) -> str:
+    """A C and C++ identifier stem for a network called ``name``: ASCII, never empty or taken.
+
+    ``"ResNet-50 v2"`` gives ``ResNet_50_v2``, ``"2net"`` gives ``net_2net``. Accents go; other
+    scripts become underscores. The result always serves as ``<stem>_create``, ``lib<stem>.so``, and
+    upper-cased as a macro prefix.
+    """
+    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    stem = re.sub(r"[^0-9A-Za-z]+", "_", ascii_name).strip("_")[:64].rstrip("_")
+    if not stem:
+        return "network"
+    if stem[0].isdigit():
+        return f"net_{stem}"
+    if stem.lower() in _TAKEN or stem.lower() == "dlcc" or _SIZED_INTEGER.fullmatch(stem.lower()):
+        return f"net_{stem}"
+    return stem

@@ -1,0 +1,132 @@
+"""The C compiler and linker: zig's clang and lld, with their own libc and a fixed set of flags."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from dlcc.errors import DlccError, ExitCode
+
+GLIBC = "2.17"
+"""The oldest glibc the libraries run with (2012)."""
+
+_ARCHITECTURES = ("x86_64",)
+_PASSED_ON = ("PATH", "HOME", "TMPDIR", "XDG_CACHE_HOME")
+
+
+def zig_target(triple: str) -> str:
+    """zig's name of an LLVM triple: ``x86_64-unknown-linux-gnu`` is ``x86_64-linux-gnu.2.17``.
+
+    Raises:
+        DlccError: TARGET where the runtime has no port.
+    """
+    parts = triple.split("-")
+    if parts[0] not in _ARCHITECTURES or "linux" not in parts or "gnu" not in parts[-1]:
+        raise DlccError(
+            ExitCode.TARGET,
+            f"no runtime for {triple}",
+            why=f"the runtime is written for Linux with glibc on {', '.join(_ARCHITECTURES)}",
+            fix="compile for an x86_64-linux-gnu target",
+        )
+    libc = parts[-1] if "." in parts[-1] else f"{parts[-1]}.{GLIBC}"
+    return f"{parts[0]}-linux-{libc}"
+
+
+def _cache_dir() -> Path:
+    """Where zig keeps the libc it has built: as the environment says, else the user's cache."""
+    chosen = os.environ.get("ZIG_GLOBAL_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "dlcc" / "zig"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return Path(tempfile.gettempdir()) / f"dlcc-zig-{os.getuid()}"
+    if os.access(folder, os.W_OK):
+        return folder
+    return Path(tempfile.gettempdir()) / f"dlcc-zig-{os.getuid()}"
+
+
+class Toolchain:
+    """Runs the tools in one working folder; all files are named relative to it.
+
+    Args:
+        triple: LLVM triple of the target.
+        folder: an existing folder for sources and results.
+    """
+
+    def __init__(self, triple: str, folder: Path) -> None:
+        import ziglang
+
+        self._zig = str(Path(ziglang.__file__).with_name("zig"))
+        self._target = zig_target(triple)
+        self._folder = folder
+        self._environment = {k: os.environ[k] for k in _PASSED_ON if k in os.environ}
+        self._environment |= {
+            "ZIG_GLOBAL_CACHE_DIR": str(_cache_dir()),
+            # Holds nothing worth keeping: the objects of this one library.
+            "ZIG_LOCAL_CACHE_DIR": os.environ.get("ZIG_LOCAL_CACHE_DIR", str(folder / ".zig")),
+            "LC_ALL": "C",
+        }
+
+    def _run(self, arguments: Sequence[str]) -> None:
+        done = subprocess.run(
+            [self._zig, *arguments],
+            cwd=self._folder,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+        )
+        if done.returncode == 0:
+            return
+        if "NoSpaceLeft" in done.stderr or "No space left" in done.stderr:
+            raise DlccError(
+                ExitCode.OUTPUT,
+                "the disk is full",
+                why=f"zig {arguments[0]} could not write its result",
+                fix="free space, or set TMPDIR and ZIG_GLOBAL_CACHE_DIR to a larger disk",
+            )
+        raise DlccError(
+            ExitCode.INTERNAL,
+            f"zig {arguments[0]} failed with status {done.returncode}",
+            why=done.stderr.strip()[-2000:] or "it gave no message",
+            fix="this is a fault in dlcc or in the installed ziglang; please report it",
+        )
+
+    def compile(self, source: str, output: str, *, include: Path) -> None:
+        """Compiles one C or assembly file to a relocatable object."""
+        flags = ["-std=c11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-D_GNU_SOURCE"]
+        flags += ["-ffile-prefix-map=" + str(self._folder) + "=.", "-Wall", "-Wextra"]
+        if source.endswith(".S"):
+            flags = []
+        self._run(
+            ["cc", "-target", self._target, *flags, "-I", str(include), "-I", "."]
+            + ["-c", source, "-o", output]
+        )
+
+    def merge(self, objects: Sequence[str], output: str) -> None:
+        """Links objects into one relocatable object, without debug sections."""
+        self._run(["ld.lld", "-r", "--strip-debug", *objects, "-o", output])
+
+    def archive(self, member: str, output: str) -> None:
+        """Makes a static library of one object, with zero dates and owners."""
+        self._run(["ar", "rcsD", output, member])
+
+    def link_shared(self, objects: Sequence[str], output: str) -> None:
+        """Links a shared library; an undefined symbol is an error here, not at run time."""
+        self._run(
+            ["cc", "-target", self._target, "-shared", "-s", "-O2", *objects, "-o", output]
+            + [f"-Wl,-soname,{output}", "-Wl,-z,defs", "-Wl,-z,noexecstack", "-lpthread", "-lm"]
+        )
+
+
+def versions() -> dict[str, str]:
+    """The installed compilers that took part in a library."""
+    return {name: version(name) for name in ("apache-tvm", "ziglang")}

@@ -1,0 +1,216 @@
+"""Puts the parts together: model -> passes -> lowering -> artifact.
+
+The only module of dlcc (with the command line) that knows the pass and target packages.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import passes as pass_library
+import targets as target_library
+from dlcc.artifact import Artifact, write_artifact
+from dlcc.data import batches_from
+from dlcc.errors import DlccError, ExitCode
+from dlcc.frontends import load_graph
+from dlcc.ir import Graph
+from dlcc.ir.encodings import Array
+from dlcc.lowering.lower import lower
+from dlcc.lowering.target import Target
+from dlcc.program import Program
+from passes.base import Pass, PassContext, Remark
+from passes.manager import PassManager
+from passes.pipeline import parse_pipeline, print_pipeline
+from passes.pipelines import default_pipeline
+
+Calibration = str | Path | Callable[[], Iterable[Mapping[str, Array]]]
+Progress = Callable[[str, float], None]
+SUPPORTED_BITS = (8, 32)
+
+
+def _silent(_phase: str, _fraction: float) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """Everything that decides what comes out of a compilation.
+
+    Attributes:
+        target: ``cpu`` (this machine), or a name from ``dlcc targets``.
+        bits: 8 for post-training int8, 32 for float.
+        passes: pipeline text or passes; None for the default pipeline of ``bits``.
+        threads: upper bound on threads at run time; 0 for the number of this machine's cores.
+        shapes: symbolic dimension -> size, or input name -> shape.
+        calibration: .npz file, or a callable that starts an iterator of feeds.
+        emit: kinds of library to write (``so``, ``a``, ``o``).
+        embed: put the weights into the library.
+        verify_numerics: samples on which exact passes are checked (0: none).
+        print_before: names of passes before which the IR is printed ("all" for every one).
+        print_after: the same, after.
+        dump_dir: write the IR after each pass there.
+    """
+
+    target: str = "cpu"
+    bits: int = 8
+    passes: str | Sequence[Pass] | None = None
+    threads: int = 0
+    shapes: Mapping[str, Any] | None = None
+    calibration: Calibration | None = None
+    emit: tuple[str, ...] = ("so",)
+    embed: bool = False
+    verify_numerics: int = 0
+    print_before: tuple[str, ...] = ()
+    print_after: tuple[str, ...] = ()
+    dump_dir: Path | None = None
+
+    def pipeline(self) -> list[Pass]:
+        """The passes to run.
+
+        Raises:
+            DlccError: bad pipeline text or an unsupported bit width.
+        """
+        if self.passes is not None:
+            if isinstance(self.passes, str):
+                return parse_pipeline(self.passes)
+            return list(self.passes)
+        if self.bits not in SUPPORTED_BITS:
+            raise DlccError(
+                ExitCode.USAGE,
+                f"--bits {self.bits} is not supported",
+                why=f"this version compiles at {', '.join(map(str, SUPPORTED_BITS))} bits",
+                fix="use --bits 8 or --bits 32",
+            )
+        return parse_pipeline(default_pipeline(self.bits))
+
+
+@dataclass(frozen=True)
+class Optimised:
+    """A graph after its passes."""
+
+    graph: Graph
+    pipeline: str
+    remarks: tuple[Remark, ...]
+    passes: tuple[Mapping[str, object], ...]
+    """Per pass: name, seconds, whether it changed the graph, statistics."""
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """What a compilation made."""
+
+    artifact: Artifact
+    optimised: Optimised
+    program: Program
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def optimise(
+    model: str | Path | Graph | Any, options: CompileOptions, progress: Progress = _silent
+) -> Optimised:
+    """Import ``model`` and run the pipeline.
+
+    Raises:
+        DlccError: the model, the data or the pipeline is at fault.
+    """
+    remarks: list[Remark] = []
+    pipeline = options.pipeline()
+    progress("import", 0.0)
+    graph = model.copy() if isinstance(model, Graph) else import_model(model, options, remarks)
+    progress("import", 1.0)
+    calibration = None
+    if options.calibration is not None:
+        calibration = batches_from(options.calibration, graph)
+    context = PassContext(calibration=calibration, remarks=remarks, progress=progress)
+    manager = PassManager(
+        pipeline,
+        print_before=options.print_before,
+        print_after=options.print_after,
+        verify_numerics=options.verify_numerics,
+        dump_dir=options.dump_dir,
+    )
+    report = manager.run(graph, context)
+    return Optimised(graph, print_pipeline(pipeline), tuple(context.remarks), tuple(report))
+
+
+def import_model(model: str | Path | Any, options: CompileOptions, remarks: list[Remark]) -> Graph:
+    """A graph from a path or an ONNX ModelProto, its remarks added to ``remarks``."""
+    notes: list[str] = []
+    graph = load_graph(model, shapes=options.shapes, remarks=notes)
+    remarks += [Remark("import", "", "note", note) for note in notes]
+    return graph
+
+
+def build_object(functions: dict[str, Any], target: Target) -> bytes:
+    """Compile TIR functions for a target."""
+    from dlcc.tir.build import LLVMTarget, compile_object
+
+    return compile_object(functions, LLVMTarget(target.triple, target.mcpu, target.mattr))
+
+
+def compile(
+    model: str | Path | Graph | Any,
+    output: str | Path,
+    *,
+    options: CompileOptions | None = None,
+    progress: Progress = _silent,
+    **changes: Any,
+) -> CompileResult:
+    """Compile a network to an artifact folder.
+
+    Args:
+        model: path of an .onnx or .dlir file, an ``onnx.ModelProto``, or a graph.
+        output: the folder to write; replaced if it is an artifact already.
+        options: all options; or give single ones by keyword (see :class:`CompileOptions`).
+        progress: told of each phase.
+
+    Raises:
+        DlccError: anything the user can mend.
+    """
+    chosen = options or CompileOptions(**changes)
+    target = target_library.get_target(chosen.target)
+    threads = chosen.threads or os.cpu_count() or 1
+    marks = [time.perf_counter()]
+    optimised = optimise(model, chosen, progress)
+    marks.append(time.perf_counter())
+    program = lower(optimised.graph, target, build_object, threads=threads, progress=progress)
+    marks.append(time.perf_counter())
+    program.report.update(_report(optimised))
+    progress("link", 0.0)
+    artifact = write_artifact(
+        program,
+        Path(output),
+        emit=chosen.emit,
+        embed=chosen.embed,
+        manifest_extra={"pipeline": optimised.pipeline, "target": target.name},
+    )
+    progress("link", 1.0)
+    marks.append(time.perf_counter())
+    names = ("passes", "lowering", "link")
+    seconds = {n: b - a for n, a, b in zip(names, marks, marks[1:], strict=False)}
+    return CompileResult(artifact, optimised, program, seconds)
+
+
+def _report(optimised: Optimised) -> dict[str, object]:
+    passes = [{k: v for k, v in p.items() if k != "seconds"} for p in optimised.passes]
+    remarks = [
+        {"pass": r.pass_name, "layer": r.loc, "kind": r.kind, "message": r.message}
+        for r in optimised.remarks
+    ]
+    return {"pipeline": optimised.pipeline, "passes": passes, "remarks": remarks}
+
+
+__all__ = [
+    "CompileOptions",
+    "CompileResult",
+    "Optimised",
+    "compile",
+    "import_model",
+    "optimise",
+    "pass_library",
+]

@@ -1,0 +1,292 @@
+"""From a graph to a :class:`~dlcc.program.Program`: layouts, kernel choice, memory plan, code."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dlcc.analysis.verify import verify
+from dlcc.errors import DlccError, ExitCode
+from dlcc.ir import Graph, Node, Value
+from dlcc.ir.encodings import Array
+from dlcc.ir.text import encoding_text, type_text
+from dlcc.lowering.kernel import ARENA_SLACK, KernelPlan, KernelStep
+from dlcc.lowering.layout import assign_layouts
+from dlcc.lowering.memory import Span, place
+from dlcc.lowering.target import KernelRow, Target
+from dlcc.lowering.unsigned import make_activations_unsigned
+from dlcc.lowering.views import Buffer, assign_buffers, is_aliased, pin_outputs
+from dlcc.ops.base import op_of
+from dlcc.program import ALIGNMENT, Arg, Program, Step, TensorInfo, WeightEntry
+
+Progress = Callable[[str, float], None]
+"""Called with a phase's name and the fraction of it that is done."""
+
+Builder = Callable[[dict[str, Any], Target], bytes]
+"""Compiles named TIR functions to a relocatable object."""
+
+
+def prepare(graph: Graph) -> Graph:
+    """A copy of ``graph`` as the kernels want it; same reference results, bit for bit."""
+    out = graph.copy()
+    make_activations_unsigned(out)
+    assign_layouts(out)
+    pin_outputs(out)
+    verify(out)
+    return out
+
+
+@dataclass
+class Choice:
+    """The kernel chosen for a layer, and what became of the others."""
+
+    node: Node
+    row: KernelRow
+    plan: KernelPlan
+    seconds: float
+    rejected: dict[str, str] = field(default_factory=dict)
+
+
+def choose(node: Node, target: Target) -> Choice:
+    """The cheapest row that serves ``node``.
+
+    Raises:
+        DlccError: no row of the target's table serves it; every row's reason is given.
+    """
+    reasons: dict[str, str] = {}
+    costs: dict[str, tuple[float, KernelRow]] = {}
+    for row in target.rows_for(node.op):
+        refusal = row.refuses(node)
+        if refusal:
+            reasons[row.name] = refusal
+        else:
+            costs[row.name] = (row.cost(node), row)
+    if not costs:
+        types = ", ".join("-" if v is None else type_text(v.type) for v in node.inputs)
+        raise DlccError(
+            ExitCode.UNSUPPORTED,
+            f"no kernel of target {target.name} serves {node.op}({types})",
+            where=node.loc,
+            why="; ".join(f"{name}: {why}" for name, why in reasons.items()) or "no row has this op",
+            fix="keep this layer in float with --passes 'quantize{exclude=...}', or use --bits 32",
+        )
+    seconds, row = min(costs.values(), key=lambda entry: entry[0])
+    for name, (other, _) in costs.items():
+        if name != row.name:
+            reasons[name] = f"predicted {other * 1e6:.1f} us against {seconds * 1e6:.1f} us"
+    return Choice(node, row, row.plan(node), seconds, reasons)
+
+
+class _Weights:
+    """The weights blob: constants packed for their kernels, equal ones stored once."""
+
+    def __init__(self) -> None:
+        self.blob = bytearray()
+        self.entries: list[WeightEntry] = []
+        self._offsets: dict[bytes, int] = {}
+
+    def add(self, array: Array, layer: str, name: str, encoding: str) -> int:
+        raw = np.ascontiguousarray(array).tobytes()
+        digest = hashlib.sha256(raw).digest()
+        if digest not in self._offsets:
+            self.blob += b"\0" * (-len(self.blob) % ALIGNMENT)
+            self._offsets[digest] = len(self.blob)
+            self.entries.append(WeightEntry(layer, name, len(self.blob), len(raw), encoding))
+            # vector loads may run past the end of the last row
+            self.blob += raw + b"\0" * ARENA_SLACK
+        return self._offsets[digest]
+
+
+class _Functions:
+    """Kernel functions by what determines their code: identical layers share one."""
+
+    def __init__(self) -> None:
+        self.by_key: dict[str, str] = {}
+        self.code: dict[str, Any] = {}
+
+    def add(self, step: KernelStep) -> str:
+        if step.name_key not in self.by_key:
+            short = re.sub(r"[^A-Za-z0-9]+", "_", step.name_key)[:40].strip("_")
+            name = f"k{len(self.by_key)}_{short}"
+            self.by_key[step.name_key] = name
+            self.code[name] = step.primfunc
+        return self.by_key[step.name_key]
+
+
+@dataclass
+class _Scratch:
+    span: Span
+    per_thread: int
+
+
+class _Assembler:
+    """Turns chosen kernels into steps, spans and weights."""
+
+    def __init__(self, graph: Graph, threads: int) -> None:
+        self.graph = graph
+        self.threads = threads
+        self.buffers = assign_buffers(graph)
+        self.weights = _Weights()
+        self.functions = _Functions()
+        self.spans: dict[int, Span] = {}
+        self.pending: list[tuple[Step, list[Arg | Buffer | _Scratch]]] = []
+        self.scratches: list[_Scratch] = []
+
+    def add_layer(self, choice: Choice) -> list[str]:
+        """Append the layer's steps; returns the names of their functions."""
+        plan, node = choice.plan, choice.node
+        first = len(self.pending)
+        last = first + len(plan.steps) - 1
+        for value in (*node.inputs, *node.outputs):
+            if value is not None and not value.is_constant:
+                self._extend(self.buffers[value], first, last)
+        shared = [_Scratch(Span(size, first, last), 0) for size in plan.scratch]
+        private = [
+            _Scratch(Span(_round_up(size) * self.threads, first, last), _round_up(size))
+            for size in plan.thread_scratch
+        ]
+        self.scratches += shared + private
+        constants = {
+            name: self.weights.add(array, node.loc, name, self._encoding_of(node, name))
+            for name, array in plan.constants.items()
+        }
+        names = []
+        for step in plan.steps:
+            function = self.functions.add(step)
+            names.append(function)
+            args: list[Arg | Buffer | _Scratch] = []
+            for kind, which in step.args:
+                if kind == "const":
+                    args.append(Arg("weights", constants[str(which)]))
+                elif kind == "scratch":
+                    args.append(shared[int(which)])
+                elif kind == "thread_scratch":
+                    args.append(private[int(which)])
+                else:
+                    args.append(self._operand(node, kind, int(which)))
+            self.pending.append(
+                (Step(node.loc, function, (), step.work_items, step.max_threads), args)
+            )
+        return names
+
+    def _encoding_of(self, node: Node, name: str) -> str:
+        for index, operand in enumerate(op_of(node).operands):
+            value = node.optional_input(index)
+            if operand.rstrip("?*") == name and value is not None and value.is_constant:
+                return encoding_text(value.type.encoding)
+        return ""
+
+    def _operand(self, node: Node, kind: str, index: int) -> Arg | Buffer:
+        value = node.input(index) if kind == "in" else node.outputs[index]
+        if value.is_constant:
+            stored = np.transpose(value.stored(), value.type.permutation)
+            text = encoding_text(value.type.encoding)
+            return Arg("weights", self.weights.add(stored, node.loc, value.name, text))
+        return self.buffers[value]
+
+    def _extend(self, buffer: Buffer, first: int, last: int) -> None:
+        span = self.spans.setdefault(id(buffer), Span(buffer.size, first, last))
+        span.first, span.last = min(span.first, first), max(span.last, last)
+
+    def finish(self) -> tuple[tuple[Step, ...], int]:
+        """Place everything; returns the final steps and the arena's size in bytes."""
+        arena = {
+            id(b): b for b in self.buffers.values() if b.kind == "arena" and id(b) in self.spans
+        }
+        spans = [self.spans[key] for key in arena] + [s.span for s in self.scratches]
+        size = place(spans, ARENA_SLACK)
+        for key, buffer in arena.items():
+            buffer.offset = self.spans[key].offset
+        steps = []
+        for step, args in self.pending:
+            final = tuple(_final_arg(arg) for arg in args)
+            steps.append(Step(step.layer, step.function, final, step.work_items, step.max_threads))
+        return tuple(steps), size
+
+
+def _round_up(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _final_arg(arg: Arg | Buffer | _Scratch) -> Arg:
+    if isinstance(arg, Buffer):
+        return Arg(arg.kind, arg.offset, arg.index)
+    if isinstance(arg, _Scratch):
+        return Arg("arena", arg.span.offset, 0, arg.per_thread)
+    return arg
+
+
+def _layer_report(choice: Choice, functions: list[str]) -> dict[str, object]:
+    node = choice.node
+    return {
+        "layer": node.loc,
+        "op": node.op,
+        "kernel": choice.row.name,
+        "functions": functions,
+        "predicted_seconds": choice.seconds,
+        "rejected": choice.rejected,
+        "macs": op_of(node).macs(node),
+        "inputs": ["-" if v is None else type_text(v.type) for v in node.inputs],
+        "outputs": [type_text(v.type) for v in node.outputs],
+        "weight_bytes": sum(int(a.nbytes) for a in choice.plan.constants.values()),
+    }
+
+
+def lower(
+    graph: Graph,
+    target: Target,
+    build_object: Builder,
+    *,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Program:
+    """Lower a graph for a target.
+
+    Args:
+        graph: the network after all passes; it is not changed.
+        target: the machine.
+        build_object: compiles TIR functions (``dlcc.tir.build``).
+        threads: upper bound on the threads of an instance.
+        progress: told how far each phase is.
+
+    Raises:
+        DlccError: a layer has no kernel on this target.
+    """
+    tell = progress or (lambda _phase, _fraction: None)
+    prepared = prepare(graph)
+    assembler = _Assembler(prepared, threads)
+    layers: list[dict[str, object]] = []
+    work = [node for node in prepared.nodes if not is_aliased(node)]
+    for done, node in enumerate(work):
+        choice = choose(node, target)
+        layers.append(_layer_report(choice, assembler.add_layer(choice)))
+        tell("kernels", (done + 1) / len(work))
+    tell("code", 0.0)
+    steps, arena_bytes = assembler.finish()
+    object_code = build_object(assembler.functions.code, target)
+    tell("code", 1.0)
+    return Program(
+        name=prepared.name,
+        inputs=tuple(_info(v.name, v) for v in prepared.inputs),
+        outputs=tuple(
+            _info(n, v) for n, v in zip(prepared.output_names, prepared.outputs, strict=True)
+        ),
+        steps=steps,
+        arena_bytes=arena_bytes,
+        weights=bytes(assembler.weights.blob),
+        weight_entries=tuple(assembler.weights.entries),
+        object_code=object_code,
+        triple=target.triple,
+        features=target.features,
+        threads=threads,
+        report={"target": target.name, "layers": layers},
+    )
+
+
+def _info(name: str, value: Value) -> TensorInfo:
+    return TensorInfo(name, str(value.type.storage.numpy), value.type.shape)

@@ -1,0 +1,59 @@
+"""What the lowering needs to know of a target: facts for the code generator, and a kernel table."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dlcc.ir import Node
+from dlcc.lowering.kernel import KernelPlan
+
+
+class KernelRow(ABC):
+    """One row of a kernel table: a generator of TIR for some layers.
+
+    Attributes:
+        name: shown in reports, e.g. ``conv-amx-int8``.
+        ops: names of the ops it may serve.
+    """
+
+    name: ClassVar[str] = ""
+    ops: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def refuses(self, node: Node) -> str:
+        """Why this row cannot serve ``node``; "" if it can."""
+
+    @abstractmethod
+    def cost(self, node: Node) -> float:
+        """Predicted seconds on one thread."""
+
+    @abstractmethod
+    def plan(self, node: Node) -> KernelPlan:
+        """The kernels for this layer, specialised to its shapes and encodings."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A machine to compile for.
+
+    Attributes:
+        name: what the user writes after ``--target``, in full (``cpu:avx2``).
+        triple: LLVM triple.
+        mcpu: LLVM CPU name.
+        mattr: LLVM feature flags on top of it.
+        features: CPU features that the code needs at run time (names as in /proc/cpuinfo).
+        rows: the kernel table; the order only breaks ties of cost.
+    """
+
+    name: str
+    triple: str
+    mcpu: str
+    mattr: tuple[str, ...]
+    features: tuple[str, ...]
+    rows: tuple[KernelRow, ...]
+
+    def rows_for(self, op: str) -> list[KernelRow]:
+        """Rows that may serve ``op``."""
+        return [row for row in self.rows if op in row.ops or "*" in row.ops]

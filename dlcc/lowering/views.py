@@ -1,0 +1,98 @@
+"""Which values are the same bytes in memory: views, and the buffers behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dlcc.ir import Graph, Node, Value
+from dlcc.ops.base import build
+
+VIEW_OPS = frozenset({"reshape", "relayout", "transpose"})
+
+
+def _significant(axes: list[int], shape: tuple[int, ...]) -> list[int]:
+    """Axes that move data: those longer than 1."""
+    return [axis for axis in axes if shape[axis] != 1]
+
+
+def is_view(node: Node) -> bool:
+    """True if the output has the bytes of operand 0 in the same order."""
+    if node.op not in VIEW_OPS:
+        return False
+    source, result = node.input(0), node.output
+    if source.is_constant or source.type.storage != result.type.storage:
+        return False
+    shape = source.type.shape
+    before = list(source.type.permutation)
+    if node.op == "reshape":
+        return not source.type.layout and not result.type.layout
+    after = list(result.type.permutation)
+    if node.op == "transpose":
+        order = node.attrs["perm"]
+        assert isinstance(order, tuple)
+        after = [int(order[axis]) for axis in after]
+    return _significant(before, shape) == _significant(after, shape)
+
+
+@dataclass
+class Buffer:
+    """One span of memory that a set of values shares.
+
+    ``kind`` "arena" buffers get an offset from the memory plan; ``index`` counts the caller's
+    inputs or outputs.
+    """
+
+    kind: Literal["arena", "input", "output"]
+    size: int
+    index: int = 0
+    offset: int = 0
+    values: list[Value] = field(default_factory=list)
+
+
+def pin_outputs(graph: Graph) -> None:
+    """Make every output own its buffer: copy what is an input, a constant, or claimed before."""
+    claimed: set[Value] = set()
+    result = []
+    for value in graph.outputs:
+        root = _root(value)
+        if root.producer is None or root in claimed:
+            last = graph.nodes[-1] if graph.nodes else None
+            value = build(
+                graph, "relayout", [value], loc=value.name, types=[value.type], after=last
+            ).output
+            value.producer.attrs["copy"] = True  # type: ignore[union-attr]
+            root = value
+        claimed.add(root)
+        result.append(value)
+    graph.set_outputs(result, graph.output_names)
+
+
+def _root(value: Value) -> Value:
+    while value.producer is not None and is_aliased(value.producer):
+        value = value.producer.input(0)
+    return value
+
+
+def is_aliased(node: Node) -> bool:
+    """True if the lowering emits no code for ``node``: a view that is not an asked-for copy."""
+    return is_view(node) and not node.attrs.get("copy", False)
+
+
+def assign_buffers(graph: Graph) -> dict[Value, Buffer]:
+    """The buffer of every non-constant value; views share their source's buffer."""
+    buffers: dict[Value, Buffer] = {}
+    for index, value in enumerate(graph.inputs):
+        buffers[value] = Buffer("input", value.type.bytes, index, values=[value])
+    for node in graph.nodes:
+        for value in node.outputs:
+            if is_aliased(node):
+                buffers[value] = buffers[node.input(0)]
+                buffers[value].values.append(value)
+            else:
+                buffers[value] = Buffer("arena", value.type.bytes, values=[value])
+    for index, value in enumerate(graph.outputs):
+        buffer = buffers[value]
+        assert buffer.kind == "arena", "pin_outputs gives every output a buffer of its own"
+        buffer.kind, buffer.index = "output", index
+    return buffers

@@ -1,0 +1,147 @@
+"""What integer layers share: exact accumulation, scales of operands, the epilogue.
+
+Accumulators are int32 and wrap modulo 2^32. The sums run through floating-point BLAS where every
+partial sum is provably an exact integer (below 2^24 in float32, 2^53 in float64).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dlcc import numerics
+from dlcc.ir import Affine, Node, Value
+from dlcc.ir.encodings import Array
+
+if TYPE_CHECKING:
+    from dlcc.ops.base import Op
+
+
+def float_dtype(*arrays: Array | None) -> Any:
+    """The dtype a float reference computes in: float64 where an operand is, else float32."""
+    wide = any(a is not None and a.dtype == np.float64 for a in arrays)
+    return np.float64 if wide else np.float32
+
+
+def exact_dtype(largest: float) -> Any:
+    """A float dtype in which integers up to ``largest`` in magnitude are exact."""
+    return np.float32 if largest < 1 << 24 else np.float64
+
+
+def to_int32(sums: Array) -> Array:
+    """Exact float sums -> int32, modulo 2^32."""
+    if sums.dtype == np.float32:
+        return sums.astype(np.int32)
+    return sums.astype(np.int64).astype(np.int32)
+
+
+def magnitude(array: Array) -> float:
+    """Largest absolute value, 0 for an empty array."""
+    if not array.size:
+        return 0.0
+    return float(max(abs(float(array.max())), abs(float(array.min()))))
+
+
+def affine_of(value: Value) -> Affine | None:
+    """The affine encoding of the codes of ``value``: its own, or that of a sparse wrapper."""
+    encoding: Any = value.type.encoding
+    while not isinstance(encoding, Affine) and hasattr(encoding, "inner"):
+        encoding = encoding.inner
+    return encoding if isinstance(encoding, Affine) else None
+
+
+def codes_of(value: Value, array: Array) -> Array:
+    """Integer codes of an operand; a sparse constant arrives decoded and is encoded again."""
+    encoding = affine_of(value)
+    assert encoding is not None
+    return array if isinstance(value.type.encoding, Affine) else encoding.quantise(array)
+
+
+def real_of(value: Value, array: Array) -> Array:
+    """Real values of an operand of a reference: codes decoded, anything else as it is."""
+    encoding = value.type.encoding
+    return encoding.dequantise(array) if isinstance(encoding, Affine) else array
+
+
+def quantise_real(values: Array, encoding: Affine) -> Array:
+    """The ``quantize`` op: clamp(rint(x / scale) + zero_point) with float32 division.
+
+    NaN becomes the lowest code, as a float minimum and maximum in C leave it undefined otherwise.
+    """
+    shape = [1] * values.ndim
+    if encoding.axis is not None:
+        shape[encoding.axis] = -1
+    scales = np.asarray(encoding.scales, np.float32)
+    zeros = np.asarray(encoding.zero_points, np.float32)
+    if encoding.axis is None:
+        scale, zero = scales[0], zeros[0]
+    else:
+        scale, zero = scales.reshape(shape), zeros.reshape(shape)
+    low, high = encoding.code_range
+    with np.errstate(all="ignore"):
+        codes = np.rint(values.astype(np.float32) / scale) + zero
+    codes = np.where(np.isnan(codes), np.float32(low), codes)
+    clamped = np.clip(codes.astype(np.float64), low, high)
+    return clamped.astype(np.int64).astype(np.dtype(_storage(encoding)))
+
+
+def _storage(encoding: Affine) -> Any:
+    from dlcc.ir import F32
+
+    return encoding.storage(F32).numpy
+
+
+def evaluate_mixed(op: Op, node: Node, xs: Sequence[Array | None]) -> list[Array]:
+    """Float reference of a node with some quantised operands (weight-only quantisation)."""
+    real = [
+        None if a is None or v is None else real_of(v, a)
+        for v, a in zip(node.inputs, xs, strict=True)
+    ]
+    results = op.evaluate(node, real)
+    return [
+        quantise_real(array, value.type.encoding)
+        if isinstance(value.type.encoding, Affine)
+        else array
+        for value, array in zip(node.outputs, results, strict=True)
+    ]
+
+
+def weight_scales(encoding: Affine, channels: int) -> Array:
+    """float64 scale of each output channel of a weight."""
+    scales = np.asarray(encoding.scales, np.float64)
+    return np.broadcast_to(scales, (channels,)) if scales.size == 1 else scales
+
+
+def finish(
+    node: Node,
+    acc: Array,
+    acc_scales: Array,
+    residual: tuple[Value, Array] | None,
+    act_min: float,
+    act_max: float,
+) -> Array:
+    """Epilogue of an integer layer: residual, requantisation (or float output), clamp.
+
+    Args:
+        node: the layer, with one output.
+        acc: int32 accumulators, bias included.
+        acc_scales: float64 real value of one accumulator unit, broadcastable to ``acc``.
+        residual: a quantised operand to add, with its codes.
+        act_min: smallest real result.
+        act_max: largest real result.
+    """
+    if residual is not None:
+        value, codes = residual
+        encoding = value.type.affine
+        ratio = numerics.multiplier(encoding.scale / acc_scales)
+        term = numerics.residual_term(codes, encoding, ratio)
+        acc = (acc.astype(np.int64) + term).astype(np.int32)
+    out = node.output.type.encoding
+    if isinstance(out, Affine):
+        mult = numerics.multiplier(acc_scales, out.scale)
+        low, high = numerics.activation_codes(out, act_min, act_max)
+        return numerics.requantise(acc, mult, out, low, high)
+    real = numerics.dequantise(acc, numerics.multiplier(acc_scales))
+    return np.clip(real, np.float32(act_min), np.float32(act_max))

@@ -1,0 +1,219 @@
+"""From TIR functions to object code with the plain C interface of :mod:`dlcc.program`.
+
+TVM's own pipeline ends in its packed calling convention and asks a runtime for temporaries. Neither
+is wanted here, so this module runs its own short list of passes: pointer parameters become raw
+pointers, allocations stay on the stack, and the only symbols an object may leave open are the C
+library's ``memcpy``, ``memmove`` and ``memset`` (LLVM recognises such loops by itself).
+
+Rounding: TVM switches LLVM's floating-point contraction on, so ``a * b + c`` becomes one fused
+operation. That is what an fp32 reduction wants. Where each operation must round by itself (the
+numbers contract of the integer layers, softmax, ...) put :func:`separate` around the product.
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.ir import PointerType, PrimType
+from tvm.tirx.buffer import is_buffer_var
+
+from dlcc.tir.loops import split_loops
+
+LIBC_SYMBOLS = frozenset({"memcpy", "memmove", "memset"})
+"""Symbols that object code may need: every C library has them, and LLVM may call them unasked."""
+
+LOWERED = "dlcc.lowered"
+"""Attribute of functions made by :class:`dlcc.tir.builder.KernelBuilder`: no loop passes needed."""
+
+
+@dataclass(frozen=True)
+class LLVMTarget:
+    """What LLVM generates code for.
+
+    ``triple`` has four parts (``x86_64-unknown-linux-gnu``), ``mcpu`` is an LLVM CPU name and
+    ``mattr`` lists LLVM features (``+avxvnni``, ``-prefer-256-bit``).
+    """
+
+    triple: str
+    mcpu: str = ""
+    mattr: tuple[str, ...] = ()
+
+    def to_tvm(self) -> Any:
+        """The same as a ``tvm.target.Target``, host included."""
+        config: dict[str, Any] = {"kind": "llvm", "mtriple": self.triple}
+        if self.mcpu:
+            config["mcpu"] = self.mcpu
+        if self.mattr:
+            config["mattr"] = list(self.mattr)
+        target = tvm.target.Target(config)
+        return target.with_host(target)
+
+
+@cache
+def _register_operators() -> str:
+    """Registers the rounding fence with TVM, once; returns its operator name.
+
+    Also tells TVM that ``nearbyint`` (round half to even) has a vector form, which it overlooks:
+    without this every vector loop with a requantisation in it would be made scalar.
+    """
+    tvm.ir.op.register_op_attr("tirx.nearbyint", "TVectorizable", True)
+    name = "tirx.dlcc_separate"
+    tvm.ir.op._ffi_api.RegisterOp(name, "value that must be rounded before it is used")
+    tvm.ir.op.register_op_attr(name, "TVectorizable", True)
+    tvm.ir.op.register_op_attr(name, "TCallEffectKind", 1)  # pure
+    tvm.ir.op.register_op_attr(name, "TScriptPrinterName", "dlcc_separate")
+
+    def lower(op: Any) -> Any:
+        return tirx.call_llvm_pure_intrin(op.ty.dtype, "llvm.arithmetic.fence", op.args[0])
+
+    tirx.op.register_intrin_lowering(name, target="default", f=lower)
+    return name
+
+
+def separate(value: Any) -> Any:
+    """``value`` (float), rounded to its own type before any later operation sees it.
+
+    Keeps LLVM from contracting ``separate(a * b) + c`` into a fused multiply-add. It becomes
+    ``llvm.arithmetic.fence``: no instruction, and vectors stay vectors.
+    """
+    return tirx.call_intrin(value.ty.dtype, _register_operators(), value)
+
+
+def _c_interface(func: Any) -> Any:
+    """``func`` with raw pointers for its buffers and ``return 0`` at its end (plain C call)."""
+    params, head = [], []
+    for param in func.params:
+        if is_buffer_var(param):
+            pointer = tirx.Var(f"{param.name}_ptr", PointerType(param.ty.dtype))
+            params.append(pointer)
+            head.append(tirx.DeclBuffer(param, data=pointer))
+        else:
+            params.append(param)
+    body = tirx.SeqStmt([*head, func.body, tirx.Return(tirx.IntImm("int32", 0))])
+    made = tirx.PrimFunc(params, body, PrimType("int32"), func.attrs)
+    return made.with_attr("calling_conv", 0).without_attr("tirx.is_entry_func")
+
+
+def _block_passes() -> list[Any]:
+    """Schedule blocks -> loops over flat buffers; keeps our loop annotations."""
+    st, tt = s_tir.transform, tirx.transform
+    return [
+        st.CanonicalizeLoop(),
+        st.LowerInitBlock(),
+        st.PlanAndUpdateBufferAllocationLocation(),
+        st.ConvertBlocksToOpaque(),
+        st.CompactBufferAllocation(),
+        st.LowerMatchBuffer(),
+        st.StmtSimplify(),
+        st.LowerOpaqueBlock(),
+        tt.FlattenBuffer(),
+        tt.NarrowDataType(32),
+    ]
+
+
+def _loop_passes() -> list[Any]:
+    """Vectorises, plans the stack, unrolls and simplifies."""
+    st, tt = s_tir.transform, tirx.transform
+    return [
+        tt.ConvertSSA(),
+        st.StmtSimplify(),
+        st.LoopPartition(),
+        tt.VectorizeLoop(True),
+        tt.StorageRewrite(),
+        st.HoistIfThenElse(),
+        tt.UnrollLoop(),
+        st.StmtSimplify(),
+        tt.RemoveNoOp(),
+        st.RewriteUnsafeSelect(),
+        tt.CommonSubexprElim(),
+        tt.VerifyMemory(),
+    ]
+
+
+def _lower(name: str, func: Any, target: Any) -> Any:
+    """One function, down to what LLVM code generation takes."""
+    mod = tvm.IRModule({name: func.with_attr("global_symbol", name)})
+    mod = tirx.transform.BindTarget(target)(mod)
+    if func.attrs is None or LOWERED not in func.attrs:
+        mod = tvm.ir.transform.Sequential(_block_passes())(mod)
+        mod = tvm.IRModule({name: split_loops(mod[name])})
+        mod = tvm.ir.transform.Sequential(_loop_passes())(mod)
+    mod = tvm.IRModule({name: _c_interface(mod[name])})
+    return tirx.transform.LowerIntrin()(mod)[name]
+
+
+def _codegen(funcs: Mapping[str, Any], target: LLVMTarget) -> Any:
+    """TVM's LLVM module of all ``funcs``, in sorted order of their names."""
+    if not funcs:
+        raise ValueError("no functions to compile")
+    _register_operators()
+    tvm_target = target.to_tvm()
+    with tvm.transform.PassContext(opt_level=3):
+        lowered = {name: _lower(name, funcs[name], tvm_target) for name in sorted(funcs)}
+        build = tvm.get_global_func(f"target.build.{tvm_target.kind.name}")
+        return build(tvm.IRModule(lowered), tvm_target)
+
+
+def compile_object(funcs: Mapping[str, Any], target: LLVMTarget) -> bytes:
+    """Compiles ``funcs`` (symbol name -> PrimFunc) into one relocatable, position-free ELF object.
+
+    Equal functions and target give equal bytes.
+
+    Raises:
+        ValueError: ``funcs`` is empty, or the code needs a symbol beyond ``LIBC_SYMBOLS`` (an
+            ``exp`` that was not written out, a temporary too large for the stack, ...).
+    """
+    module = _codegen(funcs, target)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernels.o"
+        module.write_to_file(str(path), "o")
+        code = path.read_bytes()
+    unknown = undefined_symbols(code) - LIBC_SYMBOLS
+    if unknown:
+        raise ValueError(f"kernels need symbols that no C library part has: {sorted(unknown)}")
+    return code
+
+
+def assembly(funcs: Mapping[str, Any], target: LLVMTarget) -> str:
+    """The assembly text of ``funcs``, for inspection."""
+    return str(_codegen(funcs, target).inspect_source("s"))
+
+
+def llvm_ir(funcs: Mapping[str, Any], target: LLVMTarget) -> str:
+    """The LLVM IR of ``funcs`` (after optimisation), for inspection."""
+    return str(_codegen(funcs, target).inspect_source("ll"))
+
+
+def undefined_symbols(code: bytes) -> frozenset[str]:
+    """Names that the relocatable ELF object ``code`` uses and does not define (weak ones too).
+
+    Reads the symbol table itself (ELF32 and ELF64, little endian), so no binutils are needed.
+    """
+    if code[:4] != b"\x7fELF" or code[5] != 1:
+        raise ValueError("not a little-endian ELF object")
+    wide = code[4] == 2
+    header = struct.unpack_from("<HHIQQQIHHHHHH" if wide else "<HHIIIIIHHHHHH", code, 16)
+    table, entry, count = header[5], header[10], header[11]
+    section = "<IIQQQQIIQQ" if wide else "<IIIIIIIIII"
+    sections = [struct.unpack_from(section, code, table + i * entry) for i in range(count)]
+    names: set[str] = set()
+    for kind, offset, size, link in ((s[1], s[4], s[5], s[6]) for s in sections):
+        if kind != 2:  # SHT_SYMTAB
+            continue
+        strings = sections[link][4]
+        step = 24 if wide else 16
+        for at in range(offset + step, offset + size, step):
+            name_at = struct.unpack_from("<I", code, at)[0]
+            index = struct.unpack_from("<H", code, at + (6 if wide else 14))[0]
+            if index == 0 and name_at:
+                start = strings + name_at
+                names.add(code[start : code.index(b"\0", start)].decode())
+    return frozenset(names)

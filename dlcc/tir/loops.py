@@ -1,0 +1,95 @@
+"""The two loop annotations that scheduled kernels carry, and their rewrite.
+
+``ITEMS`` marks the loop over work items: it becomes ``for i in [begin, end)`` on two new
+parameters. ``VECTOR`` marks a loop whose iterations are independent and contiguous: it becomes
+vector loops of that many lanes, and of halved lane counts for what is left, so that no guard is
+needed.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from tvm import tirx
+
+ITEMS = "dlcc.items"
+VECTOR = "dlcc.vector"
+
+STACK_BYTES = 128 * 1024
+"""Most bytes of temporaries in one kernel: they live on the stack of a pool thread."""
+
+
+def _int(value: int) -> Any:
+    return tirx.IntImm("int32", value)
+
+
+def _vector_loops(loop: Any, body: Any) -> Any:
+    """``loop`` in pieces of 1 x lanes, 1 x lanes/2, ... iterations; each piece vectorised."""
+    lanes, left, base = int(loop.annotations[VECTOR]), int(loop.extent), 0
+    pieces = []
+    while left:
+        while lanes > left:
+            lanes //= 2
+        count = left // lanes
+        outer = tirx.Var(f"{loop.loop_var.name}_o", "int32")
+        inner = tirx.Var(f"{loop.loop_var.name}_v", "int32")
+        index = outer * lanes + inner + base
+        step = tirx.SeqStmt([tirx.Bind(loop.loop_var, index), body])
+        kind = tirx.ForKind.VECTORIZED if lanes > 1 else tirx.ForKind.SERIAL
+        vector = tirx.For(inner, _int(0), _int(lanes), kind, step)
+        pieces.append(tirx.For(outer, _int(0), _int(count), tirx.ForKind.SERIAL, vector))
+        base += count * lanes
+        left -= count * lanes
+    return pieces[0] if len(pieces) == 1 else tirx.SeqStmt(pieces)
+
+
+def _check_stack(buffer: Any) -> None:
+    """Refuses a temporary that does not belong on a stack."""
+    size = prod(int(dim) for dim in buffer.shape)
+    if size > STACK_BYTES:  # elements: no dtype is smaller than a byte
+        raise ValueError(f"temporary {buffer.name} of {size} elements is too large for the stack")
+
+
+def _rewrite(stmt: Any, begin: Any, end: Any) -> Any:
+    """``stmt`` with the annotated loops replaced."""
+    if isinstance(stmt, tirx.SeqStmt):
+        return tirx.SeqStmt([_rewrite(child, begin, end) for child in stmt.seq])
+    if isinstance(stmt, tirx.AttrStmt):
+        return tirx.AttrStmt(stmt.node, stmt.attr_key, stmt.value, _rewrite(stmt.body, begin, end))
+    if isinstance(stmt, tirx.IfThenElse):
+        other = stmt.else_case
+        other = None if other is None else _rewrite(other, begin, end)
+        return tirx.IfThenElse(stmt.condition, _rewrite(stmt.then_case, begin, end), other)
+    if isinstance(stmt, tirx.AllocBuffer):
+        _check_stack(stmt.buffer)
+    if not isinstance(stmt, tirx.For):
+        return stmt
+    body = _rewrite(stmt.body, begin, end)
+    if ITEMS in stmt.annotations:
+        return tirx.For(stmt.loop_var, begin, end - begin, tirx.ForKind.SERIAL, body)
+    if VECTOR in stmt.annotations:
+        return _vector_loops(stmt, body)
+    return tirx.For(
+        stmt.loop_var,
+        stmt.min,
+        stmt.extent,
+        stmt.kind,
+        body,
+        stmt.thread_binding,
+        stmt.annotations,
+        stmt.step,
+    )
+
+
+def split_loops(func: Any) -> Any:
+    """``func`` (flat buffers, no blocks) with ``begin`` and ``end`` parameters added.
+
+    Raises:
+        ValueError: no loop carries ``ITEMS``; the function would ignore its range.
+    """
+    begin, end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
+    if ITEMS not in str(func):
+        raise ValueError(f"no loop is annotated {ITEMS!r}: which loop runs over work items?")
+    body = _rewrite(func.body, begin, end)
+    return tirx.PrimFunc([*func.params, begin, end], body, func.ret_type, func.attrs)
