@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from passes.pipelines import default_pipeline
+
 import passes as pass_library
 import targets as target_library
 from dlcc.artifact import Artifact, write_artifact
@@ -26,7 +28,6 @@ from dlcc.program import Program
 from passes.base import Pass, PassContext, Remark
 from passes.manager import PassManager
 from passes.pipeline import parse_pipeline, print_pipeline
-from passes.pipelines import default_pipeline
 
 Calibration = str | Path | Callable[[], Iterable[Mapping[str, Array]]]
 Progress = Callable[[str, float], None]
@@ -168,6 +169,7 @@ def compile(
         output: the folder to write; replaced if it is an artifact already.
         options: all options; or give single ones by keyword (see :class:`CompileOptions`).
         progress: told of each phase.
+        changes: single options, where ``options`` is not given.
 
     Raises:
         DlccError: anything the user can mend.

@@ -6,7 +6,7 @@ r"""Pipelines as text: one grammar for the command line, configuration files and
     item     := NAME [ "{" { option } "}" ]
     option   := KEY [ "=" value ]            # a bare key is a flag: KEY=true
     value    := atom | "[" [ atom { "," atom } ] "]"
-    atom     := WORD | '"' text '"'          # in quotes, \" and \\ stand for a quote and a backslash
+    atom     := WORD | '"' text '"'          # in quotes, a backslash stands before \" and \\
 
 Example: ``fold-batch-norm,prune{sparsity=0.8 pattern=block4x4},quantize{bits=8 per-channel}``.
 White space is free. What an atom means (number, flag, text) is decided by the option's type, so

@@ -1,0 +1,38 @@
+"""Targets: descriptions of machines and their kernel tables.
+
+A target family is one package here with a module-level ``FAMILY`` (see :mod:`targets.cpu`).
+"""
+
+from __future__ import annotations
+
+from dlcc.errors import DlccError, ExitCode
+from dlcc.lowering.target import Target
+from targets import cpu
+
+FAMILIES = {cpu.FAMILY.name: cpu.FAMILY}
+
+
+def get_target(name: str) -> Target:
+    """The target called ``name``: a family (``cpu``: this machine) or ``family:variant``.
+
+    Raises:
+        DlccError: there is no such target.
+    """
+    family, _, variant = name.partition(":")
+    if family not in FAMILIES:
+        raise DlccError(
+            ExitCode.TARGET,
+            f"no target {name!r}",
+            where="--target",
+            why=f"the target families are {', '.join(FAMILIES)}",
+            fix="`dlcc targets` lists all of them",
+        )
+    return FAMILIES[family].target(variant)
+
+
+def all_targets() -> list[Target]:
+    """Every named target."""
+    return [family.target(v) for family in FAMILIES.values() for v in family.variants()]
+
+
+__all__ = ["FAMILIES", "Target", "all_targets", "get_target"]

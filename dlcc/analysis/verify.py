@@ -69,7 +69,9 @@ def _check_types(node: Node) -> None:
     if affine and op.quantised is Quantised.FLOAT:
         raise type_error(node, "has no integer form but has a quantised operand or result")
     if affine and op.quantised is Quantised.SAME:
-        activations = [v.type for v in node.inputs if v is not None and v.type.rank and v.type.dtype.is_float]
+        activations = [
+            v.type for v in node.inputs if v is not None and v.type.rank and v.type.dtype.is_float
+        ]
         encodings = {t.encoding for t in (*activations, *(v.type for v in node.outputs))}
         if len(encodings) > 1:
             raise type_error(node, "needs one encoding for all operands and results")

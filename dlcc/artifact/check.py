@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
 import numpy as np
 
 from dlcc.artifact.elf import ElfError, ElfFile
@@ -11,23 +16,23 @@ from dlcc.program import ALIGNMENT, Arg, Program, Step, TensorInfo
 MOST_THREADS = 1024
 _INT32_MAX = 2**31 - 1
 
-_LIBC = frozenset("memcpy memmove memset memcmp _GLOBAL_OFFSET_TABLE_".split())
-_LIBM = frozenset(
-    name + suffix
-    for suffix in ("", "f")
-    for name in """
-    acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp10 exp2 expm1
-    fabs floor fma fmax fmin fmod hypot ldexp lgamma log log10 log1p log2 nearbyint nextafter pow
-    rint round roundeven sin sinh sqrt tan tanh tgamma trunc
-    """.split()
-)
+_LIBC = "memcpy memmove memset memcmp _GLOBAL_OFFSET_TABLE_"
+_LIBM = """
+acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp10 exp2 expm1
+fabs floor fma fmax fmin fmod hypot ldexp lgamma log log10 log1p log2 nearbyint nextafter pow rint
+round roundeven sin sinh sqrt tan tanh tgamma trunc
+"""
 # Conversions and wide divisions that the compiler's own library defines; it is linked statically.
-_COMPILER_RT = frozenset(
-    """
-    __extendhfsf2 __truncsfhf2 __truncdfhf2 __truncsfbf2 __gnu_f2h_ieee __gnu_h2f_ieee __divti3
-    __udivti3 __modti3 __umodti3 __multi3
-    """.split()
-)
+_COMPILER_RT = """
+__extendhfsf2 __truncsfhf2 __truncdfhf2 __truncsfbf2 __gnu_f2h_ieee __gnu_h2f_ieee __divti3
+__udivti3 __modti3 __umodti3 __multi3
+"""
+_KNOWN = {
+    *_LIBC.split(),
+    *_LIBM.split(),
+    *(f"{name}f" for name in _LIBM.split()),
+    *_COMPILER_RT.split(),
+}
 
 
 def _bug(what: str, why: str, where: str = "") -> DlccError:
@@ -40,26 +45,34 @@ def _bug(what: str, why: str, where: str = "") -> DlccError:
     )
 
 
-def dtype_of(info: TensorInfo) -> np.dtype[np.generic]:
-    """numpy's dtype of a tensor, the types of ml_dtypes (bfloat16, ...) included.
+def dtype_of(info: TensorInfo) -> np.dtype[Any]:
+    """The numpy dtype of a tensor, the types of ml_dtypes (bfloat16, ...) included.
 
     Raises:
         DlccError: INTERNAL if numpy has no type of that name.
     """
     try:
-        return np.dtype(info.dtype)
+        found: np.dtype[Any] = np.dtype(info.dtype)
     except TypeError:
         import ml_dtypes
 
         extended = getattr(ml_dtypes, info.dtype, None)
         if extended is None:
             raise _bug("unknown dtype", f"numpy has no type {info.dtype!r}", info.name) from None
-        return np.dtype(extended)
+        found = np.dtype(extended)
+    return found
 
 
 def tensor_bytes(info: TensorInfo) -> int:
     """Bytes of the densely stored tensor."""
     return info.elements * dtype_of(info).itemsize
+
+
+@cache
+def known_features() -> frozenset[str]:
+    """The CPU features that the runtime can check, as its C source lists them."""
+    source = files("dlcc.runtime").joinpath("c", "cpu_x86_64.h").read_text("utf-8")
+    return frozenset(re.findall(r'^    \{"(\w+)", (?:0x)?\d+', source, re.MULTILINE))
 
 
 def check_program(program: Program) -> None:
@@ -72,6 +85,9 @@ def check_program(program: Program) -> None:
         raise _bug("bad thread count", f"threads={program.threads}, allowed 1 to {MOST_THREADS}")
     if program.arena_bytes < 0:
         raise _bug("bad arena size", f"arena_bytes={program.arena_bytes}")
+    unknown = set(program.features) - known_features()
+    if unknown:
+        raise _bug("unknown CPU feature", f"the runtime cannot check {', '.join(sorted(unknown))}")
     for role, tensors in (("input", program.inputs), ("output", program.outputs)):
         names = [t.name for t in tensors]
         if len(set(names)) != len(names):
@@ -167,12 +183,11 @@ def _check_object(program: Program) -> None:
                 f"{step.function}: {arity[step.function]} and {len(step.args)} arguments",
                 step.layer,
             )
-    known = _LIBC | _LIBM | _COMPILER_RT
     for index, symbol in enumerate(symbols):
         if index not in used:
             continue
         # TVM's runtime hooks are weak null pointers: linking succeeds, the first call crashes.
         if symbol.name.startswith(("TVM", "__TVM")):
             raise _bug("a kernel needs TVM's runtime", f"it refers to {symbol.name}")
-        if symbol.is_global and not symbol.section and symbol.name not in known:
+        if symbol.is_global and not symbol.section and symbol.name not in _KNOWN:
             raise _bug("a kernel refers to an unknown function", f"{symbol.name} is not of libc")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 
 from dlcc.artifact.check import dtype_of, tensor_bytes
+from dlcc.artifact.manifest import compiler_name
 from dlcc.program import Arg, Program, Step, TensorInfo
 
 WEIGHTS_SECTION = ".dlcc_weights"
@@ -13,8 +14,7 @@ WEIGHTS_SECTION = ".dlcc_weights"
 def c_string(text: str) -> str:
     """``text`` as a C string literal of its UTF-8 bytes; everything unusual as octal escapes."""
     body = "".join(
-        chr(b) if 0x20 <= b < 0x7F and chr(b) not in '"\\?' else f"\\{b:03o}"
-        for b in text.encode()
+        chr(b) if 0x20 <= b < 0x7F and chr(b) not in '"\\?' else f"\\{b:03o}" for b in text.encode()
     )
     return f'"{body}"'
 
@@ -90,8 +90,6 @@ def _tensor_table(role: str, tensors: tuple[TensorInfo, ...]) -> list[str]:
 
 
 def _info_table(program: Program, symbol: str, *, fingerprint: int, weights_bytes: int) -> str:
-    from dlcc.artifact.manifest import compiler_name
-
     return f"""static const dlcc_info dlcc_model_info = {{
   .abi = DLCC_CODE(ABI),
   .input_count = {len(program.inputs)},
@@ -158,9 +156,7 @@ def model_source(
     layers = "".join(f"{c_string(s.layer)}, " for s in program.steps)
     parts.append(f"static const char *const dlcc_features[] = {{{features}NULL}};")
     parts.append(f"static const char *const dlcc_layers[] = {{{layers}NULL}};")
-    parts.append(
-        _info_table(program, symbol, fingerprint=fingerprint, weights_bytes=weights_bytes)
-    )
+    parts.append(_info_table(program, symbol, fingerprint=fingerprint, weights_bytes=weights_bytes))
     return "\n".join(parts)
 
 

@@ -131,7 +131,7 @@ class ElfFile:
         return []
 
     def relocated(self) -> set[int]:
-        """Indices of the symbols that code or data of the program refers to (not debug sections)."""
+        """Indices of the symbols that code or data refers to; debug sections do not count."""
         found: set[int] = set()
         for section in self.sections:
             if section.type not in (SHT_RELA, SHT_REL):

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from dlcc.errors import DlccError, ExitCode
 from dlcc.program import TensorInfo
 
@@ -28,7 +30,15 @@ def compiler_name() -> str:
 
 def dump_json(value: object) -> bytes:
     """JSON with one fixed spelling, so that equal values are equal bytes."""
-    return (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True, default=_plain)
+    return f"{text}\n".encode()
+
+
+def _plain(value: object) -> object:
+    """Scalars and arrays of numpy as plain values; statistics in a report are often such."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
 def checksum(manifest: dict[str, Any]) -> str:
@@ -107,7 +117,7 @@ class Artifact:
 
     def path(self, suffix: str) -> Path | None:
         """The listed file that ends in ``suffix`` (".so", ".a", ".o", ".h", ".weights"), if any."""
-        for name in self.manifest["files"]:
+        for name in map(str, self.manifest["files"]):
             if name.endswith(suffix):
                 return self.folder / name
         return None

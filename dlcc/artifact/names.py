@@ -6,16 +6,14 @@ import re
 import unicodedata
 
 # <stem>_t, <stem>_create or <stem>_destroy are names of libc, or of a C or C++ compiler.
-_TAKEN = frozenset(
-    """
-    blkcnt blksize bool byte char16 char32 char8 clock clockid cnd cond daddr dev div double fd
-    float fpos fsblkcnt fsfilcnt gid gpointer id idtype imaxdiv ino intmax intptr key ldiv lldiv
-    locale mbstate max_align mode mq mqd mtx nfds nl_catd nlink nullptr off once pid posix pthread
-    pthread_attr pthread_cond pthread_key pthread_mutex ptrdiff regex regoff rlim sa_family sem
-    shm sig_atomic sigset size socklen ssize stack suseconds svc thrd time timer tss uid uintmax
-    uintptr useconds va wchar wctrans wctype wint xdr
-    """.split()
-)
+_TAKEN = """
+blkcnt blksize bool byte char16 char32 char8 clock clockid cnd cond daddr dev div double fd
+float fpos fsblkcnt fsfilcnt gid gpointer id idtype imaxdiv ino intmax intptr key ldiv lldiv
+locale mbstate max_align mode mq mqd mtx nfds nl_catd nlink nullptr off once pid posix pthread
+pthread_attr pthread_cond pthread_key pthread_mutex ptrdiff regex regoff rlim sa_family sem
+shm sig_atomic sigset size socklen ssize stack suseconds svc thrd time timer tss uid uintmax
+uintptr useconds va wchar wctrans wctype wint xdr
+"""
 _SIZED_INTEGER = re.compile(r"u_?int(_least|_fast)?\d+|int(_least|_fast)?\d+|u_int\d*|float\d+")
 
 
@@ -32,6 +30,10 @@ def c_identifier(name: str) -> str:
         return "network"
     if stem[0].isdigit():
         return f"net_{stem}"
-    if stem.lower() in _TAKEN or stem.lower() == "dlcc" or _SIZED_INTEGER.fullmatch(stem.lower()):
+    if (
+        stem.lower() in _TAKEN.split()
+        or stem.lower() == "dlcc"
+        or _SIZED_INTEGER.fullmatch(stem.lower())
+    ):
         return f"net_{stem}"
     return stem

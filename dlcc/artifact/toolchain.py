@@ -14,12 +14,14 @@ from dlcc.errors import DlccError, ExitCode
 GLIBC = "2.17"
 """The oldest glibc the libraries run with (2012)."""
 
+# lld ignores --strip-debug together with -r.
+_MERGE_SCRIPT = "SECTIONS { /DISCARD/ : { *(.debug*) *(.rela.debug*) *(.llvm_addrsig) } }\n"
 _ARCHITECTURES = ("x86_64",)
 _PASSED_ON = ("PATH", "HOME", "TMPDIR", "XDG_CACHE_HOME")
 
 
 def zig_target(triple: str) -> str:
-    """zig's name of an LLVM triple: ``x86_64-unknown-linux-gnu`` is ``x86_64-linux-gnu.2.17``.
+    """The zig name of an LLVM triple: ``x86_64-unknown-linux-gnu`` is ``x86_64-linux-gnu.2.17``.
 
     Raises:
         DlccError: TARGET where the runtime has no port.
@@ -61,7 +63,7 @@ class Toolchain:
     """
 
     def __init__(self, triple: str, folder: Path) -> None:
-        import ziglang
+        import ziglang  # type: ignore[import-untyped]
 
         self._zig = str(Path(ziglang.__file__).with_name("zig"))
         self._target = zig_target(triple)
@@ -106,14 +108,13 @@ class Toolchain:
         flags += ["-ffile-prefix-map=" + str(self._folder) + "=.", "-Wall", "-Wextra"]
         if source.endswith(".S"):
             flags = []
-        self._run(
-            ["cc", "-target", self._target, *flags, "-I", str(include), "-I", "."]
-            + ["-c", source, "-o", output]
-        )
+        paths = ["-I", str(include), "-I", "."]
+        self._run(["cc", "-target", self._target, *flags, *paths, "-c", source, "-o", output])
 
     def merge(self, objects: Sequence[str], output: str) -> None:
         """Links objects into one relocatable object, without debug sections."""
-        self._run(["ld.lld", "-r", "--strip-debug", *objects, "-o", output])
+        (self._folder / "merge.ld").write_text(_MERGE_SCRIPT)
+        self._run(["ld.lld", "-r", "-T", "merge.ld", *objects, "-o", output])
 
     def archive(self, member: str, output: str) -> None:
         """Makes a static library of one object, with zero dates and owners."""
@@ -121,10 +122,9 @@ class Toolchain:
 
     def link_shared(self, objects: Sequence[str], output: str) -> None:
         """Links a shared library; an undefined symbol is an error here, not at run time."""
-        self._run(
-            ["cc", "-target", self._target, "-shared", "-s", "-O2", *objects, "-o", output]
-            + [f"-Wl,-soname,{output}", "-Wl,-z,defs", "-Wl,-z,noexecstack", "-lpthread", "-lm"]
-        )
+        flags = ["-shared", "-s", "-O2", f"-Wl,-soname,{output}", "-Wl,-z,defs"]
+        flags += ["-Wl,-z,noexecstack", "-lpthread", "-lm"]
+        self._run(["cc", "-target", self._target, *objects, "-o", output, *flags])
 
 
 def versions() -> dict[str, str]:

@@ -9,7 +9,6 @@ from typing import Any
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import AttrValue, Graph, Value
 from dlcc.ir.encodings import Array
-from dlcc.ops.base import build
 
 
 class Unsupported(Exception):
@@ -64,9 +63,21 @@ class OnnxNode:
         outputs: int = 1,
         suffix: str = "",
     ) -> list[Value]:
-        """Add an IR node named after this one and return its outputs."""
+        """Add an IR node named after this one and return its outputs.
+
+        ONNX's integer tensors reach ops that compute (rather than move numbers) as plain integers,
+        also where they are known to be codes of a quantised tensor.
+        """
+        from dlcc.ops.base import build  # here: the ops' modules import this one
+        from dlcc.ops.quant import raw_operands
+
         node = build(
-            self.graph, op, inputs, attrs, loc=self.name + suffix, outputs=outputs,
+            self.graph,
+            op,
+            raw_operands(self, op, inputs),
+            attrs,
+            loc=self.name + suffix,
+            outputs=outputs,
             names=[self.name + suffix] * outputs,
         )
         return node.outputs

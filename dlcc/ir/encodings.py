@@ -48,7 +48,7 @@ class Encoding(ABC):
 
     @abstractmethod
     def stored_bytes(self, parts: Parts) -> int:
-        """Exact bytes that the parts take in the weights file, metadata of this encoding included."""
+        """Exact bytes of the parts in the weights file, this encoding's metadata included."""
 
     def storage(self, logical: DType) -> DType:
         """Element type of the main part in memory, for values of ``logical`` type."""

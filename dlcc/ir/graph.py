@@ -267,6 +267,11 @@ class Graph:
         for value in node.outputs:
             self._names.discard(value.name)
 
+    def rename(self, value: Value, hint: str) -> None:
+        """Give a value the name ``hint``, or one made from it where another value has that."""
+        self._names.discard(value.name)
+        value.name = self.unique_name(hint)
+
     def replace(self, node: Node, values: Sequence[Value]) -> None:
         """Let all users of ``node``'s outputs read ``values`` instead, and erase the node."""
         for old, new in zip(node.outputs, values, strict=True):
@@ -319,7 +324,7 @@ class Graph:
             source[value] = ("input", i)
         for node in self.nodes:
             out.add_node(node, op=node.op, loc=node.loc)
-            source.update({value: node for value in node.outputs})
+            source.update(dict.fromkeys(node.outputs, node))
         for node in self.nodes:
             for operand in node.inputs:
                 if operand is not None and operand in source:

@@ -52,7 +52,7 @@ def _set_result_layout(graph: Graph, node: Node, layout: str, outputs: set[Value
 
 
 def _restore_output(graph: Graph, node: Node, value: Value) -> None:
-    """The caller reads row-major: convert what leaves the graph, keep the inner uses as they are."""
+    """The caller reads row-major: convert what leaves the graph, keep the inner uses."""
     plain = value.type.with_(layout="")
     converted = build(graph, "relayout", [value], loc=node.loc, types=[plain], after=node).output
     swapped = [converted if out is value else out for out in graph.outputs]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,7 +71,8 @@ def choose(node: Node, target: Target) -> Choice:
             ExitCode.UNSUPPORTED,
             f"no kernel of target {target.name} serves {node.op}({types})",
             where=node.loc,
-            why="; ".join(f"{name}: {why}" for name, why in reasons.items()) or "no row has this op",
+            why="; ".join(f"{name}: {why}" for name, why in reasons.items())
+            or "no row has this op",
             fix="keep this layer in float with --passes 'quantize{exclude=...}', or use --bits 32",
         )
     seconds, row = min(costs.values(), key=lambda entry: entry[0])
@@ -106,16 +106,12 @@ class _Functions:
     """Kernel functions by what determines their code: identical layers share one."""
 
     def __init__(self) -> None:
-        self.by_key: dict[str, str] = {}
         self.code: dict[str, Any] = {}
 
     def add(self, step: KernelStep) -> str:
-        if step.name_key not in self.by_key:
-            short = re.sub(r"[^A-Za-z0-9]+", "_", step.name_key)[:40].strip("_")
-            name = f"k{len(self.by_key)}_{short}"
-            self.by_key[step.name_key] = name
-            self.code[name] = step.primfunc
-        return self.by_key[step.name_key]
+        if step.name_key not in self.code:
+            self.code[step.name_key] = step.build()
+        return step.name_key
 
 
 @dataclass
@@ -155,23 +151,24 @@ class _Assembler:
             name: self.weights.add(array, node.loc, name, self._encoding_of(node, name))
             for name, array in plan.constants.items()
         }
+        activations = [v for v in node.inputs if v is not None and not v.is_constant]
         names = []
         for step in plan.steps:
             function = self.functions.add(step)
             names.append(function)
             args: list[Arg | Buffer | _Scratch] = []
-            for kind, which in step.args:
-                if kind == "const":
-                    args.append(Arg("weights", constants[str(which)]))
-                elif kind == "scratch":
-                    args.append(shared[int(which)])
-                elif kind == "thread_scratch":
-                    args.append(private[int(which)])
+            for arg in step.args:
+                if arg.kind == "const":
+                    args.append(Arg("weights", constants[arg.name]))
+                elif arg.kind == "scratch":
+                    args.append(shared[arg.index])
+                elif arg.kind == "thread_scratch":
+                    args.append(private[arg.index])
+                elif arg.kind == "in":
+                    args.append(self.buffers[activations[arg.index]])
                 else:
-                    args.append(self._operand(node, kind, int(which)))
-            self.pending.append(
-                (Step(node.loc, function, (), step.work_items, step.max_threads), args)
-            )
+                    args.append(self.buffers[node.outputs[arg.index]])
+            self.pending.append((Step(node.loc, function, (), step.work_items), args))
         return names
 
     def _encoding_of(self, node: Node, name: str) -> str:
@@ -180,14 +177,6 @@ class _Assembler:
             if operand.rstrip("?*") == name and value is not None and value.is_constant:
                 return encoding_text(value.type.encoding)
         return ""
-
-    def _operand(self, node: Node, kind: str, index: int) -> Arg | Buffer:
-        value = node.input(index) if kind == "in" else node.outputs[index]
-        if value.is_constant:
-            stored = np.transpose(value.stored(), value.type.permutation)
-            text = encoding_text(value.type.encoding)
-            return Arg("weights", self.weights.add(stored, node.loc, value.name, text))
-        return self.buffers[value]
 
     def _extend(self, buffer: Buffer, first: int, last: int) -> None:
         span = self.spans.setdefault(id(buffer), Span(buffer.size, first, last))
@@ -227,6 +216,7 @@ def _layer_report(choice: Choice, functions: list[str]) -> dict[str, object]:
         "layer": node.loc,
         "op": node.op,
         "kernel": choice.row.name,
+        "variant": choice.plan.kernel,
         "functions": functions,
         "predicted_seconds": choice.seconds,
         "rejected": choice.rejected,

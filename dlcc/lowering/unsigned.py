@@ -53,7 +53,11 @@ def _restore_outputs(graph: Graph) -> None:
     for value in graph.outputs:
         if _is_signed_activation(value) and value.producer is not None:
             value = build(
-                graph, "requantize", [value], loc=value.name, types=[value.type],
+                graph,
+                "requantize",
+                [value],
+                loc=value.name,
+                types=[value.type],
                 after=value.producer,
             ).output
         swapped.append(value)

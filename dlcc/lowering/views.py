@@ -55,20 +55,25 @@ def pin_outputs(graph: Graph) -> None:
     claimed: set[Value] = set()
     result = []
     for value in graph.outputs:
-        root = _root(value)
-        if root.producer is None or root in claimed:
+        source = root(value)
+        if source.producer is None or source in claimed:
             last = graph.nodes[-1] if graph.nodes else None
-            value = build(
-                graph, "relayout", [value], loc=value.name, types=[value.type], after=last
+            source = value = build(
+                graph,
+                "relayout",
+                [value],
+                {"copy": True},
+                loc=value.name,
+                types=[value.type],
+                after=last,
             ).output
-            value.producer.attrs["copy"] = True  # type: ignore[union-attr]
-            root = value
-        claimed.add(root)
+        claimed.add(source)
         result.append(value)
     graph.set_outputs(result, graph.output_names)
 
 
-def _root(value: Value) -> Value:
+def root(value: Value) -> Value:
+    """The value whose bytes ``value`` is a view of (itself if it is none)."""
     while value.producer is not None and is_aliased(value.producer):
         value = value.producer.input(0)
     return value

@@ -168,10 +168,27 @@ def op_of(node: Node) -> Op:
 
 def type_error(node: Node, why: str, fix: str = "") -> DlccError:
     """The error of a node whose operands or attributes do not fit its op."""
-    shapes = ", ".join("-" if v is None else f"{v.type.dtype}{list(v.type.shape)}" for v in node.inputs)
+    shapes = ", ".join(
+        "-" if v is None else f"{v.type.dtype}{list(v.type.shape)}" for v in node.inputs
+    )
     return DlccError(
         ExitCode.MODEL, f"{node.op}({shapes}) is not valid", where=node.loc, why=why, fix=fix
     )
+
+
+def _with_encoding(op: Op, node: Node, types: list[TensorType]) -> list[TensorType]:
+    """Inferred types; an op that only moves numbers passes a per-tensor encoding on."""
+    encodings = {
+        v.type.encoding
+        for v in node.inputs
+        if v is not None and isinstance(v.type.encoding, Affine) and v.type.encoding.axis is None
+    }
+    if op.quantised is not Quantised.SAME or not encodings:
+        return types
+    if len(encodings) > 1:
+        raise type_error(node, "the operands have different encodings")
+    (encoding,) = encodings
+    return [t.with_(encoding=encoding) for t in types]
 
 
 def build(
@@ -217,7 +234,7 @@ def build(
         op, inputs, placeholder, attrs=kept, loc=loc, names=names, before=before, after=after
     )
     try:
-        inferred = definition.infer(node)
+        inferred = _with_encoding(definition, node, definition.infer(node))
         for value, type_ in zip(node.outputs, types or inferred, strict=True):
             value.type = type_
     except (DlccError, ValueError):

@@ -2,7 +2,7 @@
  *
  *   int dlcc_cpu_has(const char *feature)    1 or 0; -1 if the name is unknown
  *   int dlcc_cpu_permit(const char *feature) 0 once the system lets this process use it
- *   const char *dlcc_cpu_level(void)         the best --target this CPU can run
+ *   const char *dlcc_cpu_level(void)         the best --target without permits this CPU runs
  *   void dlcc_cpu_relax(void)                the hint for a spinning loop */
 #ifndef DLCC_CPU_H
 #define DLCC_CPU_H
@@ -35,8 +35,8 @@ static dlcc_status dlcc_cpu_enable(const char *const *features) {
     if (dlcc_cpu_permit(*features) == 0) continue;
     return dlcc_fail(DLCC_CODE(UNSUPPORTED_CPU),
                      "the library needs %s, which the system does not permit; "
-                     "compile with --target cpu:avx512_vnni",
-                     *features);
+                     "compile with --target %s",
+                     *features, dlcc_cpu_level());
   }
   return DLCC_CODE(OK);
 }

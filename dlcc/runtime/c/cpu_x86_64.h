@@ -63,10 +63,11 @@ static const dlcc_cpu_feature dlcc_cpu_features[] = {
     {"fma4", 0x80000001u, 0, DLCC_ECX, 16, DLCC_AVX_STATE},
 };
 
-/* The targets of `dlcc compile --target`, best first, and one feature that stands for each. */
+/* What to compile for instead, best first, and the newest feature each of these targets needs. */
 static const char *const dlcc_cpu_levels[][2] = {
-    {"cpu:avx512_vnni", "avx512_vnni"},
+    {"cpu:avx512vnni", "avx512_vnni"},
     {"cpu:avx512", "avx512bw"},
+    {"cpu:avxvnni", "avx_vnni"},
     {"cpu:avx2", "avx2"},
 };
 
@@ -106,7 +107,7 @@ static const char *dlcc_cpu_level(void) {
   for (size_t i = 0; i < sizeof dlcc_cpu_levels / sizeof *dlcc_cpu_levels; i++) {
     if (dlcc_cpu_has(dlcc_cpu_levels[i][1]) == 1) return dlcc_cpu_levels[i][0];
   }
-  return "cpu:x86-64";
+  return "cpu:sse4";
 }
 
 static inline void dlcc_cpu_relax(void) { __builtin_ia32_pause(); }

@@ -1,0 +1,87 @@
+# make demo   compile, evaluate, time and call from C a network trained on handwritten digits
+# make test   ruff, mypy and the default test run
+# Both set up everything they need in $(VENV) first; a second run skips that.
+#
+# Settings: PYTHON=python3.12   interpreter that makes the virtual environment (3.11 or newer)
+#           VENV=.venv          where the virtual environment lies
+#           WORKERS=2           pytest processes
+#           TORCH=torch==2.13.0 also install torch, so that the tests of dlcc.from_torch run
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+TORCH ?=
+ARGS ?=
+
+SHELL := /bin/bash
+BIN := $(VENV)/bin
+RUN := $(BIN)/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
+PACKAGES := dlcc passes targets
+CHECKED := $(PACKAGES) tests examples benchmarks
+
+.PHONY: help demo test test-slow pytest lint format setup clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
+
+demo: $(VENV)/.demo
+	$(RUN) examples/digits/demo.py $(ARGS)
+
+# Lint and tests both run, whatever the first finds; either failing fails the target.
+test: $(VENV)/.dev
+	@status=0; \
+	$(MAKE) --no-print-directory lint || status=1; \
+	$(MAKE) --no-print-directory pytest || status=1; \
+	exit $$status
+
+pytest: $(VENV)/.dev
+	$(RUN) -m pytest -m "not slow" -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-slow: $(VENV)/.dev
+	$(RUN) -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PACKAGES)
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(VENV)/.dev
+
+$(VENV)/.made:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "make: no '$(PYTHON)' on the path; give one by make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: dlcc needs Python 3.11 or newer, '$(PYTHON)' is $$($(PYTHON) --version 2>&1);" \
+	       "give a newer one by make PYTHON=python3.12" >&2; exit 1; }
+	@echo "making the virtual environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "make: '$(PYTHON) -m venv' failed (see above); on Debian and Ubuntu the package" \
+	       "python3-venv provides it" >&2; exit 1; }
+	@touch $@
+
+# One stamp for each set of extras; a change of pyproject.toml installs again.
+$(VENV)/.demo: $(VENV)/.made pyproject.toml
+	@echo "installing dlcc and what the demo needs"
+	@$(PIP) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made $(if $(TORCH),$(VENV)/.torch) pyproject.toml
+	@echo "installing dlcc and what the tests need"
+	@$(PIP) -e '.[demo,dev]'
+	@touch $@
+
+# Without torch the tests of from_torch skip themselves, so failing to get it is no failure.
+$(VENV)/.torch: $(VENV)/.made
+	@echo "installing $(TORCH)"
+	@$(PIP) '$(TORCH)' 'onnxscript>=0.5' || echo "make: no $(TORCH); its tests will be skipped"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

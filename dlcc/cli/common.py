@@ -1,0 +1,133 @@
+"""Options that several verbs share, and the reading of their text."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dlcc.errors import DlccError, ExitCode
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+ShapeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        metavar="NAME=SIZE",
+        help="Size of a symbolic dimension (N=1) or shape of an input (x=1x3x224x224). Repeatable.",
+        show_default=False,
+    ),
+]
+ThreadsOption = Annotated[
+    int,
+    typer.Option("--threads", min=0, help="Threads to run on; 0: all cores.", show_default=True),
+]
+
+_SIZE = re.compile(r"[0-9]+")
+_SHAPE = re.compile(r"[0-9]+(?:[x,][0-9]+)*[x,]?")
+
+
+def parse_shapes(texts: Sequence[str] | None) -> dict[str, int | tuple[int, ...]]:
+    """``["N=1", "x=1x3x8x8"]`` -> ``{"N": 1, "x": (1, 3, 8, 8)}``.
+
+    A trailing ``x`` makes a shape of one axis: ``tokens=128x``.
+
+    Raises:
+        DlccError: USAGE, with the text that cannot be read.
+    """
+    shapes: dict[str, int | tuple[int, ...]] = {}
+    for text in texts or ():
+        name, mark, size = text.rpartition("=")
+        name, size = name.strip(), size.strip()
+        if not mark or not name:
+            raise _bad_shape(text, "it is not of the form NAME=SIZE")
+        if name in shapes:
+            raise _bad_shape(text, f"{name!r} is given twice")
+        if not _SHAPE.fullmatch(size):
+            raise _bad_shape(text, f"{size!r} is neither a size nor sizes joined by x")
+        numbers = tuple(int(n) for n in re.split("[x,]", size) if n)
+        if 0 in numbers:
+            raise _bad_shape(text, "a size must be at least 1")
+        shapes[name] = numbers[0] if _SIZE.fullmatch(size) else numbers
+    return shapes
+
+
+def _bad_shape(text: str, why: str) -> DlccError:
+    return DlccError(
+        ExitCode.USAGE,
+        "the shape cannot be read",
+        where=f"--shape {text}",
+        why=why,
+        fix="write for example --shape N=1 or --shape input=1x3x224x224",
+    )
+
+
+def parse_list(text: str, option: str, known: Sequence[str]) -> tuple[str, ...]:
+    """A comma-separated list of known names, without repetitions.
+
+    Raises:
+        DlccError: USAGE, for an empty list or an unknown name.
+    """
+    names = tuple(dict.fromkeys(t.strip() for t in text.split(",") if t.strip()))
+    unknown = [n for n in names if n not in known]
+    if unknown or not names:
+        raise DlccError(
+            ExitCode.USAGE,
+            f"{option} {text!r} is not valid",
+            why=f"unknown: {', '.join(unknown)}" if unknown else "it names nothing",
+            fix=f"choose from {', '.join(known)}, joined by commas",
+        )
+    return names
+
+
+def split_names(texts: Sequence[str] | None) -> tuple[str, ...]:
+    """Names from a repeatable option that also takes comma-separated lists."""
+    return tuple(n.strip() for text in texts or () for n in text.split(",") if n.strip())
+
+
+def check_writable(path: Path, option: str = "-o") -> None:
+    """Refuse an output place that cannot be written, before the long work and not after it.
+
+    Raises:
+        DlccError: OUTPUT, with what stands in the way.
+    """
+    parent = Path(os.path.abspath(path)).parent
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    if not parent.is_dir():
+        why = f"{parent} is not a folder"
+    elif not os.access(parent, os.W_OK | os.X_OK):
+        why = f"no permission to write in {parent}"
+    elif path.exists() and not os.access(path, os.W_OK):
+        why = "no permission to replace it"
+    else:
+        return
+    raise DlccError(
+        ExitCode.OUTPUT,
+        "the output cannot be written",
+        where=str(path),
+        why=why,
+        fix=f"choose another place with {option}",
+    )
+
+
+def check_writable_file(path: Path, option: str = "-o") -> None:
+    """As :func:`check_writable`, for a file: its folder must exist.
+
+    Raises:
+        DlccError: OUTPUT, with what stands in the way.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise DlccError(
+            ExitCode.OUTPUT,
+            "the output cannot be written",
+            where=str(path),
+            why="it is a folder" if path.is_dir() else f"there is no folder {path.parent}",
+            fix=f"choose another place with {option}",
+        )
+    check_writable(path, option)

@@ -1,0 +1,97 @@
+"""Progress of long work: a rich bar per phase on a terminal, plain lines elsewhere.
+
+Both show the fractions that the work itself reports, per phase; there is no overall bar, because
+nobody knows beforehand how long calibration will take compared with code generation.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+REPEAT_SECONDS = 5.0
+"""A phase that takes longer than this gets further plain lines, one per so many seconds."""
+
+
+class PhaseProgress:
+    """A callable ``(phase, fraction)`` to give to the driver; use it as a context manager.
+
+    Args:
+        quiet: show nothing.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._rich: RichProgress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._started: dict[str, float] = {}
+        self._spoken = 0.0
+        self._done: set[str] = set()
+
+    def __enter__(self) -> Self:
+        if not self._quiet and sys.stderr.isatty():
+            from rich.console import Console as RichConsole
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+            from rich.progress import TimeElapsedColumn as Elapsed
+
+            self._rich = Progress(
+                TextColumn("{task.description:<28}"),
+                BarColumn(bar_width=30),
+                TaskProgressColumn(),
+                Elapsed(),
+                console=RichConsole(stderr=True),
+                transient=True,
+            )
+            self._rich.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._rich is not None:
+            self._rich.stop()
+            self._rich = None
+
+    def __call__(self, phase: str, fraction: float) -> None:
+        """Told by the work: ``fraction`` (0 to 1) of ``phase`` is done."""
+        if self._quiet:
+            return
+        fraction = min(max(fraction, 0.0), 1.0)
+        if phase in self._done and fraction < 1.0:  # the phase is entered again
+            self._done.discard(phase)
+            self._started.pop(phase, None)
+        if self._rich is not None:
+            self._show_bar(self._rich, phase, fraction)
+        elif phase not in self._done:
+            self._say(phase, fraction)
+        if fraction >= 1.0:
+            self._done.add(phase)
+
+    def _show_bar(self, rich: RichProgress, phase: str, fraction: float) -> None:
+        if phase not in self._tasks:
+            self._tasks[phase] = rich.add_task(phase, total=1.0)
+        rich.update(self._tasks[phase], completed=fraction)
+
+    def _say(self, phase: str, fraction: float) -> None:
+        now = time.perf_counter()
+        first = phase not in self._started
+        start = self._started.setdefault(phase, now)
+        if fraction >= 1.0:
+            sys.stderr.write(f"{phase}: done in {now - start:.1f} s\n")
+        elif first:
+            sys.stderr.write(f"{phase} ...\n")
+        elif now - self._spoken >= REPEAT_SECONDS:
+            sys.stderr.write(f"{phase}: {100 * fraction:.0f} %\n")
+        else:
+            return
+        self._spoken = now
+        sys.stderr.flush()

@@ -1,0 +1,384 @@
+"""ONNX -> graph: scopes, constant folding, function bodies, and one list of what is unsupported.
+
+The importers of single ops stand beside the ops (:mod:`dlcc.ops`); this module walks the model.
+Shapes are static: symbolic dimensions are fixed first, so that ``Shape`` is a constant and the
+arithmetic on shapes is folded while the graph is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, inliner
+
+import dlcc.ops
+from dlcc.errors import DlccError, ExitCode
+from dlcc.frontends.fold import fold_nodes, remove_dead
+from dlcc.frontends.onnx_inputs import Border
+from dlcc.frontends.onnx_model import Tensors, attributes, opsets, ordered, read_model
+from dlcc.frontends.registry import OnnxNode, Unsupported, importer_for, model_error
+from dlcc.ir import Graph, Value
+from dlcc.ops.base import build
+
+_OPS = dlcc.ops.OPS  # importing the package is what registers the importers
+
+_MAX_DEPTH = 16
+"""Function bodies nested deeper than this are taken for a recursion."""
+
+
+def import_onnx(
+    source: str | Path | onnx.ModelProto,
+    *,
+    shapes: Mapping[str, int | tuple[int, ...]] | None = None,
+    remarks: list[str] | None = None,
+    name: str = "",
+) -> Graph:
+    """Import an ONNX model (opset 7 to the newest that the installed onnx package knows).
+
+    Args:
+        source: a file or a model in memory. External data is read only from below the file's
+            folder.
+        shapes: sizes of symbolic dimensions by name (``{"N": 1}``), or whole shapes by input name.
+        remarks: gets one line per assumption (a dimension taken as 1, float16 computed as float32).
+        name: name of the graph; by default the file's stem, else the model's own.
+
+    Returns:
+        The graph, with idioms (GELU, LayerNorm, ...) and QDQ pairs recognised.
+
+    Raises:
+        DlccError: INPUT_FILE (not readable, not ONNX), MODEL (invalid), USAGE (``shapes`` does not
+            fit), or UNSUPPORTED with every node that cannot be imported.
+    """
+    told: list[str] = [] if remarks is None else remarks
+    folder: Path | None = None
+    if isinstance(source, onnx.ModelProto):
+        model = source
+    else:
+        path = Path(source)
+        folder, model = path.parent, read_model(path)
+        name = name or path.stem
+    if model.functions:
+        model = _inlined(model)
+    graph = _ModelImporter(model, folder, shapes or {}, told).run(name)
+    remove_dead(graph)
+    return _recognised(graph)
+
+
+def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return inliner.inline_local_functions(model)
+    except Exception as error:  # the C++ inliner raises types of its own
+        raise model_error(
+            "the model's local functions cannot be inlined",
+            why=str(error).splitlines()[0],
+            fix="the model is damaged; export it again",
+        ) from None
+
+
+def _recognised(graph: Graph) -> Graph:
+    from dlcc.frontends.idioms import fuse_idioms
+    from dlcc.frontends.qdq import fuse_qdq
+
+    fuse_idioms(graph)
+    fuse_qdq(graph)
+    remove_dead(graph)
+    return graph
+
+
+class _Failed:
+    """Stands for a value whose producer could not be imported."""
+
+
+_FAILED = _Failed()
+Binding = Value | _Failed | None
+"""What a name stands for; None is an optional input that a function's caller left out."""
+
+
+@dataclass
+class _Scope:
+    """Names of one graph or function body."""
+
+    values: dict[str, Binding] = field(default_factory=dict)
+    tensors: dict[str, onnx.TensorProto | onnx.SparseTensorProto] = field(default_factory=dict)
+    parent: _Scope | None = None
+
+    def names(self) -> set[str]:
+        """Every name that is visible here."""
+        own = {*self.values, *self.tensors}
+        return own | self.parent.names() if self.parent else own
+
+    def owner(self, name: str) -> _Scope | None:
+        """The innermost scope that knows ``name``."""
+        if name in self.values or name in self.tensors:
+            return self
+        return self.parent.owner(name) if self.parent else None
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    node: str
+    op_type: str
+    domain: str
+    opset: int
+    reason: str
+
+    def __str__(self) -> str:
+        domain = self.domain or "ai.onnx"
+        return f"{self.node}: {self.op_type} ({domain} opset {self.opset}): {self.reason}"
+
+
+class _ModelImporter:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        folder: Path | None,
+        shapes: Mapping[str, int | tuple[int, ...]],
+        remarks: list[str],
+    ) -> None:
+        self.model = model
+        self.tensors = Tensors(folder, remarks)
+        self.border = Border(model.graph, shapes, self.tensors, remarks)
+        self.opsets = opsets(model)
+        self.graph = Graph("")
+        self.locs: set[str] = set()
+        self.refusals: list[_Refusal] = []
+        self.depth = 0
+
+    def run(self, name: str) -> Graph:
+        self.graph.name = name or self.model.graph.name or "network"
+        scope = _Scope()
+        for value_name, value in self.border.add_inputs(self.graph):
+            scope.values[value_name] = value
+        self.body(self.model.graph, scope, self.opsets)
+        if self.refusals:
+            raise _unsupported(self.refusals)
+        outputs = [
+            self.border.output(self.graph, proto, self.resolve(proto.name, scope))
+            for proto in self.model.graph.output
+        ]
+        if not outputs:
+            raise model_error("the model has no outputs")
+        self.graph.set_outputs(outputs, [proto.name for proto in self.model.graph.output])
+        return self.graph
+
+    def body(self, proto: onnx.GraphProto, scope: _Scope, versions: Mapping[str, int]) -> None:
+        """Import the nodes of a graph into ``scope``."""
+        for tensor in proto.initializer:
+            scope.tensors[tensor.name] = tensor
+        for sparse in proto.sparse_initializer:
+            scope.tensors[sparse.values.name] = sparse
+        self.nodes(proto.node, scope, versions)
+
+    def nodes(
+        self, protos: Iterable[onnx.NodeProto], scope: _Scope, versions: Mapping[str, int]
+    ) -> None:
+        for proto in ordered(protos, scope.names()):
+            loc = self.unique_loc(proto)
+            domain = "" if proto.domain == "ai.onnx" else proto.domain
+            opset = versions.get(domain, 0)
+            try:
+                outputs: Sequence[Binding] = self.node(proto, loc, scope, versions)
+            except Unsupported as refusal:
+                outputs = [_FAILED] * len(proto.output)
+                self.refusals.append(_Refusal(loc, proto.op_type, domain, opset, str(refusal)))
+            for name, value in zip(proto.output, outputs, strict=False):
+                if name:
+                    scope.values[name] = value
+
+    def node(
+        self, proto: onnx.NodeProto, loc: str, scope: _Scope, versions: Mapping[str, int]
+    ) -> Sequence[Binding]:
+        """Import one node; its outputs, or _FAILED ones where an operand already failed."""
+        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        if domain not in versions:
+            raise Unsupported(f"the model imports no opset of domain {domain!r}")
+        importer = importer_for(domain, proto.op_type, versions[domain])
+        function = None
+        if importer is None and proto.op_type != "If":
+            function = self.function_schema(proto, domain, versions[domain])
+        operands = [self.binding(name, scope) for name in proto.input]
+        if any(v is _FAILED for v in operands):
+            return [_FAILED] * len(proto.output)
+        known = tuple(v for v in operands if not isinstance(v, _Failed))
+        attrs = attributes(proto, self.tensors)
+        view = OnnxNode(
+            proto.op_type, loc, domain, versions[domain], known, attrs, len(proto.output),
+            self.graph,
+        )  # fmt: skip
+        if proto.op_type == "If" and not domain:
+            return self.branch(view, scope, versions)
+        if importer is None:
+            assert function is not None
+            return self.expand(view, proto, function)
+        start = len(self.graph.nodes)
+        try:
+            results = list(importer(view))
+            results = fold_nodes(self.graph, start, results)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise model_error(
+                f"the {proto.op_type} node is malformed",
+                where=loc,
+                why=f"{type(error).__name__}: {error}",
+                fix="check the model with onnx.checker, or export it again",
+            ) from error
+        for index in range(len(results), len(proto.output)):
+            if proto.output[index]:
+                raise Unsupported(f"output {index} ({proto.output[index]!r}) is used")
+        return results
+
+    # -- names ---------------------------------------------------------------------------------
+
+    def unique_loc(self, proto: onnx.NodeProto) -> str:
+        base = proto.name or f"{proto.op_type}_{len(self.locs)}"
+        name, count = base, 0
+        while name in self.locs:
+            count += 1
+            name = f"{base}_{count}"
+        self.locs.add(name)
+        return name
+
+    def binding(self, name: str, scope: _Scope) -> Binding:
+        """What ``name`` stands for; contents of initialisers are read at first use."""
+        if not name:
+            return None
+        owner = scope.owner(name)
+        if owner is None:
+            raise model_error(f"the name {name!r} is not defined", fix="export the model again")
+        if name not in owner.values:
+            proto = owner.tensors[name]
+            if isinstance(proto, onnx.SparseTensorProto):
+                attribute = helper.make_attribute("value", proto)
+                holder = onnx.NodeProto(attribute=[attribute])
+                array = attributes(holder, self.tensors)["value"]
+            else:
+                array = self.tensors.array(proto)
+            owner.values[name] = self.graph.add_constant(array, name=name)
+        return owner.values[name]
+
+    def resolve(self, name: str, scope: _Scope) -> Value:
+        """As :meth:`binding`, for a name that must stand for a value."""
+        value = self.binding(name, scope)
+        if not isinstance(value, Value):
+            raise model_error(f"the output {name!r} has no value", fix="export the model again")
+        return value
+
+    # -- control flow and functions ------------------------------------------------------------
+
+    def branch(
+        self, node: OnnxNode, scope: _Scope, versions: Mapping[str, int]
+    ) -> Sequence[Binding]:
+        """Inline the branch of an If whose condition is known."""
+        condition = bool(node.constant(0, "the condition").reshape(-1)[0])
+        body = node.attrs["then_branch" if condition else "else_branch"]
+        inner = _Scope(parent=scope)
+        self.body(body, inner, versions)
+        return [self.binding(proto.name, inner) for proto in body.output]
+
+    def function_schema(
+        self, proto: onnx.NodeProto, domain: str, opset: int
+    ) -> onnx.defs.OpSchema:
+        """The schema of an op that has no importer but is defined by other ops."""
+        reason = "no importer"
+        if onnx.defs.has(proto.op_type, domain):
+            try:
+                schema = onnx.defs.get_schema(proto.op_type, opset, domain)
+            except onnx.defs.SchemaError:
+                schema = None
+            if schema is not None and (
+                schema.has_function or schema.has_context_dependent_function
+            ):
+                return schema
+            if proto.op_type in ("Loop", "Scan"):
+                reason = "loops that run a data-dependent number of times have no static graph"
+        raise Unsupported(reason)
+
+    def expand(
+        self, node: OnnxNode, proto: onnx.NodeProto, schema: onnx.defs.OpSchema
+    ) -> Sequence[Binding]:
+        """Import an op through the function body of its schema."""
+        function = _function_body(node, proto, schema)
+        scope = _Scope()
+        for index, name in enumerate(function.input):
+            scope.values[name] = node.optional(index)
+        given = {a.name: a for a in proto.attribute}
+        given.update({a.name: a for a in function.attribute_proto if a.name not in given})
+        versions = {("" if o.domain == "ai.onnx" else o.domain): int(o.version)
+                    for o in function.opset_import}  # fmt: skip
+        protos = [_with_attributes(inner, given, node.name) for inner in function.node]
+        before, self.refusals = self.refusals, []
+        self.depth += 1
+        try:
+            if self.depth > _MAX_DEPTH:
+                raise Unsupported("its function body is nested too deeply")
+            self.nodes(protos, scope, versions or dict(self.opsets))
+        finally:
+            self.depth -= 1
+            inner_refusals, self.refusals = self.refusals, before
+        if inner_refusals:
+            parts = "; ".join(f"{r.op_type}: {r.reason}" for r in inner_refusals)
+            raise Unsupported(f"no importer, and its function body needs {parts}")
+        return [self.binding(name, scope) for name in function.output[: len(proto.output)]]
+
+
+def _function_body(
+    node: OnnxNode, proto: onnx.NodeProto, schema: onnx.defs.OpSchema
+) -> onnx.FunctionProto:
+    function = onnx.FunctionProto()
+    if schema.has_function:
+        # The body of one opset may be stated under another; both have the same meaning.
+        function.CopyFrom(schema.function_body)
+        return function
+    types = [
+        b"" if v is None else _type_proto(v).SerializeToString() for v in node.inputs
+    ]  # fmt: skip
+    body = schema.get_context_dependent_function(proto.SerializeToString(), types)
+    if not body:
+        raise Unsupported("no importer, and its function body does not cover this case")
+    function.ParseFromString(body)
+    return function
+
+
+def _type_proto(value: Value) -> onnx.TypeProto:
+    element = helper.np_dtype_to_tensor_dtype(value.type.dtype.numpy)
+    return helper.make_tensor_type_proto(element, value.type.shape)
+
+
+def _with_attributes(
+    proto: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto], prefix: str
+) -> onnx.NodeProto:
+    """A node of a function body with references to the function's attributes filled in."""
+    out = onnx.NodeProto()
+    out.CopyFrom(proto)
+    out.name = f"{prefix}/{proto.name or proto.op_type}"
+    del out.attribute[:]
+    for attribute in proto.attribute:
+        if not attribute.ref_attr_name:
+            copy = out.attribute.add()
+            copy.CopyFrom(attribute)
+            if attribute.HasField("g"):
+                del copy.g.node[:]
+                copy.g.node.extend(_with_attributes(n, given, prefix) for n in attribute.g.node)
+        elif attribute.ref_attr_name in given:
+            copy = out.attribute.add()
+            copy.CopyFrom(given[attribute.ref_attr_name])
+            copy.name = attribute.name
+    return out
+
+
+def _unsupported(refusals: Sequence[_Refusal]) -> DlccError:
+    count = len(refusals)
+    kinds = sorted({r.op_type for r in refusals})
+    return DlccError(
+        ExitCode.UNSUPPORTED,
+        f"{count} node{'s' if count > 1 else ''} cannot be imported ({', '.join(kinds)})",
+        why="\n    ".join(["", *map(str, refusals)]),
+        fix="replace these ops in the model, or add an importer (docs/adding-an-op.md)",
+    )
+
+
+__all__ = ["import_onnx"]

@@ -1,0 +1,191 @@
+"""The border of an ONNX model: its inputs with fixed shapes, its outputs in their own types."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from dlcc.errors import DlccError, ExitCode
+from dlcc.frontends.onnx_model import NARROW, Tensors
+from dlcc.frontends.registry import model_error
+from dlcc.ir import F32, DType, Graph, TensorType, Value
+from dlcc.ops.base import build
+
+Shapes = Mapping[str, int | tuple[int, ...]]
+
+_BATCH = re.compile(r"(^n$|^b$|^bs$|batch|^unk|^none$|^\?$|dynamic|^dim_0$|_dim_0$)", re.IGNORECASE)
+"""Names of dimensions that are taken as 1 where nothing else is said."""
+
+
+class Border:
+    """Inputs and outputs of a model.
+
+    Args:
+        graph: the model's graph.
+        shapes: sizes of symbolic dimensions by name, or whole shapes by input name.
+        tensors: for remarks about float types.
+        remarks: gets one line per assumption.
+
+    Raises:
+        DlccError: ``shapes`` names something that the model does not have.
+    """
+
+    def __init__(
+        self, graph: onnx.GraphProto, shapes: Shapes, tensors: Tensors, remarks: list[str]
+    ) -> None:
+        constants = {t.name for t in graph.initializer}
+        constants |= {s.values.name for s in graph.sparse_initializer}
+        self._inputs = [v for v in graph.input if v.name not in constants]
+        self._tensors = tensors
+        self._remarks = remarks
+        self._sizes: dict[str, int] = {}
+        self._given: dict[str, tuple[int, ...]] = {}
+        symbols = {d.dim_param for v in self._inputs for d in _dims(v) if d.dim_param}
+        names = {v.name for v in self._inputs}
+        for key, size in shapes.items():
+            self._take(key, size, symbols, names)
+
+    def _take(
+        self, key: str, size: int | tuple[int, ...], symbols: set[str], names: set[str]
+    ) -> None:
+        sizes = (size,) if isinstance(size, int) else tuple(size)
+        if any(int(s) < 1 for s in sizes):
+            raise DlccError(
+                ExitCode.USAGE, f"--shape {key}: sizes must be positive", why=f"given {size}"
+            )
+        if isinstance(size, int) and key in symbols:
+            self._sizes[key] = size
+        elif key in names:
+            self._given[key] = sizes
+        else:
+            raise DlccError(
+                ExitCode.USAGE,
+                f"--shape names {key!r}, which the model does not have",
+                why=f"its symbolic dimensions are {sorted(symbols) or 'none'}, "
+                f"its inputs {sorted(names)}",
+                fix="name one of them",
+            )
+
+    def add_inputs(self, graph: Graph) -> Iterator[tuple[str, Value]]:
+        """Declare the inputs in ``graph``; yields the model's name and the value to compute with.
+
+        Raises:
+            DlccError: an input is not a tensor, or a dimension must be given.
+        """
+        seen: set[str] = set()
+        for proto in self._inputs:
+            if proto.name in seen:
+                raise model_error(f"the input {proto.name!r} is listed twice")
+            seen.add(proto.name)
+            value = graph.add_input(proto.name, TensorType(self._shape(proto), _dtype(proto)))
+            if value.name != proto.name:
+                self._remarks.append(f"import: input {proto.name!r} is called {value.name!r}")
+            yield proto.name, self._widened(graph, value)
+
+    def output(self, graph: Graph, proto: onnx.ValueInfoProto, value: Value) -> Value:
+        """``value`` in the element type that the model declares for this output."""
+        if not proto.type.HasField("tensor_type"):
+            return value
+        declared = _dtype(proto)
+        if value.type.dtype == F32 and declared.numpy in NARROW:
+            node = build(
+                graph, "cast", [value], {"to": str(declared)}, loc=f"{proto.name}/cast",
+                names=[f"{proto.name}_{declared}"],
+            )  # fmt: skip
+            return node.output
+        return value
+
+    def _widened(self, graph: Graph, value: Value) -> Value:
+        if value.type.dtype.numpy not in NARROW:
+            return value
+        self._tensors.remark_float(str(value.type.dtype.numpy))
+        node = build(
+            graph, "cast", [value], {"to": "f32"}, loc=f"{value.name}/cast",
+            names=[f"{value.name}_f32"],
+        )  # fmt: skip
+        return node.output
+
+    def _shape(self, proto: onnx.ValueInfoProto) -> tuple[int, ...]:
+        if not proto.type.HasField("tensor_type"):
+            kind = proto.type.WhichOneof("value") or "no type"
+            raise DlccError(
+                ExitCode.UNSUPPORTED,
+                f"input {proto.name!r} is not a tensor",
+                where=proto.name,
+                why=f"its type is {kind.removesuffix('_type')}",
+                fix="export the model with tensor inputs only",
+            )
+        given = self._given.get(proto.name)
+        if not proto.type.tensor_type.HasField("shape"):
+            if given is None:
+                raise _needs_shape(proto.name, "the model declares no shape for it")
+            return given
+        dims = _dims(proto)
+        if given is not None:
+            return _checked(proto.name, given, dims)
+        return tuple(self._size(proto.name, axis, dim) for axis, dim in enumerate(dims))
+
+    def _size(self, name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> int:
+        if dim.HasField("dim_value") and dim.dim_value > 0:
+            return int(dim.dim_value)
+        symbol = dim.dim_param
+        if symbol in self._sizes:
+            return self._sizes[symbol]
+        if axis and not _BATCH.search(symbol or "-"):
+            what = f"axis {axis} ({symbol!r})" if symbol else f"axis {axis}"
+            raise _needs_shape(name, f"the size of its {what} is not fixed", symbol)
+        shown = f"dimension {symbol!r}" if symbol else "the unnamed dimension"
+        line = f"import: {shown} of input {name!r} (axis {axis}) is taken as 1"
+        if line not in self._remarks:
+            self._remarks.append(line)
+        return 1
+
+
+def _dims(proto: onnx.ValueInfoProto) -> list[onnx.TensorShapeProto.Dimension]:
+    return list(proto.type.tensor_type.shape.dim)
+
+
+def _dtype(proto: onnx.ValueInfoProto) -> DType:
+    try:
+        return DType.of(np.dtype(helper.tensor_dtype_to_np_dtype(proto.type.tensor_type.elem_type)))
+    except (KeyError, TypeError):
+        kind = proto.type.tensor_type.elem_type
+        known = kind in onnx.TensorProto.DataType.values()
+        name = onnx.TensorProto.DataType.Name(kind) if known else str(kind)
+        raise DlccError(
+            ExitCode.UNSUPPORTED,
+            f"{proto.name!r} has element type {name.lower()}, which dlcc does not have",
+            where=proto.name,
+            fix="use float32, an integer of 8 to 64 bits, or bool at the border",
+        ) from None
+
+
+def _needs_shape(name: str, why: str, symbol: str = "") -> DlccError:
+    option = f"--shape {symbol}=SIZE" if symbol else f"--shape {name}=1,3,224,224 (for example)"
+    return DlccError(
+        ExitCode.MODEL, f"the shape of input {name!r} is not known", where=name, why=why,
+        fix=f"give it: {option}",
+    )  # fmt: skip
+
+
+def _checked(
+    name: str, given: tuple[int, ...], dims: list[onnx.TensorShapeProto.Dimension]
+) -> tuple[int, ...]:
+    declared = [int(d.dim_value) if d.dim_value > 0 else None for d in dims]
+    fits = len(given) == len(declared) and all(
+        d is None or d == g for d, g in zip(declared, given, strict=True)
+    )
+    if not fits:
+        shown = [d.dim_value or d.dim_param or "?" for d in dims]
+        raise DlccError(
+            ExitCode.USAGE,
+            f"--shape {name}={','.join(map(str, given))} does not fit",
+            where=name,
+            why=f"the model declares {shown}",
+            fix="change only symbolic dimensions",
+        )
+    return given

@@ -1,0 +1,84 @@
+"""What a kernel generator returns: the steps that compute one layer, and what they need.
+
+A generator knows one layer and one CPU; it knows nothing about the graph, the arena or files. The
+lowering places the plan's arguments in memory (:class:`dlcc.program.Step`), compiles each distinct
+function once and writes the constants to the weights file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+ARENA_SLACK = 64
+"""Bytes that must be readable after the end of every ``in`` and ``scratch`` buffer.
+
+Integer kernels read whole 4-byte (64-byte on AMX) pieces of a run of activations and multiply what
+lies past its end by packed zeros; these bytes are read and never used.
+"""
+
+ArgumentKind = Literal["in", "const", "scratch", "thread_scratch", "out"]
+
+KernelArg = tuple[ArgumentKind, int | str]
+"""One pointer argument of a step: its kind and which one.
+
+``("in", i)`` is the layer's input ``i``, ``("out", i)`` its output, ``("scratch", k)`` and
+``("thread_scratch", k)`` index the plan's lists, ``("const", name)`` is one of its constants.
+"""
+
+
+@dataclass(frozen=True)
+class KernelStep:
+    """One function call over ``work_items`` independent items.
+
+    Attributes:
+        name_key: depends on everything that determines the code and on nothing else, so that equal
+            keys mean equal functions; constants' values are never part of it.
+        build: makes the PrimFunc.
+        args: the pointer arguments, in parameter order.
+        max_threads: 0: as many as there are; 1: faster on one thread.
+    """
+
+    name_key: str
+    build: Callable[[], Any]
+    args: tuple[KernelArg, ...]
+    work_items: int
+    max_threads: int = 0
+
+    @property
+    def primfunc(self) -> Any:
+        """The TIR function, made anew at every access: ask once per ``name_key``."""
+        return self.build()
+
+
+@dataclass(frozen=True)
+class KernelPlan:
+    """How one layer is computed: ``steps`` in order, each finished before the next begins.
+
+    Attributes:
+        constants: arrays as the functions want them (packed, padded), by name.
+        scratch: bytes of each buffer shared by the threads (``ARENA_SLACK`` comes on top).
+        thread_scratch: bytes of each buffer that every thread has its own copy of.
+        features: CPU features the code needs, named as in Linux's /proc/cpuinfo.
+        kernel: short name of the kernel for the report, e.g. ``amx 2x2 tiles``.
+    """
+
+    steps: tuple[KernelStep, ...]
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
+    scratch: tuple[int, ...] = ()
+    thread_scratch: tuple[int, ...] = ()
+    features: tuple[str, ...] = ()
+    kernel: str = ""
+
+
+def name_key(stem: str, *determines: object) -> str:
+    """A name ``stem_<hash>`` for code that depends on exactly ``determines``.
+
+    The arguments' ``repr`` is hashed: use frozen dataclasses, tuples, numbers and strings.
+    """
+    digest = hashlib.sha256(repr(determines).encode()).hexdigest()
+    return f"{stem}_{digest[:16]}"

@@ -1,0 +1,528 @@
+"""2-D convolution and transposed convolution, and their ONNX importers (1-D included)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
+from dlcc.ops.weights import as_weight, reshape_value, reshape_weight
+from dlcc.ir import Affine, Node, TensorType, Value
+from dlcc.ir.encodings import Array
+from dlcc.ops.base import Interval, Op, Quantised, type_error
+from dlcc.ops.integer import (
+    affine_of,
+    codes_of,
+    evaluate_mixed,
+    exact_dtype,
+    finish,
+    float_dtype,
+    magnitude,
+    to_int32,
+    weight_scales,
+)
+from dlcc.ops.windows import Window, auto_pads, pair, quad
+
+_INF = float("inf")
+_COLUMN_BYTES = 64 << 20
+"""Upper bound of the im2col buffer of one step over the batch."""
+
+
+def window_of(node: Node) -> Window:
+    """Geometry of a conv2d node."""
+    op = Conv2d
+    weight, x = node.input(1).type.shape, node.input(0).type.shape
+    return Window(
+        (x[2], x[3]),
+        (weight[2], weight[3]),
+        pair(node.attrs.get("strides", op.attributes["strides"])),  # type: ignore[arg-type]
+        pair(node.attrs.get("dilations", op.attributes["dilations"])),  # type: ignore[arg-type]
+        quad(node.attrs.get("pads", op.attributes["pads"])),  # type: ignore[arg-type]
+    )
+
+
+def convolve(x: Array, weight: Array, window: Window, groups: int, dtype: Any) -> Array:
+    """Sums of products [N, O, OH, OW] in ``dtype``; pads count as 0.
+
+    Args:
+        x: input [N, C, H, W].
+        weight: [O, C/groups, KH, KW].
+        window: the geometry.
+        groups: channel groups.
+        dtype: float32 or float64; the products are summed in it.
+    """
+    padded = window.pad(x.astype(dtype, copy=False), 0)
+    weight = weight.astype(dtype, copy=False)
+    if groups == x.shape[1]:
+        return _depthwise(padded, weight, window)
+    batch, outputs, (oh, ow) = x.shape[0], weight.shape[0], window.output
+    out = np.empty((batch, outputs, oh, ow), dtype)
+    kernels = weight.reshape(groups, outputs // groups, -1)
+    for part in _steps(batch, kernels.shape[2] * groups * oh * ow * np.dtype(dtype).itemsize):
+        columns = _columns(padded[part], window, groups)
+        product = np.matmul(kernels[None], columns)
+        out[part] = product.reshape(columns.shape[0], outputs, oh, ow)
+    return out
+
+
+def _steps(batch: int, bytes_per_image: int) -> Iterator[slice]:
+    step = max(1, _COLUMN_BYTES // max(1, bytes_per_image))
+    return (slice(i, min(i + step, batch)) for i in range(0, batch, step))
+
+
+def _columns(padded: Array, window: Window, groups: int) -> Array:
+    """im2col: [N, groups, C/groups * KH * KW, OH * OW]; 1x1 convolutions need no copy."""
+    batch, channels = padded.shape[:2]
+    (oh, ow), (kh, kw) = window.output, window.kernel
+    if (kh, kw) == (1, 1):
+        taps = window.tap(padded, 0, 0)
+    else:
+        taps = window.view(padded)
+    return np.ascontiguousarray(taps).reshape(batch, groups, channels // groups * kh * kw, oh * ow)
+
+
+def _depthwise(padded: Array, weight: Array, window: Window) -> Array:
+    batch, channels = padded.shape[:2]
+    multiplier = weight.shape[0] // channels
+    kernels = weight.reshape(channels, multiplier, *window.kernel)
+    out = np.zeros((batch, channels, multiplier, *window.output), padded.dtype)
+    scratch = np.empty((batch, channels, *window.output), padded.dtype)
+    for i in range(window.kernel[0]):
+        for j in range(window.kernel[1]):
+            tap = window.tap(padded, i, j)
+            for m in range(multiplier):
+                np.multiply(tap, kernels[None, :, m, i, j, None, None], out=scratch)
+                out[:, :, m] += scratch
+    return out.reshape(batch, channels * multiplier, *window.output)
+
+
+def _centred(codes: Array, zero_point: int, weight: Array) -> tuple[Array, Any]:
+    """Input codes minus the zero point, in a float dtype in which all partial sums are exact.
+
+    ``weight`` has the output channels first.
+    """
+    centred = codes.astype(np.int32) - np.int32(zero_point)
+    per_channel = np.abs(weight.astype(np.float64)).reshape(weight.shape[0], -1).sum(axis=1)
+    largest = magnitude(centred) * max(1.0, float(per_channel.max(initial=0.0)))
+    dtype = exact_dtype(largest)
+    return centred.astype(dtype), dtype
+
+
+def check_bias(node: Node, channels: int, index: int = 2) -> None:
+    """Check operand ``index``: a vector of one number per output channel."""
+    bias = node.optional_input(index)
+    if bias is not None and bias.type.shape != (channels,):
+        raise type_error(node, f"the bias has shape {list(bias.type.shape)}, not [{channels}]")
+
+
+def check_residual(node: Node, shape: tuple[int, ...], index: int = 3) -> None:
+    """Check operand ``index``: the shape of the output."""
+    residual = node.optional_input(index)
+    if residual is not None and residual.type.shape != shape:
+        raise type_error(
+            node, f"the residual has shape {list(residual.type.shape)}, not {list(shape)}"
+        )
+
+
+def clamp(values: Array, act_min: float, act_max: float) -> Array:
+    """Fused activation of a float layer."""
+    if act_min == -_INF and act_max == _INF:
+        return values
+    kind = values.dtype.type
+    return np.clip(values, kind(act_min), kind(act_max))
+
+
+def clamp_interval(interval: Interval, act_min: float, act_max: float) -> Interval:
+    """Range after a fused activation."""
+    low, high = max(interval.low, act_min), min(interval.high, act_max)
+    return Interval(min(low, act_max), max(high, act_min))
+
+
+def linear_interval(x: Interval, weight: Array, bias: Array | None, padded: bool) -> Interval:
+    """Range of sum(w * x) + b over all outputs; row o of ``weight`` [O, K] makes output o.
+
+    ``padded``: any term may be missing (counts as 0).
+    """
+    if not (np.isfinite(x.low) and np.isfinite(x.high)):
+        return Interval(-_INF, _INF)
+    rows = weight.reshape(weight.shape[0], -1).astype(np.float64)
+    low, high = (min(x.low, 0.0), max(x.high, 0.0)) if padded else (x.low, x.high)
+    positive, negative = np.maximum(rows, 0).sum(axis=1), np.minimum(rows, 0).sum(axis=1)
+    lows = positive * low + negative * high
+    highs = positive * high + negative * low
+    offset = np.zeros(len(rows)) if bias is None else bias.astype(np.float64)
+    return Interval(float((lows + offset).min()), float((highs + offset).max()))
+
+
+def layer_interval(op: Op, node: Node, xs: Sequence[Interval | None], padded: bool) -> Interval:
+    """Range of a conv2d or linear node whose weight and bias are constants."""
+    weight, bias = node.input(1), node.optional_input(2)
+    if xs[0] is None or not weight.is_constant or (bias is not None and not bias.is_constant):
+        return Interval(-_INF, _INF)
+    result = linear_interval(
+        xs[0], weight.decoded(), None if bias is None else bias.decoded(), padded
+    )
+    residual = xs[3] if len(xs) > 3 else None
+    if residual is not None:
+        result = Interval(result.low + residual.low, result.high + residual.high)
+    return clamp_interval(result, op.get(node, "act_min"), op.get(node, "act_max"))
+
+
+class Conv2d(Op):
+    """2-D convolution (cross-correlation), grouped, dilated, strided.
+
+    x f32[N,C,H,W], weight f32[O,C/groups,KH,KW], bias f32[O], residual of the output's shape ->
+    f32[N,O,OH,OW]: y = clamp(conv(x, w) + b + residual, act_min, act_max).
+
+    Integer: acc = sum((xq - zx) * wq) + bias in int32, the residual in accumulator units, then
+    requantise with one float32 multiplier per output channel (or, with a Dense output, decode).
+    """
+
+    name = "conv2d"
+    operands = ("x", "weight", "bias?", "residual?")
+    attributes: ClassVar[Mapping[str, Any]] = {
+        "strides": (1, 1),
+        "dilations": (1, 1),
+        "pads": (0, 0, 0, 0),
+        "groups": 1,
+        "act_min": -_INF,
+        "act_max": _INF,
+    }
+    quantised = Quantised.INTEGER
+
+    def infer(self, node: Node) -> list[TensorType]:
+        """[N,C,H,W], [O,C/g,KH,KW] -> [N,O,OH,OW]."""
+        x, weight = node.input(0).type, node.input(1).type
+        groups = self.get(node, "groups")
+        if x.rank != 4 or weight.rank != 4:
+            raise type_error(node, "input and weight must have 4 axes")
+        if groups < 1 or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
+            raise type_error(
+                node, f"{x.shape[1]} channels in {groups} groups do not fit the weight"
+            )
+        window = window_of(node)
+        if why := window.problem():
+            raise type_error(node, why)
+        shape = (x.shape[0], weight.shape[0], *window.output)
+        check_bias(node, weight.shape[0])
+        check_residual(node, shape)
+        return [TensorType(shape, x.dtype)]
+
+    def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
+        """Sums in float32 (float64 for float64 operands) through BLAS."""
+        x, weight, bias, residual = _four(xs)
+        assert x is not None
+        assert weight is not None
+        dtype = float_dtype(x, weight)
+        out = convolve(x, weight, window_of(node), self.get(node, "groups"), dtype)
+        if bias is not None:
+            out += bias.astype(dtype).reshape(1, -1, 1, 1)
+        if residual is not None:
+            out += residual.astype(dtype)
+        return [clamp(out, self.get(node, "act_min"), self.get(node, "act_max")).astype(x.dtype)]
+
+    def evaluate_integer(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
+        """Exact integer sums; with a float input (weight-only quantisation) the float reference."""
+        x, weight, bias, residual = _four(xs)
+        xe, we = affine_of(node.input(0)), affine_of(node.input(1))
+        if xe is None or we is None:
+            return evaluate_mixed(self, node, xs)
+        assert x is not None
+        assert weight is not None
+        check_integer(node, xe, we, 0)
+        codes = codes_of(node.input(1), weight)
+        centred, dtype = _centred(x, xe.zero_point, codes)
+        acc = convolve(centred, codes, window_of(node), self.get(node, "groups"), dtype)
+        sums = add_bias(to_int32(acc), bias, (1, -1, 1, 1))
+        scales = (xe.scale * weight_scales(we, codes.shape[0])).reshape(1, -1, 1, 1)
+        extra = None if residual is None else (node.input(3), residual)
+        return [
+            finish(node, sums, scales, extra, self.get(node, "act_min"), self.get(node, "act_max"))
+        ]
+
+    def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
+        """Exact per output channel for a constant weight."""
+        return [layer_interval(self, node, xs, any(self.get(node, "pads")))]
+
+    def macs(self, node: Node) -> int:
+        """Outputs times taps times input channels of a group."""
+        weight = node.input(1).type.shape
+        return int(node.output.type.elements * weight[1] * weight[2] * weight[3])
+
+
+def _four(xs: Sequence[Array | None]) -> tuple[Array | None, ...]:
+    return (*xs, *[None] * (4 - len(xs)))
+
+
+def add_bias(acc: Array, bias: Array | None, shape: tuple[int, ...]) -> Array:
+    """int32 accumulators plus an int32 bias, modulo 2^32."""
+    if bias is None:
+        return acc
+    return np.asarray(acc + bias.astype(np.int32).reshape(shape), dtype=np.int32)
+
+
+def check_integer(node: Node, x: Affine, weight: Affine, axis: int) -> None:
+    """Check the encodings of an integer layer against the numbers contract.
+
+    Raises:
+        DlccError: an encoding that the integer definition does not cover.
+    """
+    if x.axis is not None:
+        raise type_error(node, "an integer layer's input needs one scale for the whole tensor")
+    if any(weight.zero_points) or weight.axis not in (None, axis):
+        raise type_error(
+            node, f"integer weights must have zero point 0 and scales along axis {axis}"
+        )
+    bias = node.optional_input(2)
+    if bias is not None and node.op != "matmul" and not isinstance(bias.type.encoding, Affine):
+        raise type_error(node, "the bias of an integer layer must be int32 codes")
+
+
+class ConvTranspose2d(Op):
+    """2-D transposed convolution (the gradient of conv2d with respect to its input).
+
+    x f32[N,C,H,W], weight f32[C,O/groups,KH,KW], bias f32[O] -> f32[N,O,OH,OW] with
+    OH = (H-1)*stride - top - bottom + (KH-1)*dilation + 1 + output_padding.
+
+    Integer: as conv2d, with weight scales along axis 1.
+    """
+
+    name = "conv_transpose2d"
+    operands = ("x", "weight", "bias?")
+    attributes: ClassVar[Mapping[str, Any]] = {
+        "strides": (1, 1),
+        "dilations": (1, 1),
+        "pads": (0, 0, 0, 0),
+        "output_padding": (0, 0),
+        "groups": 1,
+        "act_min": -_INF,
+        "act_max": _INF,
+    }
+    quantised = Quantised.INTEGER
+
+    def infer(self, node: Node) -> list[TensorType]:
+        """[N,C,H,W], [C,O/g,KH,KW] -> [N,O,OH,OW]."""
+        x, weight = node.input(0).type, node.input(1).type
+        groups = self.get(node, "groups")
+        if x.rank != 4 or weight.rank != 4:
+            raise type_error(node, "input and weight must have 4 axes")
+        if x.shape[1] != weight.shape[0] or x.shape[1] % groups:
+            raise type_error(
+                node, f"{x.shape[1]} channels in {groups} groups do not fit the weight"
+            )
+        full, pads = self._full(node), self.get(node, "pads")
+        out = tuple(full[i] - pads[i] - pads[i + 2] for i in (0, 1))
+        if min(out) < 1:
+            raise type_error(node, f"the output would be {out}")
+        check_bias(node, weight.shape[1] * groups)
+        return [TensorType((x.shape[0], weight.shape[1] * groups, *out), x.dtype)]
+
+    def _full(self, node: Node) -> tuple[int, ...]:
+        """Output height and width before the pads are cut off."""
+        x, weight = node.input(0).type.shape, node.input(1).type.shape
+        strides, dilations = self.get(node, "strides"), self.get(node, "dilations")
+        extra = self.get(node, "output_padding")
+        return tuple(
+            (x[i + 2] - 1) * strides[i] + (weight[i + 2] - 1) * dilations[i] + 1 + extra[i]
+            for i in (0, 1)
+        )
+
+    def _scatter(self, node: Node, x: Array, weight: Array, dtype: Any) -> Array:
+        """Sums of products [N,O,OH,OW]: one GEMM, then every tap added at its place (col2im)."""
+        groups = self.get(node, "groups")
+        (batch, channels, h, w), (_, outs, kh, kw) = x.shape, weight.shape
+        kernels = weight.astype(dtype).reshape(groups, channels // groups, outs * kh * kw)
+        images = np.ascontiguousarray(x.astype(dtype)).reshape(batch, groups, -1, h * w)
+        columns = np.matmul(kernels.transpose(0, 2, 1)[None], images)
+        columns = columns.reshape(batch, groups * outs, kh, kw, h, w)
+        fh, fw = self._full(node)
+        out = np.zeros((batch, groups * outs, fh, fw), dtype)
+        (sh, sw), (dh, dw) = self.get(node, "strides"), self.get(node, "dilations")
+        for i in range(kh):
+            for j in range(kw):
+                rows = slice(i * dh, i * dh + (h - 1) * sh + 1, sh)
+                out[:, :, rows, j * dw : j * dw + (w - 1) * sw + 1 : sw] += columns[:, :, i, j]
+        return _crop(out, self.get(node, "pads"))
+
+    def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
+        """Sums in float32 (float64 for float64 operands)."""
+        x, weight, bias, _ = _four(xs)
+        assert x is not None
+        assert weight is not None
+        dtype = float_dtype(x, weight)
+        out = self._scatter(node, x, weight, dtype)
+        if bias is not None:
+            out += bias.astype(dtype).reshape(1, -1, 1, 1)
+        return [clamp(out, self.get(node, "act_min"), self.get(node, "act_max")).astype(x.dtype)]
+
+    def evaluate_integer(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
+        """Exact integer sums."""
+        x, weight, bias, _ = _four(xs)
+        xe, we = affine_of(node.input(0)), affine_of(node.input(1))
+        if xe is None or we is None:
+            return evaluate_mixed(self, node, xs)
+        assert x is not None
+        assert weight is not None
+        check_integer(node, xe, we, 1)
+        if we.axis is not None and self.get(node, "groups") != 1:
+            raise type_error(node, "grouped transposed convolutions need one weight scale")
+        codes = codes_of(node.input(1), weight)
+        outs = node.output.type.shape[1]
+        grouped = codes.reshape(self.get(node, "groups"), -1, *codes.shape[1:])
+        centred, dtype = _centred(x, xe.zero_point, grouped.transpose(0, 2, 1, 3, 4).reshape(outs, -1))
+        acc = to_int32(self._scatter(node, centred, codes, dtype))
+        scales = (xe.scale * weight_scales(we, outs)).reshape(1, -1, 1, 1)
+        sums = add_bias(acc, bias, (1, -1, 1, 1))
+        return [
+            finish(node, sums, scales, None, self.get(node, "act_min"), self.get(node, "act_max"))
+        ]
+
+    def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
+        """Every term may be missing at a given output, so 0 counts as an input."""
+        weight, bias = node.input(1), node.optional_input(2)
+        if xs[0] is None or not weight.is_constant or (bias is not None and not bias.is_constant):
+            return [Interval(-_INF, _INF)]
+        array, groups = weight.decoded(), self.get(node, "groups")
+        grouped = array.reshape(groups, -1, *array.shape[1:]).swapaxes(1, 2)
+        rows = grouped.reshape(groups * array.shape[1], -1)
+        offset = None if bias is None else bias.decoded()
+        result = linear_interval(xs[0], rows, offset, padded=True)
+        return [clamp_interval(result, self.get(node, "act_min"), self.get(node, "act_max"))]
+
+    def macs(self, node: Node) -> int:
+        """Inputs times taps times output channels of a group."""
+        weight = node.input(1).type.shape
+        return int(node.input(0).type.elements * weight[1] * weight[2] * weight[3])
+
+
+def _crop(full: Array, pads: tuple[int, ...]) -> Array:
+    """Cut pads off (negative pads add zeros)."""
+    top, left, bottom, right = pads
+    if min(pads) < 0:
+        grow = [max(0, -p) for p in pads]
+        full = np.pad(full, ((0, 0), (0, 0), (grow[0], grow[2]), (grow[1], grow[3])))
+    height, width = full.shape[2] - max(0, bottom), full.shape[3] - max(0, right)
+    return np.ascontiguousarray(full[:, :, max(0, top) : height, max(0, left) : width])
+
+
+# -- ONNX --------------------------------------------------------------------------------------
+
+
+def spatial_rank(node: OnnxNode, rank: int) -> int:
+    """Spatial axes of an input of ``rank`` axes: 1 or 2.
+
+    Raises:
+        Unsupported: 3-D and other windows.
+    """
+    if rank not in (3, 4):
+        raise Unsupported(f"{rank - 2}-D {node.op_type}: only 1-D and 2-D are supported")
+    return rank - 2
+
+
+def conv_geometry(node: OnnxNode, size: Sequence[int], kernel: Sequence[int]) -> Window:
+    """Window of a Conv or pool node with its automatic padding resolved."""
+    rank = len(size)
+    attrs = node.attrs
+    window = Window(
+        pair(size),
+        pair(kernel),
+        pair(attrs.get("strides") or (1,) * rank),
+        pair(attrs.get("dilations") or (1,) * rank),
+        quad(attrs.get("pads") or (0,) * (2 * rank)),
+    )
+    mode = attrs.get("auto_pad", "NOTSET")
+    return Window(
+        window.size, window.kernel, window.strides, window.dilations, auto_pads(mode, window)
+    )
+
+
+def conv_attrs(window: Window, groups: int) -> dict[str, Any]:
+    """Attributes of a conv2d node."""
+    return {
+        "strides": window.strides,
+        "dilations": window.dilations,
+        "pads": window.pads,
+        "groups": groups,
+    }
+
+
+@onnx_op("Conv")
+def import_conv(node: OnnxNode) -> Sequence[Value]:
+    """Conv, 1-D and 2-D."""
+    x, weight = node.input(0), as_weight(node.graph, node.input(1), node.name)
+    rank = spatial_rank(node, x.type.rank)
+    window = conv_geometry(node, x.type.shape[2:], weight.type.shape[2:])
+    attrs = conv_attrs(window, int(node.attrs.get("group", 1)))
+    bias = node.optional(2)
+    if rank == 2:
+        return node.build("conv2d", [x, weight, bias], attrs)
+    return _one_dimensional(node, "conv2d", [x, weight, bias], attrs)
+
+
+def _one_dimensional(
+    node: OnnxNode, op: str, operands: Sequence[Value | None], attrs: dict[str, Any]
+) -> Sequence[Value]:
+    """A 1-D (transposed) convolution as a 2-D one of height 1."""
+    x, weight = operands[0], operands[1]
+    assert x is not None
+    assert weight is not None
+    n, c, length = x.type.shape
+    flat = reshape_value(node, x, (n, c, 1, length), ".rows")
+    o, i, k = weight.type.shape
+    kernel = reshape_weight(node, weight, (o, i, 1, k))
+    (wide,) = node.build(op, [flat, kernel, operands[2]], attrs, suffix=".2d")
+    shape = wide.type.shape
+    return [reshape_value(node, wide, (shape[0], shape[1], shape[3]), "")]
+
+
+@onnx_op("ConvTranspose")
+def import_conv_transpose(node: OnnxNode) -> Sequence[Value]:
+    """ConvTranspose, 1-D and 2-D; ``output_shape`` and ``auto_pad`` become pads."""
+    x, weight = node.input(0), as_weight(node.graph, node.input(1), node.name)
+    rank = spatial_rank(node, x.type.rank)
+    strides = pair(node.attrs.get("strides") or (1,) * rank)
+    dilations = pair(node.attrs.get("dilations") or (1,) * rank)
+    extra = node.attrs.get("output_padding") or (0,) * rank
+    output_padding = (0, extra[0]) if rank == 1 else pair(extra)
+    size, kernel = pair(x.type.shape[2:]), pair(weight.type.shape[2:])
+    if rank == 1:
+        size, kernel, strides = (1, size[1]), (1, kernel[1]), (1, strides[1])
+    full = [
+        (size[i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 + output_padding[i]
+        for i in (0, 1)
+    ]
+    attrs = {
+        "strides": strides,
+        "dilations": dilations,
+        "output_padding": output_padding,
+        "groups": int(node.attrs.get("group", 1)),
+        "pads": _transpose_pads(node, rank, size, strides, full),
+    }
+    operands = [x, weight, node.optional(2)]
+    if rank == 2:
+        return node.build("conv_transpose2d", operands, attrs)
+    return _one_dimensional(node, "conv_transpose2d", operands, attrs)
+
+
+def _transpose_pads(
+    node: OnnxNode, rank: int, size: Sequence[int], strides: Sequence[int], full: Sequence[int]
+) -> tuple[int, ...]:
+    mode = node.attrs.get("auto_pad", "NOTSET")
+    wanted = node.attrs.get("output_shape")
+    if wanted:
+        target = (1, int(wanted[-1])) if rank == 1 else pair(wanted[-2:])
+    elif mode in ("SAME_UPPER", "SAME_LOWER"):
+        target = (size[0] * strides[0], size[1] * strides[1])
+    elif mode == "VALID":
+        return (0, 0, 0, 0)
+    else:
+        return quad(node.attrs.get("pads") or (0,) * (2 * rank))
+    begin, end = [], []
+    for have, want in zip(full, target, strict=True):
+        total = have - want
+        half = total // 2
+        begin.append(half if mode == "SAME_UPPER" else total - half)
+        end.append(total - half if mode == "SAME_UPPER" else half)
+    return (*begin, *end)

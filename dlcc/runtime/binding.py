@@ -1,0 +1,160 @@
+"""ctypes view of a compiled library: the structures and functions of ``runtime/c/api.h.in``."""
+
+from __future__ import annotations
+
+import _ctypes
+import ctypes
+import os
+from pathlib import Path
+from typing import Final
+
+from dlcc.errors import DlccError, ExitCode
+
+ABI: Final = 1
+
+_STATUS: Final = {
+    1: (ExitCode.DATA, "the call was refused"),
+    2: (ExitCode.INTERNAL, "out of memory"),
+    3: (ExitCode.ARTIFACT, "the weights cannot be used"),
+    4: (ExitCode.TARGET, "this CPU cannot run the library"),
+    5: (ExitCode.INTERNAL, "the threads cannot be started"),
+    6: (ExitCode.INTERNAL, "a kernel failed"),
+}
+
+
+class InfoStruct(ctypes.Structure):
+    """``<name>_info_t``; the tables of tensors and names are read from the manifest instead."""
+
+    _fields_ = (
+        ("abi", ctypes.c_uint32),
+        ("input_count", ctypes.c_uint32),
+        ("output_count", ctypes.c_uint32),
+        ("step_count", ctypes.c_uint32),
+        ("max_threads", ctypes.c_uint32),
+        ("weights_embedded", ctypes.c_uint32),
+        ("arena_bytes", ctypes.c_uint64),
+        ("weights_bytes", ctypes.c_uint64),
+        ("fingerprint", ctypes.c_uint64),
+        ("name", ctypes.c_char_p),
+        ("compiler", ctypes.c_char_p),
+        ("triple", ctypes.c_char_p),
+        ("weights_file", ctypes.c_char_p),
+    )
+
+
+class Library:
+    """One loaded shared library and one instance of its network.
+
+    Args:
+        path: the ``.so`` file.
+        symbol: the C name of the network.
+        weights: the weights file; None where they are embedded.
+        threads: as for ``<name>_create``.
+        fingerprint: what the manifest says the library is.
+
+    Raises:
+        DlccError: ARTIFACT for a library or weights that cannot be used, TARGET for a CPU that
+            lacks a feature, USAGE for a bad thread count, INTERNAL if the system lacks resources.
+    """
+
+    def __init__(
+        self, path: Path, symbol: str, weights: Path | None, threads: int, fingerprint: int
+    ) -> None:
+        self._where = str(path)
+        self._instance = ctypes.c_void_p()
+        self._handle = self._open(path)
+        try:
+            self._bind(symbol)
+            self._check_info(fingerprint)
+            self._create(weights, threads)
+        except BaseException:
+            _ctypes.dlclose(self._handle)
+            raise
+
+    def _open(self, path: Path) -> int:
+        """Loads the file. Its descriptor is kept open: glibc takes a path it has already loaded
+        for the same library, so a replaced artifact must come under a name of its own.
+        """
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._broken(error.strerror or str(error)) from None
+        alias = f"/proc/self/fd/{self._descriptor}"
+        try:
+            self._lib = ctypes.CDLL(alias if os.path.exists(alias) else str(path))
+        except OSError as error:
+            os.close(self._descriptor)
+            raise self._broken(str(error).replace(alias, path.name)) from None
+        return int(self._lib._handle)
+
+    def _broken(self, why: str) -> DlccError:
+        return DlccError(
+            ExitCode.ARTIFACT,
+            "the library cannot be loaded",
+            where=self._where,
+            why=why,
+            fix="compile the model again",
+        )
+
+    def _bind(self, symbol: str) -> None:
+        pointer, pointers = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)
+        try:
+            self._info = self._lib[f"{symbol}_info"]
+            self._error = self._lib[f"{symbol}_error"]
+            create = self._lib[f"{symbol}_create"]
+            self.run = self._lib[f"{symbol}_run"]
+            self.profile = self._lib[f"{symbol}_profile"]
+            self._threads = self._lib[f"{symbol}_threads"]
+            self._destroy = self._lib[f"{symbol}_destroy"]
+        except AttributeError as error:
+            raise self._broken(str(error)) from None
+        self._info.restype = ctypes.POINTER(InfoStruct)
+        self._error.restype = ctypes.c_char_p
+        create.argtypes = (ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(ctypes.c_void_p))
+        self._create_function = create
+        self.run.argtypes = (pointer, pointers, pointers)
+        self.profile.argtypes = (pointer, pointers, pointers, ctypes.POINTER(ctypes.c_uint64))
+        self._threads.argtypes = (pointer,)
+        self._destroy.argtypes = (pointer,)
+        self._destroy.restype = None
+
+    def _check_info(self, fingerprint: int) -> None:
+        info = self._info().contents
+        if info.abi != ABI:
+            raise self._broken(f"its interface has number {info.abi}, this dlcc speaks {ABI}")
+        if info.fingerprint != fingerprint:
+            raise self._broken("it is of another network or compilation than the manifest")
+
+    def _create(self, weights: Path | None, threads: int) -> None:
+        name = None if weights is None else os.fsencode(weights)
+        status = self._create_function(name, threads, ctypes.byref(self._instance))
+        if status != 0:
+            raise self.failure(status)
+
+    @property
+    def instance(self) -> ctypes.c_void_p:
+        """The instance, first argument of ``run`` and ``profile``."""
+        return self._instance
+
+    @property
+    def threads(self) -> int:
+        """Threads of the instance."""
+        return int(self._threads(self._instance))
+
+    def failure(self, status: int) -> DlccError:
+        """The error of this thread's last call, which returned ``status``."""
+        text = (self._error() or b"").decode("utf-8", "replace")
+        why, _, fix = text.partition("; ")
+        code, what = _STATUS.get(status, (ExitCode.INTERNAL, f"status {status}"))
+        if why.startswith("threads is "):
+            code = ExitCode.USAGE
+        if code == ExitCode.ARTIFACT and not fix:
+            fix = "compile the model again"
+        return DlccError(code, what, where=self._where, why=why, fix=fix)
+
+    def close(self) -> None:
+        """Destroys the instance and unloads the library. Once only; no call may be under way."""
+        self._destroy(self._instance)
+        self._instance = ctypes.c_void_p()
+        _ctypes.dlclose(self._handle)
+        os.close(self._descriptor)

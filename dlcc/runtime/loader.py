@@ -1,0 +1,295 @@
+"""Running a compiled network from Python, by exactly the library that a C program would link."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlcc.artifact.check import dtype_of
+from dlcc.artifact.manifest import Artifact
+from dlcc.errors import DlccError, ExitCode
+from dlcc.program import TensorInfo
+from dlcc.runtime.binding import Library
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Time of one kernel call within one run, in nanoseconds."""
+
+    layer: str
+    function: str
+    nanoseconds: int
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """What an input or output array has to be."""
+
+    info: TensorInfo
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+def load(folder: str | Path, *, threads: int = 0) -> Model:
+    """Opens the artifact in ``folder`` after checking every file of it.
+
+    Args:
+        folder: what ``dlcc compile -o`` made.
+        threads: 1 up to what it was compiled for; 0: as many of these as there are CPUs.
+
+    Raises:
+        DlccError: ARTIFACT if a file is missing, truncated, corrupt or of another version; TARGET
+            if this CPU lacks a feature; USAGE for a bad ``threads``.
+    """
+    return Model(Artifact.open(folder), threads=threads)
+
+
+class Model:
+    """A compiled network, ready to run.
+
+    Calls from several threads are safe and run one after another; for parallel runs load several.
+    Close it, or use it as a context manager, to free its memory before the garbage collector does.
+    """
+
+    def __init__(self, artifact: Artifact, *, threads: int = 0) -> None:
+        """Opens ``artifact``; see :func:`load`."""
+        self.artifact = artifact
+        artifact.verify()
+        self._library = self._open(threads)
+        # Not at exit: a daemon thread may be in a run, and the system frees everything then.
+        self._finalizer = weakref.finalize(self, self._library.close)
+        self._finalizer.atexit = False
+        self._lock = threading.Lock()
+        self._input_slots = [_Slot(t, dtype_of(t), t.shape) for t in artifact.inputs]
+        self._output_slots = [_Slot(t, dtype_of(t), t.shape) for t in artifact.outputs]
+        self._input_pointers = (ctypes.c_void_p * max(len(self._input_slots), 1))()
+        self._output_pointers = (ctypes.c_void_p * max(len(self._output_slots), 1))()
+
+    def _open(self, threads: int) -> Library:
+        artifact = self.artifact
+        where = str(artifact.folder)
+        path = artifact.path(".so")
+        if path is None:
+            raise DlccError(
+                ExitCode.ARTIFACT,
+                "the artifact has no shared library",
+                where=where,
+                why=f"it was compiled with --emit {','.join(artifact.manifest['emit'])}",
+                fix="compile it with --emit so",
+            )
+        architecture = artifact.manifest["triple"].split("-")[0]
+        if architecture != platform.machine() or platform.system() != "Linux":
+            raise DlccError(
+                ExitCode.ARTIFACT,
+                "the library is for another machine",
+                where=where,
+                why=f"it is for {artifact.manifest['triple']}, this is {platform.machine()}",
+                fix="compile the model for this machine's target",
+            )
+        fingerprint = int(artifact.manifest["fingerprint"], 16)
+        return Library(path, artifact.symbol, artifact.path(".weights"), threads, fingerprint)
+
+    @property
+    def name(self) -> str:
+        """The network's name, as in the source model."""
+        return str(self.artifact.manifest["name"])
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """Names, dtypes and shapes of the inputs."""
+        return self.artifact.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """Names, dtypes and shapes of the outputs."""
+        return self.artifact.outputs
+
+    @property
+    def threads(self) -> int:
+        """Threads a run uses, the caller's included."""
+        with self._lock:
+            self._check_open()
+            return self._library.threads
+
+    def __repr__(self) -> str:
+        state = "" if self._finalizer.alive else ", closed"
+        return f"<dlcc model {self.name!r}, {self.artifact.folder}{state}>"
+
+    def __call__(
+        self, *arrays: object, out: Array | Sequence[Array] | None = None, **named: object
+    ) -> Array | tuple[Array, ...]:
+        """Runs the network.
+
+        Args:
+            *arrays: the inputs in order: numpy arrays or anything with DLPack in CPU memory.
+            out: arrays to fill instead of new ones: C-contiguous, one per output.
+            **named: inputs by name, instead of or after ``arrays``.
+
+        Returns:
+            The output, or a tuple of them where the network has several.
+
+        Raises:
+            DlccError: DATA if an input or ``out`` does not fit, with the numbers.
+        """
+        inputs = self._gather(arrays, named) if named else arrays
+        results = self._run(inputs, self._results(out))
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def run(self, inputs: Mapping[str, object]) -> dict[str, Array]:
+        """Runs the network on inputs by name; returns the outputs by name."""
+        results = self._run(self._gather((), inputs), self._results(None))
+        return {slot.info.name: r for slot, r in zip(self._output_slots, results, strict=True)}
+
+    def profile(self, *arrays: object, **named: object) -> list[StepTime]:
+        """Runs the network once and returns what each step took, in order."""
+        steps = self.artifact.manifest["steps"]
+        times = (ctypes.c_uint64 * max(len(steps), 1))()
+        self._run(self._gather(arrays, named), self._results(None), times)
+        return [StepTime(s["layer"], s["function"], t) for s, t in zip(steps, times, strict=False)]
+
+    def close(self) -> None:
+        """Frees the instance; waits for a run in another thread. May be called again."""
+        with self._lock:
+            self._finalizer()
+
+    def __enter__(self) -> Model:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if not self._finalizer.alive:
+            raise ValueError(f"the model {self.name!r} is closed")
+
+    def _gather(self, arrays: Sequence[object], named: Mapping[str, object]) -> list[object]:
+        """Inputs in order, from leading positional ones and others by name."""
+        names = [slot.info.name for slot in self._input_slots]
+        rest = names[len(arrays) :]
+        unknown = sorted(set(named) - set(rest))
+        if unknown:
+            raise self._data_error(
+                f"unknown or repeated input {', '.join(map(repr, unknown))}",
+                f"the inputs are {', '.join(map(repr, names)) or 'none'}",
+            )
+        missing = [name for name in rest if name not in named]
+        if missing:
+            raise self._data_error(
+                f"input {', '.join(map(repr, missing))} is missing",
+                f"the inputs are {', '.join(map(repr, names))}",
+            )
+        return [*arrays, *(named[name] for name in rest)]
+
+    def _data_error(self, what: str, why: str, where: str = "", fix: str = "") -> DlccError:
+        return DlccError(ExitCode.DATA, what, where=where or self.name, why=why, fix=fix)
+
+    def _run(
+        self,
+        inputs: Sequence[object],
+        results: list[Array],
+        times: ctypes.Array[ctypes.c_uint64] | None = None,
+    ) -> list[Array]:
+        slots = self._input_slots
+        if len(inputs) != len(slots):
+            names = ", ".join(repr(s.info.name) for s in slots) or "none"
+            raise self._data_error(
+                f"{len(inputs)} inputs given, {len(slots)} needed", f"the inputs are {names}"
+            )
+        # Kept in a list until the call is over: the pointers own nothing.
+        arrays = [self._input(slot, x) for slot, x in zip(slots, inputs, strict=True)]
+        with self._lock:
+            self._check_open()
+            for index, array in enumerate(arrays):
+                self._input_pointers[index] = array.__array_interface__["data"][0]
+            for index, array in enumerate(results):
+                self._output_pointers[index] = array.__array_interface__["data"][0]
+            library = self._library
+            places = (library.instance, self._input_pointers, self._output_pointers)
+            status = library.run(*places) if times is None else library.profile(*places, times)
+            if status != 0:
+                raise library.failure(status)
+        return results
+
+    def _input(self, slot: _Slot, value: object) -> Array:
+        array = value if isinstance(value, np.ndarray) else self._from_dlpack(slot, value)
+        if array.dtype != slot.dtype:
+            raise self._data_error(
+                f"dtype {array.dtype}, {slot.info.dtype} needed",
+                "dlcc converts no input silently",
+                where=f"input {slot.info.name!r}",
+                fix=f"pass x.astype({slot.info.dtype!r})",
+            )
+        if array.shape != slot.shape:
+            raise self._data_error(
+                f"shape {array.shape}, {slot.shape} needed",
+                "a compiled network has fixed shapes",
+                where=f"input {slot.info.name!r}",
+                fix="reshape the input, or compile with --shape",
+            )
+        if array.flags.c_contiguous and array.flags.aligned:
+            return array
+        return np.require(array, requirements=("C", "A"))
+
+    def _from_dlpack(self, slot: _Slot, value: object) -> Array:
+        where = f"input {slot.info.name!r}"
+        if not hasattr(value, "__dlpack__"):
+            raise self._data_error(
+                f"cannot use a {type(value).__name__}",
+                "it is neither a numpy array nor does it offer DLPack",
+                where=where,
+                fix="pass numpy.asarray(x, dtype)",
+            )
+        try:
+            return cast(Array, np.from_dlpack(cast(Any, value)))
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise self._data_error(
+                f"cannot use this {type(value).__name__}",
+                str(error).splitlines()[0] if str(error) else type(error).__name__,
+                where=where,
+                fix="pass a detached tensor in CPU memory",
+            ) from error
+
+    def _results(self, out: Array | Sequence[Array] | None) -> list[Array]:
+        slots = self._output_slots
+        if out is None:
+            return [np.empty(slot.shape, slot.dtype) for slot in slots]
+        given = [out] if isinstance(out, np.ndarray) else list(out)
+        if len(given) != len(slots):
+            raise self._data_error(f"{len(given)} arrays in out", f"{len(slots)} are needed")
+        for slot, array in zip(slots, given, strict=True):
+            self._check_out(slot, array)
+        return given
+
+    def _check_out(self, slot: _Slot, array: Array) -> None:
+        if not isinstance(array, np.ndarray):
+            reason = f"it is a {type(array).__name__}, not a numpy array"
+        elif array.dtype != slot.dtype or array.shape != slot.shape:
+            reason = f"it is {array.dtype}{list(array.shape)}"
+        elif not (array.flags.c_contiguous and array.flags.aligned and array.flags.writeable):
+            reason = "it is not C-contiguous, aligned and writable"
+        else:
+            return
+        raise self._data_error(
+            "cannot write the result into out",
+            reason,
+            where=f"output {slot.info.name!r}",
+            fix=f"pass numpy.empty({slot.shape}, {slot.info.dtype!r})",
+        )

@@ -1,0 +1,189 @@
+"""Writes TIR directly, statement by statement, for kernels whose every instruction matters.
+
+A schedule describes a kernel by transformations of a naive one; the register-blocked kernels are
+shorter and clearer when the code that wanted is written down. :class:`KernelBuilder` is a thin
+emitter: flat one-dimensional buffers, loops as ``with`` blocks, values bound to names, vectors by
+their lane count, LLVM intrinsics by name. What it makes needs no loop passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tvm import tirx
+
+from dlcc.tir.build import LOWERED
+
+_UNBOUNDED = 2**31 - 1
+"""Declared length of pointer parameters: their true length is the caller's business."""
+
+
+def vector_type(dtype: str, lanes: int) -> str:
+    """TVM's name of ``lanes`` elements of ``dtype``: ``float32x16``, or ``float32`` for one."""
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+def lanes_of(value: Any) -> int:
+    """Vector lanes of an expression."""
+    return int(value.ty.lanes)
+
+
+class KernelBuilder:
+    """Emits one kernel function with the interface of :mod:`dlcc.program`.
+
+    Attributes:
+        begin: first work item (int32 expression).
+        end: one past the last work item.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.begin = tirx.Var("begin", "int32")
+        self.end = tirx.Var("end", "int32")
+        self._params: list[Any] = []
+        self._scopes: list[list[Any]] = [[]]
+        self._names = 0
+
+    # -- memory ---------------------------------------------------------------------------------
+
+    def pointer(self, name: str, dtype: str, align: int = 64) -> Any:
+        """Adds a pointer parameter: a flat buffer of ``dtype``, ``align`` bytes aligned."""
+        buffer = tirx.decl_buffer((_UNBOUNDED,), dtype, name=name, data_alignment=align)
+        self._params.append(buffer)
+        return buffer
+
+    def alloc(self, dtype: str, elements: int) -> Any:
+        """A stack array of the current scope, 64-byte aligned.
+
+        Indexed by constants only, it becomes registers.
+        """
+        name = self._fresh("local")
+        buffer = tirx.decl_buffer((elements,), dtype, name=name, data_alignment=64)
+        self._emit(tirx.AllocBuffer(buffer))
+        return buffer
+
+    def load(self, buffer: Any, index: Any, lanes: int = 1) -> Any:
+        """``lanes`` consecutive elements of ``buffer`` from ``index``."""
+        return tirx.BufferLoad(buffer, [self._range(index, lanes)])
+
+    def store(self, buffer: Any, index: Any, value: Any) -> None:
+        """Stores a scalar or vector at ``index`` of ``buffer``."""
+        self._emit(tirx.BufferStore(buffer, value, [self._range(index, lanes_of(value))]))
+
+    def store_first(self, buffer: Any, index: Any, value: Any, count: int) -> None:
+        """Stores only the first ``count`` lanes of ``value``, and touches nothing beyond."""
+        lanes = lanes_of(value)
+        if count >= lanes:
+            self.store(buffer, index, value)
+            return
+        spare = self.alloc(str(buffer.dtype), lanes)
+        self.store(spare, 0, value)
+        at, piece = 0, lanes
+        while at < count:
+            while piece > count - at:
+                piece //= 2
+            self.store(buffer, index + at, self.load(spare, at, piece))
+            at += piece
+
+    def address(self, buffer: Any, index: Any) -> Any:
+        """The address of element ``index``."""
+        return tirx.address_of(self.load(buffer, index))
+
+    # -- values ---------------------------------------------------------------------------------
+
+    def let(self, value: Any, name: str = "v") -> Any:
+        """Evaluates ``value`` here, once; returns the name that stands for it."""
+        if isinstance(value, int):
+            return tirx.IntImm("int32", value)
+        var = tirx.Var(self._fresh(name), value.ty)
+        self._emit(tirx.Bind(var, value))
+        return var
+
+    def const(self, value: float, dtype: str, lanes: int = 1) -> Any:
+        """A constant, or a vector full of it."""
+        made = tirx.FloatImm if dtype.startswith("float") else tirx.IntImm
+        return self.splat(made(dtype, value), lanes)
+
+    @staticmethod
+    def splat(value: Any, lanes: int) -> Any:
+        """``value`` in every lane."""
+        return value if lanes == 1 else tirx.Broadcast(value, lanes)
+
+    @staticmethod
+    def cast(value: Any, dtype: str) -> Any:
+        """``value`` converted to ``dtype``, lane by lane."""
+        return tirx.Cast(vector_type(dtype, lanes_of(value)), value)
+
+    @staticmethod
+    def reinterpret(value: Any, dtype: str, lanes: int = 1) -> Any:
+        """The same bits as another type of the same total width."""
+        return tirx.reinterpret(vector_type(dtype, lanes), value)
+
+    @staticmethod
+    def pure(name: str, dtype: str, lanes: int, *args: Any) -> Any:
+        """Calls an LLVM intrinsic without side effects."""
+        return tirx.call_llvm_pure_intrin(vector_type(dtype, lanes), name, *args)
+
+    def effect(self, name: str, *args: Any) -> None:
+        """Calls an LLVM intrinsic for its side effect."""
+        self._emit(tirx.Evaluate(tirx.call_llvm_intrin("void", name, *args)))
+
+    # -- control --------------------------------------------------------------------------------
+
+    @contextmanager
+    def loop(self, start: Any, stop: Any, name: str = "i") -> Iterator[Any]:
+        """A loop over ``[start, stop)``; gives its variable.
+
+        A loop of exactly one constant iteration is written without a loop.
+        """
+        if isinstance(start, int) and isinstance(stop, int) and stop - start == 1:
+            yield tirx.IntImm("int32", start)
+            return
+        var = tirx.Var(self._fresh(name), "int32")
+        self._scopes.append([])
+        yield var
+        body = self._close()
+        low = tirx.IntImm("int32", start) if isinstance(start, int) else start
+        extent = stop - start
+        extent = tirx.IntImm("int32", extent) if isinstance(extent, int) else extent
+        self._emit(tirx.For(var, low, extent, tirx.ForKind.SERIAL, body))
+
+    @contextmanager
+    def when(self, condition: Any) -> Iterator[None]:
+        """Statements that run only if ``condition`` holds (no block for Python's ``True``)."""
+        if condition is True:
+            yield
+            return
+        self._scopes.append([])
+        yield
+        self._emit(tirx.IfThenElse(condition, self._close(), None))
+
+    def build(self) -> Any:
+        """The finished PrimFunc."""
+        if len(self._scopes) != 1:
+            raise ValueError(f"{self.name}: built inside an open loop")
+        func = tirx.PrimFunc([*self._params, self.begin, self.end], self._close())
+        func = func.with_attr("global_symbol", self.name).with_attr("tirx.noalias", True)
+        return func.with_attr(LOWERED, 1)
+
+    # -- internals ------------------------------------------------------------------------------
+
+    def _fresh(self, stem: str) -> str:
+        self._names += 1
+        return f"{stem}_{self._names}"
+
+    def _emit(self, stmt: Any) -> None:
+        self._scopes[-1].append(stmt)
+
+    def _close(self) -> Any:
+        stmts = self._scopes.pop()
+        if not stmts:
+            return tirx.Evaluate(tirx.IntImm("int32", 0))
+        return stmts[0] if len(stmts) == 1 else tirx.SeqStmt(stmts)
+
+    @staticmethod
+    def _range(index: Any, lanes: int) -> Any:
+        start = tirx.IntImm("int32", index) if isinstance(index, int) else index
+        return start if lanes == 1 else tirx.Ramp(start, 1, lanes)

@@ -1,0 +1,100 @@
+"""Scalar expressions for ops' default TIR: the few that TVM's operators do not spell.
+
+Ops import this module inside ``compute``, so that the IR can be used without loading TVM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tvm import te, tirx
+
+from dlcc.ir.encodings import Affine
+
+Expr = Any
+
+
+def const(value: float | int | bool, dtype: str) -> Expr:
+    """A constant of ``dtype``; floats are rounded to it once."""
+    if dtype == "float32":
+        value = float(np.float32(value))
+    return tirx.const(value, dtype)
+
+
+def cast(x: Expr, dtype: str) -> Expr:
+    """Conversion, as C does it."""
+    return x if str(x.dtype) == dtype else x.astype(dtype)
+
+
+def like(value: float | int | bool, x: Expr) -> Expr:
+    """A constant of the type of ``x``."""
+    return const(value, str(x.dtype))
+
+
+def maximum(a: Expr, b: Expr) -> Expr:
+    """The larger one."""
+    return te.max(a, b)
+
+
+def minimum(a: Expr, b: Expr) -> Expr:
+    """The smaller one."""
+    return te.min(a, b)
+
+
+def select(condition: Expr, yes: Expr, no: Expr) -> Expr:
+    """``yes`` where ``condition``; both are computed (no branch, so it vectorises)."""
+    return tirx.Select(condition, yes, no)
+
+
+def guarded(condition: Expr, yes: Expr, no: Expr) -> Expr:
+    """``yes`` where ``condition``, and only there computed: for reads that may be out of bounds."""
+    return tirx.if_then_else(condition, yes, no)
+
+
+def both(*conditions: Expr) -> Expr:
+    """True where all conditions are."""
+    return tirx.all(*conditions)
+
+
+def rint(x: Expr) -> Expr:
+    """Nearest integer, half to even."""
+    return tirx.nearbyint(x)
+
+
+def clamp(x: Expr, low: float, high: float) -> Expr:
+    """``x`` in [low, high], as constants of its type; infinite ends are left out."""
+    if low != -float("inf"):
+        x = te.max(x, like(low, x))
+    if high != float("inf"):
+        x = te.min(x, like(high, x))
+    return x
+
+
+def to_codes(scaled: Expr, out: Affine, low: int, high: int, storage: str) -> Expr:
+    """clamp(rint(scaled) + zero_point, low, high) as codes of ``out``, as dlcc.numerics does it."""
+    shifted = rint(scaled) + const(out.zero_point, "float32")
+    return clamp(shifted, low, high).astype("int32").astype(storage)
+
+
+def centred(code: Expr, encoding: Affine) -> Expr:
+    """q - zero_point as int32."""
+    return code.astype("int32") - const(encoding.zero_point, "int32")
+
+
+def flat_index(indices: Sequence[Expr], shape: Sequence[int]) -> Expr:
+    """Row-major position of ``indices``."""
+    position: Expr = const(0, "int32")
+    for index, size in zip(indices, shape, strict=True):
+        position = position * size + index
+    return position
+
+
+def unflatten(position: Expr, shape: Sequence[int]) -> list[Expr]:
+    """Indices of the row-major ``position``."""
+    indices: list[Expr] = []
+    for size in reversed(shape):
+        indices.append(tirx.floormod(position, size))
+        position = tirx.floordiv(position, size)
+    return indices[::-1]

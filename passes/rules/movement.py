@@ -1,0 +1,244 @@
+"""Canonical forms of ops that move numbers: reshape, transpose, concat, slice, pad, pooling.
+
+These are rules of ``canonicalize``. Moving numbers does not care how they are stored, so most of
+them hold for quantised values too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from dlcc.ir import TensorType, Value
+from dlcc.ops.base import build
+from passes.patterns import Match, Rule, any_, attr, const, op
+
+
+def ints(m: Match, capture: str, key: str) -> tuple[int, ...]:
+    """A list-of-integers attribute of a captured node."""
+    value = attr(m.node(capture), key)
+    return tuple(int(v) for v in value) if isinstance(value, tuple) else (int(value),)
+
+
+def permutation(m: Match, capture: str) -> tuple[int, ...]:
+    """The ``perm`` of a captured transpose."""
+    return ints(m, capture, "perm")
+
+
+class _Move(Rule):
+    any_encoding = True
+    quiet = True
+
+    def moved(
+        self, m: Match, name: str, inputs: Sequence[Value], attrs: dict[str, tuple[int, ...]]
+    ) -> list[Value]:
+        """A movement op whose result has exactly the root's type (encoding included)."""
+        node = build(
+            m.graph,
+            name,
+            inputs,
+            attrs,
+            loc=m.root.loc,
+            types=[m.root.output.type],
+            names=[m.root.output.name],
+            before=m.root,
+        )
+        return [node.output]
+
+
+class DropIdentity(_Move):
+    """reshape, transpose, slice, pad, expand, tile, cast, relayout that change nothing -> x.
+
+    A concat of one operand is one of them; so is a requantize to the encoding that x has.
+    """
+
+    pattern = op(
+        (
+            "reshape",
+            "slice",
+            "pad",
+            "expand",
+            "tile",
+            "cast",
+            "relayout",
+            "concat",
+            "transpose",
+            "requantize",
+        ),
+        any_("x"),
+        capture="move",
+    )
+
+    def check(self, m: Match) -> str | None:
+        node = m.node("move")
+        if node.op == "concat" and len(node.inputs) != 1:
+            return "it joins several tensors"
+        if node.op == "transpose" and not _is_identity(permutation(m, "move")):
+            return "it moves axes"
+        if node.op == "slice" and any(s < 0 for s in ints(m, "move", "steps")):
+            return "it reverses an axis"
+        if node.op == "pad" and any(ints(m, "move", "pads")):
+            return "it crops and pads"
+        return None if m.value("x").type == node.output.type else "it changes the type"
+
+    def rewrite(self, m: Match) -> list[Value]:
+        return [m.value("x")]
+
+
+def _is_identity(perm: tuple[int, ...]) -> bool:
+    return perm == tuple(range(len(perm)))
+
+
+class ReshapeChain(_Move):
+    """reshape(reshape(x)) -> reshape(x)."""
+
+    pattern = op("reshape", op("reshape", any_("x"), shared=True))
+
+    def rewrite(self, m: Match) -> list[Value]:
+        return self.moved(m, "reshape", [m.value("x")], {"shape": m.root.output.type.shape})
+
+
+class TransposeChain(_Move):
+    """transpose(transpose(x, p), q) -> transpose(x, p[q])."""
+
+    pattern = op(
+        "transpose", op("transpose", any_("x"), capture="inner", shared=True), capture="outer"
+    )
+
+    def rewrite(self, m: Match) -> list[Value]:
+        inner, outer = permutation(m, "inner"), permutation(m, "outer")
+        perm = tuple(inner[axis] for axis in outer)
+        return self.moved(m, "transpose", [m.value("x")], {"perm": perm})
+
+
+class RelayoutChain(_Move):
+    """relayout(relayout(x)) -> relayout(x)."""
+
+    pattern = op("relayout", op("relayout", any_("x"), shared=True))
+
+    def rewrite(self, m: Match) -> list[Value]:
+        return self.moved(m, "relayout", [m.value("x")], {})
+
+
+class ConcatChain(_Move):
+    """concat(..., concat(a, b), ...) over one axis -> concat(..., a, b, ...)."""
+
+    pattern = op("concat", capture="concat")
+
+    def check(self, m: Match) -> str | None:
+        return None if self._inner(m) else "no operand is a concat over the same axis"
+
+    def _inner(self, m: Match) -> set[Value]:
+        axis = attr(m.node("concat"), "axis")
+        return {
+            v
+            for v in m.node("concat").inputs
+            if v is not None
+            and v.producer is not None
+            and v.producer.op == "concat"
+            and attr(v.producer, "axis") == axis
+            and m.graph.use_count(v) == 1
+        }
+
+    def rewrite(self, m: Match) -> list[Value]:
+        inner, flat = self._inner(m), []
+        for value in m.node("concat").inputs:
+            assert value is not None
+            producer = value.producer
+            flat += list(producer.inputs) if producer and value in inner else [value]
+        operands = [v for v in flat if v is not None]
+        axis = attr(m.node("concat"), "axis")
+        assert isinstance(axis, int)
+        node = build(
+            m.graph,
+            "concat",
+            operands,
+            {"axis": axis},
+            loc=m.root.loc,
+            types=[m.root.output.type],
+            names=[m.root.output.name],
+            before=m.root,
+        )
+        return [node.output]
+
+
+class GlobalAveragePool(Rule):
+    """avg_pool2d over the whole image -> reduce_mean over axes 2 and 3."""
+
+    pattern = op("avg_pool2d", any_("x"), capture="pool")
+    quiet = True
+
+    def check(self, m: Match) -> str | None:
+        if ints(m, "pool", "kernel") != m.value("x").type.shape[2:]:
+            return "the kernel does not cover the image"
+        if any(ints(m, "pool", "pads")) or any(d != 1 for d in ints(m, "pool", "dilations")):
+            return "it is padded or dilated"
+        return None if m.root.output.type.shape[2:] == (1, 1) else "it gives more than one number"
+
+    def rewrite(self, m: Match) -> list[Value]:
+        return m.build("reduce_mean", [m.value("x")], {"axes": (2, 3), "keepdims": True})
+
+
+class ReduceUnitAxes(Rule):
+    """reduce_mean/sum/max/min over axes of length 1 -> reshape."""
+
+    pattern = op(("reduce_mean", "reduce_sum", "reduce_max", "reduce_min"), any_("x"))
+    quiet = True
+
+    def check(self, m: Match) -> str | None:
+        same = math.prod(m.root.output.type.shape) == m.value("x").type.elements
+        return None if same and m.value("x").type.elements else "it reduces more than one number"
+
+    def rewrite(self, m: Match) -> list[Value]:
+        return m.build("reshape", [m.value("x")], {"shape": m.root.output.type.shape})
+
+
+class MatmulToLinear(Rule):
+    """matmul(a, constant matrix) -> linear(a, constant)."""
+
+    pattern = op("matmul", any_("a"), const("b"), capture="matmul")
+    quiet = True
+
+    def check(self, m: Match) -> str | None:
+        if m.value("b").type.rank != 2 or m.value("a").type.rank < 2:
+            return "the constant is not one matrix"
+        return "both operands are constant" if m.value("a").is_constant else None
+
+    def rewrite(self, m: Match) -> list[Value]:
+        node = m.node("matmul")
+        weight = m.array("b") if attr(node, "transpose_b") else m.array("b").T.copy()
+        clamp = {k: attr(node, k) for k in ("act_min", "act_max")}
+        operands = [m.value("a"), m.graph.add_constant(weight), None, node.optional_input(2)]
+        return m.build("linear", operands, clamp)
+
+
+class QuantizeOfDequantize(Rule):
+    """quantize(dequantize(q)) to the encoding q has -> q."""
+
+    pattern = op("quantize", op("dequantize", any_("q"), shared=True))
+    any_encoding = True
+    quiet = True
+
+    def check(self, m: Match) -> str | None:
+        q, out = m.value("q").type, m.root.output.type
+        return None if _same_codes(q, out) else "the encodings differ"
+
+    def rewrite(self, m: Match) -> list[Value]:
+        return [m.value("q")]
+
+
+def _same_codes(a: TensorType, b: TensorType) -> bool:
+    return a == b and not a.is_dense and a.affine.bits <= 16
+
+
+MOVEMENT: tuple[type[Rule], ...] = (
+    DropIdentity,
+    ReshapeChain,
+    TransposeChain,
+    RelayoutChain,
+    ConcatChain,
+    GlobalAveragePool,
+    ReduceUnitAxes,
+    MatmulToLinear,
+    QuantizeOfDequantize,
+)

@@ -1,0 +1,108 @@
+"""Levels of CPU instruction sets: what LLVM is told, what /proc/cpuinfo must list, what it is good for.
+
+Peak figures are cycles-free: operations per cycle and core, multiplied by a nominal clock. They
+only have to rank kernels on the same machine, not to predict milliseconds on another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from dlcc.errors import DlccError, ExitCode
+
+DotUnit = Literal["madd", "vnni", "amx"]
+
+
+@dataclass(frozen=True)
+class Isa:
+    """One feature level of x86-64.
+
+    Attributes:
+        name: how a user asks for it.
+        mcpu: LLVM CPU name; ``mattr``: LLVM features on top.
+        flags: features as in /proc/cpuinfo, all needed.
+        lanes: 32-bit lanes of a vector register; ``registers``: how many of them.
+        dot: the u8 x s8 unit: pmaddwd on widened values, vpdpbusd, or AMX tiles.
+        fma: fused multiply-add exists.
+    """
+
+    name: str
+    mcpu: str
+    mattr: tuple[str, ...]
+    flags: tuple[str, ...]
+    lanes: int
+    registers: int
+    dot: DotUnit
+    fma: bool = True
+
+    @property
+    def macs_per_cycle(self) -> dict[str, float]:
+        """Peak multiply-accumulates per cycle and core, by activation dtype."""
+        dots = {"madd": 2.0 * self.lanes, "vnni": 8.0 * self.lanes, "amx": 1024.0}
+        return {"u8": dots[self.dot], "f32": (2.0 if self.fma else 1.0) * self.lanes}
+
+    def without_amx(self) -> Isa:
+        """The vector level below an AMX level (itself otherwise)."""
+        return AVX512VNNI if self.dot == "amx" else self
+
+
+_V3 = ("avx", "avx2", "fma", "bmi1", "bmi2", "movbe", "f16c", "abm")
+_V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+
+SSE4 = Isa("sse4", "x86-64-v2", (), ("sse4_1", "sse4_2", "ssse3", "popcnt"), 4, 16, "madd", False)
+AVX2 = Isa("avx2", "x86-64-v3", (), _V3, 8, 16, "madd")
+AVXVNNI = Isa("avxvnni", "x86-64-v3", ("+avxvnni",), (*_V3, "avx_vnni"), 8, 16, "vnni")
+AVX512 = Isa("avx512", "x86-64-v4", (), _V4, 16, 32, "madd")
+AVX512VNNI = Isa("avx512vnni", "x86-64-v4", ("+avx512vnni",), (*_V4, "avx512_vnni"), 16, 32, "vnni")
+AMX = Isa(
+    "amx",
+    "x86-64-v4",
+    ("+avx512vnni", "+amx-tile", "+amx-int8"),
+    (*_V4, "avx512_vnni", "amx_tile", "amx_int8"),
+    16,
+    32,
+    "amx",
+)
+
+LEVELS = {isa.name: isa for isa in (SSE4, AVX2, AVXVNNI, AVX512, AVX512VNNI, AMX)}
+"""All levels by name, from the oldest to the newest."""
+
+
+@cache
+def host_flags(cpuinfo: str = "/proc/cpuinfo") -> frozenset[str]:
+    """Feature flags of the CPU this runs on; empty where ``cpuinfo`` cannot be read."""
+    try:
+        text = Path(cpuinfo).read_text()
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        if line.startswith("flags"):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def supports(isa: Isa, flags: frozenset[str]) -> bool:
+    """Whether a CPU with these flags can run code for ``isa``."""
+    return set(isa.flags) <= flags
+
+
+def detect(cpuinfo: str = "/proc/cpuinfo") -> Isa:
+    """The best level of the CPU this runs on.
+
+    Raises:
+        DlccError: not an x86-64 CPU with SSE4, or ``cpuinfo`` cannot be read.
+    """
+    flags = host_flags(cpuinfo)
+    fitting = [isa for isa in LEVELS.values() if supports(isa, flags)]
+    if not fitting:
+        raise DlccError(
+            ExitCode.TARGET,
+            "cannot tell a supported instruction set of this machine",
+            where=cpuinfo,
+            why=f"no level of {', '.join(LEVELS)} is covered by its flags",
+            fix="name the level to compile for",
+        )
+    return fitting[-1]

@@ -1,0 +1,160 @@
+"""What a convolution, matmul or depthwise layer looks like to a kernel generator.
+
+Activations are row-major NHWC. Real value = scale * (q - zero_point); scales never reach a kernel:
+they are folded into the f32 multipliers, which are constants like the weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import Literal
+
+InType = Literal["u8", "f32"]
+OutType = Literal["u8", "s8", "f32"]
+ResidualType = Literal["u8", "f32"]
+
+NUMPY = {"u8": "uint8", "s8": "int8", "f32": "float32", "i16": "int16"}
+"""numpy's (and TVM's) names of the short dtype names used in specs."""
+
+SIZE = {"u8": 1, "s8": 1, "i16": 2, "f32": 4}
+"""Bytes of one element."""
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What happens to an accumulator before it is stored.
+
+    u8 activations: ``t = acc + bias[c] (+ rint((r - residual_zero_point) * ratio[c]))``, then for an
+    integer output ``clamp(rint(t * m[c]) + out_zero_point, lo, hi)`` with ``lo``, ``hi`` in q
+    units, or for an f32 output ``clamp(t * m[c] (+ r), lo, hi)`` in real units. f32 activations:
+    ``clamp(acc + bias[c] (+ r), lo, hi)``. A u8 residual belongs to an integer output, an f32
+    residual to an f32 output.
+    """
+
+    out: OutType = "f32"
+    lo: float = -inf
+    hi: float = inf
+    out_zero_point: int = 0
+    residual: ResidualType | None = None
+    residual_zero_point: int = 0
+
+    def __post_init__(self) -> None:
+        if self.residual == "u8" and self.out == "f32":
+            raise ValueError("a u8 residual needs an integer output")
+        if self.residual == "f32" and self.out != "f32":
+            raise ValueError("an f32 residual needs an f32 output")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """``lo`` and ``hi``, narrowed to what the output dtype can hold."""
+        low, high = {"u8": (0.0, 255.0), "s8": (-128.0, 127.0), "f32": (-inf, inf)}[self.out]
+        return max(low, self.lo), min(high, self.hi)
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """A 2-D convolution; also a linear layer (``h=1, w=M, kh=kw=1``).
+
+    ``pads`` are (top, left, bottom, right) and hold ``in_zero_point``. Weights are
+    ``[oc, c / groups, kh, kw]``: s8 (zero point 0) for u8 activations, f32 for f32.
+    ``input_slack``: ARENA_SLACK bytes after the input's end may be read; where they may not (a
+    caller's own buffer), the kernel copies the input first if it would read them.
+    """
+
+    n: int
+    h: int
+    w: int
+    c: int
+    oc: int
+    kh: int = 1
+    kw: int = 1
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    groups: int = 1
+    in_dtype: InType = "u8"
+    in_zero_point: int = 0
+    epilogue: Epilogue = Epilogue()
+    input_slack: bool = True
+
+    def __post_init__(self) -> None:
+        if self.c % self.groups or self.oc % self.groups:
+            raise ValueError(f"{self.groups} groups divide neither {self.c} nor {self.oc} channels")
+        if self.oh < 1 or self.ow < 1:
+            raise ValueError(f"kernel {self.kh}x{self.kw} exceeds the padded input")
+        if self.in_dtype == "f32" and self.epilogue.out != "f32":
+            raise ValueError("f32 activations give an f32 output")
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Height and width with the padding."""
+        top, left, bottom, right = self.pads
+        return self.h + top + bottom, self.w + left + right
+
+    @property
+    def oh(self) -> int:
+        """Output rows."""
+        return (self.padded[0] - (self.kh - 1) * self.dilation[0] - 1) // self.stride[0] + 1
+
+    @property
+    def ow(self) -> int:
+        """Output columns."""
+        return (self.padded[1] - (self.kw - 1) * self.dilation[1] - 1) // self.stride[1] + 1
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        taps = self.kh * self.kw * (self.c // self.groups)
+        return self.n * self.oh * self.ow * self.oc * taps
+
+
+@dataclass(frozen=True)
+class ConvTransposeSpec:
+    """A 2-D transposed convolution. Weights are ``[c, oc / groups, kh, kw]`` as in ONNX.
+
+    Output size: ``(h - 1) * stride - pads + dilation * (kh - 1) + output_padding + 1``.
+    """
+
+    n: int
+    h: int
+    w: int
+    c: int
+    oc: int
+    kh: int
+    kw: int
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    output_padding: tuple[int, int] = (0, 0)
+    groups: int = 1
+    in_dtype: InType = "u8"
+    in_zero_point: int = 0
+    epilogue: Epilogue = Epilogue()
+
+
+@dataclass(frozen=True)
+class MatmulSpec:
+    """``y[b] = a[b] @ b[b]`` of two activations, ``a`` [batch, m, k], ``b`` [batch, k, n].
+
+    ``transpose_b``: ``b`` is [batch, n, k]. u8: both have zero points and the epilogue's multiplier
+    is one number for all columns; there is no bias and no residual. ``a_slack``, ``b_slack``: as
+    ``input_slack`` of a convolution.
+    """
+
+    batch: int
+    m: int
+    k: int
+    n: int
+    in_dtype: InType = "f32"
+    a_zero_point: int = 0
+    b_zero_point: int = 0
+    transpose_b: bool = False
+    epilogue: Epilogue = Epilogue()
+    a_slack: bool = True
+    b_slack: bool = True
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return self.batch * self.m * self.k * self.n

@@ -1,0 +1,254 @@
+"""From IR nodes to kernel specs: what a GEMM-like layer is, and its constants as kernels want them.
+
+The one place that folds quantisation parameters: the input's zero point goes into the bias
+(``acc = sum(xq * wq) + bias - zx * sum(wq)``; borders are padded with ``zx``), scales become
+float32 multipliers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from dlcc import numerics
+from dlcc.ir import Affine, Node, TensorType, Value
+from dlcc.ir.dtypes import F32
+from dlcc.ir.encodings import Array
+from dlcc.lowering.views import root
+from dlcc.ops import op_of
+from dlcc.ops.integer import weight_scales
+from targets.cpu.kernels.spec import (
+    ConvSpec,
+    ConvTransposeSpec,
+    Epilogue,
+    InType,
+    MatmulSpec,
+    OutType,
+)
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Constants of a layer, not yet packed.
+
+    ``weights`` as in the IR (codes or float32); ``bias`` int32 or float32 [channels];
+    ``multiplier`` and ``residual_ratio`` float32 [channels] (integer layers, else None).
+    """
+
+    weights: Array
+    bias: Array
+    multiplier: Array | None = None
+    residual_ratio: Array | None = None
+
+
+def refusal(node: Node) -> str:
+    """Why no GEMM-family kernel can take the types of ``node``; "" if they can."""
+    activations = [v for v in node.inputs if v is not None and not v.is_constant]
+    for value in (*activations, node.output):
+        why = _activation_refusal(value.type)
+        if why:
+            return f"%{value.name} {why}"
+    if node.op == "matmul":
+        return _matmul_refusal(node)
+    weight = node.input(1)
+    if not weight.is_constant:
+        return "the weight is not known at compile time"
+    if not prod(weight.type.shape) or not node.output.type.elements:
+        return "a tensor has no elements"
+    quantised = isinstance(node.input(0).type.encoding, Affine)
+    return _weight_refusal(weight.type, quantised) or _residual_refusal(node, quantised)
+
+
+def _activation_refusal(type_: TensorType) -> str:
+    if type_.dtype != F32:
+        return f"is {type_.dtype}; these kernels take f32 and 8-bit activations"
+    encoding = type_.encoding
+    if isinstance(encoding, Affine) and (encoding.bits != 8 or encoding.axis is not None):
+        return "is quantised, but not to 8 bits with one scale"
+    return ""
+
+
+def _weight_refusal(type_: TensorType, quantised: bool) -> str:
+    encoding = type_.encoding
+    if not quantised:
+        return "" if type_.is_dense else "a float layer needs dense weights"
+    if not isinstance(encoding, Affine) or encoding.bits > 8:
+        return "an integer layer needs weights of at most 8 bits"
+    if not encoding.signed or any(encoding.zero_points):
+        return "the weights are not signed with zero point 0"
+    return ""
+
+
+def _residual_refusal(node: Node, quantised: bool) -> str:
+    residual = node.optional_input(3)
+    if residual is None:
+        return ""
+    integer = isinstance(residual.type.encoding, Affine)
+    if residual.is_constant or integer != quantised:
+        return "the residual operand is not an activation of the layer's own kind"
+    if quantised and not isinstance(node.output.type.encoding, Affine):
+        return "a quantised residual needs a quantised output"
+    return ""
+
+
+def _matmul_refusal(node: Node) -> str:
+    a, b = node.input(0), node.input(1)
+    if node.optional_input(2) is not None:
+        return "matmul kernels add no residual"
+    if a.is_constant or b.is_constant:
+        return "one operand is a constant"
+    if a.type.shape[:-2] != b.type.shape[:-2]:
+        return "the leading axes differ"
+    if isinstance(a.type.encoding, Affine) != isinstance(b.type.encoding, Affine):
+        return "one operand is quantised and the other is not"
+    if not node.output.type.elements:
+        return "the output has no elements"
+    return ""
+
+
+def _in_dtype(type_: TensorType) -> InType:
+    return "u8" if isinstance(type_.encoding, Affine) else "f32"
+
+
+def _zero_point(type_: TensorType) -> int:
+    return type_.encoding.zero_point if isinstance(type_.encoding, Affine) else 0
+
+
+def _has_slack(value: Value) -> bool:
+    """False where the bytes are the caller's own buffer."""
+    return root(value).producer is not None
+
+
+def epilogue(node: Node) -> Epilogue:
+    """Output dtype, clamp and residual of a layer."""
+    op = op_of(node)
+    low, high = float(op.get(node, "act_min")), float(op.get(node, "act_max"))
+    residual = node.optional_input(3) if node.op in ("conv2d", "linear") else None
+    kind: InType | None = None if residual is None else _in_dtype(residual.type)
+    zero = 0 if residual is None else _zero_point(residual.type)
+    out = node.output.type.encoding
+    if not isinstance(out, Affine):
+        return Epilogue("f32", low, high, 0, kind, zero)
+    code_low, code_high = numerics.activation_codes(out, low, high)
+    name: OutType = "s8" if out.signed else "u8"
+    return Epilogue(name, float(code_low), float(code_high), out.zero_point, kind, zero)
+
+
+def conv_spec(node: Node) -> ConvSpec:
+    """Spec of a ``conv2d`` or ``linear`` node."""
+    x, weight = node.input(0), node.input(1)
+    common = {
+        "in_dtype": _in_dtype(x.type),
+        "in_zero_point": _zero_point(x.type),
+        "epilogue": epilogue(node),
+        "input_slack": _has_slack(x),
+    }
+    if node.op == "linear":
+        rows = prod(x.type.shape[:-1])
+        return ConvSpec(1, 1, rows, weight.type.shape[1], weight.type.shape[0], **common)
+    n, c, h, w = x.type.shape
+    oc, _, kh, kw = weight.type.shape
+    op = op_of(node)
+    return ConvSpec(
+        n,
+        h,
+        w,
+        c,
+        oc,
+        kh,
+        kw,
+        stride=op.get(node, "strides"),
+        dilation=op.get(node, "dilations"),
+        pads=op.get(node, "pads"),
+        groups=op.get(node, "groups"),
+        **common,
+    )
+
+
+def conv_transpose_spec(node: Node) -> ConvTransposeSpec:
+    """Spec of a ``conv_transpose2d`` node."""
+    n, c, h, w = node.input(0).type.shape
+    _, per_group, kh, kw = node.input(1).type.shape
+    op = op_of(node)
+    groups = int(op.get(node, "groups"))
+    return ConvTransposeSpec(
+        n,
+        h,
+        w,
+        c,
+        per_group * groups,
+        kh,
+        kw,
+        stride=op.get(node, "strides"),
+        dilation=op.get(node, "dilations"),
+        pads=op.get(node, "pads"),
+        output_padding=op.get(node, "output_padding"),
+        groups=groups,
+        in_dtype=_in_dtype(node.input(0).type),
+        in_zero_point=_zero_point(node.input(0).type),
+        epilogue=epilogue(node),
+    )
+
+
+def matmul_spec(node: Node) -> MatmulSpec:
+    """Spec of a ``matmul`` node with equal leading axes."""
+    a, b = node.input(0), node.input(1)
+    *lead, m, k = a.type.shape
+    return MatmulSpec(
+        prod(lead),
+        m,
+        k,
+        node.output.type.shape[-1],
+        in_dtype=_in_dtype(a.type),
+        a_zero_point=_zero_point(a.type),
+        b_zero_point=_zero_point(b.type),
+        transpose_b=bool(op_of(node).get(node, "transpose_b")),
+        epilogue=epilogue(node),
+        a_slack=_has_slack(a),
+        b_slack=_has_slack(b),
+    )
+
+
+def matmul_multiplier(node: Node) -> float:
+    """The one multiplier of an integer matmul (1 for a float one)."""
+    a, b, out = (v.type.encoding for v in (node.input(0), node.input(1), node.output))
+    if not isinstance(a, Affine) or not isinstance(b, Affine):
+        return 1.0
+    scales = np.float64(a.scale) * np.float64(b.scale)
+    denominator = out.scale if isinstance(out, Affine) else 1.0
+    return float(numerics.multiplier(np.asarray(scales), denominator))
+
+
+def layer_constants(node: Node) -> Constants:
+    """Weights, folded bias and multipliers of a conv2d, conv_transpose2d or linear node."""
+    x, weight = node.input(0), node.input(1)
+    transposed = node.op == "conv_transpose2d"
+    channels = node.output.type.shape[1 if transposed or node.op == "conv2d" else -1]
+    given = node.optional_input(2)
+    stored = weight.stored()
+    source = x.type.encoding
+    if not isinstance(source, Affine):
+        bias = np.zeros(channels, np.float32) if given is None else given.stored()
+        return Constants(stored.astype(np.float32), bias.astype(np.float32))
+    codes = stored.astype(np.int64)
+    sums = _channel_sums(codes, node) if transposed else codes.reshape(channels, -1).sum(axis=1)
+    start = np.zeros(channels, np.int64) if given is None else given.stored().astype(np.int64)
+    bias = (start - source.zero_point * sums).astype(np.int32)
+    scales = source.scale * weight_scales(weight.type.affine, channels)
+    out = node.output.type.encoding
+    mult = numerics.multiplier(scales, out.scale if isinstance(out, Affine) else 1.0)
+    residual = node.optional_input(3)
+    ratio = None
+    if residual is not None:
+        ratio = numerics.multiplier(residual.type.affine.scale / scales)
+    return Constants(stored, bias, mult, ratio)
+
+
+def _channel_sums(codes: Array, node: Node) -> Array:
+    """Sums over everything but the output channel of a [C, O/groups, KH, KW] weight."""
+    groups = int(op_of(node).get(node, "groups"))
+    c, per_group, kh, kw = codes.shape
+    split = codes.reshape(groups, c // groups, per_group, kh * kw)
+    return split.sum(axis=(1, 3)).reshape(-1)
