@@ -158,7 +158,10 @@ class Rule(ABC):
     quiet: ClassVar[bool] = False
 
     def check(self, m: Match) -> str | None:
-        """None, or the reason why this match must stay as it is. Must not edit the graph."""
+        """None, or the reason why this match must stay as it is. Must not edit the graph.
+
+        An empty reason says that the rule is not about this match at all: no remark is made.
+        """
         return None
 
     @abstractmethod
@@ -267,25 +270,31 @@ class _Driver:
             found = match(rule.pattern, node, self.graph)
             if found is None:
                 continue
-            reason = self.forbidden(rule, found) or rule.check(found)
+            reason = self.refusal(rule, found)
             if reason is not None:
-                self.refused[(node, rule)] = reason
+                if reason:
+                    self.refused[(node, rule)] = reason
                 continue
             self.apply(rule, found)
             return
 
-    def forbidden(self, rule: Rule, m: Match) -> str | None:
+    def refusal(self, rule: Rule, m: Match) -> str | None:
+        for node in () if rule.any_encoding else m.nodes:
+            for operand in (*node.inputs, *node.outputs):
+                if operand is None or operand.is_constant:
+                    continue
+                if not operand.type.is_dense:
+                    return f"%{operand.name} is stored as {operand.type.encoding.name}"
+                if operand.type.layout:
+                    return f"%{operand.name} has layout {operand.type.layout}"
+        reason = rule.check(m)
+        if reason is not None:
+            return reason
         for value in m.interior:
             if self.graph.use_count(value) != 1:
                 others = users_text(self.graph, value, _reader(value, m))
                 assert value.producer is not None
                 return f"the result of {value.producer!r} is also used by {others}"
-        if not rule.any_encoding:
-            for node in m.nodes:
-                for operand in (*node.inputs, *node.outputs):
-                    if operand is None or operand.is_constant or operand.type.is_dense:
-                        continue
-                    return f"%{operand.name} is stored as {operand.type.encoding.name}"
         return None
 
     def apply(self, rule: Rule, m: Match) -> None:

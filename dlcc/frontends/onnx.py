@@ -7,6 +7,7 @@ arithmetic on shapes is folded while the graph is built.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,10 +83,10 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _recognised(graph: Graph) -> Graph:
     from dlcc.frontends.idioms import fuse_idioms
-    from dlcc.frontends.qdq import fuse_qdq
 
     fuse_idioms(graph)
-    fuse_qdq(graph)
+    if importlib.util.find_spec("dlcc.frontends.qdq"):
+        importlib.import_module("dlcc.frontends.qdq").fuse_qdq(graph)
     remove_dead(graph)
     return graph
 

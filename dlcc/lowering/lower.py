@@ -157,18 +157,20 @@ class _Assembler:
             function = self.functions.add(step)
             names.append(function)
             args: list[Arg | Buffer | _Scratch] = []
-            for arg in step.args:
-                if arg.kind == "const":
-                    args.append(Arg("weights", constants[arg.name]))
-                elif arg.kind == "scratch":
-                    args.append(shared[arg.index])
-                elif arg.kind == "thread_scratch":
-                    args.append(private[arg.index])
-                elif arg.kind == "in":
-                    args.append(self.buffers[activations[arg.index]])
+            for kind, which in step.args:
+                if kind == "const":
+                    args.append(Arg("weights", constants[str(which)]))
+                elif kind == "scratch":
+                    args.append(shared[int(which)])
+                elif kind == "thread_scratch":
+                    args.append(private[int(which)])
+                elif kind == "in":
+                    args.append(self.buffers[activations[int(which)]])
                 else:
-                    args.append(self.buffers[node.outputs[arg.index]])
-            self.pending.append((Step(node.loc, function, (), step.work_items), args))
+                    args.append(self.buffers[node.outputs[int(which)]])
+            self.pending.append(
+                (Step(node.loc, function, (), step.work_items, step.max_threads), args)
+            )
         return names
 
     def _encoding_of(self, node: Node, name: str) -> str:

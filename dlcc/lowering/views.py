@@ -8,7 +8,7 @@ from typing import Literal
 from dlcc.ir import Graph, Node, Value
 from dlcc.ops.base import build
 
-VIEW_OPS = frozenset({"reshape", "relayout", "transpose"})
+VIEW_OPS = frozenset({"reshape", "relayout", "transpose", "reinterpret"})
 
 
 def _significant(axes: list[int], shape: tuple[int, ...]) -> list[int]:

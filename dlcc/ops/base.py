@@ -188,7 +188,8 @@ def _with_encoding(op: Op, node: Node, types: list[TensorType]) -> list[TensorTy
     if len(encodings) > 1:
         raise type_error(node, "the operands have different encodings")
     (encoding,) = encodings
-    return [t.with_(encoding=encoding) for t in types]
+    dtype = node.input(0).type.dtype
+    return [t.with_(encoding=encoding) if t.dtype == dtype else t for t in types]
 
 
 def build(

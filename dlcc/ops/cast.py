@@ -37,7 +37,7 @@ class Cast(Op):
         return [TensorType(node.input(0).type.shape, dtype)]
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
-        """numpy's astype."""
+        """Numpy's astype."""
         dtype = DType.parse(str(self.get(node, "to"))).numpy
         with np.errstate(all="ignore"):
             return [present(xs[0]).astype(dtype)]

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
-from dlcc.ops.weights import as_weight, reshape_value, reshape_weight
 from dlcc.ir import Affine, Node, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Interval, Op, Quantised, type_error
@@ -23,6 +22,7 @@ from dlcc.ops.integer import (
     to_int32,
     weight_scales,
 )
+from dlcc.ops.weights import as_weight, reshape_value, reshape_weight
 from dlcc.ops.windows import Window, auto_pads, pair, quad
 
 _INF = float("inf")
@@ -76,10 +76,7 @@ def _columns(padded: Array, window: Window, groups: int) -> Array:
     """im2col: [N, groups, C/groups * KH * KW, OH * OW]; 1x1 convolutions need no copy."""
     batch, channels = padded.shape[:2]
     (oh, ow), (kh, kw) = window.output, window.kernel
-    if (kh, kw) == (1, 1):
-        taps = window.tap(padded, 0, 0)
-    else:
-        taps = window.view(padded)
+    taps = window.view(padded)
     return np.ascontiguousarray(taps).reshape(batch, groups, channels // groups * kh * kw, oh * ow)
 
 
@@ -371,7 +368,9 @@ class ConvTranspose2d(Op):
         codes = codes_of(node.input(1), weight)
         outs = node.output.type.shape[1]
         grouped = codes.reshape(self.get(node, "groups"), -1, *codes.shape[1:])
-        centred, dtype = _centred(x, xe.zero_point, grouped.transpose(0, 2, 1, 3, 4).reshape(outs, -1))
+        centred, dtype = _centred(
+            x, xe.zero_point, grouped.transpose(0, 2, 1, 3, 4).reshape(outs, -1)
+        )
         acc = to_int32(self._scatter(node, centred, codes, dtype))
         scales = (xe.scale * weight_scales(we, outs)).reshape(1, -1, 1, 1)
         sums = add_bias(acc, bias, (1, -1, 1, 1))

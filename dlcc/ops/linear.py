@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
-from dlcc.ops.weights import as_weight, known, reshape_value, transposed
 from dlcc.ir import Affine, Node, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Interval, Op, Quantised, type_error
@@ -32,6 +31,7 @@ from dlcc.ops.integer import (
     to_int32,
     weight_scales,
 )
+from dlcc.ops.weights import as_weight, known, reshape_value, transposed
 
 _INF = float("inf")
 _CLAMP: Mapping[str, Any] = {"act_min": -_INF, "act_max": _INF}
@@ -267,7 +267,7 @@ def import_matmul(node: OnnxNode) -> Sequence[Value]:
 
 
 def build_matmul(node: OnnxNode, a: Value, b: Value) -> Sequence[Value]:
-    """numpy's ``matmul`` of any ranks, as ``linear`` where ``b`` is a known matrix."""
+    """Numpy's ``matmul`` of any ranks, as ``linear`` where ``b`` is a known matrix."""
     if not a.type.rank or not b.type.rank:
         raise Unsupported("MatMul of a scalar")
     if known(b) and b.type.rank == 2:

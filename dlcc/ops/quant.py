@@ -7,8 +7,8 @@ DequantizeLinear and DynamicQuantizeLinear are imported here, the QLinear family
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -124,9 +124,13 @@ class Reinterpret(_Recoding):
 
 
 class Relayout(Op):
-    """The identity; changes how the tensor lies in memory (``TensorType.layout``)."""
+    """The identity; changes how the tensor lies in memory (``TensorType.layout``).
+
+    ``copy``: the result needs bytes of its own even where none would move.
+    """
 
     name = "relayout"
+    attributes: ClassVar[Mapping[str, Any]] = {"copy": False}
     quantised = Quantised.SAME
 
     def infer(self, node: Node) -> list[TensorType]:
@@ -207,9 +211,7 @@ def as_codes(node: OnnxNode, value: Value, encoding: Affine, suffix: str) -> Val
     return made.output
 
 
-def raw_operands(
-    node: OnnxNode, op: str, operands: Sequence[Value | None]
-) -> list[Value | None]:
+def raw_operands(node: OnnxNode, op: str, operands: Sequence[Value | None]) -> list[Value | None]:
     """``operands`` of an ordinary ONNX op, with affine codes as plain integers.
 
     Ops that only move numbers (``Quantised.SAME``) take the codes as they are.
@@ -258,16 +260,12 @@ def import_quantize(node: OnnxNode) -> Sequence[Value]:
     """QuantizeLinear: the codes' type is the zero point's, or ``output_dtype``, or u8."""
     x, scale = node.input(0), known_array(node, 1, "the scale")
     zero = optional_array(node, 2, "the zero point")
-    encoding = encoding_of(
-        scale, zero, _output_codes(node, zero), _axis(node, scale, x.type.rank)
-    )
+    encoding = encoding_of(scale, zero, _output_codes(node, zero), _axis(node, scale, x.type.rank))
     type_ = TensorType(x.type.shape, F32, encoding)
     if x.is_constant and x.type.is_dense:
         codes = quantise_real(x.decoded(), encoding)
         return [node.graph.add_stored({"values": codes}, type_, name=x.name)]
-    made = build(
-        node.graph, "quantize", [x], loc=node.name, types=[type_], names=[node.name]
-    )
+    made = build(node.graph, "quantize", [x], loc=node.name, types=[type_], names=[node.name])
     return made.outputs
 
 

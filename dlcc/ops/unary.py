@@ -305,7 +305,7 @@ class Sign(Unary):
     name = "sign"
 
     def function(self, node: Node, x: Array) -> Array:
-        """numpy's."""
+        """Numpy's."""
         return np.sign(x)
 
     def expression(self, node: Node, x: Any) -> Any:
@@ -362,7 +362,7 @@ class Sqrt(Unary):
     name = "sqrt"
 
     def function(self, node: Node, x: Array) -> Array:
-        """numpy's."""
+        """Numpy's."""
         return np.sqrt(x)
 
     def expression(self, node: Node, x: Any) -> Any:

@@ -78,7 +78,9 @@ class Window:
         """View [N, C, OH, OW] of the padded input at tap (i, j) of every window."""
         (oh, ow), (sh, sw), (dh, dw) = self.output, self.strides, self.dilations
         top, left = i * dh, j * dw
-        return padded[:, :, top : top + (oh - 1) * sh + 1 : sh, left : left + (ow - 1) * sw + 1 : sw]
+        return padded[
+            :, :, top : top + (oh - 1) * sh + 1 : sh, left : left + (ow - 1) * sw + 1 : sw
+        ]
 
     def view(self, padded: Array) -> Array:
         """View [N, C, KH, KW, OH, OW] of the padded input: every tap of every window."""

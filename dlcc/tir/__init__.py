@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         separate,
         undefined_symbols,
     )
-    from dlcc.tir.builder import KernelBuilder
+    from dlcc.tir.builder import KernelBuilder, lanes_of
     from dlcc.tir.te_kernels import elementwise_like
 
 _HOME = {
@@ -32,6 +32,7 @@ _HOME = {
     "separate": "dlcc.tir.build",
     "undefined_symbols": "dlcc.tir.build",
     "KernelBuilder": "dlcc.tir.builder",
+    "lanes_of": "dlcc.tir.builder",
     "elementwise_like": "dlcc.tir.te_kernels",
 }
 _TVM = {"te": "tvm.te", "s_tir": "tvm.s_tir", "tirx": "tvm.tirx", "T": "tvm.script.tirx"}
@@ -43,6 +44,7 @@ __all__ = [
     "assembly",
     "compile_object",
     "elementwise_like",
+    "lanes_of",
     "llvm_ir",
     "separate",
     "undefined_symbols",

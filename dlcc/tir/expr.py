@@ -98,3 +98,57 @@ def unflatten(position: Expr, shape: Sequence[int]) -> list[Expr]:
         indices.append(tirx.floormod(position, size))
         position = tirx.floordiv(position, size)
     return indices[::-1]
+
+
+def negative(x: Expr) -> Expr:
+    """-x."""
+    return like(0, x) - x if not _is_float(x) else x * like(-1.0, x)
+
+
+def absolute(x: Expr) -> Expr:
+    """|x|."""
+    return te.abs(x) if _is_float(x) else te.max(x, negative(x))
+
+
+def floor(x: Expr) -> Expr:
+    """Largest integer not above."""
+    return te.floor(x)
+
+
+def ceil(x: Expr) -> Expr:
+    """Smallest integer not below."""
+    return te.ceil(x)
+
+
+def sqrt(x: Expr) -> Expr:
+    """IEEE square root."""
+    return te.sqrt(x)
+
+
+def _is_float(x: Expr) -> bool:
+    return "float" in str(x.dtype)
+
+
+def truncdiv(a: Expr, b: Expr) -> Expr:
+    """Integer quotient as in C."""
+    return tirx.truncdiv(a, b)
+
+
+def truncmod(a: Expr, b: Expr) -> Expr:
+    """Integer remainder as in C."""
+    return tirx.truncmod(a, b)
+
+
+def floormod(a: Expr, b: Expr) -> Expr:
+    """Integer remainder with the sign of ``b``."""
+    return tirx.floormod(a, b)
+
+
+def fmod(a: Expr, b: Expr) -> Expr:
+    """fmod of the C library."""
+    return tirx.fmod(a, b)
+
+
+def power(a: Expr, b: Expr) -> Expr:
+    """a to the power b."""
+    return te.power(a, b)

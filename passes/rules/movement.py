@@ -25,7 +25,7 @@ def permutation(m: Match, capture: str) -> tuple[int, ...]:
     return ints(m, capture, "perm")
 
 
-class _Move(Rule):
+class Move(Rule):
     any_encoding = True
     quiet = True
 
@@ -46,7 +46,7 @@ class _Move(Rule):
         return [node.output]
 
 
-class DropIdentity(_Move):
+class DropIdentity(Move):
     """reshape, transpose, slice, pad, expand, tile, cast, relayout that change nothing -> x.
 
     A concat of one operand is one of them; so is a requantize to the encoding that x has.
@@ -89,7 +89,7 @@ def _is_identity(perm: tuple[int, ...]) -> bool:
     return perm == tuple(range(len(perm)))
 
 
-class ReshapeChain(_Move):
+class ReshapeChain(Move):
     """reshape(reshape(x)) -> reshape(x)."""
 
     pattern = op("reshape", op("reshape", any_("x"), shared=True))
@@ -98,7 +98,7 @@ class ReshapeChain(_Move):
         return self.moved(m, "reshape", [m.value("x")], {"shape": m.root.output.type.shape})
 
 
-class TransposeChain(_Move):
+class TransposeChain(Move):
     """transpose(transpose(x, p), q) -> transpose(x, p[q])."""
 
     pattern = op(
@@ -111,7 +111,7 @@ class TransposeChain(_Move):
         return self.moved(m, "transpose", [m.value("x")], {"perm": perm})
 
 
-class RelayoutChain(_Move):
+class RelayoutChain(Move):
     """relayout(relayout(x)) -> relayout(x)."""
 
     pattern = op("relayout", op("relayout", any_("x"), shared=True))
@@ -120,7 +120,7 @@ class RelayoutChain(_Move):
         return self.moved(m, "relayout", [m.value("x")], {})
 
 
-class ConcatChain(_Move):
+class ConcatChain(Move):
     """concat(..., concat(a, b), ...) over one axis -> concat(..., a, b, ...)."""
 
     pattern = op("concat", capture="concat")
@@ -141,7 +141,8 @@ class ConcatChain(_Move):
         }
 
     def rewrite(self, m: Match) -> list[Value]:
-        inner, flat = self._inner(m), []
+        inner = self._inner(m)
+        flat: list[Value | None] = []
         for value in m.node("concat").inputs:
             assert value is not None
             producer = value.producer

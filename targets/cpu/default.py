@@ -73,15 +73,15 @@ class DefaultRow(KernelRow):
                 name = op_of(node).operands[min(index, len(op_of(node).operands) - 1)].rstrip("?*")
                 name = name if name not in constants else f"{name}{index}"
                 constants[name] = physical(value)
-                args.append(KernelArg("const", name=name))
+                args.append(("const", name))
             else:
-                args.append(KernelArg("in", activations))
+                args.append(("in", activations))
                 activations += 1
         for index, (array, tensor) in enumerate(context.constants):
             constants[f"table{index}"] = array
             placeholders.append(tensor)
-            args.append(KernelArg("const", name=f"table{index}"))
-        args += [KernelArg("out", i) for i in range(len(node.outputs))]
+            args.append(("const", f"table{index}"))
+        args += [("out", i) for i in range(len(node.outputs))]
         key = self._key(node, context)
         if key not in self._kernels:
             self._kernels[key] = self._schedule(key, context, placeholders)

@@ -139,31 +139,36 @@ def epilogue(node: Node) -> Epilogue:
 def conv_spec(node: Node) -> ConvSpec:
     """Spec of a ``conv2d`` or ``linear`` node."""
     x, weight = node.input(0), node.input(1)
-    common = {
-        "in_dtype": _in_dtype(x.type),
-        "in_zero_point": _zero_point(x.type),
-        "epilogue": epilogue(node),
-        "input_slack": _has_slack(x),
-    }
     if node.op == "linear":
-        rows = prod(x.type.shape[:-1])
-        return ConvSpec(1, 1, rows, weight.type.shape[1], weight.type.shape[0], **common)
+        return ConvSpec(
+            1,
+            1,
+            prod(x.type.shape[:-1]),
+            x.type.shape[-1],
+            weight.type.shape[0],
+            in_dtype=_in_dtype(x.type),
+            in_zero_point=_zero_point(x.type),
+            epilogue=epilogue(node),
+            input_slack=_has_slack(x),
+        )
     n, c, h, w = x.type.shape
-    oc, _, kh, kw = weight.type.shape
     op = op_of(node)
     return ConvSpec(
         n,
         h,
         w,
         c,
-        oc,
-        kh,
-        kw,
+        weight.type.shape[0],
+        weight.type.shape[2],
+        weight.type.shape[3],
         stride=op.get(node, "strides"),
         dilation=op.get(node, "dilations"),
         pads=op.get(node, "pads"),
         groups=op.get(node, "groups"),
-        **common,
+        in_dtype=_in_dtype(x.type),
+        in_zero_point=_zero_point(x.type),
+        epilogue=epilogue(node),
+        input_slack=_has_slack(x),
     )
 
 
@@ -251,4 +256,4 @@ def _channel_sums(codes: Array, node: Node) -> Array:
     groups = int(op_of(node).get(node, "groups"))
     c, per_group, kh, kw = codes.shape
     split = codes.reshape(groups, c // groups, per_group, kh * kw)
-    return split.sum(axis=(1, 3)).reshape(-1)
+    return np.asarray(split.sum(axis=(1, 3)).reshape(-1))

@@ -1,0 +1,392 @@
+"""Verbs that make something: compile, opt, export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dlcc.cli.common import (
+    JsonOption,
+    QuietOption,
+    ShapeOption,
+    ThreadsOption,
+    check_writable,
+    check_writable_file,
+    parse_list,
+    parse_shapes,
+    split_names,
+)
+from dlcc.cli.console import Console, Table, bytes_text, count_text, seconds_text
+from dlcc.cli.progress import PhaseProgress
+from dlcc.errors import DlccError, ExitCode
+
+if TYPE_CHECKING:
+    from dlcc.driver import CompileOptions, CompileResult, Optimised
+    from dlcc.inspection import Report
+    from passes.base import Remark
+
+_SHOWN_LAYERS = 4
+
+PassesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--passes",
+        metavar="PIPELINE",
+        help="Passes to run, e.g. 'fold-batch-norm,quantize{bits=8}'. See `dlcc passes`.",
+        show_default="the default pipeline",
+    ),
+]
+CalibOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--calib",
+        "--calibration",
+        metavar="FILE.npz",
+        help="Typical inputs, one array per input, samples along the first axis.",
+        show_default="none: synthetic inputs",
+    ),
+]
+PrintBeforeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--print-before", metavar="PASS", help="Print the IR before this pass, or 'all'.",
+        show_default=False,
+    ),
+]  # fmt: skip
+PrintAfterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--print-after", metavar="PASS", help="Print the IR after this pass, or 'all'.",
+        show_default=False,
+    ),
+]  # fmt: skip
+DumpOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--dump-dir", metavar="DIR", help="Write the IR after each pass there.", show_default=False
+    ),
+]
+VerifyOption = Annotated[
+    int,
+    typer.Option(
+        "--verify-numerics",
+        metavar="[N]",
+        min=0,
+        help="Compare outputs before and after each pass on N samples (alone: 2; 0: off).",
+    ),
+]
+RemarksOption = Annotated[
+    str,
+    typer.Option(
+        "--remarks",
+        metavar="[PASS]",
+        help="Show all remarks of PASS, or of every pass where it stands alone.",
+        show_default="refusals and notes of every pass",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file."""
+    app.command("compile")(compile_model)
+    app.command("opt")(optimise_model)
+    app.command("export")(export_model)
+
+
+def compile_model(
+    model: Annotated[Path, typer.Argument(help="An .onnx or .dlir file.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="DIR", help="The artifact folder to write.",
+            show_default=False,
+        ),
+    ],
+    target: Annotated[
+        str, typer.Option("--target", help="Machine to compile for; see `dlcc targets`.")
+    ] = "cpu",
+    bits: Annotated[
+        int, typer.Option("--bits", help="8: int8 after training; 32: float.")
+    ] = 8,
+    calib: CalibOption = None,
+    passes: PassesOption = None,
+    threads: ThreadsOption = 0,
+    shape: ShapeOption = None,
+    emit: Annotated[
+        str, typer.Option("--emit", metavar="KINDS", help="Libraries to write: so, a, o.")
+    ] = "so",
+    embed: Annotated[
+        bool, typer.Option("--embed", help="Put the weights into the library.")
+    ] = False,
+    print_before: PrintBeforeOption = None,
+    print_after: PrintAfterOption = None,
+    dump_dir: DumpOption = None,
+    verify_numerics: VerifyOption = 0,
+    remarks: RemarksOption = "",
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compile a network to a folder with a C library, its header and weights."""  # noqa: D401
+    console = Console(as_json)
+    kinds = parse_list(emit, "--emit", ("so", "a", "o"))
+    check_writable(output)
+    from dlcc.driver import CompileOptions, compile
+
+    options = CompileOptions(
+        target=target,
+        bits=bits,
+        passes=passes,
+        threads=threads,
+        shapes=parse_shapes(shape),
+        calibration=calib,
+        emit=kinds,
+        embed=embed,
+        verify_numerics=verify_numerics,
+        print_before=split_names(print_before),
+        print_after=split_names(print_after),
+        dump_dir=dump_dir,
+    )
+    _check_remark_choice(remarks)
+    with PhaseProgress(quiet) as progress:
+        result = compile(model, output, options=options, progress=progress)
+    _show_compiled(console, model, result, options, remarks)
+
+
+def optimise_model(
+    model: Annotated[Path, typer.Argument(help="An .onnx or .dlir file.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="FILE",
+            help="A .dlir file (with its .npz beside it), or an .onnx file to export to.",
+            show_default=False,
+        ),
+    ],
+    passes: Annotated[
+        str,
+        typer.Option(
+            "--passes", metavar="PIPELINE", help="Passes to run; may be empty.", show_default=False
+        ),
+    ],
+    calib: CalibOption = None,
+    shape: ShapeOption = None,
+    print_before: PrintBeforeOption = None,
+    print_after: PrintAfterOption = None,
+    dump_dir: DumpOption = None,
+    verify_numerics: VerifyOption = 0,
+    remarks: RemarksOption = "",
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run passes over a network and write the resulting IR."""
+    console = Console(as_json)
+    _check_graph_suffix(output)
+    check_writable_file(output)
+    from dlcc.driver import CompileOptions, optimise
+
+    options = CompileOptions(
+        passes=passes,
+        shapes=parse_shapes(shape),
+        calibration=calib,
+        verify_numerics=verify_numerics,
+        print_before=split_names(print_before),
+        print_after=split_names(print_after),
+        dump_dir=dump_dir,
+    )
+    _check_remark_choice(remarks)
+    with PhaseProgress(quiet) as progress:
+        optimised = optimise(model, options, progress)
+    _write_graph(optimised, output)
+    payload = {
+        "output": output,
+        "pipeline": optimised.pipeline,
+        "nodes": len(optimised.graph.nodes),
+        "passes": list(optimised.passes),
+        "remarks": [_remark_json(r) for r in optimised.remarks],
+    }
+    _show_passes(console, optimised)
+    _show_remarks(console, optimised.remarks, remarks)
+    console.line(f"wrote {output}: {len(optimised.graph.nodes)} nodes")
+    console.json(payload)
+
+
+def export_model(
+    model: Annotated[
+        Path, typer.Argument(help="A .dlir (or .onnx) file.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Argument(help="The .onnx file to write.", show_default=False)
+    ],
+    opset: Annotated[int, typer.Option("--opset", help="ONNX opset of the result.")] = 17,
+    shape: ShapeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a network as ONNX; quantised values become QuantizeLinear/DequantizeLinear pairs."""
+    console = Console(as_json)
+    check_writable_file(output, "another path")
+    from dlcc.frontends import load_graph
+    from dlcc.frontends.onnx_export import export_onnx
+
+    graph = load_graph(model, shapes=parse_shapes(shape))
+    size = export_onnx(graph, output, opset=opset)
+    console.line(f"wrote {output}: {bytes_text(size)}, opset {opset}")
+    console.json({"output": output, "bytes": size, "opset": opset})
+
+
+# -- output ------------------------------------------------------------------------------------
+
+
+def _check_graph_suffix(path: Path) -> None:
+    if path.suffix not in (".dlir", ".onnx"):
+        raise DlccError(
+            ExitCode.USAGE,
+            "the output must be a .dlir or .onnx file",
+            where=str(path),
+            why=f"its suffix is {path.suffix or 'empty'!r}",
+            fix=f"write -o {path.with_suffix('.dlir')}",
+        )
+
+
+def _write_graph(optimised: Optimised, output: Path) -> None:
+    if output.suffix == ".onnx":
+        from dlcc.frontends.onnx_export import export_onnx
+
+        export_onnx(optimised.graph, output)
+        return
+    from dlcc.ir.text import save
+
+    try:
+        save(optimised.graph, output)
+    except OSError as error:
+        raise DlccError(
+            ExitCode.OUTPUT,
+            "cannot write the IR",
+            where=str(output),
+            why=error.strerror or str(error),
+            fix="choose another place with -o",
+        ) from None
+
+
+def _check_remark_choice(choice: str) -> None:
+    """Refuse a name that no pass has, before the work.
+
+    Raises:
+        DlccError: USAGE.
+    """
+    if choice in ("", "all", "import"):
+        return
+    from passes import load_plugins, registered_passes
+
+    load_plugins()
+    if choice not in registered_passes():
+        raise DlccError(
+            ExitCode.USAGE,
+            f"there is no pass named {choice!r}",
+            where="--remarks",
+            fix="`dlcc passes` lists all passes",
+        )
+
+
+def _show_compiled(
+    console: Console, model: Path, result: CompileResult, options: CompileOptions, remarks: str
+) -> None:
+    from dlcc.inspection import inspect_artifact, model_file_bytes
+
+    report = inspect_artifact(result.artifact.folder)
+    before, after = model_file_bytes(model), sum(report.files.values())
+    if console.as_json:
+        console.json(
+            {
+                "output": result.artifact.folder,
+                "options": {"target": options.target, "bits": options.bits},
+                "pipeline": result.optimised.pipeline,
+                "model_bytes": before,
+                "artifact_bytes": after,
+                "files": report.files,
+                "weight_bytes": report.facts["weight_bytes"],
+                "arena_bytes": report.facts["arena_bytes"],
+                "kernels": _kernel_rows(report),
+                "seconds": dict(result.seconds),
+                "passes": list(result.optimised.passes),
+                "remarks": [_remark_json(r) for r in result.optimised.remarks],
+            }
+        )
+        return
+    _show_remarks(console, result.optimised.remarks, remarks)
+    kernels = [
+        (r["kernel"], r["layers"], bytes_text(r["weight_bytes"]), count_text(r["macs"]))
+        for r in _kernel_rows(report)
+    ]
+    console.table(Table(("kernel", ">layers", ">weights", ">MACs"), kernels))
+    console.line()
+    seconds = [(name, seconds_text(value)) for name, value in result.seconds.items()]
+    seconds.append(("total", seconds_text(sum(result.seconds.values()))))
+    console.table(Table(("phase", ">time"), seconds))
+    console.line()
+    sizes = [("model", bytes_text(before), ""), ("artifact", bytes_text(after), _ratio(after, before))]
+    sizes += [(f"  {name}", bytes_text(size), "") for name, size in report.files.items()]
+    sizes.append(("memory for a run", bytes_text(int(report.facts["arena_bytes"])), ""))
+    console.table(Table(("size", ">bytes", ">of the model"), sizes))
+    console.line(f"\nwrote {result.artifact.folder}")
+
+
+def _ratio(after: int, before: int) -> str:
+    return f"{100 * after / before:.1f} %" if before else ""
+
+
+def _kernel_rows(report: Report) -> list[dict[str, Any]]:
+    return [
+        {"kernel": kernel, "layers": layers, "weight_bytes": size, "macs": macs}
+        for kernel, layers, size, macs in report.by_kernel()
+    ]
+
+
+def _show_passes(console: Console, optimised: Optimised) -> None:
+    rows = []
+    for record in optimised.passes:
+        changed = record.get("modified", record.get("changed", ""))
+        statistics = record.get("statistics", {})
+        text = ", ".join(f"{k}={v}" for k, v in _items(statistics))
+        seconds = record.get("seconds", 0.0)
+        shown = seconds_text(float(seconds)) if isinstance(seconds, int | float) else ""
+        rows.append((str(record.get("name", "")), "yes" if changed else "no", shown, text))
+    if rows:
+        console.table(Table(("pass", "changed", ">time", "statistics"), rows))
+        console.line()
+
+
+def _items(value: object) -> list[tuple[str, object]]:
+    return list(value.items()) if isinstance(value, Mapping) else []
+
+
+def _remark_json(remark: Remark) -> dict[str, str]:
+    return {
+        "pass": remark.pass_name,
+        "layer": remark.loc,
+        "kind": remark.kind,
+        "message": remark.message,
+    }
+
+
+def _show_remarks(console: Console, remarks: Sequence[Remark], choice: str) -> None:
+    """Print the chosen remarks; equal ones of several layers on one line.
+
+    Goes to standard error: remarks are about the result, not the result.
+    """
+    if console.as_json:
+        return
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for remark in remarks:
+        wanted = remark.kind != "applied" if not choice else choice in ("all", remark.pass_name)
+        if wanted:
+            key = (remark.pass_name, remark.kind, remark.message)
+            groups.setdefault(key, []).append(remark.loc)
+    for (name, kind, message), places in groups.items():
+        named = [p for p in places if p]
+        shown = ", ".join(named[:_SHOWN_LAYERS])
+        if len(named) > _SHOWN_LAYERS:
+            shown += f" and {len(named) - _SHOWN_LAYERS} more"
+        console.note(f"{name}: {kind}: {message}" + (f" [{shown}]" if shown else ""))

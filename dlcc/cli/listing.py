@@ -1,0 +1,186 @@
+"""Verbs that tell: inspect, passes, targets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dlcc.cli.common import JsonOption, ShapeOption, parse_shapes
+from dlcc.cli.console import Console, Table, bytes_text, count_text, seconds_text
+from dlcc.errors import DlccError, ExitCode
+
+if TYPE_CHECKING:
+    from dlcc.inspection import Report
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file."""
+    app.command("inspect")(inspect_network)
+    app.command("passes")(list_passes)
+
+
+def inspect_network(
+    network: Annotated[
+        Path, typer.Argument(help="An artifact folder or a model file.", show_default=False)
+    ],
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Measure each layer's time (artifacts).")
+    ] = False,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            "--inputs", metavar="FILE.npz", help="Inputs for --profile.",
+            show_default="random numbers",
+        ),
+    ] = None,
+    every_byte: Annotated[
+        bool, typer.Option("--bytes", help="List every section of every file.")
+    ] = False,
+    shape: ShapeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is in a model or an artifact, per layer and per byte."""
+    console = Console(as_json)
+    from dlcc.inspection import inspect_artifact, inspect_model
+
+    if network.is_dir():
+        if shape:
+            raise _only_for("--shape", "models", network)
+        report = inspect_artifact(network, profile=profile, feed=_feed(network, inputs, profile))
+    else:
+        if profile or inputs or every_byte:
+            option = "--profile" if profile else "--inputs" if inputs else "--bytes"
+            raise _only_for(option, "artifacts", network)
+        from dlcc.frontends import load_graph
+
+        graph = load_graph(network, shapes=parse_shapes(shape))
+        report = inspect_model(graph, str(network))
+    console.json(report.to_json())
+    if not as_json:
+        _show_report(console, report, every_byte)
+
+
+def _only_for(option: str, what: str, path: Path) -> DlccError:
+    return DlccError(
+        ExitCode.USAGE,
+        f"{option} is for {what}",
+        where=str(path),
+        fix="leave it out, or compile the model first" if what == "artifacts" else "leave it out",
+    )
+
+
+def _feed(network: Path, inputs: Path | None, profile: bool) -> dict[str, Any] | None:
+    if inputs is None:
+        return None
+    if not profile:
+        raise DlccError(ExitCode.USAGE, "--inputs is for --profile", fix="add --profile")
+    from dlcc.data import load_npz
+    from dlcc.executable import feeds_of, open_executable
+
+    with open_executable(network) as executable:
+        return next(feeds_of(load_npz(inputs), executable, str(inputs)))
+
+
+def _show_report(console: Console, report: Report, every_byte: bool) -> None:
+    console.line(f"{report.kind} {report.name}")
+    for name, value in report.facts.items():
+        console.line(f"  {name.replace('_', ' ')}: {_fact(name, value)}")
+    for text in report.inputs:
+        console.line(f"  input {text}")
+    for text in report.outputs:
+        console.line(f"  output {text}")
+    console.line()
+    timed = any(layer.seconds is not None for layer in report.layers)
+    columns = ["layer", "op", "encoding", "shape", ">weights", ">MACs"]
+    columns += ["kernel"] if report.kind == "artifact" else []
+    columns += [">time"] if timed else []
+    columns += ["why"] if report.kind == "artifact" else []
+    rows = []
+    for layer in report.layers:
+        shape = "x".join(map(str, layer.shape))
+        row = [layer.layer, layer.op, layer.encoding, shape]
+        row += [bytes_text(layer.weight_bytes), count_text(layer.macs)]
+        row += [layer.kernel] if report.kind == "artifact" else []
+        row += [seconds_text(layer.seconds or 0.0)] if timed else []
+        row += [layer.why] if report.kind == "artifact" else []
+        rows.append(row)
+    console.table(Table(tuple(columns), rows))
+    if timed:
+        total = sum(layer.seconds or 0.0 for layer in report.layers)
+        console.line(f"all layers: {seconds_text(total)}")
+    if report.files:
+        console.line()
+        _show_bytes(console, report, every_byte)
+
+
+def _fact(name: str, value: object) -> str:
+    if name.endswith("_bytes") and isinstance(value, int):
+        return f"{value} ({bytes_text(value)})" if value >= 10_000 else str(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, int) and value >= 10_000:
+        return f"{value} ({count_text(value)})"
+    return str(value)
+
+
+def _show_bytes(console: Console, report: Report, every_byte: bool) -> None:
+    """The bytes of each file by section, sections of few bytes together unless all are wanted."""
+    rows: list[tuple[str, str, int]] = []
+    for name, size in report.files.items():
+        parts = sorted((r for r in report.bytes if r[0] == name), key=lambda r: -r[2])
+        shown = parts if every_byte else parts[:8]
+        rows += [(name, section, count) for _, section, count in shown]
+        rest = sum(count for _, _, count in parts[len(shown) :])
+        if rest:
+            rows.append((name, f"{len(parts) - len(shown)} smaller sections", rest))
+        rows.append((name, "= the whole file", size))
+    rows.append(("total", "", sum(report.files.values())))
+    console.table(Table(("file", "section", ">bytes"), rows))
+
+
+def list_passes(
+    name: Annotated[
+        str | None, typer.Argument(help="Tell all about this pass.", show_default="list all")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the passes, or tell about one with its options."""
+    console = Console(as_json)
+    from passes import describe, load_plugins, registered_passes
+
+    load_plugins()
+    known = {key: describe(cls) for key, cls in registered_passes().items()}
+    if name is not None and name not in known:
+        import difflib
+
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        raise DlccError(
+            ExitCode.USAGE,
+            f"there is no pass named {name!r}",
+            fix=(f"did you mean {near[0]!r}? " if near else "") + "`dlcc passes` lists all passes",
+        )
+    if name is None:
+        console.json({"passes": list(known.values())})
+        rows = [(k, "lossy" if d["lossy"] else "exact", d["summary"]) for k, d in known.items()]
+        console.table(Table(("pass", "kind", "summary"), rows))
+        console.line("\n`dlcc passes NAME` tells about one and its options.")
+        return
+    told = known[name]
+    console.json(told)
+    console.line(f"{told['name']} ({'lossy' if told['lossy'] else 'exact'}): {told['summary']}")
+    if told["description"]:
+        console.line(f"\n{told['description']}")
+    rows = [(o["name"], _default(o), o["type"], o["help"]) for o in told["options"]]
+    console.line()
+    if rows:
+        console.table(Table(("option", "default", "type", "help"), rows))
+    else:
+        console.line("It takes no options.")
+
+
+def _default(described: dict[str, Any]) -> str:
+    return "required" if described["required"] else str(described["default"])

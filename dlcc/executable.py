@@ -1,0 +1,261 @@
+"""One way to run a network, whatever it is: an artifact by its library, a model by the reference.
+
+:func:`open_executable` takes the path a user gave. The numpy reference is exact but slow; it is
+what a compiled network is judged by.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from dlcc.data import LABEL_KEYS, named_inputs, split_batches
+from dlcc.errors import DlccError, ExitCode
+from dlcc.frontends import ShapeOptions, load_graph
+from dlcc.ir import DType, Graph, TensorType
+from dlcc.ir.encodings import Array
+from dlcc.program import TensorInfo
+
+if TYPE_CHECKING:
+    from dlcc.runtime.loader import Model
+
+Feed = dict[str, Array]
+
+
+class Executable(ABC):
+    """A network that can run.
+
+    Attributes:
+        kind: "artifact" or "model", for messages.
+        path: what the user gave.
+        inputs: names, dtypes (as stored: codes where quantised) and shapes of the inputs.
+        outputs: the same of the outputs.
+    """
+
+    kind = ""
+
+    def __init__(
+        self, path: Path, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]
+    ) -> None:
+        self.path = path
+        self.inputs = inputs
+        self.outputs = outputs
+
+    @abstractmethod
+    def run(self, feed: Mapping[str, Array]) -> Feed:
+        """Outputs by name, from arrays of exactly the inputs' shapes and dtypes.
+
+        Raises:
+            DlccError: DATA, if an array does not fit.
+        """
+
+    def close(self) -> None:
+        """Free what the network holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def signature(self) -> Graph:
+        """A graph with the inputs alone: what :mod:`dlcc.data` checks arrays against."""
+        graph = Graph(self.path.stem)
+        for info in self.inputs:
+            graph.add_input(info.name, TensorType(info.shape, _dtype(info)))
+        return graph
+
+
+def _dtype(info: TensorInfo) -> DType:
+    from dlcc.artifact.check import dtype_of
+
+    return DType.of(dtype_of(info))
+
+
+class CompiledNetwork(Executable):
+    """An artifact, run by its own library."""
+
+    kind = "artifact"
+
+    def __init__(self, path: Path, threads: int = 0) -> None:
+        from dlcc.runtime.loader import load
+
+        self.model: Model = load(path, threads=threads)
+        super().__init__(path, self.model.inputs, self.model.outputs)
+
+    def run(self, feed: Mapping[str, Array]) -> Feed:
+        """See :meth:`Executable.run`."""
+        return self.model.run(feed)
+
+    def close(self) -> None:
+        """Free the instance."""
+        self.model.close()
+
+
+class ReferenceNetwork(Executable):
+    """A model, run by the numpy reference."""
+
+    kind = "model"
+
+    def __init__(self, path: Path, graph: Graph) -> None:
+        self.graph = graph
+        super().__init__(
+            path,
+            tuple(TensorInfo(v.name, str(v.type.storage.numpy), v.type.shape) for v in graph.inputs),
+            tuple(
+                TensorInfo(name, str(v.type.storage.numpy), v.type.shape)
+                for name, v in zip(graph.output_names, graph.outputs, strict=True)
+            ),
+        )
+
+    def run(self, feed: Mapping[str, Array]) -> Feed:
+        """See :meth:`Executable.run`."""
+        from dlcc.analysis.execute import execute
+
+        return execute(self.graph, feed)
+
+
+def open_executable(
+    path: str | Path, *, shapes: ShapeOptions | None = None, threads: int = 0
+) -> Executable:
+    """The network at ``path``: an artifact folder, or an .onnx or .dlir file.
+
+    Raises:
+        DlccError: there is nothing usable, or ``shapes`` is given for an artifact.
+    """
+    place = Path(path)
+    if not place.is_dir():
+        return ReferenceNetwork(place, load_graph(place, shapes=shapes))
+    if shapes:
+        raise DlccError(
+            ExitCode.USAGE,
+            "shapes cannot be set for an artifact",
+            where=str(place),
+            why="its shapes were fixed when it was compiled",
+            fix="leave --shape out, or compile the model with it",
+        )
+    return CompiledNetwork(place, threads)
+
+
+def rename_inputs(arrays: Mapping[str, Array], network: Executable) -> Feed:
+    """Arrays by the IR's input names, where a file uses the original model's.
+
+    The IR writes ``_`` for characters such as ``:`` and ``/`` in a name.
+    """
+    names = {info.name for info in network.inputs}
+    out: Feed = {}
+    for key, array in arrays.items():
+        plain = re.sub(r"[^A-Za-z0-9_.$-]", "_", key)
+        out[plain if key not in names and plain in names else key] = array
+    return out
+
+
+def feeds_of(
+    arrays: Mapping[str, Array], network: Executable, where: str, *, convert: bool = False
+) -> Iterator[Feed]:
+    """Batches of the network's own size, cut from arrays of one or many samples.
+
+    Args:
+        arrays: by input name; a network with one input takes the only array under any name.
+        network: which has the inputs.
+        where: the file, for messages.
+        convert: convert dtypes; else another dtype is refused.
+
+    Raises:
+        DlccError: DATA, if an array is missing or does not fit.
+    """
+    signature = network.signature()
+    named = named_inputs(rename_inputs(arrays, network), signature, where)
+    for value in signature.inputs:
+        array, expected = named[value.name], value.type.storage.numpy
+        if not convert and array.dtype != expected:
+            raise DlccError(
+                ExitCode.DATA,
+                f"input {value.name!r} has the wrong dtype",
+                where=where,
+                why=f"it is {array.dtype}, the network takes {expected}",
+                fix=f"write the file with {value.name}=x.astype({str(expected)!r})",
+            )
+        batch = value.type.shape[0] if value.type.rank else 1
+        if array.ndim == value.type.rank and batch and array.ndim and array.shape[0] % batch:
+            raise DlccError(
+                ExitCode.DATA,
+                f"the samples of input {value.name!r} do not fill whole batches",
+                where=where,
+                why=f"{array.shape[0]} samples, the network takes {batch} at a time",
+                fix=f"give a multiple of {batch} samples, or import the model with another --shape",
+            )
+    return split_batches(named, signature, where)()
+
+
+def run_samples(
+    network: Executable, arrays: Mapping[str, Array], where: str, *, convert: bool = False
+) -> Feed:
+    """Run all samples of ``arrays``; outputs are joined the way the inputs were.
+
+    Samples along an input's own first axis give outputs joined along theirs; samples on an extra
+    leading axis give outputs with one, and so do outputs without axes.
+
+    Raises:
+        DlccError: DATA, if an array does not fit.
+    """
+    feeds = feeds_of(arrays, network, where, convert=convert)
+    results = [network.run(feed) for feed in feeds]
+    if len(results) == 1 and not _has_sample_axis(network, arrays):
+        return results[0]
+    extra = _has_sample_axis(network, arrays)
+    join = {
+        info.name: np.stack if extra or not info.shape else np.concatenate
+        for info in network.outputs
+    }
+    return {name: join[name]([r[name] for r in results]) for name in results[0]}
+
+
+def _has_sample_axis(network: Executable, arrays: Mapping[str, Array]) -> bool:
+    named = named_inputs(rename_inputs(arrays, network), network.signature(), "")
+    return any(named[info.name].ndim > len(info.shape) for info in network.inputs)
+
+
+def random_feed(inputs: tuple[TensorInfo, ...], seed: int = 0) -> Feed:
+    """One random feed: normal floats, bytes of any value, other integers from 0 to 3, coin flips."""
+    from dlcc.artifact.check import dtype_of
+
+    rng = np.random.default_rng(seed)
+    feed: Feed = {}
+    for info in inputs:
+        dtype = dtype_of(info)
+        if dtype.kind == "b":
+            feed[info.name] = rng.integers(0, 2, info.shape).astype(dtype)
+        elif dtype.kind in "iu" and dtype.itemsize == 1:
+            limits = np.iinfo(dtype)
+            feed[info.name] = rng.integers(limits.min, limits.max + 1, info.shape).astype(dtype)
+        elif dtype.kind in "iu":  # most often indices: small ones are valid
+            feed[info.name] = rng.integers(0, 4, info.shape).astype(dtype)
+        else:
+            feed[info.name] = rng.standard_normal(info.shape).astype(dtype)
+    return feed
+
+
+__all__ = [
+    "LABEL_KEYS",
+    "CompiledNetwork",
+    "Executable",
+    "Feed",
+    "ReferenceNetwork",
+    "feeds_of",
+    "open_executable",
+    "random_feed",
+    "rename_inputs",
+    "run_samples",
+]

@@ -1,0 +1,350 @@
+"""What is in a model or an artifact: per layer and per byte."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dlcc.artifact import Artifact, account
+from dlcc.errors import DlccError, ExitCode
+from dlcc.executable import CompiledNetwork, random_feed
+from dlcc.ir import Affine, Graph, Node, TensorType, Value
+from dlcc.ir.encodings import Array
+from dlcc.ops.base import op_of
+
+PROFILE_RUNS = 20
+
+
+@dataclass
+class Layer:
+    """One layer.
+
+    Attributes:
+        layer: name of the original node.
+        op: op of the IR.
+        kernel: name of the chosen kernel ("" in a model).
+        why: what speaks for it: each other kernel and why it was not taken ("" in a model).
+        encoding: how operands and result are stored, e.g. ``u8 x s8/axis0 -> u8``.
+        shape: shape of the first result.
+        weight_bytes: bytes of its constants (a shared constant counts at its first user).
+        macs: multiply-accumulates of one inference.
+        seconds: median time of one inference, where it was measured.
+    """
+
+    layer: str
+    op: str
+    kernel: str
+    why: str
+    encoding: str
+    shape: tuple[int, ...]
+    weight_bytes: int
+    macs: int
+    seconds: float | None = None
+
+
+@dataclass
+class Report:
+    """What ``dlcc inspect`` shows.
+
+    Attributes:
+        kind: "artifact" or "model".
+        name: name of the network.
+        facts: single facts by name (target, features, pipeline, arena bytes, ...).
+        inputs: one text per input.
+        outputs: one text per output.
+        layers: in execution order.
+        bytes: (file, section, bytes): every byte of every file (artifacts only).
+        files: size of each file (artifacts only).
+    """
+
+    kind: str
+    name: str
+    facts: dict[str, Any]
+    inputs: list[str]
+    outputs: list[str]
+    layers: list[Layer]
+    bytes: list[tuple[str, str, int]] = field(default_factory=list)
+    files: dict[str, int] = field(default_factory=dict)
+
+    def by_kernel(self) -> list[tuple[str, int, int, int]]:
+        """(kernel or op, layers, weight bytes, MACs), most layers first."""
+        counts: dict[str, list[int]] = {}
+        for layer in self.layers:
+            row = counts.setdefault(layer.kernel or layer.op, [0, 0, 0])
+            row[0] += 1
+            row[1] += layer.weight_bytes
+            row[2] += layer.macs
+        rows = [(name, row[0], row[1], row[2]) for name, row in counts.items()]
+        return sorted(rows, key=lambda row: (-row[1], row[0]))
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON data."""
+        data = asdict(self)
+        data["bytes"] = [{"file": f, "section": s, "bytes": n} for f, s, n in self.bytes]
+        data["total_bytes"] = sum(self.files.values())
+        return data
+
+
+# -- artifacts ---------------------------------------------------------------------------------
+
+
+def inspect_artifact(
+    folder: str | Path, *, profile: bool = False, feed: Mapping[str, Array] | None = None
+) -> Report:
+    """Everything about an artifact; the sizes sum to the sizes of its files.
+
+    Args:
+        folder: the artifact.
+        profile: measure each layer's time: the median of :data:`PROFILE_RUNS` runs.
+        feed: inputs for that, by name; random ones where None.
+
+    Raises:
+        DlccError: ARTIFACT if a file is missing or corrupt; DATA if ``feed`` does not fit.
+    """
+    artifact = Artifact.open(folder)
+    artifact.verify()
+    rows = account(artifact)
+    files = {name: (artifact.folder / name).stat().st_size for name in {r[0] for r in rows}}
+    _check_sums(rows, files, artifact.folder)
+    report = _read_report(artifact)
+    times = _profile(artifact, feed) if profile else {}
+    manifest = artifact.manifest
+    facts: dict[str, Any] = {"source": str(artifact.folder)}
+    for key in ("target", "triple", "pipeline", "threads", "arena_bytes", "features", "needed"):
+        if key in manifest:
+            facts[key] = manifest[key]
+    facts["weight_bytes"] = manifest["weights"]["content_bytes"]
+    return Report(
+        "artifact",
+        str(manifest["name"]),
+        facts,
+        [f"{t.name}: {t.dtype}{list(t.shape)}" for t in artifact.inputs],
+        [f"{t.name}: {t.dtype}{list(t.shape)}" for t in artifact.outputs],
+        _artifact_layers(manifest, report, times),
+        rows,
+        dict(sorted(files.items())),
+    )
+
+
+def _check_sums(
+    rows: Sequence[tuple[str, str, int]], files: Mapping[str, int], folder: Path
+) -> None:
+    sums: Counter[str] = Counter()
+    for name, _, size in rows:
+        sums[name] += size
+    for name, size in files.items():
+        if sums[name] != size:
+            raise DlccError(
+                ExitCode.INTERNAL,
+                f"the sections of {name} do not sum to its size",
+                where=str(folder),
+                why=f"they sum to {sums[name]} of {size} bytes",
+                fix="report this",
+            )
+
+
+def _read_report(artifact: Artifact) -> dict[str, Any]:
+    path = artifact.folder / "report.json"
+    try:
+        report = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DlccError(
+            ExitCode.ARTIFACT,
+            "cannot read report.json",
+            where=str(artifact.folder),
+            why=str(error),
+            fix="compile the model again",
+        ) from None
+    return report if isinstance(report, dict) else {}
+
+
+def _artifact_layers(
+    manifest: Mapping[str, Any], report: Mapping[str, Any], times: Mapping[str, float]
+) -> list[Layer]:
+    stored: Counter[str] = Counter()
+    for entry in manifest["weights"]["entries"]:
+        stored[entry["layer"]] += entry["size"]
+    described: list[Mapping[str, Any]] = list(report.get("layers", ()))
+    known = {row.get("layer") for row in described}
+    for step in manifest["steps"]:  # a layer that report.json does not describe
+        if step["layer"] not in known:
+            known.add(step["layer"])
+            described.append({"layer": step["layer"], "functions": [step["function"]]})
+    repeated = Counter(row.get("layer", "") for row in described)
+    layers = []
+    for row in described:
+        name = str(row.get("layer", ""))
+        rejected = row.get("rejected", {})
+        inputs, outputs = list(row.get("inputs", ())), list(row.get("outputs", ()))
+        alone = repeated[name] == 1
+        layers.append(
+            Layer(
+                layer=name,
+                op=str(row.get("op", "")),
+                kernel=str(row.get("kernel", "")),
+                why="; ".join(f"not {other}: {why}" for other, why in rejected.items()),
+                encoding=_encodings(inputs, outputs),
+                shape=_shape_of(outputs[0]) if outputs else (),
+                # nodes split from one layer share its name: only their own report tells them apart
+                weight_bytes=stored[name] if alone else int(row.get("weight_bytes", 0)),
+                macs=int(row.get("macs", 0)),
+                seconds=_time_of(name, row, times, alone),
+            )
+        )
+    return layers
+
+
+def _time_of(
+    name: str, row: Mapping[str, Any], times: Mapping[str, float], alone: bool
+) -> float | None:
+    if not times:
+        return None
+    if alone:
+        return sum(t for key, t in times.items() if key.partition("\0")[0] == name)
+    return sum(times.get(f"{name}\0{f}", 0.0) for f in row.get("functions", ()))
+
+
+def _profile(artifact: Artifact, feed: Mapping[str, Array] | None) -> dict[str, float]:
+    """Median seconds by ``layer NUL function``."""
+    with CompiledNetwork(artifact.folder) as network:
+        inputs = dict(feed) if feed is not None else random_feed(network.inputs)
+        network.model.run(inputs)  # the first run touches all pages of the weights
+        runs: list[dict[str, float]] = []
+        for _ in range(PROFILE_RUNS):
+            total: Counter[str] = Counter()
+            for step in network.model.profile(*(inputs[t.name] for t in network.inputs)):
+                total[f"{step.layer}\0{step.function}"] += step.nanoseconds
+            runs.append({key: ns * 1e-9 for key, ns in total.items()})
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
+_TYPE = re.compile(r"(?P<dtype>[a-z0-9]+)\[(?P<shape>[0-9,]*)\](?:!(?P<encoding>\w+)<(?P<fields>.*)>)?")
+
+
+def short_type(text: str) -> str:
+    """Storage of a type's text form: ``f32[4,3]!affine<bits=8, signed=true, axis=0>`` -> s8/axis0."""
+    match = _TYPE.match(text)
+    if match is None:
+        return text
+    if not match["encoding"]:
+        return match["dtype"]
+    fields = match["fields"]
+    if match["encoding"] != "affine":
+        return match["encoding"]
+    bits = re.search(r"\bbits=(\d+)", fields)
+    axis = re.search(r"\baxis=(\d+)", fields)
+    name = ("s" if "signed=true" in fields else "u") + (bits[1] if bits else "?")
+    return f"{name}/axis{axis[1]}" if axis else name
+
+
+def _encodings(inputs: Sequence[str], outputs: Sequence[str]) -> str:
+    if not inputs and not outputs:
+        return ""
+    left = " x ".join(short_type(t) for t in inputs if t != "-")
+    return f"{left} -> {' '.join(short_type(t) for t in outputs)}"
+
+
+def _shape_of(text: str) -> tuple[int, ...]:
+    match = _TYPE.match(text)
+    if match is None or not match["shape"]:
+        return ()
+    return tuple(int(n) for n in match["shape"].split(","))
+
+
+# -- models ------------------------------------------------------------------------------------
+
+
+def type_summary(type_: TensorType) -> str:
+    """How a value is stored, in short: ``f32``, ``u8``, ``s8/axis0``."""
+    if type_.is_dense:
+        return str(type_.dtype)
+    if isinstance(type_.encoding, Affine):
+        name = f"{'s' if type_.encoding.signed else 'u'}{type_.encoding.bits}"
+        axis = type_.encoding.axis
+        return name if axis is None else f"{name}/axis{axis}"
+    return type_.encoding.name
+
+
+def constant_bytes(value: Value) -> int:
+    """Exact bytes of a constant in its encoding."""
+    assert value.constant is not None
+    return value.type.encoding.stored_bytes(value.constant.parts)
+
+
+def inspect_model(graph: Graph, source: str) -> Report:
+    """Everything about a graph: ops, parameters, MACs, encodings."""
+    seen: set[Value] = set()
+    layers = [_model_layer(node, seen) for node in graph.nodes]
+    constants = graph.constants()
+    facts: dict[str, Any] = {
+        "source": source,
+        "nodes": len(graph.nodes),
+        "parameters": sum(v.type.elements for v in constants),
+        "parameter_bytes": sum(constant_bytes(v) for v in constants),
+        "macs": sum(layer.macs for layer in layers),
+        "ops": dict(Counter(node.op for node in graph.nodes).most_common()),
+        "encodings": dict(Counter(type_summary(v.type) for v in graph.values()).most_common()),
+    }
+    outputs = zip(graph.output_names, graph.outputs, strict=True)
+    return Report(
+        "model",
+        graph.name,
+        facts,
+        [f"{v.name}: {type_summary(v.type)}{list(v.type.shape)}" for v in graph.inputs],
+        [f"{name}: {type_summary(v.type)}{list(v.type.shape)}" for name, v in outputs],
+        layers,
+    )
+
+
+def _model_layer(node: Node, seen: set[Value]) -> Layer:
+    new = [v for v in node.inputs if v is not None and v.is_constant and v not in seen]
+    seen.update(new)
+    left = " x ".join(type_summary(v.type) for v in node.inputs if v is not None)
+    right = " ".join(type_summary(v.type) for v in node.outputs)
+    return Layer(
+        layer=node.loc,
+        op=node.op,
+        kernel="",
+        why="",
+        encoding=f"{left} -> {right}",
+        shape=node.outputs[0].type.shape,
+        weight_bytes=sum(constant_bytes(v) for v in dict.fromkeys(new)),
+        macs=op_of(node).macs(node),
+    )
+
+
+def model_file_bytes(path: Path) -> int:
+    """Bytes of a model file with the files that belong to it (sidecar, external data)."""
+    total = path.stat().st_size
+    if path.suffix == ".dlir":
+        sidecar = path.with_suffix(".npz")
+        return total + (sidecar.stat().st_size if sidecar.is_file() else 0)
+    from dlcc.frontends.onnx_model import read_model
+
+    names = {
+        entry.value
+        for tensor in read_model(path).graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    parts = [path.parent / name for name in names]
+    return total + sum(part.stat().st_size for part in parts if part.is_file())
+
+
+__all__ = [
+    "PROFILE_RUNS",
+    "Layer",
+    "Report",
+    "constant_bytes",
+    "inspect_artifact",
+    "inspect_model",
+    "model_file_bytes",
+    "short_type",
+    "type_summary",
+]

@@ -1,0 +1,93 @@
+"""ONNX ops that are known at import: constants, shapes, identities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
+from dlcc.ir import DType, Value
+from dlcc.ir.encodings import Array
+from dlcc.ops.cast import onnx_dtype
+from dlcc.ops.shape import integers
+
+_LARGEST = 1 << 28
+"""Elements of a created constant beyond which the model is refused."""
+
+
+def _constant(node: OnnxNode, values: Array) -> list[Value]:
+    return [node.graph.add_constant(values, name=node.name)]
+
+
+@onnx_op("Constant")
+def _constant_node(node: OnnxNode) -> Sequence[Value]:
+    kinds: dict[str, Any] = {
+        "value": None,
+        "sparse_value": None,
+        "value_float": np.float32,
+        "value_floats": np.float32,
+        "value_int": np.int64,
+        "value_ints": np.int64,
+    }
+    for key, dtype in kinds.items():
+        if key in node.attrs:
+            return _constant(node, np.asarray(node.attrs[key], dtype))
+    raise Unsupported(f"a constant of kind {', '.join(node.attrs) or 'nothing'}")
+
+
+@onnx_op("ConstantOfShape", since=9)
+def _constant_of_shape(node: OnnxNode) -> Sequence[Value]:
+    shape = integers(node.constant(0, "the shape"))
+    if np.prod(shape, dtype=np.float64) > _LARGEST:
+        raise Unsupported(f"a constant of shape {list(shape)} is too large")
+    value = np.asarray(node.attrs.get("value", np.zeros(1, np.float32))).reshape(-1)[0]
+    return _constant(node, np.full(shape, value))
+
+
+@onnx_op("Shape")
+def _shape(node: OnnxNode) -> Sequence[Value]:
+    shape = node.input(0).type.shape
+    part = shape[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]
+    return _constant(node, np.asarray(part, np.int64))
+
+
+@onnx_op("Size")
+def _size(node: OnnxNode) -> Sequence[Value]:
+    return _constant(node, np.asarray(node.input(0).type.elements, np.int64))
+
+
+@onnx_op("Range", since=11)
+def _range(node: OnnxNode) -> Sequence[Value]:
+    ends = [node.constant(k, what) for k, what in enumerate(("the start", "the end", "the step"))]
+    start, limit, step = (v.reshape(-1)[0] for v in ends)
+    if step == 0 or abs(float(limit - start) / float(step)) > _LARGEST:
+        raise Unsupported(f"a range from {start} to {limit} by {step}")
+    count = max(0, int(np.ceil((float(limit) - float(start)) / float(step))))
+    return _constant(node, (start + np.arange(count) * step).astype(start.dtype))
+
+
+@onnx_op("EyeLike", since=9)
+def _eye_like(node: OnnxNode) -> Sequence[Value]:
+    x = node.input(0).type
+    dtype = onnx_dtype(node.attrs["dtype"]) if "dtype" in node.attrs else x.dtype
+    return _constant(node, np.eye(*x.shape, k=node.attrs.get("k", 0), dtype=dtype.numpy))
+
+
+@onnx_op("Identity")
+def _identity(node: OnnxNode) -> Sequence[Value]:
+    return [node.input(0)]
+
+
+@onnx_op("Dropout")
+def _dropout(node: OnnxNode) -> Sequence[Value]:
+    training = node.optional_constant(2, "training_mode")
+    if training is not None and bool(training.reshape(-1)[0]):
+        raise Unsupported("dropout in training mode; export the model in evaluation mode")
+    mask_dtype = DType.parse("bool")
+    mask = np.ones(node.input(0).type.shape, mask_dtype.numpy)
+    results = [node.input(0)]
+    if node.output_count > 1:
+        results.append(node.graph.add_constant(mask, name=node.name + "/mask"))
+    return results

@@ -1,0 +1,42 @@
+"""The pipelines that ``dlcc compile`` runs by default, as text."""
+
+from __future__ import annotations
+
+from dlcc.errors import DlccError, ExitCode
+
+OPTIMISE = (
+    "canonicalize,"
+    "fold-constants,"
+    "fold-batch-norm,"
+    "fold-pads,"
+    "fold-transposes,"
+    "canonicalize,"
+    "fold-batch-norm,"
+    "fold-constants,"
+    "eliminate-common-subexpressions,"
+    "fuse-epilogues,"
+    "eliminate-dead-code"
+)
+"""Exact passes only: what a network that stays at 32 bits goes through."""
+
+BITS = (8, 32)
+"""The widths that :func:`default_pipeline` knows."""
+
+
+def default_pipeline(bits: int = 32) -> str:
+    """Text of the default pipeline for weights and activations of ``bits`` bits.
+
+    Args:
+        bits: 32 leaves the network in float32; 8 quantises it after training.
+
+    Raises:
+        DlccError: another width.
+    """
+    if bits not in BITS:
+        raise DlccError(
+            ExitCode.USAGE,
+            f"there is no default pipeline for {bits} bits",
+            why=f"the widths are {', '.join(map(str, BITS))}",
+            fix="choose one of them, or give a pipeline with --passes",
+        )
+    return OPTIMISE if bits == 32 else f"{OPTIMISE},quantize{{bits={bits}}}"

@@ -1,0 +1,304 @@
+"""Convolution and linear layers as implicit GEMM, transposed convolution included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import ceil
+
+import numpy as np
+
+from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
+from targets.cpu.isa import Isa
+from targets.cpu.kernels import epilogue
+from targets.cpu.kernels.gemm import (
+    Gemm,
+    Unit,
+    choose_blocking,
+    pack_weights,
+    pad_channels,
+    unit_for,
+)
+from targets.cpu.kernels.implicit import gemm_function
+from targets.cpu.kernels.spec import ConvSpec, ConvTransposeSpec, Epilogue
+from targets.cpu.kernels.stage import Stage, fill_constant, stage_step
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A convolution reduced to an implicit GEMM: what is staged, and the GEMM over it."""
+
+    spec: ConvSpec
+    stage: Stage | None
+    gemm: Gemm
+    unit: Unit
+    merged: int
+    """Groups of the layer that one group of the GEMM computes (the others' weights are zero)."""
+
+
+def _merged_groups(spec: ConvSpec, unit: Unit) -> int:
+    """How many small groups to compute as one, so that a channel block is not mostly empty."""
+    n = spec.oc // spec.groups
+    fitting = [d for d in range(1, spec.groups + 1) if spec.groups % d == 0 and d * n <= unit.lanes]
+    return max(fitting, default=1)
+
+
+def _runs(spec: ConvSpec, width: int, merged: int) -> tuple[tuple[tuple[int, int], ...], int]:
+    """The loops over runs and the length of a run, for an input row of ``width`` pixels."""
+    per_group = spec.c // spec.groups * merged
+    down, right = spec.dilation[0] * width * spec.c, spec.dilation[1] * spec.c
+    if spec.kw == 1 or (per_group == spec.c and spec.dilation[1] == 1):
+        return ((spec.kh, down),), spec.kw * per_group
+    return ((spec.kh, down), (spec.kw, right)), per_group
+
+
+def _stage_of(spec: ConvSpec, unit: Unit) -> Stage | None:
+    """The staged copy that this kernel needs, if any."""
+    widen = unit.kind == "madd"
+    overrun = unit.k > 1 and not spec.input_slack
+    if not (any(spec.pads) or widen or overrun):
+        return None
+    height, width = spec.padded
+    top, left = spec.pads[:2]
+    dst = "i16" if widen else spec.in_dtype
+    return Stage(
+        spec.n, spec.h, spec.w, spec.c, height, width, top, left, (1, 1), spec.in_dtype, dst
+    )
+
+
+def geometry(spec: ConvSpec, isa: Isa, *, amx: bool = True) -> Geometry:
+    """Reduces ``spec`` to an implicit GEMM on ``isa`` (``amx=False``: on its vector unit)."""
+    unit = unit_for(isa, spec.in_dtype, amx=amx)
+    merged = _merged_groups(spec, unit)
+    stage = _stage_of(spec, unit)
+    height, width = spec.padded
+    loops, run = _runs(spec, width, merged)
+    images, rows, cols = spec.n, spec.oh, spec.ow
+    strides = (height * width * spec.c, spec.stride[0] * width * spec.c, spec.stride[1] * spec.c)
+    if spec.kh == spec.kw == 1 and spec.stride == (1, 1):  # all pixels are one long row
+        images, rows, cols = 1, 1, spec.n * height * width
+        strides = (0, 0, spec.c)
+    gemm = Gemm(
+        images,
+        rows,
+        cols,
+        *strides,
+        loops,
+        run,
+        n=spec.oc // spec.groups * merged,
+        groups=spec.groups // merged,
+        a_group=spec.c // spec.groups * merged,
+        a_dtype=stage.dst if stage else spec.in_dtype,
+        out=spec.epilogue.out,
+        residual=spec.epilogue.residual,
+    )
+    return Geometry(spec, stage, gemm, unit, merged)
+
+
+def _weight_runs(weights: np.ndarray, geo: Geometry) -> np.ndarray:
+    """Weights ``[oc, c/groups, kh, kw]`` as ``[groups, n, runs, run]`` of the merged GEMM."""
+    spec, merged, gemm = geo.spec, geo.merged, geo.gemm
+    per_group, n = spec.c // spec.groups, spec.oc // spec.groups
+    split = weights.transpose(0, 2, 3, 1).reshape(
+        gemm.groups, merged, n, spec.kh, spec.kw, per_group
+    )
+    full = np.zeros(
+        (gemm.groups, merged, n, spec.kh, spec.kw, merged, per_group), weights.dtype
+    )
+    for member in range(merged):
+        full[:, member, :, :, :, member, :] = split[:, member]
+    return full.reshape(gemm.groups, merged * n, gemm.runs, gemm.run)
+
+
+def fold_zero_point(bias: np.ndarray, weights: np.ndarray, zero_point: int) -> np.ndarray:
+    """``bias - zero_point * sum(weights)`` per output channel (axis 0), modulo 2**32."""
+    sums = weights.astype(np.int64).reshape(weights.shape[0], -1).sum(axis=1)
+    return (bias.astype(np.int64) - zero_point * sums).astype(np.uint32).view(np.int32)
+
+
+def channel_constants(
+    epi: Epilogue,
+    groups: int,
+    lanes: int,
+    bias: np.ndarray,
+    multiplier: np.ndarray | None,
+    ratio: np.ndarray | None,
+) -> dict[str, np.ndarray]:
+    """The constants of the epilogue, per channel and filled up to whole blocks."""
+    made = {"bias": pad_channels(bias, groups, lanes), "scalars": epilogue.scalars(epi)}
+    if multiplier is not None:
+        made["multiplier"] = pad_channels(multiplier.astype(np.float32), groups, lanes)
+    if epi.residual == "u8":
+        if ratio is None:
+            raise ValueError("a u8 residual needs its ratio per channel")
+        made["ratio"] = pad_channels(ratio.astype(np.float32), groups, lanes)
+    return made
+
+
+def conv2d(
+    spec: ConvSpec,
+    isa: Isa,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    multiplier: np.ndarray | None = None,
+    ratio: np.ndarray | None = None,
+    *,
+    amx: bool = True,
+) -> KernelPlan:
+    """Plans a convolution (or linear layer) of any groups, stride, dilation and padding.
+
+    Args:
+        spec: the layer.
+        isa: the instruction set; ``amx=False`` uses the vector unit below AMX.
+        weights: ``[oc, c / groups, kh, kw]``, s8 or f32.
+        bias: ``[oc]``, s32 or f32. The input's zero point is folded in here: pass it unfolded.
+        multiplier: ``[oc]`` f32, for u8 activations: accumulator -> output units.
+        ratio: ``[oc]`` f32, for a u8 residual: residual units -> accumulator units.
+
+    The plan's inputs: 0 the activation, 1 the residual if there is one.
+    """
+    geo = geometry(spec, isa, amx=amx)
+    if spec.in_dtype == "u8":
+        if multiplier is None:
+            raise ValueError("u8 activations need a multiplier")
+        bias = fold_zero_point(bias, weights, spec.in_zero_point)
+    elif multiplier is not None:
+        raise ValueError("f32 activations take no multiplier")
+    constants = {"weights": pack_weights(_weight_runs(weights, geo), geo.unit)}
+    constants |= channel_constants(
+        spec.epilogue, geo.gemm.groups, geo.unit.lanes, bias, multiplier, ratio
+    )
+    steps: list[KernelStep] = []
+    source: KernelArg = ("in", 0)
+    if geo.stage is not None:
+        constants["fill"] = fill_constant(spec.in_zero_point, spec.in_dtype)
+        steps.append(stage_step(geo.stage, source, "fill", 0))
+        source = ("scratch", 0)
+    steps.append(gemm_step(geo.gemm, geo.unit, source, ("const", "weights")))
+    return KernelPlan(
+        tuple(steps),
+        constants,
+        scratch=(geo.stage.bytes,) if geo.stage else (),
+        features=_features(isa, geo.unit),
+        kernel=f"conv-{geo.unit.kind}",
+    )
+
+
+def _features(isa: Isa, unit: Unit) -> tuple[str, ...]:
+    if unit.kind == "amx":
+        return isa.flags
+    return isa.without_amx().flags
+
+
+def gemm_step(
+    gemm: Gemm,
+    unit: Unit,
+    a: KernelArg,
+    b: KernelArg,
+    bias: KernelArg = ("const", "bias"),
+    row_terms: KernelArg | None = None,
+) -> KernelStep:
+    """The step of an implicit GEMM; a residual is the layer's input 1."""
+    blocking, _ = choose_blocking(gemm, unit)
+    key = name_key(f"gemm_{unit.kind}", gemm, unit, blocking)
+    names = epilogue.argument_names(gemm.a_dtype != "f32", gemm.residual)
+    args: list[KernelArg] = [a, b]
+    args += [row_terms] if row_terms is not None else []
+    args += [bias if name == "bias" else ("const", name) for name in names]
+    args += [("in", 1)] if gemm.residual is not None else []
+    args.append(("out", 0))
+    return KernelStep(
+        key, lambda: gemm_function(key, gemm, unit, blocking), tuple(args), blocking.items(gemm)
+    )
+
+
+def conv2d_transpose(
+    spec: ConvTransposeSpec,
+    isa: Isa,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    multiplier: np.ndarray | None = None,
+    ratio: np.ndarray | None = None,
+    *,
+    amx: bool = True,
+) -> KernelPlan:
+    """Plans a transposed convolution: zero points inserted, then a convolution of stride 1.
+
+    Args:
+        weights: ``[c, oc / groups, kh, kw]`` as in ONNX; the others as for :func:`conv2d`.
+    """
+    conv, stage = _as_convolution(spec, isa, amx)
+    per_group = spec.oc // spec.groups
+    grouped = weights.reshape(spec.groups, spec.c // spec.groups, per_group, spec.kh, spec.kw)
+    flipped = np.ascontiguousarray(grouped[..., ::-1, ::-1].transpose(0, 2, 1, 3, 4)).reshape(
+        spec.oc, spec.c // spec.groups, spec.kh, spec.kw
+    )
+    inner = conv2d(conv, isa, flipped, bias, multiplier, ratio, amx=amx)
+    constants = inner.constants | {"fill": fill_constant(spec.in_zero_point, spec.in_dtype)}
+    last = inner.steps[-1]
+    reads = tuple(("scratch", 0) if arg == ("in", 0) else arg for arg in last.args)
+    steps = (stage_step(stage, ("in", 0), "fill", 0), replace(last, args=reads))
+    return replace(
+        inner, steps=steps, constants=constants, scratch=(stage.bytes,), kernel=f"{inner.kernel}-t"
+    )
+
+
+def _as_convolution(spec: ConvTransposeSpec, isa: Isa, amx: bool) -> tuple[ConvSpec, Stage]:
+    """The stride-1 convolution over the spread-out input, and the staging that spreads it."""
+    (sh, sw), (dh, dw), (top, left, bottom, right) = spec.stride, spec.dilation, spec.pads
+    edge_h, edge_w = dh * (spec.kh - 1), dw * (spec.kw - 1)
+    if min(edge_h - max(top, bottom), edge_w - max(left, right)) < 0:
+        raise ValueError("padding larger than the kernel's reach is not supported")
+    height = (spec.h - 1) * sh + 1 + 2 * edge_h - top - bottom + spec.output_padding[0]
+    width = (spec.w - 1) * sw + 1 + 2 * edge_w - left - right + spec.output_padding[1]
+    widen = unit_for(isa, spec.in_dtype, amx=amx).kind == "madd"
+    stage = Stage(
+        spec.n,
+        spec.h,
+        spec.w,
+        spec.c,
+        height,
+        width,
+        edge_h - top,
+        edge_w - left,
+        spec.stride,
+        spec.in_dtype,
+        "i16" if widen else spec.in_dtype,
+    )
+    conv = ConvSpec(
+        spec.n,
+        height,
+        width,
+        spec.c,
+        spec.oc,
+        spec.kh,
+        spec.kw,
+        dilation=spec.dilation,
+        groups=spec.groups,
+        in_dtype=spec.in_dtype,
+        in_zero_point=spec.in_zero_point,
+        epilogue=spec.epilogue,
+    )
+    return conv, stage
+
+
+def conv_cost(spec: ConvSpec, isa: Isa, *, amx: bool = True) -> float:
+    """Predicted seconds of :func:`conv2d` on one thread (only good for comparison)."""
+    geo = geometry(spec, isa, amx=amx)
+    _, cycles = choose_blocking(geo.gemm, geo.unit)
+    packed = geo.gemm.groups * ceil(geo.gemm.n / geo.unit.lanes) * geo.unit.lanes
+    packed *= geo.gemm.runs * ceil(geo.gemm.run / geo.unit.k) * geo.unit.k
+    moved = packed * (4 if spec.in_dtype == "f32" else 1)
+    seconds = max(cycles / CLOCK, moved / WEIGHT_BANDWIDTH)
+    if geo.stage is not None:
+        seconds += 2 * geo.stage.bytes / COPY_BANDWIDTH
+    return seconds
+
+
+CLOCK = 2.6e9
+"""Cycles per second of the predicted core."""
+
+WEIGHT_BANDWIDTH = 15e9
+"""Bytes per second of weights that are read once, from memory."""
+
+COPY_BANDWIDTH = 20e9
+"""Bytes per second of a staging copy, read and written bytes together."""

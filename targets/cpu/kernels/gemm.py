@@ -1,0 +1,271 @@
+"""Implicit GEMM by runs: the shape that convolution, linear and matmul layers are reduced to.
+
+In NHWC the bytes (kw, c) of one kernel row are contiguous, so the reduction of a convolution is
+``kh`` *runs* of length ``kw * c`` at fixed distances (``kh * kw`` runs of ``c / groups`` where it is
+dilated or grouped). A block of output pixels by output channels is accumulated in registers; the
+second operand is packed ``[group][channel block][run][step][lane][k]`` with zeros past each run's
+end, so reading past a run is harmless.
+
+This module decides the blocking and the work items; :mod:`skeleton` emits the frame,
+:mod:`registers` and :mod:`amx` the blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from math import ceil, prod
+
+import numpy as np
+
+from targets.cpu.isa import Isa
+from targets.cpu.kernels.spec import OutType, ResidualType
+
+ITEM_MACS = 1 << 21
+"""Multiply-accumulates that a work item aims at: 5 to 20 microseconds on one core."""
+
+MIN_ITEMS = 32
+"""Work items that a layer is cut into at least, where its shape allows: twice 16 threads."""
+
+L2_BYTES = 1 << 20
+"""Packed weights up to this size are assumed to stay in the second-level cache."""
+
+TILE = 16
+"""AMX: rows of a tile, and 32-bit columns of an accumulator tile."""
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """What determines the code of an implicit GEMM.
+
+    Output pixel (image, row, col) of group g reads A at ``image * a_image + row * a_row + col *
+    a_col + g * a_group`` (elements) plus, for each combination of ``loops`` (count, distance), a
+    run of ``run`` elements. ``n``: output channels of one group; the output is dense
+    ``[images, rows, cols, groups * n]``.
+
+    ``b_image``: distance of the second operand between images (0: weights); ``b_row``: its row
+    distance where it is read in place, row-major ``[k, n]`` f32 (0: packed); ``row_terms``: an
+    int32 per output pixel is added to the accumulators; ``bias_image``: distance of the bias.
+    """
+
+    images: int
+    rows: int
+    cols: int
+    a_image: int
+    a_row: int
+    a_col: int
+    loops: tuple[tuple[int, int], ...]
+    run: int
+    n: int
+    groups: int
+    a_group: int
+    a_dtype: str
+    out: OutType
+    residual: ResidualType | None
+    b_image: int = 0
+    b_row: int = 0
+    row_terms: bool = False
+    bias_image: int = 0
+
+    @property
+    def runs(self) -> int:
+        """Runs in one reduction."""
+        return prod(count for count, _ in self.loops)
+
+    @property
+    def pixels(self) -> int:
+        """Output pixels of all images."""
+        return self.images * self.rows * self.cols
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the layer."""
+        return self.pixels * self.groups * self.n * self.runs * self.run
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How the inner product is computed.
+
+    ``kind``: fma | madd | vnni | amx; ``lanes``: channels of a block; ``k``: elements of a run that
+    one step takes; ``registers``: vector registers the block may fill.
+    """
+
+    kind: str
+    lanes: int
+    k: int
+    registers: int
+    fused: bool = True
+
+    @property
+    def spare(self) -> int:
+        """Registers beyond accumulators and channel vectors: the broadcast, and a product."""
+        return 2 if self.kind == "madd" or not self.fused else 1
+
+
+def unit_for(isa: Isa, a_dtype: str, *, amx: bool = True) -> Unit:
+    """The inner-product unit of ``isa`` for activations of this dtype."""
+    if a_dtype == "f32":
+        return Unit("fma", isa.lanes, 1, isa.registers, isa.fma)
+    if isa.dot == "madd":
+        return Unit("madd", isa.lanes, 2, isa.registers)
+    if isa.dot == "amx" and amx:
+        return Unit("amx", TILE, 64, isa.registers)
+    return Unit("vnni", isa.lanes, 4, isa.registers)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """An axis cut into ``first[0]`` pieces of ``first[1]`` and then ``rest[0]`` of ``rest[1]``."""
+
+    first: tuple[int, int]
+    rest: tuple[int, int] = (0, 0)
+
+    @property
+    def count(self) -> int:
+        """Number of pieces."""
+        return self.first[0] + self.rest[0]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The distinct sizes, first one first."""
+        return (self.first[1], self.rest[1]) if self.rest[0] else (self.first[1],)
+
+
+def even_cut(length: int, limit: int) -> Cut:
+    """``length`` in as few pieces of at most ``limit`` as possible, sizes differing by at most 1."""
+    pieces = ceil(length / limit)
+    small, large_count = divmod(length, pieces)
+    if large_count == 0:
+        return Cut((pieces, small))
+    return Cut((large_count, small + 1), (pieces - large_count, small))
+
+
+def tail_cut(length: int, size: int) -> Cut:
+    """``length`` in pieces of ``size`` and one shorter piece for what is left."""
+    size = min(size, length)
+    full, left = divmod(length, size)
+    return Cut((full, size), (1, left) if left else (0, 0))
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """Rows, columns and channel blocks cut into register (tile) blocks, and blocks into items.
+
+    A work item is one band of rows, ``strips`` strips of columns, ``blocks`` groups of channel
+    blocks. ``m_major``: consecutive items share their pixels, not their channels.
+    """
+
+    rows: Cut
+    cols: Cut
+    channels: Cut
+    strips: int
+    blocks: int
+    m_major: bool
+
+    def item_counts(self, gemm: Gemm) -> tuple[int, int]:
+        """Work items along pixels and along channels."""
+        along_m = gemm.images * self.rows.count * ceil(self.cols.count / self.strips)
+        return along_m, ceil(self.channels.count / self.blocks) * gemm.groups
+
+    def items(self, gemm: Gemm) -> int:
+        """Work items of the layer."""
+        return prod(self.item_counts(gemm))
+
+
+def _block_cycles(unit: Unit, m: int, nr: int, spatial: int) -> float:
+    """Cycles of one reduction step of a block: arithmetic, loads, latency of the chains."""
+    if unit.kind == "amx":
+        tile_rows = m / spatial
+        arithmetic = spatial * nr * max(tile_rows, 4)
+        return max(arithmetic, 8.0 * nr + 8.0 * spatial * max(tile_rows, 4) / TILE, 20.0)
+    factor = {"fma": 0.5 if unit.fused else 1.0, "vnni": 0.5, "madd": 1.0}[unit.kind]
+    latency = 5.0 if unit.kind != "fma" else 4.0
+    return max(factor * m * nr, 0.5 * (m + nr), latency)
+
+
+def _shapes(gemm: Gemm, unit: Unit) -> list[tuple[int, int, int]]:
+    """Register blocks worth looking at: (rows, columns, channel blocks)."""
+    blocks = ceil(gemm.n / unit.lanes)
+    if unit.kind == "amx":
+        nrs = [min(2, blocks)]
+        return [(r, c, nr) for r, c, nr in product((1, 2), (16, 32), nrs) if r * c <= 32]
+    shapes = []
+    for nr in {min(nr, blocks) for nr in (1, 2, 3, 4, 6, 8)}:
+        most = (unit.registers - unit.spare - nr) // nr
+        for height in range(1, min(gemm.rows, most, 7) + 1):
+            if (height == 1 or gemm.cols <= most) and most // height >= 1:
+                shapes.append((height, min(most // height, gemm.cols), nr))
+    return shapes
+
+
+@lru_cache(maxsize=4096)
+def choose_blocking(gemm: Gemm, unit: Unit) -> tuple[Blocking, float]:
+    """The blocking with the fewest predicted cycles, and these cycles."""
+    steps = gemm.runs * ceil(gemm.run / unit.k)
+    blocks = ceil(gemm.n / unit.lanes)
+    best: tuple[float, tuple[Cut, Cut, Cut]] | None = None
+    for height, width, nr in _shapes(gemm, unit):
+        rows, cols = tail_cut(gemm.rows, height), even_cut(gemm.cols, width)
+        channels = tail_cut(blocks, nr)
+        cycles = 0.0
+        for (rc, rs), (cc, cs), (nc, ns) in product(
+            *((cut.first, cut.rest) for cut in (rows, cols, channels))
+        ):
+            if rc * cc * nc:
+                spatial = rs * ceil(cs / TILE)
+                step = _block_cycles(unit, rs * cs, ns, spatial)
+                cycles += rc * cc * nc * (steps * step + 30 + 6 * rs * cs * ns)
+        variants = len(rows.sizes) * len(cols.sizes) * len(channels.sizes)
+        cycles *= 1.0 + 0.01 * variants  # code size; also settles ties
+        if best is None or cycles < best[0]:
+            best = (cycles, (rows, cols, channels))
+    assert best is not None
+    cycles, (rows, cols, channels) = best
+    strips, per_item, m_major = _items(gemm, unit, rows, cols, channels)
+    return Blocking(rows, cols, channels, strips, per_item, m_major), (
+        cycles * gemm.images * gemm.groups
+    )
+
+
+def _items(gemm: Gemm, unit: Unit, rows: Cut, cols: Cut, channels: Cut) -> tuple[int, int, bool]:
+    """Strips and channel groups of a work item, and the order of items."""
+    target = max(1, min(ITEM_MACS, gemm.macs // MIN_ITEMS))
+    per_block = (
+        rows.first[1] * cols.first[1] * channels.first[1] * unit.lanes * gemm.runs * gemm.run
+    )
+    wanted = max(1, round(target / per_block))
+    strips = cols.count if gemm.rows > 1 else min(cols.count, max(1, wanted // channels.count, 4))
+    strips = min(strips, max(1, wanted))
+    blocks = min(channels.count, max(1, round(wanted / strips)))
+    packed = gemm.runs * gemm.run * gemm.n * gemm.groups * (4 if unit.kind == "fma" else 1)
+    return strips, blocks, packed <= L2_BYTES
+
+
+def padded_steps(gemm: Gemm, unit: Unit) -> int:
+    """Elements of one packed run of one channel: ``run`` rounded up to whole steps."""
+    return ceil(gemm.run / unit.k) * unit.k
+
+
+def pack_weights(weights: np.ndarray, unit: Unit) -> np.ndarray:
+    """Packs ``[groups, n, runs, run]`` into ``[groups, blocks, runs, steps, lanes, k]``.
+
+    Channels are filled up to whole blocks and runs to whole steps, with zeros. AMX has the layout
+    of VNNI (``k = 4``) with the run filled up to 64.
+    """
+    groups, n, runs, run = weights.shape
+    blocks, length = ceil(n / unit.lanes), ceil(run / unit.k) * unit.k
+    inner = 4 if unit.kind == "amx" else unit.k
+    full = np.zeros((groups, blocks * unit.lanes, runs, length), weights.dtype)
+    full[:, :n, :, :run] = weights
+    split = full.reshape(groups, blocks, unit.lanes, runs, length // inner, inner)
+    return np.ascontiguousarray(split.transpose(0, 1, 3, 4, 2, 5))
+
+
+def pad_channels(values: np.ndarray, groups: int, lanes: int) -> np.ndarray:
+    """Per-channel numbers ``[groups * n]`` with each group filled up to whole blocks by zeros."""
+    n = values.size // groups
+    full = np.zeros((groups, ceil(n / lanes) * lanes), values.dtype)
+    full[:, :n] = values.reshape(groups, n)
+    return full.reshape(-1)

@@ -1,0 +1,36 @@
+"""Implicit-GEMM functions, whole: parameters, frame, and blocks of registers or tiles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dlcc import tir
+from targets.cpu.kernels import amx, epilogue
+from targets.cpu.kernels.gemm import Blocking, Gemm, Unit
+from targets.cpu.kernels.registers import emit_register_block
+from targets.cpu.kernels.skeleton import Context, emit_items
+from targets.cpu.kernels.spec import NUMPY
+
+
+def gemm_function(name: str, gemm: Gemm, unit: Unit, blocking: Blocking) -> Any:
+    """The PrimFunc of an implicit GEMM.
+
+    Parameters: a, b, [row terms,] then the epilogue's (:func:`epilogue.argument_names`), residual
+    if there is one, y.
+    """
+    kb = tir.KernelBuilder(name)
+    a = kb.pointer("a", NUMPY[gemm.a_dtype], align=1)
+    b_dtype = "float32" if gemm.a_dtype == "f32" else "int8"
+    if gemm.b_image and unit.kind == "madd":
+        b_dtype = "int16"
+    b = kb.pointer("b", b_dtype, align=1 if gemm.b_row else 64)
+    terms = kb.pointer("row_terms", "int32") if gemm.row_terms else None
+    out = epilogue.parameters(kb, gemm.a_dtype != "f32", gemm.out, gemm.residual)
+    ctx = Context(kb, gemm, unit, blocking, a, b, terms, out)
+    if unit.kind != "amx":
+        emit_items(ctx, emit_register_block)
+        return kb.build()
+    amx.configure(ctx)
+    emit_items(ctx, amx.emit_tile_block)
+    amx.release(ctx)
+    return kb.build()

@@ -1,0 +1,71 @@
+"""Emits implicit-GEMM blocks in vector registers: FMA, vpdpbusd or widened pmaddwd."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from targets.cpu.kernels.skeleton import Block, Context, a_start, b_start, runs, store_block
+
+_VNNI = {16: "llvm.x86.avx512.vpdpbusd.512", 8: "llvm.x86.avx512.vpdpbusd.256"}
+_MADD = {
+    16: "llvm.x86.avx512.pmaddw.d.512",
+    8: "llvm.x86.avx2.pmadd.wd",
+    4: "llvm.x86.sse2.pmadd.wd",
+}
+
+
+def _load_a(ctx: Context, index: Any) -> Any:
+    """One step of one pixel's run, in every lane."""
+    kb, unit = ctx.kb, ctx.unit
+    if unit.kind == "fma":
+        return kb.let(kb.splat(kb.load(ctx.a, index), unit.lanes), "a")
+    word = kb.reinterpret(kb.load(ctx.a, index, unit.k), "int32")
+    dtype, lanes = ("int16", 2 * unit.lanes) if unit.kind == "madd" else ("int8", 4 * unit.lanes)
+    return kb.let(kb.reinterpret(kb.splat(word, unit.lanes), dtype, lanes), "a")
+
+
+def _load_b(ctx: Context, index: Any) -> Any:
+    """One step of one channel block; s8 weights are widened for pmaddwd."""
+    kb, unit = ctx.kb, ctx.unit
+    value = kb.load(ctx.b, index, unit.lanes * unit.k)
+    if unit.kind == "madd" and str(ctx.b.dtype) != "int16":
+        value = kb.cast(value, "int16")
+    return kb.let(value, "b")
+
+
+def _mac(ctx: Context, acc: Any, a: Any, b: Any) -> Any:
+    """``acc`` + the inner products of one step."""
+    kb, unit = ctx.kb, ctx.unit
+    if unit.kind == "fma":
+        if not unit.fused:
+            return acc + a * b
+        return kb.pure("llvm.fma", "float32", unit.lanes, a, b, acc)
+    if unit.kind == "vnni":
+        return kb.pure(_VNNI[unit.lanes], "int32", unit.lanes, acc, a, b)
+    return acc + kb.pure(_MADD[unit.lanes], "int32", unit.lanes, a, b)
+
+
+def emit_register_block(ctx: Context, block: Block) -> None:
+    """Accumulates one block in registers and hands it to the epilogue."""
+    kb, gemm, unit = ctx.kb, ctx.gemm, ctx.unit
+    lanes, nr = unit.lanes, block.channel_blocks
+    pixels = [(r, c) for r in range(block.height) for c in range(block.width)]
+    dtype = "float32" if unit.kind == "fma" else "int32"
+    acc = kb.alloc(dtype, len(pixels) * nr * lanes)
+    for i in range(len(pixels) * nr):
+        kb.store(acc, i * lanes, kb.const(0, dtype, lanes))
+    b_step = gemm.b_row or lanes * unit.k
+    with runs(ctx, a_start(ctx, block), b_start(ctx, block)) as (a_run, b_run):
+        a_run, b_run = kb.let(a_run, "a_run"), kb.let(b_run, "b_run")
+        with kb.loop(0, -(-gemm.run // unit.k), "k") as k:
+            a_at, b_at = kb.let(a_run + k * unit.k, "a_at"), kb.let(b_run + k * b_step, "b_at")
+            weights = [_load_b(ctx, b_at + j * ctx.b_block) for j in range(nr)]
+            for i, (r, c) in enumerate(pixels):
+                a = _load_a(ctx, a_at + (r * gemm.a_row + c * gemm.a_col))
+                for j in range(nr):
+                    at = (i * nr + j) * lanes
+                    kb.store(acc, at, _mac(ctx, kb.load(acc, at, lanes), a, weights[j]))
+    spill = kb.alloc(dtype, len(pixels) * nr * lanes)
+    for i in range(len(pixels) * nr):
+        kb.store(spill, i * lanes, kb.load(acc, i * lanes, lanes))
+    store_block(ctx, block, spill, block.width * nr * lanes, nr * lanes, lanes)

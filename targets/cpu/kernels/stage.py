@@ -1,0 +1,133 @@
+"""Staging: copies of the input in the form that the inner kernels read without conditions.
+
+A padded copy (borders hold the zero point), a copy with rows and columns of zero points inserted
+(transposed convolution), u8 widened to i16 for pmaddwd, or simply a copy with readable slack.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dlcc import tir
+from dlcc.lowering.kernel import KernelArg, KernelStep, name_key
+from targets.cpu.kernels.skeleton import divide
+from targets.cpu.kernels.spec import NUMPY, SIZE
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A staged copy ``[n, out_h, out_w, c]`` of an input ``[n, h, w, c]``.
+
+    Input pixel (i, j) lands at ``(top + i * spread_h, left + j * spread_w)``; the rest is the fill
+    value.
+    """
+
+    n: int
+    h: int
+    w: int
+    c: int
+    out_h: int
+    out_w: int
+    top: int
+    left: int
+    spread: tuple[int, int]
+    src: str
+    dst: str
+
+    @property
+    def elements(self) -> int:
+        """Elements of the copy."""
+        return self.n * self.out_h * self.out_w * self.c
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the copy."""
+        return self.elements * SIZE[self.dst]
+
+
+def fill_constant(value: int, src: str) -> np.ndarray:
+    """The fill value, as the one-element array that the staging kernel takes."""
+    return np.array([value], dtype=np.int32 if src == "u8" else np.float32)
+
+
+def _copy(kb: tir.KernelBuilder, stage: Stage, put: Any, get: Any, x: Any, y: Any, n: int) -> None:
+    """Copies (and widens) ``n`` contiguous elements."""
+    lanes = 64 // SIZE[stage.dst]
+    at = 0
+    while n:
+        while lanes > n:
+            lanes //= 2
+        with kb.loop(0, n // lanes, "v") as v:
+            value = kb.load(x, get + v * lanes + at, lanes)
+            kb.store(y, put + v * lanes + at, kb.cast(value, NUMPY[stage.dst]))
+        at += n // lanes * lanes
+        n %= lanes
+
+
+def _fill(kb: tir.KernelBuilder, stage: Stage, put: Any, y: Any, value: Any, n: int) -> None:
+    """Stores ``value`` into ``n`` contiguous elements."""
+    lanes, at = 64 // SIZE[stage.dst], 0
+    while n:
+        while lanes > n:
+            lanes //= 2
+        with kb.loop(0, n // lanes, "f") as v:
+            kb.store(y, put + v * lanes + at, kb.splat(value, lanes))
+        at += n // lanes * lanes
+        n %= lanes
+
+
+def _row(kb: tir.KernelBuilder, stage: Stage, put: Any, get: Any, x: Any, y: Any, fill: Any) -> None:
+    """One staged row that has an input row in it."""
+    c, spread = stage.c, stage.spread[1]
+    _fill(kb, stage, put, y, fill, stage.left * c)
+    if spread == 1:
+        _copy(kb, stage, put + stage.left * c, get, x, y, stage.w * c)
+    else:
+        with kb.loop(0, stage.w, "col") as col:
+            at = kb.let(put + (stage.left + col * spread) * c, "put")
+            _copy(kb, stage, at, kb.let(get + col * c, "get"), x, y, c)
+            with kb.when(col < stage.w - 1):
+                _fill(kb, stage, at + c, y, fill, (spread - 1) * c)
+    end = stage.left + (stage.w - 1) * spread + 1
+    _fill(kb, stage, kb.let(put + end * c, "end"), y, fill, (stage.out_w - end) * c)
+
+
+def stage_function(name: str, stage: Stage) -> Any:
+    """The staging kernel: parameters x, fill, y; one work item per staged row."""
+    kb = tir.KernelBuilder(name)
+    x = kb.pointer("x", NUMPY[stage.src], align=1)
+    fill = kb.pointer("fill", "int32" if stage.src == "u8" else "float32")
+    y = kb.pointer("y", NUMPY[stage.dst])
+    last = stage.top + (stage.h - 1) * stage.spread[0]
+    with kb.loop(kb.begin, kb.end, "item") as item:
+        image, row = divide(kb, item, stage.out_h, "row")
+        image = image if stage.n > 1 else 0
+        row = row if stage.out_h > 1 else 0
+        value = kb.let(kb.cast(kb.load(fill, 0), NUMPY[stage.dst]), "fill")
+        put = kb.let(item * (stage.out_w * stage.c), "put")
+        source, left_over = divide(kb, row - stage.top, stage.spread[0], "source")
+        every_row = stage.out_h == stage.h
+        inside = True if every_row else tir.tirx.all(row >= stage.top, row <= last)
+        if stage.spread[0] > 1 and not every_row:
+            inside = tir.tirx.all(inside, left_over == 0)
+        with kb.when(inside):
+            get = kb.let((image * stage.h + source) * (stage.w * stage.c), "get")
+            _row(kb, stage, put, get, x, y, value)
+        if not every_row:
+            with kb.when(tir.tirx.Not(inside)):
+                _fill(kb, stage, put, y, value, stage.out_w * stage.c)
+    return kb.build()
+
+
+def stage_step(stage: Stage, source: KernelArg, fill: str, scratch: int) -> KernelStep:
+    """The step that stages ``source`` into scratch buffer ``scratch``; ``fill`` names a constant."""
+    key = name_key("stage", stage)
+    return KernelStep(
+        key,
+        lambda: stage_function(key, stage),
+        (source, ("const", fill), ("scratch", scratch)),
+        stage.n * stage.out_h,
+    )
