@@ -9,16 +9,13 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from passes.pipelines import default_pipeline
-
-import passes as pass_library
 import targets as target_library
 from dlcc.artifact import Artifact, write_artifact
 from dlcc.data import batches_from
-from dlcc.errors import DlccError, ExitCode
 from dlcc.frontends import load_graph
 from dlcc.ir import Graph
 from dlcc.ir.encodings import Array
@@ -26,12 +23,12 @@ from dlcc.lowering.lower import lower
 from dlcc.lowering.target import Target
 from dlcc.program import Program
 from passes.base import Pass, PassContext, Remark
-from passes.manager import PassManager
+from passes.manager import PassManager, PassRecord, Selection
 from passes.pipeline import parse_pipeline, print_pipeline
+from passes.pipelines import default_pipeline
 
 Calibration = str | Path | Callable[[], Iterable[Mapping[str, Array]]]
 Progress = Callable[[str, float], None]
-SUPPORTED_BITS = (8, 32)
 
 
 def _silent(_phase: str, _fraction: float) -> None:
@@ -80,13 +77,6 @@ class CompileOptions:
             if isinstance(self.passes, str):
                 return parse_pipeline(self.passes)
             return list(self.passes)
-        if self.bits not in SUPPORTED_BITS:
-            raise DlccError(
-                ExitCode.USAGE,
-                f"--bits {self.bits} is not supported",
-                why=f"this version compiles at {', '.join(map(str, SUPPORTED_BITS))} bits",
-                fix="use --bits 8 or --bits 32",
-            )
         return parse_pipeline(default_pipeline(self.bits))
 
 
@@ -97,8 +87,7 @@ class Optimised:
     graph: Graph
     pipeline: str
     remarks: tuple[Remark, ...]
-    passes: tuple[Mapping[str, object], ...]
-    """Per pass: name, seconds, whether it changed the graph, statistics."""
+    passes: tuple[PassRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -127,16 +116,26 @@ def optimise(
     calibration = None
     if options.calibration is not None:
         calibration = batches_from(options.calibration, graph)
-    context = PassContext(calibration=calibration, remarks=remarks, progress=progress)
+    samples = () if calibration is None else tuple(islice(calibration(), options.verify_numerics))
+    context = PassContext(
+        calibration=calibration,
+        verify_inputs=samples,
+        remarks=remarks,
+        progress=lambda p: progress(p.pass_name, p.fraction),
+    )
     manager = PassManager(
         pipeline,
-        print_before=options.print_before,
-        print_after=options.print_after,
+        print_before=_selection(options.print_before),
+        print_after=_selection(options.print_after),
         verify_numerics=options.verify_numerics,
         dump_dir=options.dump_dir,
     )
-    report = manager.run(graph, context)
-    return Optimised(graph, print_pipeline(pipeline), tuple(context.remarks), tuple(report))
+    records = manager.run(graph, context).records
+    return Optimised(graph, print_pipeline(pipeline), tuple(context.remarks), tuple(records))
+
+
+def _selection(names: tuple[str, ...]) -> Selection:
+    return "all" if "all" in names else names
 
 
 def import_model(model: str | Path | Any, options: CompileOptions, remarks: list[Remark]) -> Graph:
@@ -199,7 +198,10 @@ def compile(
 
 
 def _report(optimised: Optimised) -> dict[str, object]:
-    passes = [{k: v for k, v in p.items() if k != "seconds"} for p in optimised.passes]
+    passes = [
+        {"pass": p.text, "modified": p.modified, "statistics": p.statistics, "errors": p.errors}
+        for p in optimised.passes
+    ]
     remarks = [
         {"pass": r.pass_name, "layer": r.loc, "kind": r.kind, "message": r.message}
         for r in optimised.remarks
@@ -214,5 +216,4 @@ __all__ = [
     "compile",
     "import_model",
     "optimise",
-    "pass_library",
 ]

@@ -57,6 +57,7 @@ class Executable(ABC):
 
     def close(self) -> None:
         """Free what the network holds."""
+        return None
 
     def __enter__(self) -> Self:
         return self
@@ -112,7 +113,9 @@ class ReferenceNetwork(Executable):
         self.graph = graph
         super().__init__(
             path,
-            tuple(TensorInfo(v.name, str(v.type.storage.numpy), v.type.shape) for v in graph.inputs),
+            tuple(
+                TensorInfo(v.name, str(v.type.storage.numpy), v.type.shape) for v in graph.inputs
+            ),
             tuple(
                 TensorInfo(name, str(v.type.storage.numpy), v.type.shape)
                 for name, v in zip(graph.output_names, graph.outputs, strict=True)
@@ -228,7 +231,7 @@ def _has_sample_axis(network: Executable, arrays: Mapping[str, Array]) -> bool:
 
 
 def random_feed(inputs: tuple[TensorInfo, ...], seed: int = 0) -> Feed:
-    """One random feed: normal floats, bytes of any value, other integers from 0 to 3, coin flips."""
+    """One random feed: normal floats, any bytes, other integers from 0 to 3, coin flips."""
     from dlcc.artifact.check import dtype_of
 
     rng = np.random.default_rng(seed)

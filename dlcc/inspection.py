@@ -224,11 +224,13 @@ def _profile(artifact: Artifact, feed: Mapping[str, Array] | None) -> dict[str, 
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
-_TYPE = re.compile(r"(?P<dtype>[a-z0-9]+)\[(?P<shape>[0-9,]*)\](?:!(?P<encoding>\w+)<(?P<fields>.*)>)?")
+_TYPE = re.compile(
+    r"(?P<dtype>[a-z0-9]+)\[(?P<shape>[0-9,]*)\](?:!(?P<encoding>\w+)<(?P<fields>.*)>)?"
+)
 
 
 def short_type(text: str) -> str:
-    """Storage of a type's text form: ``f32[4,3]!affine<bits=8, signed=true, axis=0>`` -> s8/axis0."""
+    """Storage of a type's text form: ``f32[4]!affine<bits=8, signed=true, axis=0>`` -> s8/axis0."""
     match = _TYPE.match(text)
     if match is None:
         return text

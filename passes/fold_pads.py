@@ -32,8 +32,6 @@ def image_pads(node: Node) -> tuple[int, int, int, int] | str:
     rank = node.input(0).type.rank
     if rank != 4 or any(pads[:2]) or any(pads[rank : rank + 2]):
         return "it pads other axes than height and width"
-    if min(pads) < 0:
-        return "it crops"
     if attr(node, "mode") != "constant":
         return f"it pads with mode {attr(node, 'mode')}"
     top, left, bottom, right = pads[2], pads[3], pads[6], pads[7]

@@ -1,8 +1,9 @@
 """Artifacts: a compiled network as a folder with a C library, header, weights and manifest."""
 
 from dlcc.artifact.account import account
+from dlcc.artifact.folder import check_output
 from dlcc.artifact.manifest import Artifact
 from dlcc.artifact.names import c_identifier
 from dlcc.artifact.write import write_artifact
 
-__all__ = ["Artifact", "account", "c_identifier", "write_artifact"]
+__all__ = ["Artifact", "account", "c_identifier", "check_output", "write_artifact"]

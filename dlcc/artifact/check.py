@@ -69,9 +69,10 @@ def tensor_bytes(info: TensorInfo) -> int:
 
 
 @cache
-def known_features() -> frozenset[str]:
-    """The CPU features that the runtime can check, as its C source lists them."""
-    source = files("dlcc.runtime").joinpath("c", "cpu_x86_64.h").read_text("utf-8")
+def known_features(triple: str) -> frozenset[str]:
+    """The CPU features that the runtime can check on ``triple``, as its C source lists them."""
+    source_name = f"cpu_{triple.split('-')[0]}.h"
+    source = files("dlcc.runtime").joinpath("c", source_name).read_text("utf-8")
     return frozenset(re.findall(r'^    \{"(\w+)", (?:0x)?\d+', source, re.MULTILINE))
 
 
@@ -85,7 +86,7 @@ def check_program(program: Program) -> None:
         raise _bug("bad thread count", f"threads={program.threads}, allowed 1 to {MOST_THREADS}")
     if program.arena_bytes < 0:
         raise _bug("bad arena size", f"arena_bytes={program.arena_bytes}")
-    unknown = set(program.features) - known_features()
+    unknown = set(program.features) - known_features(program.triple)
     if unknown:
         raise _bug("unknown CPU feature", f"the runtime cannot check {', '.join(sorted(unknown))}")
     for role, tensors in (("input", program.inputs), ("output", program.outputs)):

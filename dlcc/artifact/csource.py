@@ -164,6 +164,6 @@ def weights_assembly(symbol: str, image_file: str) -> str:
     """Assembly that makes the file ``image_file`` the hidden symbol ``<symbol>_weights_image``."""
     name = f"{symbol}_weights_image"
     return (
-        f'.section {WEIGHTS_SECTION},"a",@progbits\n.balign 64\n.globl {name}\n.hidden {name}\n'
-        f'{name}:\n.incbin "{image_file}"\n.section .note.GNU-stack,"",@progbits\n'
+        f'.section {WEIGHTS_SECTION},"a",%progbits\n.balign 64\n.globl {name}\n.hidden {name}\n'
+        f'{name}:\n.incbin "{image_file}"\n.section .note.GNU-stack,"",%progbits\n'
     )

@@ -88,6 +88,27 @@ def _keep_foreign(old: Path, target: Path) -> None:
             entry.rename(target / entry.name)
 
 
+def check_output(out_dir: str | Path) -> None:
+    """Finds out early whether an artifact can be written to ``out_dir``; changes nothing.
+
+    Raises:
+        DlccError: OUTPUT, as from writing.
+    """
+    shown = Path(out_dir)
+    target = Path(os.path.realpath(shown))
+    try:
+        _check_replaceable(target, shown)
+        existing = target.parent
+        while not existing.exists():
+            existing = existing.parent
+        if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(existing))
+        if not existing.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(existing))
+    except OSError as error:
+        raise _failed(shown, error) from None
+
+
 @contextmanager
 def replace_folder(out_dir: Path) -> Iterator[Path]:
     """Gives an empty folder beside ``out_dir`` that takes its place when the block ends well.

@@ -6,12 +6,12 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from dlcc import __version__
 from dlcc.errors import DlccError, ExitCode
 from dlcc.program import TensorInfo
 
@@ -22,10 +22,7 @@ VERSION: Final = 1
 
 def compiler_name() -> str:
     """``dlcc`` and its version."""
-    try:
-        return f"dlcc {version('dlcc')}"
-    except PackageNotFoundError:
-        return "dlcc (not installed)"
+    return f"dlcc {__version__}"
 
 
 def dump_json(value: object) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dlcc.driver import CompileOptions, CompileResult, Optimised
     from dlcc.inspection import Report
     from passes.base import Remark
+    from passes.manager import PassRecord
 
 _SHOWN_LAYERS = 4
 
@@ -101,16 +102,17 @@ def compile_model(
     output: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", metavar="DIR", help="The artifact folder to write.",
+            "-o",
+            "--output",
+            metavar="DIR",
+            help="The artifact folder to write.",
             show_default=False,
         ),
     ],
     target: Annotated[
         str, typer.Option("--target", help="Machine to compile for; see `dlcc targets`.")
     ] = "cpu",
-    bits: Annotated[
-        int, typer.Option("--bits", help="8: int8 after training; 32: float.")
-    ] = 8,
+    bits: Annotated[int, typer.Option("--bits", help="8: int8 after training; 32: float.")] = 8,
     calib: CalibOption = None,
     passes: PassesOption = None,
     threads: ThreadsOption = 0,
@@ -129,7 +131,7 @@ def compile_model(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compile a network to a folder with a C library, its header and weights."""  # noqa: D401
+    """Compile a network to a folder with a C library, its header and weights."""
     console = Console(as_json)
     kinds = parse_list(emit, "--emit", ("so", "a", "o"))
     check_writable(output)
@@ -160,7 +162,9 @@ def optimise_model(
     output: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", metavar="FILE",
+            "-o",
+            "--output",
+            metavar="FILE",
             help="A .dlir file (with its .npz beside it), or an .onnx file to export to.",
             show_default=False,
         ),
@@ -204,7 +208,7 @@ def optimise_model(
         "output": output,
         "pipeline": optimised.pipeline,
         "nodes": len(optimised.graph.nodes),
-        "passes": list(optimised.passes),
+        "passes": [_pass_json(p) for p in optimised.passes],
         "remarks": [_remark_json(r) for r in optimised.remarks],
     }
     _show_passes(console, optimised)
@@ -214,12 +218,8 @@ def optimise_model(
 
 
 def export_model(
-    model: Annotated[
-        Path, typer.Argument(help="A .dlir (or .onnx) file.", show_default=False)
-    ],
-    output: Annotated[
-        Path, typer.Argument(help="The .onnx file to write.", show_default=False)
-    ],
+    model: Annotated[Path, typer.Argument(help="A .dlir (or .onnx) file.", show_default=False)],
+    output: Annotated[Path, typer.Argument(help="The .onnx file to write.", show_default=False)],
     opset: Annotated[int, typer.Option("--opset", help="ONNX opset of the result.")] = 17,
     shape: ShapeOption = None,
     as_json: JsonOption = False,
@@ -310,7 +310,7 @@ def _show_compiled(
                 "arena_bytes": report.facts["arena_bytes"],
                 "kernels": _kernel_rows(report),
                 "seconds": dict(result.seconds),
-                "passes": list(result.optimised.passes),
+                "passes": [_pass_json(p) for p in result.optimised.passes],
                 "remarks": [_remark_json(r) for r in result.optimised.remarks],
             }
         )
@@ -326,7 +326,10 @@ def _show_compiled(
     seconds.append(("total", seconds_text(sum(result.seconds.values()))))
     console.table(Table(("phase", ">time"), seconds))
     console.line()
-    sizes = [("model", bytes_text(before), ""), ("artifact", bytes_text(after), _ratio(after, before))]
+    sizes = [
+        ("model", bytes_text(before), ""),
+        ("artifact", bytes_text(after), _ratio(after, before)),
+    ]
     sizes += [(f"  {name}", bytes_text(size), "") for name, size in report.files.items()]
     sizes.append(("memory for a run", bytes_text(int(report.facts["arena_bytes"])), ""))
     console.table(Table(("size", ">bytes", ">of the model"), sizes))
@@ -344,22 +347,26 @@ def _kernel_rows(report: Report) -> list[dict[str, Any]]:
     ]
 
 
+def _pass_json(record: PassRecord) -> dict[str, Any]:
+    """A record without its remarks, which stand in one list of their own."""
+    return {key: value for key, value in record.to_json().items() if key != "remarks"}
+
+
 def _show_passes(console: Console, optimised: Optimised) -> None:
+    """One row per pass; with --verify-numerics also how far the outputs moved."""
+    verified = any(record.errors for record in optimised.passes)
     rows = []
     for record in optimised.passes:
-        changed = record.get("modified", record.get("changed", ""))
-        statistics = record.get("statistics", {})
-        text = ", ".join(f"{k}={v}" for k, v in _items(statistics))
-        seconds = record.get("seconds", 0.0)
-        shown = seconds_text(float(seconds)) if isinstance(seconds, int | float) else ""
-        rows.append((str(record.get("name", "")), "yes" if changed else "no", shown, text))
+        text = ", ".join(f"{k}={v}" for k, v in record.statistics.items())
+        row = [record.name, "yes" if record.modified else "no", seconds_text(record.seconds)]
+        if verified:
+            worst = max((e.relative for e in (record.errors or {}).values()), default=None)
+            row.append("" if worst is None else f"{worst:.2g}")
+        rows.append((*row, text))
+    error = (">output moved",) if verified else ()
     if rows:
-        console.table(Table(("pass", "changed", ">time", "statistics"), rows))
+        console.table(Table(("pass", "changed", ">time", *error, "statistics"), rows))
         console.line()
-
-
-def _items(value: object) -> list[tuple[str, object]]:
-    return list(value.items()) if isinstance(value, Mapping) else []
 
 
 def _remark_json(remark: Remark) -> dict[str, str]:

@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     """Add the verbs of this file."""
     app.command("inspect")(inspect_network)
     app.command("passes")(list_passes)
+    app.command("targets")(list_targets)
 
 
 def inspect_network(
@@ -31,7 +32,9 @@ def inspect_network(
     inputs: Annotated[
         Path | None,
         typer.Option(
-            "--inputs", metavar="FILE.npz", help="Inputs for --profile.",
+            "--inputs",
+            metavar="FILE.npz",
+            help="Inputs for --profile.",
             show_default="random numbers",
         ),
     ] = None,
@@ -184,3 +187,55 @@ def list_passes(
 
 def _default(described: dict[str, Any]) -> str:
     return "required" if described["required"] else str(described["default"])
+
+
+def list_targets(
+    table: Annotated[
+        bool,
+        typer.Option("--table", help="Which kernel serves which op on which target (Markdown)."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the targets, and which of them run on this machine."""
+    console = Console(as_json)
+    from targets import FAMILIES, all_targets
+
+    told = []
+    for target in all_targets():
+        missing = FAMILIES[target.name.partition(":")[0]].missing(target)
+        told.append(
+            {
+                "name": target.name,
+                "triple": target.triple,
+                "features": list(target.features),
+                "runs_here": not missing,
+                "missing": list(missing),
+                "kernels": {row.name: list(row.ops) for row in target.rows},
+            }
+        )
+    console.json({"targets": told})
+    if table:
+        console.line(_support_table(told).markdown())
+        return
+    rows = [
+        (t["name"], "yes" if t["runs_here"] else "no", " ".join(t["missing"]), t["triple"])
+        for t in told
+    ]
+    console.table(Table(("target", "runs here", "missing features", "triple"), rows))
+    console.line("\n`cpu` alone is the best of them that runs on this machine.")
+
+
+def _support_table(told: list[dict[str, Any]]) -> Table:
+    """Ops down, targets across; rows of a kernel table that serve every op come last."""
+    import dlcc.ops
+    from dlcc.ops.base import OPS
+
+    assert dlcc.ops
+    named = {op for t in told for ops in t["kernels"].values() for op in ops} - {"*"}
+    rows = []
+    for op in sorted(named & set(OPS)):
+        cells = [", ".join(k for k, ops in t["kernels"].items() if op in ops) or "-" for t in told]
+        rows.append((op, *cells))
+    general = [", ".join(k for k, ops in t["kernels"].items() if "*" in ops) or "-" for t in told]
+    rows.append(("every op", *general))
+    return Table(("op", *(str(t["name"]) for t in told)), rows)

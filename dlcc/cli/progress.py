@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+LONG_SECONDS = 1.0
+"""A phase that takes longer than this gets a plain line at its end, too."""
+
 REPEAT_SECONDS = 5.0
 """A phase that takes longer than this gets further plain lines, one per so many seconds."""
 
@@ -85,10 +88,12 @@ class PhaseProgress:
         now = time.perf_counter()
         first = phase not in self._started
         start = self._started.setdefault(phase, now)
-        if fraction >= 1.0:
-            sys.stderr.write(f"{phase}: done in {now - start:.1f} s\n")
-        elif first:
-            sys.stderr.write(f"{phase} ...\n")
+        if first:
+            sys.stderr.write(f"{phase}\n")
+        elif fraction >= 1.0:
+            if now - start < LONG_SECONDS:
+                return
+            sys.stderr.write(f"{phase}: done after {now - start:.1f} s\n")
         elif now - self._spoken >= REPEAT_SECONDS:
             sys.stderr.write(f"{phase}: {100 * fraction:.0f} %\n")
         else:

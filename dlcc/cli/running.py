@@ -12,14 +12,12 @@ from dlcc.cli.common import (
     ShapeOption,
     ThreadsOption,
     check_writable_file,
-    parse_list,
     parse_shapes,
 )
-from dlcc.cli.console import Console, Table, seconds_text
+from dlcc.cli.console import Console, Table
 from dlcc.errors import DlccError, ExitCode
 
 if TYPE_CHECKING:
-    import numpy as np
 
     from dlcc.ir.encodings import Array
 
@@ -45,7 +43,10 @@ def run_network(
     outputs: Annotated[
         Path,
         typer.Option(
-            "--outputs", "-o", metavar="FILE.npz", help="Where to write the outputs by name.",
+            "--outputs",
+            "-o",
+            metavar="FILE.npz",
+            help="Where to write the outputs by name.",
             show_default=False,
         ),
     ],

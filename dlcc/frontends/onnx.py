@@ -7,13 +7,10 @@ arithmetic on shapes is folded while the graph is built.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 from onnx import helper, inliner
 
@@ -24,7 +21,6 @@ from dlcc.frontends.onnx_inputs import Border
 from dlcc.frontends.onnx_model import Tensors, attributes, opsets, ordered, read_model
 from dlcc.frontends.registry import OnnxNode, Unsupported, importer_for, model_error
 from dlcc.ir import Graph, Value
-from dlcc.ops.base import build
 
 _OPS = dlcc.ops.OPS  # importing the package is what registers the importers
 
@@ -83,10 +79,10 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _recognised(graph: Graph) -> Graph:
     from dlcc.frontends.idioms import fuse_idioms
+    from dlcc.frontends.qdq import fuse_qdq
 
     fuse_idioms(graph)
-    if importlib.util.find_spec("dlcc.frontends.qdq"):
-        importlib.import_module("dlcc.frontends.qdq").fuse_qdq(graph)
+    fuse_qdq(graph)
     remove_dead(graph)
     return graph
 
@@ -280,9 +276,7 @@ class _ModelImporter:
         self.body(body, inner, versions)
         return [self.binding(proto.name, inner) for proto in body.output]
 
-    def function_schema(
-        self, proto: onnx.NodeProto, domain: str, opset: int
-    ) -> onnx.defs.OpSchema:
+    def function_schema(self, proto: onnx.NodeProto, domain: str, opset: int) -> onnx.defs.OpSchema:
         """The schema of an op that has no importer but is defined by other ops."""
         reason = "no importer"
         if onnx.defs.has(proto.op_type, domain):

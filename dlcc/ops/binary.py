@@ -336,9 +336,7 @@ class Mul(Binary):
         out = node.output.type
         if not isinstance(out.encoding, Affine):
             return scaled
-        return expr.to_codes(
-            scaled, out.encoding, *out.encoding.code_range, str(out.storage.numpy)
-        )
+        return expr.to_codes(scaled, out.encoding, *out.encoding.code_range, str(out.storage.numpy))
 
     def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
         """Extremes of the products of the ends; a square is not negative."""
@@ -486,9 +484,7 @@ class PRelu(Op):
             return
         mult, negative, _ = self._factors(node)
         table = ctx.constant(negative)
-        factor = broadcast_reader(
-            lambda *i: table[i] if i else table[0], shape
-        )
+        factor = broadcast_reader(lambda *i: table[i] if i else table[0], shape)
         source, out = node.input(0).type.affine, node.output.type
 
         def body(*i: Any) -> Any:

@@ -108,6 +108,10 @@ class Reinterpret(_Recoding):
 
     name = "reinterpret"
 
+    def infer(self, node: Node) -> list[TensorType]:
+        """The operand's shape; the dtype is what the output says."""
+        return [TensorType(node.input(0).type.shape, node.output.type.dtype)]
+
     def evaluate_integer(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """The identity on codes."""
         assert xs[0] is not None

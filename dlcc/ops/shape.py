@@ -138,9 +138,7 @@ class Tile(Movement):
         from dlcc.tir import expr
 
         x, shape = ctx.read(0), node.input(0).type.shape
-        ctx.output(
-            0, lambda *i: x(*(expr.floormod(k, d) for k, d in zip(i, shape, strict=True)))
-        )
+        ctx.output(0, lambda *i: x(*(expr.floormod(k, d) for k, d in zip(i, shape, strict=True))))
 
 
 # -- importers ---------------------------------------------------------------------------------
@@ -195,9 +193,7 @@ def _flatten(node: OnnxNode) -> Sequence[Value]:
     axis = axis + rank if axis < 0 else axis
     if not 0 <= axis <= rank:
         raise Unsupported(f"axis {axis} is outside a tensor of {rank} axes")
-    return [
-        reshaped(node, x, (math.prod(x.type.shape[:axis]), math.prod(x.type.shape[axis:])))
-    ]
+    return [reshaped(node, x, (math.prod(x.type.shape[:axis]), math.prod(x.type.shape[axis:])))]
 
 
 def _axes(node: OnnxNode, rank: int) -> tuple[int, ...] | None:

@@ -144,7 +144,8 @@ class Library:
     def failure(self, status: int) -> DlccError:
         """The error of this thread's last call, which returned ``status``."""
         text = (self._error() or b"").decode("utf-8", "replace")
-        why, _, fix = text.partition("; ")
+        why, marker, rest = text.partition("; compile with ")
+        fix = marker[2:] + rest
         code, what = _STATUS.get(status, (ExitCode.INTERNAL, f"status {status}"))
         if why.startswith("threads is "):
             code = ExitCode.USAGE

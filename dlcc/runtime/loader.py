@@ -67,15 +67,15 @@ class Model:
         """Opens ``artifact``; see :func:`load`."""
         self.artifact = artifact
         artifact.verify()
-        self._library = self._open(threads)
-        # Not at exit: a daemon thread may be in a run, and the system frees everything then.
-        self._finalizer = weakref.finalize(self, self._library.close)
-        self._finalizer.atexit = False
         self._lock = threading.Lock()
         self._input_slots = [_Slot(t, dtype_of(t), t.shape) for t in artifact.inputs]
         self._output_slots = [_Slot(t, dtype_of(t), t.shape) for t in artifact.outputs]
         self._input_pointers = (ctypes.c_void_p * max(len(self._input_slots), 1))()
         self._output_pointers = (ctypes.c_void_p * max(len(self._output_slots), 1))()
+        self._library = self._open(threads)
+        # Not at exit: a daemon thread may be in a run, and the system frees everything then.
+        self._finalizer = weakref.finalize(self, self._library.close)
+        self._finalizer.atexit = False
 
     def _open(self, threads: int) -> Library:
         artifact = self.artifact

@@ -27,7 +27,7 @@ def vector_type(dtype: str, lanes: int) -> str:
 
 def lanes_of(value: Any) -> int:
     """Vector lanes of an expression."""
-    return int(value.ty.lanes)
+    return int(value.ty.dtype.lanes)
 
 
 class KernelBuilder:

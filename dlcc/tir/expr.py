@@ -5,7 +5,7 @@ Ops import this module inside ``compute``, so that the IR can be used without lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,7 @@ def to_codes(scaled: Expr, out: Affine, low: int, high: int, storage: str) -> Ex
 
 
 def centred(code: Expr, encoding: Affine) -> Expr:
-    """q - zero_point as int32."""
+    """Q - zero_point as int32."""
     return code.astype("int32") - const(encoding.zero_point, "int32")
 
 
@@ -145,10 +145,64 @@ def floormod(a: Expr, b: Expr) -> Expr:
 
 
 def fmod(a: Expr, b: Expr) -> Expr:
-    """fmod of the C library."""
+    """Fmod of the C library."""
     return tirx.fmod(a, b)
 
 
 def power(a: Expr, b: Expr) -> Expr:
-    """a to the power b."""
+    """A to the power b."""
     return te.power(a, b)
+
+
+def library(name: str, x: Expr) -> Expr:
+    """A function of the C library (sin, atan, ...)."""
+    return getattr(tirx, name)(x)
+
+
+def reduced(kind: str, count: int, body: Callable[[Any, Expr], Expr]) -> Callable[..., Expr]:
+    """The body of a stage that reduces over k in 0 .. count - 1.
+
+    Args:
+        kind: add, mul, min or max.
+        count: how many are reduced.
+        body: (indices of the stage, k) -> what is reduced.
+    """
+    axis = te.reduce_axis((0, count), name="k")
+    reducer = {"add": te.sum, "mul": _product, "min": te.min, "max": te.max}[kind]
+    return lambda *i: reducer(body(i, axis.var), axis=axis)
+
+
+_product = te.comm_reducer(lambda a, b: a * b, lambda dtype: tirx.const(1, dtype), name="product")
+
+
+def neutral(kind: str, dtype: str) -> Expr:
+    """What a reduction of ``kind`` starts from."""
+    if kind in ("add", "mul"):
+        return const(int(kind == "mul"), dtype)
+    return tirx.max_value(dtype) if kind == "min" else tirx.min_value(dtype)
+
+
+def combined(kind: str, a: Expr, b: Expr) -> Expr:
+    """Two operands of a reduction put together."""
+    if kind in ("add", "mul"):
+        return a + b if kind == "add" else a * b
+    return te.min(a, b) if kind == "min" else te.max(a, b)
+
+
+INFINITY_BITS = 0x7F800000
+"""The bits of float32 infinity; those of a NaN without its sign are larger."""
+
+
+def float_bits(x: Expr) -> Expr:
+    """The bits of a float32 without its sign, as int32."""
+    return tirx.bitwise_and(tirx.reinterpret("int32", x), const(0x7FFFFFFF, "int32"))
+
+
+def either(*conditions: Expr) -> Expr:
+    """True where any condition is."""
+    return tirx.any(*conditions)
+
+
+def bits(name: str, a: Expr, b: Expr) -> Expr:
+    """bitwise_and, bitwise_or, bitwise_xor, shift_left or shift_right."""
+    return getattr(tirx, name)(a, b)

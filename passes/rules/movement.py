@@ -77,8 +77,8 @@ class DropIdentity(Move):
             return "it moves axes"
         if node.op == "slice" and any(s < 0 for s in ints(m, "move", "steps")):
             return "it reverses an axis"
-        if node.op == "pad" and any(ints(m, "move", "pads")):
-            return "it crops and pads"
+        if node.op == "relayout" and attr(node, "copy"):
+            return "it is a copy that was asked for"
         return None if m.value("x").type == node.output.type else "it changes the type"
 
     def rewrite(self, m: Match) -> list[Value]:
@@ -114,7 +114,10 @@ class TransposeChain(Move):
 class RelayoutChain(Move):
     """relayout(relayout(x)) -> relayout(x)."""
 
-    pattern = op("relayout", op("relayout", any_("x"), shared=True))
+    pattern = op("relayout", op("relayout", any_("x"), shared=True), capture="outer")
+
+    def check(self, m: Match) -> str | None:
+        return "it is a copy that was asked for" if attr(m.node("outer"), "copy") else None
 
     def rewrite(self, m: Match) -> list[Value]:
         return self.moved(m, "relayout", [m.value("x")], {})

@@ -1,8 +1,7 @@
 """From IR nodes to kernel specs: what a GEMM-like layer is, and its constants as kernels want them.
 
-The one place that folds quantisation parameters: the input's zero point goes into the bias
-(``acc = sum(xq * wq) + bias - zx * sum(wq)``; borders are padded with ``zx``), scales become
-float32 multipliers.
+Scales become float32 multipliers here; the input's zero point is folded into the bias by the kernel
+generators (``acc = sum(xq * wq) + bias - zx * sum(wq)``; borders are padded with ``zx``).
 """
 
 from __future__ import annotations
@@ -33,14 +32,15 @@ from targets.cpu.kernels.spec import (
 class Constants:
     """Constants of a layer, not yet packed.
 
-    ``weights`` as in the IR (codes or float32); ``bias`` int32 or float32 [channels];
-    ``multiplier`` and ``residual_ratio`` float32 [channels] (integer layers, else None).
+    ``weights`` as in the IR (codes or float32), a linear layer's as [N,K,1,1]; ``bias`` int32 or
+    float32 [channels]; ``multiplier`` and ``ratio`` (of the residual) float32 [channels] (integer
+    layers, else None).
     """
 
     weights: Array
     bias: Array
     multiplier: Array | None = None
-    residual_ratio: Array | None = None
+    ratio: Array | None = None
 
 
 def refusal(node: Node) -> str:
@@ -227,33 +227,23 @@ def matmul_multiplier(node: Node) -> float:
 
 
 def layer_constants(node: Node) -> Constants:
-    """Weights, folded bias and multipliers of a conv2d, conv_transpose2d or linear node."""
+    """Weights, bias and multipliers of a conv2d, conv_transpose2d or linear node."""
     x, weight = node.input(0), node.input(1)
-    transposed = node.op == "conv_transpose2d"
-    channels = node.output.type.shape[1 if transposed or node.op == "conv2d" else -1]
+    channels = node.output.type.shape[-1 if node.op == "linear" else 1]
     given = node.optional_input(2)
     stored = weight.stored()
+    if node.op == "linear":
+        stored = stored.reshape(*stored.shape, 1, 1)
     source = x.type.encoding
     if not isinstance(source, Affine):
         bias = np.zeros(channels, np.float32) if given is None else given.stored()
         return Constants(stored.astype(np.float32), bias.astype(np.float32))
-    codes = stored.astype(np.int64)
-    sums = _channel_sums(codes, node) if transposed else codes.reshape(channels, -1).sum(axis=1)
-    start = np.zeros(channels, np.int64) if given is None else given.stored().astype(np.int64)
-    bias = (start - source.zero_point * sums).astype(np.int32)
+    bias = np.zeros(channels, np.int32) if given is None else given.stored()
     scales = source.scale * weight_scales(weight.type.affine, channels)
     out = node.output.type.encoding
     mult = numerics.multiplier(scales, out.scale if isinstance(out, Affine) else 1.0)
-    residual = node.optional_input(3)
+    residual = node.optional_input(3) if node.op != "conv_transpose2d" else None
     ratio = None
     if residual is not None:
         ratio = numerics.multiplier(residual.type.affine.scale / scales)
     return Constants(stored, bias, mult, ratio)
-
-
-def _channel_sums(codes: Array, node: Node) -> Array:
-    """Sums over everything but the output channel of a [C, O/groups, KH, KW] weight."""
-    groups = int(op_of(node).get(node, "groups"))
-    c, per_group, kh, kw = codes.shape
-    split = codes.reshape(groups, c // groups, per_group, kh * kw)
-    return np.asarray(split.sum(axis=(1, 3)).reshape(-1))

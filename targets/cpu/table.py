@@ -1,12 +1,108 @@
-"""The kernel table of x86-64."""
+"""The kernel table of x86-64: each row adapts a kernel generator to IR nodes."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from dlcc.ir import Node
+from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
+from targets.cpu import layers
 from targets.cpu.default import DefaultRow
 from targets.cpu.isa import Isa
+from targets.cpu.kernels import conv
+
+
+class ConvRow(KernelRow):
+    """Convolution and linear layers as implicit GEMM on the vector unit."""
+
+    name: ClassVar[str] = "implicit-gemm"
+    ops: ClassVar[tuple[str, ...]] = ("conv2d", "linear")
+    amx: ClassVar[bool] = False
+
+    def __init__(self, isa: Isa) -> None:
+        self.isa = isa
+
+    def refuses(self, node: Node) -> str:
+        """Types and shapes that no kernel of the family takes."""
+        return layers.refusal(node)
+
+    def cost(self, node: Node) -> float:
+        """By the blocking's cycles and the bytes of weights and staging."""
+        return conv.conv_cost(layers.conv_spec(node), self.isa, amx=self.amx)
+
+    def plan(self, node: Node) -> KernelPlan:
+        """Staging where borders need it, then the GEMM with its epilogue."""
+        made = layers.layer_constants(node)
+        return conv.conv2d(
+            layers.conv_spec(node),
+            self.isa,
+            made.weights,
+            made.bias,
+            made.multiplier,
+            made.ratio,
+            amx=self.amx,
+        )
+
+
+class AmxConvRow(ConvRow):
+    """The same on AMX tiles."""
+
+    name: ClassVar[str] = "implicit-gemm-amx"
+    amx: ClassVar[bool] = True
+
+    def refuses(self, node: Node) -> str:
+        """Tiles multiply bytes only."""
+        why = layers.refusal(node)
+        if not why and layers.conv_spec(node).in_dtype != "u8":
+            why = "AMX tiles take 8-bit activations"
+        return why
+
+
+class ConvTransposeRow(KernelRow):
+    """Transposed convolution: zero insertion, then the vector unit's implicit GEMM."""
+
+    name: ClassVar[str] = "implicit-gemm-transposed"
+    ops: ClassVar[tuple[str, ...]] = ("conv_transpose2d",)
+
+    def __init__(self, isa: Isa) -> None:
+        self.isa = isa
+
+    def refuses(self, node: Node) -> str:
+        """As for convolutions, and padding within the kernel's reach."""
+        why = layers.refusal(node)
+        if why:
+            return why
+        spec = layers.conv_transpose_spec(node)
+        reach = (spec.dilation[0] * (spec.kh - 1), spec.dilation[1] * (spec.kw - 1))
+        top, left, bottom, right = spec.pads
+        if max(top, bottom) > reach[0] or max(left, right) > reach[1]:
+            return f"padding {spec.pads} is larger than the kernel's reach {reach}"
+        return ""
+
+    def cost(self, node: Node) -> float:
+        """Multiply-accumulates of the spread-out input."""
+        spec = layers.conv_transpose_spec(node)
+        taps = spec.kh * spec.kw * spec.c // spec.groups
+        return node.output.type.elements * taps / (self.isa.macs_per_cycle[spec.in_dtype] * 2e9)
+
+    def plan(self, node: Node) -> KernelPlan:
+        """Two steps: spread, multiply."""
+        made = layers.layer_constants(node)
+        return conv.conv2d_transpose(
+            layers.conv_transpose_spec(node),
+            self.isa,
+            made.weights,
+            made.bias,
+            made.multiplier,
+            made.ratio,
+            amx=False,
+        )
 
 
 def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
     """All rows that this feature level can run."""
-    return (DefaultRow(isa),)
+    rows: list[KernelRow] = [ConvRow(isa), ConvTransposeRow(isa)]
+    if isa.dot == "amx":
+        rows.append(AmxConvRow(isa))
+    return (*rows, DefaultRow(isa))

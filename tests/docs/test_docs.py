@@ -81,6 +81,19 @@ def test_the_guides_run_their_example(name: str) -> None:
     assert ROOT / "docs" / f"{name}.md" in CODE_PAGES
 
 
+def test_cli_page_lists_every_verb_and_exit_code() -> None:
+    import typer
+
+    from dlcc.cli.app import EXIT_CODES, app
+
+    text = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    verbs = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    assert set(re.findall(r"^\| `dlcc (\w+)", text, re.MULTILINE)) == verbs
+    listed = dict(re.findall(r"^\| (\d+) \| (.+) \|$", text, re.MULTILINE))
+    for code, meaning in EXIT_CODES.items():
+        assert listed[str(int(code))] == meaning
+
+
 def test_blocks() -> None:
     text = (
         "# t\n<!-- file: a.c -->\n\n```c\nint a;\n```\n\n```python\nx = 1\n```\n"

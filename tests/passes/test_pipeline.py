@@ -19,6 +19,7 @@ from passes import (
     parse_pipeline,
     print_pipeline,
 )
+from passes import base as registry
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,15 @@ class Needy(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         return PassResult()
+
+
+for _cls in (Probe, Needy):
+    del registry._REGISTRY[_cls.name]
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_REGISTRY", {c.name: c for c in (Probe, Needy)})
 
 
 def test_reads_every_kind_of_value() -> None:

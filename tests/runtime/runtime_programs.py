@@ -26,8 +26,8 @@ def zig(*arguments: str | Path, cwd: Path | None = None) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def zig_cc(*arguments: str | Path, language: str = "cc") -> None:
-    zig(language, "-target", "x86_64-linux-gnu.2.17", "-O1", "-Wall", "-Werror", *arguments)
+def zig_cc(*arguments: str | Path) -> None:
+    zig("cc", "-target", "x86_64-linux-gnu.2.17", "-O1", "-Wall", "-Werror", *arguments)
 
 
 def compile_kernels(folder: Path) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from runtime_programs import BIAS, RUNTIME, files_of, renamed, row_program, row_reference
 
-from dlcc.artifact import Artifact, account, c_identifier, write_artifact
+from dlcc.artifact import Artifact, account, c_identifier, check_output, write_artifact
 from dlcc.artifact.elf import SHT_DYNSYM, ElfError, ElfFile, isolate
 from dlcc.artifact.toolchain import Toolchain, zig_target
 from dlcc.artifact.weights import content_hash, weights_image
@@ -141,6 +141,8 @@ def test_other_folders_are_not_replaced(kernels: bytes, tmp_path: Path) -> None:
     with pytest.raises(DlccError, match="not empty and not a dlcc artifact") as caught:
         write_artifact(row_program(kernels), tmp_path)
     assert caught.value.code == ExitCode.OUTPUT
+    with pytest.raises(DlccError, match="not empty and not a dlcc artifact"):
+        check_output(tmp_path)
     assert os.listdir(tmp_path) == ["thesis.txt"]
     with pytest.raises(DlccError, match="a file has that name"):
         write_artifact(row_program(kernels), tmp_path / "thesis.txt")
@@ -159,6 +161,17 @@ def test_unwritable_output_is_one_clear_error(kernels: bytes) -> None:
         with pytest.raises(DlccError) as caught:
             write_artifact(row_program(kernels), place)
         assert caught.value.code == ExitCode.OUTPUT
+    for place in ("/dev/null/out", "/proc", "/dev/null"):
+        with pytest.raises(DlccError) as caught:
+            check_output(place)
+        assert caught.value.code == ExitCode.OUTPUT
+
+
+def test_early_check_passes_and_changes_nothing(rows: Artifact, tmp_path: Path) -> None:
+    check_output(rows.folder)
+    check_output(tmp_path)
+    check_output(tmp_path / "a" / "b")
+    assert os.listdir(tmp_path) == []
 
 
 def test_failed_compilation_leaves_the_old_artifact(

@@ -3,7 +3,9 @@
  *   int dlcc_cpu_has(const char *feature)    1 or 0; -1 if the name is unknown
  *   int dlcc_cpu_permit(const char *feature) 0 once the system lets this process use it
  *   const char *dlcc_cpu_level(void)         the best --target without permits this CPU runs
- *   void dlcc_cpu_relax(void)                the hint for a spinning loop */
+ *   void dlcc_cpu_relax(void)                the hint for a spinning loop
+ *   uint32_t dlcc_cpu_float_enter(void)      sets the default float environment of this thread
+ *   void dlcc_cpu_float_leave(uint32_t)      restores what dlcc_cpu_float_enter returned */
 #ifndef DLCC_CPU_H
 #define DLCC_CPU_H
 

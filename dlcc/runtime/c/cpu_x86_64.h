@@ -112,4 +112,14 @@ static const char *dlcc_cpu_level(void) {
 
 static inline void dlcc_cpu_relax(void) { __builtin_ia32_pause(); }
 
+/* MXCSR as a new process has it: round to nearest, denormals kept, exceptions masked. A caller that
+ * was built with -ffast-math or changed the rounding mode gets the same bytes as any other. */
+static inline uint32_t dlcc_cpu_float_enter(void) {
+  const uint32_t before = __builtin_ia32_stmxcsr();
+  __builtin_ia32_ldmxcsr(0x1f80);
+  return before;
+}
+
+static inline void dlcc_cpu_float_leave(uint32_t before) { __builtin_ia32_ldmxcsr(before); }
+
 #endif

@@ -181,10 +181,12 @@ DLCC_API dlcc_status DLCC_NAME(run)(dlcc_instance *instance, const void *const *
   if (status != DLCC_CODE(OK)) return status;
   const dlcc_frame frame = {inputs, outputs, instance->arena, instance->weights.content};
   pthread_mutex_lock(&instance->lock);
+  const uint32_t float_state = dlcc_cpu_float_enter();
   for (uint32_t i = 0; i < dlcc_model_info.step_count && status == DLCC_CODE(OK); i++) {
     const int32_t code = dlcc_pool_run(&instance->pool, &dlcc_steps[i], &frame);
     if (code != 0) status = dlcc_step_failed(i, code);
   }
+  dlcc_cpu_float_leave(float_state);
   pthread_mutex_unlock(&instance->lock);
   return status;
 }
@@ -197,6 +199,7 @@ DLCC_API dlcc_status DLCC_NAME(profile)(dlcc_instance *instance, const void *con
     return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT), "ns_per_step is NULL");
   const dlcc_frame frame = {inputs, outputs, instance->arena, instance->weights.content};
   pthread_mutex_lock(&instance->lock);
+  const uint32_t float_state = dlcc_cpu_float_enter();
   uint64_t before = dlcc_now();
   for (uint32_t i = 0; i < dlcc_model_info.step_count && status == DLCC_CODE(OK); i++) {
     const int32_t code = dlcc_pool_run(&instance->pool, &dlcc_steps[i], &frame);
@@ -205,6 +208,7 @@ DLCC_API dlcc_status DLCC_NAME(profile)(dlcc_instance *instance, const void *con
     ns_per_step[i] = after - before;
     before = after;
   }
+  dlcc_cpu_float_leave(float_state);
   pthread_mutex_unlock(&instance->lock);
   return status;
 }

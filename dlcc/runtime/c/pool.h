@@ -80,6 +80,7 @@ static void *dlcc_worker_main(void *argument) {
   const dlcc_worker *self = argument;
   dlcc_pool *pool = self->pool;
   uint32_t seen = 0;
+  dlcc_cpu_float_enter(); /* a thread inherits its creator's environment */
   while (!atomic_load(&pool->stop)) {
     uint32_t spins = pool->spins;
     while (atomic_load_explicit(&pool->bell, memory_order_relaxed) == seen) {

@@ -1,0 +1,354 @@
+"""Selection and placement by indices: gather and scatter in ONNX's three spellings each.
+
+Indices are integer tensors; negative ones count from the end, as in ONNX. The reference raises on
+an index outside the axis; a kernel clamps it instead of reading foreign memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
+from dlcc.ir import Node, TensorType, Value
+from dlcc.ir.encodings import Array
+from dlcc.ops.base import Interval, Op, type_error
+from dlcc.ops.pointwise import present
+from dlcc.ops.shape import Movement, axis_of
+
+if TYPE_CHECKING:
+    from dlcc.tir.access import TirContext
+
+
+def _place(index: Any, size: int) -> Any:
+    """A run-time index as a place in an axis of ``size``: negative from the end, clamped."""
+    from dlcc.tir import expr
+
+    index = index.astype("int32")
+    return expr.clamp(expr.select(index < 0, index + size, index), 0, size - 1)
+
+
+def _checked_indices(node: Node, position: int = 1) -> TensorType:
+    indices = node.input(position).type
+    if not indices.dtype.is_integer:
+        raise type_error(node, f"indices have type {indices.dtype}, must be integers")
+    return indices
+
+
+class _Gather(Movement):
+    """Base of gathers: the result holds numbers of the first operand."""
+
+    operands = ("x", "indices")
+
+    def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
+        """The range of the data."""
+        assert xs[0] is not None
+        return [xs[0]]
+
+
+class Gather(_Gather):
+    """gather(x, indices) {axis=0}: slices of ``x`` along ``axis``, in the indices' shape."""
+
+    name = "gather"
+    attributes = {"axis": 0}  # noqa: RUF012
+
+    def infer(self, node: Node) -> list[TensorType]:
+        """The axis is replaced by the shape of the indices."""
+        x, indices, axis = node.input(0).type, _checked_indices(node), int(self.get(node, "axis"))
+        if not 0 <= axis < x.rank:
+            raise type_error(node, f"there is no axis {axis}")
+        return [TensorType((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]), x.dtype)]
+
+    def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
+        """Numpy's take."""
+        return [np.take(present(xs[0]), present(xs[1]), axis=int(self.get(node, "axis")))]
+
+    def compute(self, node: Node, ctx: TirContext) -> None:
+        """An indirect read."""
+        x, indices, axis = ctx.read(0), ctx.read(1), int(self.get(node, "axis"))
+        size, rank = node.input(0).type.shape[axis], node.input(1).type.rank
+
+        def body(*i: Any) -> Any:
+            place = _place(indices(*i[axis : axis + rank]), size)
+            return x(*i[:axis], place, *i[axis + rank :])
+
+        ctx.output(0, body)
+
+
+class GatherElements(_Gather):
+    """gather_elements(x, indices) {axis=0}: y[.., i, ..] = x[.., indices[.., i, ..], ..]."""
+
+    name = "gather_elements"
+    attributes = {"axis": 0}  # noqa: RUF012
+
+    def infer(self, node: Node) -> list[TensorType]:
+        """The shape of the indices."""
+        x, indices, axis = node.input(0).type, _checked_indices(node), int(self.get(node, "axis"))
+        others = [
+            i <= d
+            for k, (i, d) in enumerate(zip(indices.shape, x.shape, strict=False))
+            if k != axis
+        ]
+        if indices.rank != x.rank or not 0 <= axis < x.rank or not all(others):
+            raise type_error(node, f"the indices do not fit along axis {axis}")
+        return [TensorType(indices.shape, x.dtype)]
+
+    def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
+        """Numpy's take_along_axis, with indices that may be smaller than the data."""
+        x, indices, axis = present(xs[0]), present(xs[1]), int(self.get(node, "axis"))
+        part = tuple(slice(d if k != axis else None) for k, d in enumerate(indices.shape))
+        return [np.take_along_axis(x[part], indices.astype(np.int64), axis)]
+
+    def compute(self, node: Node, ctx: TirContext) -> None:
+        """An indirect read."""
+        x, indices, axis = ctx.read(0), ctx.read(1), int(self.get(node, "axis"))
+        size = node.input(0).type.shape[axis]
+        ctx.output(0, lambda *i: x(*i[:axis], _place(indices(*i), size), *i[axis + 1 :]))
+
+
+class GatherND(_Gather):
+    """gather_nd(x, indices) {batch_dims=0}: each row of ``indices`` names a slice of ``x``."""
+
+    name = "gather_nd"
+    attributes = {"batch_dims": 0}  # noqa: RUF012
+
+    def infer(self, node: Node) -> list[TensorType]:
+        """The indices' shape without its last axis, then the axes of ``x`` that are not named."""
+        x, indices, batch = node.input(0).type, _checked_indices(node), self.get(node, "batch_dims")
+        depth = indices.shape[-1] if indices.rank else 0
+        if not depth or batch >= indices.rank or batch + depth > x.rank:
+            raise type_error(node, f"rows of {depth} indices do not fit {x.rank} axes")
+        if x.shape[:batch] != indices.shape[:batch]:
+            raise type_error(node, "the batch axes differ")
+        return [TensorType((*indices.shape[:-1], *x.shape[batch + depth :]), x.dtype)]
+
+    def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
+        """Numpy's advanced indexing, with explicit indices for the batch axes."""
+        x, indices, batch = present(xs[0]), present(xs[1]), int(self.get(node, "batch_dims"))
+        outer = np.indices(indices.shape[:batch])
+        spread = (1,) * (indices.ndim - 1 - batch)
+        batches = [o.reshape(*o.shape, *spread) for o in outer]
+        return [x[(*batches, *np.moveaxis(indices, -1, 0))]]
+
+    def compute(self, node: Node, ctx: TirContext) -> None:
+        """An indirect read with several indices."""
+        x, indices, batch = ctx.read(0), ctx.read(1), int(self.get(node, "batch_dims"))
+        shape, rows = node.input(0).type.shape, node.input(1).type.shape
+        depth = rows[-1]
+
+        def body(*i: Any) -> Any:
+            row, rest = i[: len(rows) - 1], i[len(rows) - 1 :]
+            named = [_place(indices(*row, k), shape[batch + k]) for k in range(depth)]
+            return x(*i[:batch], *named, *rest)
+
+        ctx.output(0, body)
+
+
+_REDUCTIONS = ("none", "add", "mul", "min", "max")
+_UFUNCS: dict[str, Any] = {
+    "add": np.add,
+    "mul": np.multiply,
+    "min": np.minimum,
+    "max": np.maximum,
+}
+
+
+class _Scatter(Op):
+    """Base of scatters: ``x`` with ``updates`` put at places, the last one winning.
+
+    With a reduction, updates are combined with what is there instead. Quantised operands are not
+    taken: a reduction would need a common scale.
+    """
+
+    operands = ("x", "indices", "updates")
+
+    def _check(self, node: Node) -> TensorType:
+        x = node.input(0).type
+        _checked_indices(node)
+        if node.input(2).type.dtype != x.dtype:
+            raise type_error(node, "the updates have another type than x")
+        if self.get(node, "reduction") not in _REDUCTIONS:
+            raise type_error(node, f"there is no reduction {self.get(node, 'reduction')!r}")
+        return x
+
+    def _put(self, node: Node, x: Array, places: tuple[Array, ...], updates: Array) -> Array:
+        out = x.copy()
+        reduction = self.get(node, "reduction")
+        if reduction == "none":
+            out[places] = updates
+        else:
+            _UFUNCS[reduction].at(out, places, updates)
+        return out
+
+    def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
+        """The union of both ranges, unless numbers are added or multiplied."""
+        x, updates = xs[0], xs[2]
+        if x is None or updates is None or self.get(node, "reduction") in ("add", "mul"):
+            return [Interval(-np.inf, np.inf)]
+        return [x.union(updates)]
+
+    def _combine(
+        self, node: Node, ctx: TirContext, count: int, hit: Any, old: Any, new: Any
+    ) -> None:
+        """Declare the result: each place looks at all ``count`` updates.
+
+        Args:
+            node: the scatter.
+            ctx: its context.
+            count: updates that a place looks at.
+            hit: (place indices, k) -> whether update k goes there.
+            old: place indices -> what ``x`` holds.
+            new: (place indices, k) -> update k.
+        """
+        from dlcc.tir import expr
+
+        shape = node.output.type.shape
+        reduction = self.get(node, "reduction")
+        if reduction == "none":
+            minus = expr.const(-1, "int32")
+            last = ctx.stage(
+                shape,
+                expr.reduced("max", count, lambda i, k: expr.select(hit(i, k), k, minus)),
+                "last",
+            )
+            ctx.output(
+                0, lambda *i: expr.guarded(last[i] >= 0, new(i, expr.maximum(last[i], 0)), old(i))
+            )
+            return
+        neutral = expr.neutral(reduction, str(node.output.type.dtype.numpy))
+        parts = ctx.stage(
+            shape,
+            expr.reduced(reduction, count, lambda i, k: expr.select(hit(i, k), new(i, k), neutral)),
+            "parts",
+        )
+        ctx.output(0, lambda *i: expr.combined(reduction, old(i), parts[i]))
+
+
+class ScatterElements(_Scatter):
+    """scatter_elements(x, indices, updates) {axis=0, reduction="none"}."""
+
+    name = "scatter_elements"
+    attributes = {"axis": 0, "reduction": "none"}  # noqa: RUF012
+
+    def infer(self, node: Node) -> list[TensorType]:
+        """The type of ``x``."""
+        x, axis = self._check(node), int(self.get(node, "axis"))
+        indices = node.input(1).type
+        if indices.shape != node.input(2).type.shape or indices.rank != x.rank:
+            raise type_error(node, "indices and updates do not fit")
+        if not 0 <= axis < x.rank:
+            raise type_error(node, f"there is no axis {axis}")
+        return [TensorType(x.shape, x.dtype)]
+
+    def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
+        """Numpy's indexed assignment."""
+        x, indices, updates = (present(v) for v in xs)
+        places = list(np.indices(indices.shape))
+        places[int(self.get(node, "axis"))] = indices
+        return [self._put(node, x, tuple(places), updates)]
+
+    def compute(self, node: Node, ctx: TirContext) -> None:
+        """Each place looks at the updates in its line."""
+        from dlcc.tir import expr
+
+        x, indices, updates = (ctx.read(k) for k in range(3))
+        axis, shape = int(self.get(node, "axis")), node.input(0).type.shape
+        lines = node.input(1).type.shape
+
+        def at(i: Any, k: Any) -> list[Any]:
+            """Place of update k of this line; other axes clamped where the updates are smaller."""
+            inside = [expr.minimum(v, d - 1) if d < s else v
+                      for v, d, s in zip(i, lines, shape, strict=True)]  # fmt: skip
+            return [*inside[:axis], k, *inside[axis + 1 :]]
+
+        def hit(i: Any, k: Any) -> Any:
+            inside = [i[a] < d for a, d in enumerate(lines) if a != axis and d < shape[a]]
+            return expr.both(_place(indices(*at(i, k)), shape[axis]) == i[axis], *inside)
+
+        self._combine(node, ctx, lines[axis], hit, lambda i: x(*i), lambda i, k: updates(*at(i, k)))
+
+
+class ScatterND(_Scatter):
+    """scatter_nd(x, indices, updates) {reduction="none"}: rows of ``indices`` name slices of x."""
+
+    name = "scatter_nd"
+    attributes = {"reduction": "none"}  # noqa: RUF012
+
+    def infer(self, node: Node) -> list[TensorType]:
+        """The type of ``x``."""
+        x, indices = self._check(node), node.input(1).type
+        depth = indices.shape[-1] if indices.rank else 0
+        if not 0 < depth <= x.rank:
+            raise type_error(node, f"rows of {depth} indices do not fit {x.rank} axes")
+        if node.input(2).type.shape != (*indices.shape[:-1], *x.shape[depth:]):
+            raise type_error(node, "the updates do not fit the indices")
+        return [TensorType(x.shape, x.dtype)]
+
+    def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
+        """Numpy's indexed assignment."""
+        x, indices, updates = (present(v) for v in xs)
+        return [self._put(node, x, tuple(np.moveaxis(indices, -1, 0)), updates)]
+
+    def compute(self, node: Node, ctx: TirContext) -> None:
+        """Each place looks at all rows."""
+        from dlcc.tir import expr
+
+        x, indices, updates = (ctx.read(k) for k in range(3))
+        shape, rows = node.input(0).type.shape, node.input(1).type.shape[:-1]
+        depth = node.input(1).type.shape[-1]
+        count = int(np.prod(rows, dtype=np.int64))
+
+        def hit(i: Any, k: Any) -> Any:
+            row = expr.unflatten(k, rows)
+            return expr.both(*(_place(indices(*row, d), shape[d]) == i[d] for d in range(depth)))
+
+        def new(i: Any, k: Any) -> Any:
+            return updates(*expr.unflatten(k, rows), *i[depth:])
+
+        self._combine(node, ctx, count, hit, lambda i: x(*i), new)
+
+
+# -- importers ---------------------------------------------------------------------------------
+
+
+def _along(node: OnnxNode, op: str) -> Sequence[Value]:
+    axis = axis_of(node.attrs.get("axis", 0), node.input(0).type.rank)
+    return node.build(op, [node.input(0), node.input(1)], {"axis": axis})
+
+
+@onnx_op("Gather")
+def _gather(node: OnnxNode) -> Sequence[Value]:
+    return _along(node, "gather")
+
+
+@onnx_op("GatherElements", since=11)
+def _gather_elements(node: OnnxNode) -> Sequence[Value]:
+    return _along(node, "gather_elements")
+
+
+@onnx_op("GatherND", since=11)
+def _gather_nd(node: OnnxNode) -> Sequence[Value]:
+    batch = node.attrs.get("batch_dims", 0)
+    return node.build("gather_nd", [node.input(0), node.input(1)], {"batch_dims": batch})
+
+
+def _scatter(node: OnnxNode, op: str, attrs: dict[str, Any]) -> Sequence[Value]:
+    reduction = node.attrs.get("reduction", "none")
+    if reduction not in _REDUCTIONS:
+        raise Unsupported(f"reduction {reduction!r}")
+    operands = [node.input(k) for k in range(3)]
+    return node.build(op, operands, {**attrs, "reduction": reduction})
+
+
+@onnx_op("Scatter", since=9)
+@onnx_op("ScatterElements", since=11)
+def _scatter_elements(node: OnnxNode) -> Sequence[Value]:
+    axis = axis_of(node.attrs.get("axis", 0), node.input(0).type.rank)
+    return _scatter(node, "scatter_elements", {"axis": axis})
+
+
+@onnx_op("ScatterND", since=11)
+def _scatter_nd(node: OnnxNode) -> Sequence[Value]:
+    return _scatter(node, "scatter_nd", {})

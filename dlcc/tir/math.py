@@ -1,0 +1,267 @@
+"""Elementary functions as TIR expressions, without the C library: they vectorise and link bare.
+
+Functions (float32 in, float32 out; error in units of the last place, measured by
+``tests/tir/test_math.py`` over the whole range): :func:`exp` (2), :func:`log` (2), :func:`tanh`
+(4), :func:`erf` (4), :func:`sigmoid` (4), :func:`sin`, :func:`cos` (2, to 1e6), :func:`pow` (2),
+:func:`exp_f64` and :func:`log_f64` (float64, about 1e-13: for functions that cancel).
+
+exp, log, sin and cos follow Moshier's Cephes (expf, logf, sinf: argument reduction and minimax
+polynomials); tanh and erf are the rational minimax approximations of Eigen and XLA. Results may
+differ in the last places between CPUs with and without fused multiply-add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tvm import te, tirx
+
+Expr = Any
+
+_MAGIC = 12582912.0
+"""1.5 * 2^23: adding it to a float32 leaves the nearest integer in the low mantissa bits."""
+
+
+def _f32(value: float) -> Expr:
+    return tirx.const(float(np.float32(value)), "float32")
+
+
+def _f64(value: float) -> Expr:
+    return tirx.const(value, "float64")
+
+
+def _i32(value: int) -> Expr:
+    return tirx.const(value, "int32")
+
+
+def _bits(x: Expr) -> Expr:
+    return tirx.reinterpret("int32", x)
+
+
+def _float(bits: Expr) -> Expr:
+    return tirx.reinterpret("float32", bits)
+
+
+def _horner(x: Expr, coefficients: Sequence[float], const: Any = _f32) -> Expr:
+    """Polynomial, coefficient of the highest power first."""
+    total = const(coefficients[0])
+    for coefficient in coefficients[1:]:
+        total = total * x + const(coefficient)
+    return total
+
+
+def _nearest(x: Expr) -> tuple[Expr, Expr]:
+    """(float32, int32) nearest integer of a float32 below 2^22 in magnitude."""
+    shifted = x + _f32(_MAGIC)
+    return shifted - _f32(_MAGIC), _bits(shifted) - _i32(0x4B400000)
+
+
+def _power_of_two(n: Expr) -> Expr:
+    """2^n as float32 for -127 < n < 128."""
+    return _float(tirx.shift_left(n + _i32(127), _i32(23)))
+
+
+def _scale(x: Expr, n: Expr) -> Expr:
+    """x * 2^n for |n| <= 250, in two steps so that it may overflow or underflow properly."""
+    half = tirx.shift_right(n, _i32(1))
+    return x * _power_of_two(half) * _power_of_two(n - half)
+
+
+def exp(x: Expr) -> Expr:
+    """e^x; 0 below -104, infinite above 88.73."""
+    clamped = te.min(te.max(x, _f32(-104.0)), _f32(89.0))
+    whole, n = _nearest(clamped * _f32(1.44269504088896341))
+    r = clamped - whole * _f32(0.693359375)
+    r = r - whole * _f32(-2.12194440e-4)
+    tail = _horner(
+        r,
+        (
+            1.9875691500e-4,
+            1.3981999507e-3,
+            8.3334519073e-3,
+            4.1665795894e-2,
+            1.6666665459e-1,
+            5.0000001201e-1,
+        ),
+    )
+    return _scale(tail * (r * r) + r + _f32(1.0), n)
+
+
+def _split(x: Expr) -> tuple[Expr, Expr]:
+    """Mantissa in [sqrt(1/2), sqrt(2)) and exponent (int32) of a positive float32."""
+    tiny = x < _f32(1.17549435e-38)
+    normal = tirx.Select(tiny, x * _f32(8388608.0), x)
+    bits = _bits(normal) - _i32(0x3F3504F3)
+    exponent = tirx.shift_right(bits, _i32(23)) - tirx.Select(tiny, _i32(23), _i32(0))
+    mantissa = _float(tirx.bitwise_and(bits, _i32(0x7FFFFF)) + _i32(0x3F3504F3))
+    return mantissa, exponent
+
+
+def log(x: Expr) -> Expr:
+    """Natural logarithm; -inf at 0, NaN below."""
+    mantissa, exponent = _split(x)
+    m = mantissa - _f32(1.0)
+    e = exponent.astype("float32")
+    square = m * m
+    tail = _horner(
+        m,
+        (
+            7.0376836292e-2,
+            -1.1514610310e-1,
+            1.1676998740e-1,
+            -1.2420140846e-1,
+            1.4249322787e-1,
+            -1.6668057665e-1,
+            2.0000714765e-1,
+            -2.4999993993e-1,
+            3.3333331174e-1,
+        ),
+    )
+    low = tail * m * square + e * _f32(-2.12194440e-4) - square * _f32(0.5)
+    value = m + low + e * _f32(0.693359375)
+    value = tirx.Select(x < _f32(float(np.finfo(np.float32).max)), value, x)  # inf and NaN
+    value = tirx.Select(x > _f32(0.0), value, _f32(-np.inf))
+    return tirx.Select(x < _f32(0.0), _f32(np.nan), value)
+
+
+def tanh(x: Expr) -> Expr:
+    """Hyperbolic tangent."""
+    limit = 7.90531110763549805
+    t = te.min(te.max(x, _f32(-limit)), _f32(limit))
+    square = t * t
+    above = t * _horner(
+        square,
+        (
+            -2.76076847742355e-16,
+            2.00018790482477e-13,
+            -8.60467152213735e-11,
+            5.12229709037114e-08,
+            1.48572235717979e-05,
+            6.37261928875436e-04,
+            4.89352455891786e-03,
+        ),
+    )
+    below = _horner(
+        square, (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
+    )
+    return tirx.Select(te.abs(x) < _f32(4e-4), x, above / below)
+
+
+def erf(x: Expr) -> Expr:
+    """Error function."""
+    t = te.min(te.max(x, _f32(-4.0)), _f32(4.0))
+    square = t * t
+    above = t * _horner(
+        square,
+        (
+            -2.72614225801306e-10,
+            2.77068142495902e-08,
+            -2.10102402082508e-06,
+            -5.69250639462346e-05,
+            -7.34990630326855e-04,
+            -2.95459980854025e-03,
+            -1.60960333262415e-02,
+        ),
+    )
+    below = _horner(
+        square,
+        (
+            -1.45660718464996e-05,
+            -2.13374055278905e-04,
+            -1.68282697438203e-03,
+            -7.37332916720468e-03,
+            -1.42647390514189e-02,
+        ),
+    )
+    return above / below
+
+
+def sigmoid(x: Expr) -> Expr:
+    """1 / (1 + e^-x)."""
+    return _f32(1.0) / (_f32(1.0) + exp(_f32(0.0) - x))
+
+
+def _quadrant(x: Expr) -> tuple[Expr, Expr]:
+    """Remainder of x by pi/2 in [-pi/4, pi/4] (float32) and the quotient (int32).
+
+    The reduction runs in float64, which keeps float32 accuracy up to arguments of about 1e6.
+    """
+    wide = x.astype("float64")
+    shifted = wide * _f64(2.0 / np.pi) + _f64(6755399441055744.0)  # 1.5 * 2^52
+    whole = shifted - _f64(6755399441055744.0)
+    remainder = wide - whole * _f64(1.5707963267948966)
+    remainder = remainder - whole * _f64(6.123233995736766e-17)
+    bounded = te.min(te.max(whole, _f64(-1.0e9)), _f64(1.0e9))
+    return remainder.astype("float32"), bounded.astype("int32")
+
+
+def _circular(x: Expr, shift: int) -> Expr:
+    r, quotient = _quadrant(x)
+    square = r * r
+    sine = r + r * square * _horner(
+        square, (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)
+    )
+    cosine = (
+        square * square
+        * _horner(square, (2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2))
+        - square * _f32(0.5)
+        + _f32(1.0)
+    )
+    place = quotient + _i32(shift)
+    odd = tirx.bitwise_and(place, _i32(1)).equal(_i32(1))
+    value = tirx.Select(odd, cosine, sine)
+    negative = tirx.bitwise_and(place, _i32(2)).equal(_i32(2))
+    return tirx.Select(negative, _f32(0.0) - value, value)
+
+
+def sin(x: Expr) -> Expr:
+    """Sine of an angle in radians."""
+    return _circular(x, 0)
+
+
+def cos(x: Expr) -> Expr:
+    """Cosine of an angle in radians."""
+    return _circular(x, 1)
+
+
+def log_f64(x: Expr) -> Expr:
+    """Natural logarithm of a positive, finite float32, in float64: 2 atanh((m - 1) / (m + 1))."""
+    mantissa, exponent = _split(x)
+    m = mantissa.astype("float64")
+    s = (m - _f64(1.0)) / (m + _f64(1.0))
+    series = _horner(s * s, [2.0 / n for n in range(17, 0, -2)], _f64)
+    return s * series + exponent.astype("float64") * _f64(0.6931471805599453)
+
+
+def exp_f64(x: Expr) -> tuple[Expr, Expr]:
+    """(m, n) with e^x = m * 2^n: m float64 near 1, n int32; x float64, cut to [-170, 170]."""
+    t = te.min(te.max(x, _f64(-170.0)), _f64(170.0))
+    shifted = t * _f64(1.4426950408889634) + _f64(6755399441055744.0)
+    whole = shifted - _f64(6755399441055744.0)
+    r = t - whole * _f64(0.6931471805599453)
+    coefficients = [1.0]
+    for n in range(1, 12):
+        coefficients.append(coefficients[-1] / n)
+    return _horner(r, coefficients[::-1], _f64), whole.astype("int32")
+
+
+def pow(x: Expr, y: Expr) -> Expr:
+    """x^y as C's powf: NaN for a negative base with an exponent that is no integer."""
+    base = te.abs(x)
+    finite = te.min(te.max(base, _f32(1e-45)), _f32(float(np.finfo(np.float32).max)))
+    mantissa, n = exp_f64(log_f64(finite) * y.astype("float64"))
+    value = _scale(mantissa.astype("float32"), n)
+    zero, one, infinity = _f32(0.0), _f32(1.0), _f32(np.inf)
+    shrinks = tirx.Select(y > zero, zero, infinity)  # 0^y
+    value = tirx.Select(base.equal(zero), shrinks, value)
+    grows = tirx.Select(y > zero, infinity, zero)  # inf^y
+    value = tirx.Select(base.equal(infinity), grows, value)
+    half = y * _f32(0.5)
+    whole = te.floor(y).equal(y)
+    odd = tirx.all(whole, tirx.Not(te.floor(half).equal(half)))
+    value = tirx.Select(tirx.all(x < zero, odd), zero - value, value)
+    value = tirx.Select(tirx.all(x < zero, tirx.Not(whole), base < infinity), _f32(np.nan), value)
+    always_one = tirx.any(y.equal(zero), x.equal(one))
+    return tirx.Select(always_one, one, value)

@@ -1,0 +1,1 @@
+"""Parts of the ``quantize`` pass: structure, ranges, weights, equalisation, synthetic inputs."""

@@ -1,0 +1,85 @@
+"""From a statistic to an encoding: range methods, scale and zero point, lattices."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+
+from dlcc.analysis.statistics import Range, TensorStatistic
+from dlcc.ir import Affine
+from dlcc.ir.encodings import Array
+
+Method = Literal["min-max", "moving-average", "percentile", "entropy", "mse"]
+
+SMALLEST = float(np.finfo(np.float32).tiny) * 2**20
+"""Smallest scale given out; products of two scales stay normal float32 numbers."""
+
+
+def pick_range(statistic: TensorStatistic, method: Method, percentile: float, bits: int) -> Range:
+    """The range to represent, by one of the methods; holds 0."""
+    if method == "min-max":
+        return statistic.with_zero()
+    if method == "moving-average":
+        return statistic.moving_average_range()
+    if method == "percentile":
+        return statistic.percentile_range(percentile)
+    if method == "entropy":
+        return statistic.entropy_range(1 << bits)
+    return statistic.error_range(1 << bits)
+
+
+def asymmetric(low: float, high: float, bits: int) -> Affine:
+    """Unsigned encoding of [low, high] with an exact code for 0.
+
+    The zero point is rounded, and the scale is as small as it can be for both ends to stay within
+    half a step of the codes' ends.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    last = (1 << bits) - 1
+    if high - low < SMALLEST * last:
+        return Affine.per_tensor(bits, False, max(SMALLEST, high - low), 0 if low == 0.0 else last)
+    scale = (high - low) / last
+    zero = round(-low / scale)
+    return Affine.per_tensor(bits, False, scale, min(max(zero, 0), last))
+
+
+def lattice(values: Array, levels: int) -> float | None:
+    """Step s such that all values are integer multiples of s with fewer than ``levels`` steps.
+
+    Inputs that were integers (pixels, fixed-point features) and weights that were quantised before
+    keep their own grid this way and lose nothing.
+
+    Returns:
+        The step, or None where there is none: too many different values, or no common step.
+    """
+    unique = np.unique(values.astype(np.float64))
+    peak = float(np.abs(unique).max(initial=0.0))
+    if not peak or unique.size > levels or not math.isfinite(peak):
+        return None
+    points = np.unique(np.append(unique, 0.0))
+    gaps = np.diff(points)
+    gaps = gaps[gaps > 1e-5 * peak]
+    if not gaps.size:
+        return None
+    span = float(points[-1] - points[0])
+    count = round(span / float(gaps.min()))
+    if count >= levels or count < 2:
+        return None
+    step = span / count
+    multiples = points / step
+    return step if np.abs(multiples - np.rint(multiples)).max() < 0.02 else None
+
+
+def on_lattice(step: float, low: float, high: float, bits: int) -> Affine | None:
+    """Unsigned encoding with exactly this scale; the codes that calibration left free are split.
+
+    None where [low, high] does not fit.
+    """
+    last = (1 << bits) - 1
+    first, count = round(min(low, 0.0) / step), round((max(high, 0.0) - min(low, 0.0)) / step)
+    if count > last or step < SMALLEST:
+        return None
+    spare = (last - count) // 2 if first < 0 else 0
+    return Affine.per_tensor(bits, False, step, min(max(-first + spare, 0), last))

@@ -1,0 +1,250 @@
+"""Which nodes become integer, which values share an encoding, and where codes meet floats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from dlcc.ir import F32, Graph, Node, Value
+from dlcc.ops.base import Quantised, op_of
+
+LAYERS = ("conv2d", "conv_transpose2d", "linear")
+"""Ops with constant weights."""
+
+ACCUMULATING = (*LAYERS, "matmul")
+"""Ops that can give a float result from an integer accumulator."""
+
+_TAIL = ("softmax", "log_softmax", "sigmoid", "tanh", "clip", "relu")
+"""Ops of a classifier head that stay float behind the last layer."""
+
+_RECODING = ("quantize", "dequantize", "requantize", "reinterpret", "relayout")
+
+_PARAMETERS = {"layer_norm": (1, 2), "prelu": (1,)}
+"""Operands that an integer op reads as dense constants."""
+
+
+def key(node: Node) -> str:
+    """The name by which a node is known in copies of the graph: its first output's."""
+    return node.outputs[0].name
+
+
+def output_axis(node: Node) -> int:
+    """Axis of a layer's weight along which its output channels lie."""
+    return 1 if node.op == "conv_transpose2d" else 0
+
+
+def residual_slot(node: Node) -> int | None:
+    """Index of the residual operand, where the op has one."""
+    operands = op_of(node).operands
+    return operands.index("residual?") if "residual?" in operands else None
+
+
+def is_real(value: Value) -> bool:
+    """True for a dense float32 tensor."""
+    return value.type.dtype == F32 and value.type.is_dense
+
+
+@dataclass
+class Structure:
+    """Decisions of the quantisation, by name, so that they hold for every copy of the graph.
+
+    Attributes:
+        integer: keys of nodes that work on codes.
+        dense_result: keys of integer layers whose result stays float.
+        group: value name -> representative; values of one group share one encoding.
+        refused: key -> why the node stays float.
+    """
+
+    integer: set[str] = field(default_factory=set)
+    dense_result: set[str] = field(default_factory=set)
+    group: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def find(self, name: str) -> str:
+        """Representative of a value's group."""
+        root = self.group.setdefault(name, name)
+        while root != self.group[root]:
+            root = self.group[root]
+        self.group[name] = root
+        return root
+
+    def unite(self, names: Sequence[str]) -> None:
+        """Let all these values share one encoding."""
+        first = self.find(names[0])
+        for name in names[1:]:
+            self.group[self.find(name)] = first
+
+    def members(self) -> dict[str, list[str]]:
+        """Representative -> names of its group."""
+        out: dict[str, list[str]] = {}
+        for name in list(self.group):
+            out.setdefault(self.find(name), []).append(name)
+        return out
+
+
+def analyse(graph: Graph, exclude: Sequence[str], weight_bits: int, activation_bits: int) -> Structure:
+    """Decide which nodes work on codes.
+
+    A node does if its op has an integer form for these operands and if it is heavy or its operands
+    are codes anyway. The layers at the network's outputs keep float results.
+
+    Args:
+        graph: an optimised float graph.
+        exclude: patterns (as of a shell) of ``loc`` that stay float.
+        weight_bits: width of weights.
+        activation_bits: width of activations.
+    """
+    out = Structure()
+    tail = _tail(graph)
+    coded: set[Value] = {v for v in graph.inputs if is_real(v)}
+    limit = _largest_sum(weight_bits, activation_bits)
+    for node in graph.nodes:
+        if node in tail:
+            out.refused[key(node)] = "behind the last layer; the network's result stays float"
+            continue
+        reason = _reason(node, exclude, limit)
+        if reason:
+            if node.op not in _RECODING:
+                out.refused[key(node)] = reason
+            continue
+        operands = [v for v in activations(node) if not v.is_constant]
+        heavy = node.op in ACCUMULATING
+        if not heavy and not any(v in coded for v in operands):
+            out.refused[key(node)] = "all of its operands are float"
+            continue
+        out.integer.add(key(node))
+        coded.update(v for v in node.outputs if is_real(v))
+        _share(out, node)
+    before = -1
+    while before != len(out.integer) - len(out.dense_result):
+        before = len(out.integer) - len(out.dense_result)
+        _keep_heads_float(graph, out, tail)
+        _drop_idle(graph, out)
+    return out
+
+
+def activations(node: Node) -> list[Value]:
+    """Operands that an integer form reads as codes: float ones that are not weights or biases."""
+    skip: tuple[int, ...] = (1, 2) if node.op in LAYERS else _PARAMETERS.get(node.op, ())
+    return [
+        v
+        for i, v in enumerate(node.inputs)
+        if v is not None and i not in skip and v.type.dtype.is_float
+    ]
+
+
+def _largest_sum(weight_bits: int, activation_bits: int) -> int:
+    """Most products that surely fit an int32 accumulator, with half of it left for the bias."""
+    return (1 << 30) // (((1 << activation_bits) - 1) * ((1 << (weight_bits - 1)) - 1))
+
+
+def _reason(node: Node, exclude: Sequence[str], limit: int) -> str:
+    """Why a node cannot work on codes, or ""."""
+    if any(fnmatchcase(node.loc, pattern) for pattern in exclude):
+        return "excluded by option"
+    op = op_of(node)
+    floats = [v for v in (*node.inputs, *node.outputs) if v is not None and v.type.dtype.is_float]
+    if any(not v.type.is_dense for v in floats) or node.op in _RECODING:
+        return "already has operands in another encoding"
+    if op.quantised is Quantised.FLOAT:
+        return f"{node.op} has no integer form"
+    if any(v.type.dtype != F32 for v in floats) or not floats:
+        return "not on float32 numbers"
+    if op.quantised is Quantised.TABLE and len(activations(node)) != 1:
+        return f"{node.op} on codes is a table of one operand"
+    if node.op == "resize2d" and node.attrs.get("mode", op.attributes["mode"]) != "nearest":
+        return "resize2d interpolates; only nearest has an integer form"
+    if node.op in LAYERS:
+        return _layer_reason(node, limit)
+    if node.op == "matmul":
+        depth = node.input(0).type.shape[-1]
+        if depth * 255 * 255 >= 1 << 30:
+            return f"sums of {depth} products do not fit 32-bit accumulators"
+    return ""
+
+
+def _layer_reason(node: Node, limit: int) -> str:
+    weight, bias = node.input(1), node.optional_input(2)
+    if not weight.is_constant or (bias is not None and not bias.is_constant):
+        return "its weight or bias is not constant"
+    arrays = [weight.decoded()] + ([] if bias is None else [bias.decoded()])
+    if not all(np.isfinite(a).all() for a in arrays):
+        return "its weight or bias holds NaN or infinite numbers"
+    depth = weight.type.elements // max(1, weight.type.shape[output_axis(node)])
+    if depth > limit:
+        return f"sums of {depth} products do not fit 32-bit accumulators"
+    return ""
+
+
+def _share(out: Structure, node: Node) -> None:
+    """Enter the node's values; ops that only move numbers share one encoding among them."""
+    values = [v for v in (*activations(node), *node.outputs) if v.type.dtype.is_float]
+    for value in values:
+        if not value.is_constant:
+            out.find(value.name)
+    if op_of(node).quantised is Quantised.SAME or node.op == "resize2d":
+        names = [v.name for v in values if not v.is_constant]
+        if names:
+            out.unite(names)
+
+
+def _tail(graph: Graph) -> set[Node]:
+    """Nodes between the last layers and the outputs that only move or squash the result."""
+    tail: set[Node] = set()
+    for node in reversed(graph.nodes):
+        squashing = node.op in _TAIL or op_of(node).quantised is Quantised.SAME
+        if not squashing or node.op in ("concat", "max_pool2d", "reduce_max", "reduce_min"):
+            continue
+        users_in_tail = all(user in tail for v in node.outputs for user in v.users)
+        leads_out = any(graph.is_output(v) or v.users for v in node.outputs)
+        if users_in_tail and leads_out:
+            tail.add(node)
+    return {node for node in tail if _reaches_layer(node)}
+
+
+def _reaches_layer(node: Node) -> bool:
+    """True if a chain of tail nodes starts at a layer that can give a float result."""
+    current: Node | None = node
+    while current is not None:
+        source = current.input(0).producer
+        if source is None:
+            return False
+        if source.op in ACCUMULATING:
+            return True
+        squashing = source.op in _TAIL or op_of(source).quantised is Quantised.SAME
+        current = source if squashing else None
+    return False
+
+
+def _keep_heads_float(graph: Graph, out: Structure, tail: set[Node]) -> None:
+    for node in graph.nodes:
+        if node.op not in ACCUMULATING or key(node) not in out.integer:
+            continue
+        users = node.output.users
+        used = bool(users) or graph.is_output(node.output)
+        if used and all(user in tail or _is_float(user, out) for user in users):
+            out.dense_result.add(key(node))
+            out.group.pop(node.output.name, None)
+
+
+def _is_float(node: Node, out: Structure) -> bool:
+    return key(node) not in out.integer
+
+
+def _drop_idle(graph: Graph, out: Structure) -> None:
+    """Movement and pointwise nodes whose only integer neighbours turned float stay float too."""
+    for node in graph.nodes:
+        if key(node) not in out.integer or node.op in ACCUMULATING:
+            continue
+        sources = [v for v in activations(node) if not v.is_constant]
+        integer = any(
+            v.producer is None
+            or (key(v.producer) in out.integer and key(v.producer) not in out.dense_result)
+            for v in sources
+        )
+        if not integer:
+            out.integer.discard(key(node))
+            out.refused[key(node)] = "all of its operands are float"

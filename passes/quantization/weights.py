@@ -1,0 +1,178 @@
+"""Weights of one layer: scales, rounding that sees the data, bias, accumulator bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dlcc.ir import Affine
+from dlcc.ir.encodings import Array
+from passes.quantization.ranges import SMALLEST, lattice
+
+ACCUMULATOR = 1 << 31
+"""Accumulators are int32: |acc| must stay below this."""
+
+_HEADROOM = 1 << 29
+"""Bias and residual may each take this much of an accumulator."""
+
+_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Moments:
+    """First and second moments of a layer's input patches, as real numbers.
+
+    Attributes:
+        mean: float64 [groups, K]: mean of every weight's input.
+        second: float64 [groups, K, K]: covariance of the inputs of one output; None if not wanted.
+    """
+
+    mean: Array
+    second: Array | None
+
+
+@dataclass(frozen=True)
+class QuantisedWeights:
+    """Codes of one layer.
+
+    Attributes:
+        codes: int [O, K].
+        scales: float64 [O], float32 values.
+        exact: the codes hold the float weights without any error.
+    """
+
+    codes: Array
+    scales: Array
+    exact: bool
+
+    @property
+    def real(self) -> Array:
+        """float64 [O, K]."""
+        return self.codes.astype(np.float64) * self.scales[:, None]
+
+
+def channel_scales(weight: Array, bits: int, floor: Array) -> tuple[Array, bool]:
+    """Scale of every output channel, and whether all weights are exact multiples of them.
+
+    Args:
+        weight: [O, K].
+        bits: width of the codes.
+        floor: [O], smallest scale allowed (see :func:`scale_floor`).
+    """
+    last = (1 << (bits - 1)) - 1
+    peak = np.abs(weight).max(axis=1, initial=0.0).astype(np.float64)
+    step = lattice(weight, 2 * last + 1)
+    if step is not None and peak.max(initial=0.0) <= step * (last + 0.02) and step >= floor.max():
+        return np.full(len(peak), np.float64(np.float32(step))), True
+    scales = np.maximum(peak / last, np.maximum(floor, SMALLEST))
+    return scales.astype(np.float32).astype(np.float64), False
+
+
+def scale_floor(bias: Array, input_scale: float, residual_reach: float) -> Array:
+    """Smallest weight scale per channel for which bias and residual fit the accumulator.
+
+    A channel with tiny weights and a large bias (a dead channel) would otherwise overflow int32.
+
+    Args:
+        bias: real numbers [O].
+        input_scale: of the layer's input.
+        residual_reach: largest |real number| of the residual operand.
+    """
+    reach = np.maximum(np.abs(bias.astype(np.float64)), residual_reach)
+    return np.asarray(reach / (input_scale * _HEADROOM))
+
+
+def nearest(weight: Array, scales: Array, bits: int) -> Array:
+    """Codes by rounding half to even, clamped symmetrically."""
+    last = (1 << (bits - 1)) - 1
+    return np.clip(np.rint(weight.astype(np.float64) / scales[:, None]), -last, last)
+
+
+def round_with_data(
+    weight: Array, scales: Array, second: Array, bits: int, damping: float = 0.01
+) -> Array:
+    """Codes that minimise the layer's output error on data, not the weights' own error.
+
+    Weights are rounded one input at a time, and the error made is taken up by the inputs not yet
+    rounded, in the metric of the inputs' covariance (Frantar et al. 2022, GPTQ; inputs of large
+    variance first).
+
+    Args:
+        weight: [O, K]; the O channels are ``groups`` equal runs.
+        scales: [O].
+        second: [groups, K, K].
+        bits: width of the codes.
+        damping: added to the diagonal, as a part of its mean.
+    """
+    groups, depth, _ = second.shape
+    last = (1 << (bits - 1)) - 1
+    w = weight.astype(np.float64).reshape(groups, -1, depth)
+    step = scales.reshape(groups, -1)
+    diagonal = np.einsum("gkk->gk", second)
+    order = np.argsort(-diagonal, axis=1, kind="stable")
+    w = np.take_along_axis(w, order[:, None, :], axis=2)
+    upper = _inverse_factor(second, order, damping)
+    codes = np.empty_like(w)
+    for start in range(0, depth, _BLOCK):
+        stop = min(start + _BLOCK, depth)
+        errors = np.empty((groups, w.shape[1], stop - start))
+        for k in range(start, stop):
+            codes[:, :, k] = np.clip(np.rint(w[:, :, k] / step), -last, last)
+            error = (w[:, :, k] - codes[:, :, k] * step) / upper[:, None, k, k]
+            w[:, :, k + 1 : stop] -= error[:, :, None] * upper[:, None, k, k + 1 : stop]
+            errors[:, :, k - start] = error
+        w[:, :, stop:] -= errors @ upper[:, start:stop, stop:]
+    out = np.empty_like(codes)
+    np.put_along_axis(out, np.broadcast_to(order[:, None, :], out.shape), codes, axis=2)
+    return out.reshape(weight.shape)
+
+
+def _inverse_factor(second: Array, order: Array, damping: float) -> Array:
+    """Upper Cholesky factor of the inverse of the damped, reordered covariance, per group."""
+    groups, depth, _ = second.shape
+    index = np.arange(groups)[:, None, None]
+    h = second[index, order[:, :, None], order[:, None, :]]
+    mean = np.einsum("gkk->g", h) / depth
+    ridge = damping * mean + 1e-12 * max(float(mean.max(initial=0.0)), 1e-30)
+    h = h + ridge[:, None, None] * np.eye(depth)
+    inverse = np.linalg.inv(h)
+    inverse = (inverse + inverse.transpose(0, 2, 1)) / 2
+    return np.asarray(np.linalg.cholesky(inverse).transpose(0, 2, 1))
+
+
+def quantise_weight(
+    weight: Array, bits: int, floor: Array, moments: Moments | None
+) -> QuantisedWeights:
+    """Codes and scales of a weight [O, K]; with data where its covariance is given."""
+    scales, exact = channel_scales(weight, bits, floor)
+    codes = nearest(weight, scales, bits)
+    if not exact and moments is not None and moments.second is not None:
+        try:
+            codes = round_with_data(weight, scales, moments.second, bits)
+        except np.linalg.LinAlgError:  # a covariance too singular to factor: keep the nearest codes
+            pass
+    return QuantisedWeights(codes.astype(np.int8 if bits <= 8 else np.int32), scales, exact)
+
+
+def accumulator_bound(
+    codes: Array, source: Affine, bias: Array | None, residual_terms: Array | None
+) -> int:
+    """Largest |accumulator| that any input can cause, in exact integers.
+
+    Args:
+        codes: weight codes [O, K].
+        source: encoding of the input; its codes may take every value, padding is the zero point.
+        bias: int bias codes [O].
+        residual_terms: largest |term| that a residual adds, [O].
+    """
+    low, high = source.code_range
+    most, least = high - source.zero_point, low - source.zero_point
+    wide = codes.astype(np.int64)
+    positive = np.maximum(wide, 0).sum(axis=1)
+    negative = np.minimum(wide, 0).sum(axis=1)
+    offset = np.zeros(len(wide), np.int64) if bias is None else bias.astype(np.int64)
+    extra = np.zeros(len(wide), np.int64) if residual_terms is None else residual_terms
+    top = positive * most + negative * least + offset + extra
+    bottom = positive * least + negative * most + offset - extra
+    return int(max(np.abs(top).max(initial=0), np.abs(bottom).max(initial=0)))

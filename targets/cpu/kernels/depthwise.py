@@ -1,0 +1,277 @@
+"""Depthwise convolution in NHWC: vectors along the channels, a strip of columns in registers.
+
+Products of u8 and s8 are accumulated in f32 while every partial sum stays below 2**24, where f32 is
+exact: the conversion is cheaper than a 32-bit integer multiplication. Larger kernels use int32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+
+from dlcc import tir
+from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
+from targets.cpu.isa import Isa
+from targets.cpu.kernels import epilogue
+from targets.cpu.kernels.conv import (
+    CLOCK,
+    COPY_BANDWIDTH,
+    channel_constants,
+    fold_zero_point,
+)
+from targets.cpu.kernels.gemm import MIN_ITEMS, Cut, even_cut
+from targets.cpu.kernels.skeleton import divide
+from targets.cpu.kernels.spec import NUMPY, ConvSpec, OutType, ResidualType
+from targets.cpu.kernels.stage import Stage, fill_constant, stage_step
+
+UNROLL = 320
+"""Most multiply-accumulate instructions written out in a row before kernel rows become a loop."""
+
+
+@dataclass(frozen=True)
+class Depthwise:
+    """What determines the code. The input is ``[n, h, w, c]``, padded already."""
+
+    n: int
+    h: int
+    w: int
+    c: int
+    oh: int
+    ow: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    in_dtype: str
+    out: OutType
+    residual: ResidualType | None
+    lanes: int
+    registers: int
+    fused: bool
+
+    @property
+    def accumulator(self) -> str:
+        """dtype of the accumulators: f32 where it is exact (or the input is f32)."""
+        exact = self.kernel[0] * self.kernel[1] * 255 * 128 < 1 << 24
+        return "float32" if self.in_dtype == "f32" or exact else "int32"
+
+    @property
+    def blocks(self) -> int:
+        """Vectors of channels."""
+        return ceil(self.c / self.lanes)
+
+    @property
+    def cols(self) -> Cut:
+        """Output columns in strips that fit the registers, beside a kernel row of weights."""
+        return even_cut(self.ow, max(2, (self.registers - 4) // (2 if self.registers > 16 else 3)))
+
+    @property
+    def chunks(self) -> int:
+        """Parts that the channels are cut into, to have work items enough."""
+        return min(self.blocks, ceil(MIN_ITEMS / (self.n * self.oh)))
+
+    @property
+    def items(self) -> int:
+        """Work items: output rows by channel chunks."""
+        return self.n * self.oh * self.chunks
+
+
+@dataclass
+class _Emitter:
+    """The kernel being emitted."""
+
+    kb: tir.KernelBuilder
+    shape: Depthwise
+    x: Any
+    w: Any
+    out: epilogue.Pointers
+
+
+def _tap(em: _Emitter, acc: Any, slot: int, x: Any, w: Any) -> None:
+    kb, lanes = em.kb, em.shape.lanes
+    total = kb.load(acc, slot * lanes, lanes)
+    if em.shape.accumulator == "float32" and em.shape.fused:
+        kb.store(acc, slot * lanes, kb.pure("llvm.fma", "float32", lanes, x, w, total))
+    else:
+        kb.store(acc, slot * lanes, total + x * w)
+
+
+def _kernel_row(em: _Emitter, acc: Any, width: int, x_at: Any, w_at: Any) -> None:
+    """All taps of one kernel row: every input pixel is loaded and converted once."""
+    kb, shape, lanes = em.kb, em.shape, em.shape.lanes
+    taps: dict[int, list[tuple[int, int]]] = {}
+    for col in range(width):
+        for j in range(shape.kernel[1]):
+            at = col * shape.stride[1] + j * shape.dilation[1]
+            taps.setdefault(at, []).append((col, j))
+    step = shape.blocks * lanes
+    weights = [
+        kb.let(kb.load(em.w, w_at + j * step, lanes), "w") for j in range(shape.kernel[1])
+    ]
+    for at in sorted(taps):
+        x = kb.load(em.x, x_at + at * shape.c, lanes)
+        if shape.in_dtype == "u8":
+            x = kb.cast(kb.cast(x, "int32"), shape.accumulator)
+        x = kb.let(x, "x")
+        for col, j in taps[at]:
+            _tap(em, acc, col, x, weights[j])
+
+
+def _strip(em: _Emitter, width: int, pixel: Any, x_at: Any, channel: Any, valid: int) -> None:
+    """``width`` output pixels of one channel block."""
+    kb, shape, lanes = em.kb, em.shape, em.shape.lanes
+    acc = kb.alloc(shape.accumulator, width * lanes)
+    for col in range(width):
+        kb.store(acc, col * lanes, kb.const(0, shape.accumulator, lanes))
+    rows, taps = shape.kernel
+    x_row, w_row = shape.dilation[0] * shape.w * shape.c, taps * shape.blocks * lanes
+    if rows * taps * width <= UNROLL:
+        for i in range(rows):
+            _kernel_row(em, acc, width, x_at + i * x_row, channel + i * w_row)
+    else:
+        with kb.loop(0, rows, "kh") as i:
+            _kernel_row(em, acc, width, kb.let(x_at + i * x_row), kb.let(channel + i * w_row))
+    channels = epilogue.load_channels(kb, em.out, channel, lanes)
+    for col in range(width):
+        value = kb.load(acc, col * lanes, lanes)
+        if shape.in_dtype == "u8" and shape.accumulator == "float32":
+            value = kb.cast(value, "int32")
+        index = kb.let((pixel + col) * shape.c + channel, "y_at")
+        epilogue.finish(kb, em.out, channels, value, index, valid, shape.out)
+
+
+def _row(em: _Emitter, image: Any, row: Any, block: Any, valid: int) -> None:
+    """One output row of one channel block."""
+    kb, shape = em.kb, em.shape
+    channel = kb.let(block * shape.lanes, "channel")
+    x_row = (image * shape.h + row * shape.stride[0]) * shape.w
+    pixel = (image * shape.oh + row) * shape.ow
+    start = 0
+    for count, width in (shape.cols.first, shape.cols.rest):
+        if not count:
+            continue
+        with kb.loop(0, count, "strip") as strip:
+            col = kb.let(strip * width + start, "col")
+            x_at = kb.let((x_row + col * shape.stride[1]) * shape.c + channel, "x_at")
+            _strip(em, width, kb.let(pixel + col, "pixel"), x_at, channel, valid)
+        start += count * width
+
+
+def depthwise_function(name: str, shape: Depthwise) -> Any:
+    """The PrimFunc: parameters x, weights, then the epilogue's, residual if there is one, y."""
+    kb = tir.KernelBuilder(name)
+    integer = shape.in_dtype == "u8"
+    x = kb.pointer("x", NUMPY[shape.in_dtype], align=1)
+    w = kb.pointer("weights", shape.accumulator)
+    em = _Emitter(kb, shape, x, w, epilogue.parameters(kb, integer, shape.out, shape.residual))
+    tail = shape.c - (shape.blocks - 1) * shape.lanes
+    whole = shape.blocks if tail == shape.lanes else shape.blocks - 1
+    per_chunk = ceil(shape.blocks / shape.chunks)
+    with kb.loop(kb.begin, kb.end, "item") as item:
+        rest, chunk = divide(kb, item, shape.chunks, "chunk")
+        image, row = divide(kb, rest, shape.oh, "row")
+        image = image if shape.n > 1 else 0
+        row = row if shape.oh > 1 else 0
+        start = kb.let(chunk * per_chunk, "start")
+        limit = tir.tirx.IntImm("int32", whole)
+        if whole:
+            stop = kb.let(tir.tirx.min(start + per_chunk, limit), "stop")
+            with kb.loop(start, stop, "block") as block:
+                _row(em, image, row, block, shape.lanes)
+        if whole < shape.blocks:
+            inside = tir.tirx.all(start <= whole, start + per_chunk > whole)
+            with kb.when(inside):
+                _row(em, image, row, whole, tail)
+    return kb.build()
+
+
+def _shape(spec: ConvSpec, isa: Isa) -> tuple[Depthwise, Stage | None]:
+    """The kernel's shape and the padded copy it reads, if it needs one."""
+    if not (spec.groups == spec.c == spec.oc):
+        raise ValueError("depthwise: groups, input and output channels must be equal")
+    height, width = spec.padded
+    stage = None
+    if any(spec.pads) or (spec.c % isa.lanes and not spec.input_slack):
+        dtype, (top, left) = spec.in_dtype, spec.pads[:2]
+        stage = Stage(
+            spec.n, spec.h, spec.w, spec.c, height, width, top, left, (1, 1), dtype, dtype
+        )
+    shape = Depthwise(
+        spec.n,
+        height,
+        width,
+        spec.c,
+        spec.oh,
+        spec.ow,
+        (spec.kh, spec.kw),
+        spec.stride,
+        spec.dilation,
+        spec.in_dtype,
+        spec.epilogue.out,
+        spec.epilogue.residual,
+        isa.lanes,
+        isa.registers,
+        isa.fma,
+    )
+    return shape, stage
+
+
+def depthwise(
+    spec: ConvSpec,
+    isa: Isa,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    multiplier: np.ndarray | None = None,
+    ratio: np.ndarray | None = None,
+) -> KernelPlan:
+    """Plans a depthwise convolution (``groups == c == oc``); arguments as for ``conv2d``."""
+    shape, stage = _shape(spec, isa)
+    if spec.in_dtype == "u8":
+        if multiplier is None:
+            raise ValueError("u8 activations need a multiplier")
+        bias = fold_zero_point(bias, weights, spec.in_zero_point)
+    packed = np.zeros((spec.kh, spec.kw, shape.blocks * shape.lanes), shape.accumulator)
+    packed[..., : spec.c] = weights[:, 0].transpose(1, 2, 0)
+    constants = {"weights": packed}
+    constants |= channel_constants(spec.epilogue, 1, isa.lanes, bias, multiplier, ratio)
+    steps: list[KernelStep] = []
+    source: KernelArg = ("in", 0)
+    if stage is not None:
+        constants["fill"] = fill_constant(spec.in_zero_point, spec.in_dtype)
+        steps.append(stage_step(stage, source, "fill", 0))
+        source = ("scratch", 0)
+    key = name_key("depthwise", shape)
+    args: list[KernelArg] = [source, ("const", "weights")]
+    names = epilogue.argument_names(spec.in_dtype == "u8", shape.residual)
+    args += [("const", name) for name in names]
+    args += [("in", 1)] if shape.residual is not None else []
+    args.append(("out", 0))
+    steps.append(
+        KernelStep(key, lambda: depthwise_function(key, shape), tuple(args), shape.items)
+    )
+    return KernelPlan(
+        tuple(steps),
+        constants,
+        scratch=(stage.bytes,) if stage else (),
+        features=isa.without_amx().flags,
+        kernel="depthwise",
+    )
+
+
+def depthwise_cost(spec: ConvSpec, isa: Isa) -> float:
+    """Predicted seconds of :func:`depthwise` on one thread."""
+    shape, stage = _shape(spec, isa)
+    taps = spec.kh * spec.kw
+    vectors = spec.n * spec.oh * spec.ow * shape.blocks
+    per_vector = taps * (1.0 if isa.fma else 2.0) + 8.0
+    seconds = vectors * per_vector / CLOCK
+    return seconds + (2 * stage.bytes / COPY_BANDWIDTH if stage else 0.0)
+
+
+def is_depthwise(spec: ConvSpec) -> bool:
+    """Whether :func:`depthwise` serves this layer."""
+    return spec.groups == spec.c == spec.oc and spec.c > 1
+
+
