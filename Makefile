@@ -67,12 +67,12 @@ $(VENV)/.made:
 
 # One stamp for each set of extras; a change of pyproject.toml installs again.
 $(VENV)/.demo: $(VENV)/.made pyproject.toml
-	@echo "installing dlcc and what the demo needs"
+	@echo "installing dlcc and what the demo needs (once; takes a minute or two)"
 	@$(PIP) -e '.[demo]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made $(if $(TORCH),$(VENV)/.torch) pyproject.toml
-	@echo "installing dlcc and what the tests need"
+	@echo "installing dlcc and what the tests need (once; takes a minute or two)"
 	@$(PIP) -e '.[demo,dev]'
 	@touch $@
 

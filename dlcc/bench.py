@@ -71,9 +71,7 @@ class BenchResult:
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON data."""
-        rows = [
-            {**asdict(t), "seconds": t.seconds, "ratio": self.ratio(t)} for t in self.times
-        ]
+        rows = [{**asdict(t), "seconds": t.seconds, "ratio": self.ratio(t)} for t in self.times]
         return {
             "cpu": self.cpu,
             "features": self.features,
@@ -97,10 +95,10 @@ def cpu_description() -> tuple[str, list[str]]:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor() or platform.machine(), []
-    fields = dict(
-        (key.strip(), value.strip())
+    fields = {
+        key.strip(): value.strip()
         for key, _, value in (line.partition(":") for line in text.splitlines())
-    )
+    }
     flags = set(fields.get("flags", "").split())
     return fields.get("model name", platform.machine()), [f for f in CPU_FEATURES if f in flags]
 
@@ -222,6 +220,19 @@ class _Worker:
         process.communicate()
 
 
+def onnx_precision(network: Path) -> str:
+    """What an ONNX file computes in: "int8" where it has quantised layers, else "fp32".
+
+    Raises:
+        DlccError: the file cannot be read.
+    """
+    from dlcc.frontends.onnx_model import read_model
+
+    ops = {node.op_type for node in read_model(network).graph.node}
+    marks = ("QLinear", "QuantizeLinear", "ConvInteger", "MatMulInteger")
+    return "int8" if any(op.startswith(marks) for op in ops) else "fp32"
+
+
 def installed(peer: str) -> bool:
     """Whether the Python package of a peer is there."""
     from importlib.util import find_spec
@@ -237,4 +248,5 @@ __all__ = [
     "bench",
     "cpu_description",
     "installed",
+    "onnx_precision",
 ]

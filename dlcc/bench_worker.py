@@ -44,7 +44,7 @@ def _dlcc(network: Path, threads: int) -> Engine:
 
 
 def _precision(model: Any) -> str:
-    """"int8" or "fp32" after the layers that do most of the work."""
+    """What most of the work is computed in: "int8" or "fp32"."""
     from dlcc.inspection import inspect_artifact
 
     work = {"int8": 0, "fp32": 0}

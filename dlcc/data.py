@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -24,15 +26,16 @@ def load_npz(path: Path) -> dict[str, Array]:
         DlccError: it is missing, not an .npz, or holds pickled objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if isinstance(archive, np.ndarray):
-                raise ValueError("it holds a single array, not named ones")
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise ValueError("it holds a single array, not named ones")
+        with loaded as archive:
             return {key: archive[key] for key in archive.files}
     except FileNotFoundError:
         raise DlccError(
             ExitCode.DATA, "no such data file", where=str(path), fix="check the path"
         ) from None
-    except (OSError, ValueError, EOFError, AttributeError) as error:
+    except (OSError, ValueError, EOFError, AttributeError, BadZipFile, zlib.error) as error:
         raise DlccError(
             ExitCode.DATA,
             "cannot read the data file",

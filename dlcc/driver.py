@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import targets as target_library
-from dlcc.artifact import Artifact, write_artifact
+from dlcc.artifact import Artifact, check_output, write_artifact
 from dlcc.data import batches_from
 from dlcc.frontends import load_graph
 from dlcc.ir import Graph
@@ -175,6 +175,7 @@ def compile(
     """
     chosen = options or CompileOptions(**changes)
     target = target_library.get_target(chosen.target)
+    check_output(output)  # nobody wants to hear of it after a minute of compiling
     threads = chosen.threads or os.cpu_count() or 1
     marks = [time.perf_counter()]
     optimised = optimise(model, chosen, progress)

@@ -60,11 +60,10 @@ def add_shift(ratios: Sequence[float], ranges: Sequence[int]) -> int:
         ratios: scale of each operand over the output scale.
         ranges: largest |q - zero_point| of each operand.
     """
-    for shift in range(ADD_SHIFT, -1, -1):
-        total = sum(abs(r) * (1 << shift) * n + 1 for r, n in zip(ratios, ranges, strict=True))
-        if total < 1 << 24:
-            return shift
-    return 0
+    shift = ADD_SHIFT
+    while sum(abs(r) * 2.0**shift * n + 1 for r, n in zip(ratios, ranges, strict=True)) >= 1 << 24:
+        shift -= 1  # negative where an operand is far larger than the output's range
+    return shift
 
 
 def activation_codes(out: Affine, act_min: float, act_max: float) -> tuple[int, int]:

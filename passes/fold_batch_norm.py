@@ -7,10 +7,12 @@ from typing import ClassVar
 
 from dlcc.ir import Graph
 from passes.base import Pass, PassContext, PassResult, merge
-from passes.patterns import apply_rules
+from passes.patterns import Rule, apply_rules
 from passes.rules.channel_affine import (
     BackwardConstant,
     BackwardNorm,
+    BackwardThroughSum,
+    BackwardThroughSumSecond,
     ForwardConstant,
     ForwardNorm,
     NormToAffine,
@@ -25,7 +27,7 @@ class FoldBatchNorm(Pass):
     per-channel map y = a x + b. In this order:
 
     1. backward into the conv2d, conv_transpose2d or linear that makes x: w' = a w, bias' = a bias
-       + b (Jacob et al. 2018, section 3.2);
+       + b (Jacob et al. 2018, section 3.2); a shift also passes a residual add in between;
     2. forward into the layer that reads y: w' = w a over input channels, bias' = bias + w b. With
        padding only if b = 0, because the zeros of the border do not pass through the map;
     3. else it becomes ``mul`` and ``add`` with constants.
@@ -42,7 +44,9 @@ class FoldBatchNorm(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Backward to a fixed point, then forward, then the rest."""
-        phases = ([BackwardNorm(), BackwardConstant()], [ForwardNorm(), ForwardConstant()])
-        results = [apply_rules(graph, rules, self.name) for rules in phases]
-        results.append(apply_rules(graph, [NormToAffine()], self.name))
-        return merge(results)
+        phases: tuple[tuple[Rule, ...], ...] = (
+            (BackwardNorm(), BackwardConstant(), BackwardThroughSum(), BackwardThroughSumSecond()),
+            (ForwardNorm(), ForwardConstant()),
+            (NormToAffine(),),
+        )
+        return merge(apply_rules(graph, rules, self.name) for rules in phases)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -54,7 +55,8 @@ class OutputError:
         noise, signal = float(np.sum(delta**2)), float(np.sum(finite**2))
         if noise == 0.0:
             return OutputError(0.0, 0.0, float("inf"))
-        sqnr = 10 * float(np.log10(signal / noise)) if signal > 0 else -float("inf")
+        ratio = signal / noise
+        sqnr = 10 * math.log10(ratio) if ratio > 0 else -float("inf")
         return OutputError(max_abs, max_abs / peak if peak else float("inf"), sqnr)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dlcc.errors import DlccError, ExitCode
 
 OPTIMISE = (
+    "eliminate-dead-code,"
     "canonicalize,"
     "fold-constants,"
+    "eliminate-common-subexpressions,"
     "fold-batch-norm,"
     "fold-pads,"
     "fold-transposes,"

@@ -71,8 +71,9 @@ class Artifact:
         path = folder / NAME
         try:
             text = path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             why = f"there is no {NAME}" if folder.is_dir() else "there is no such folder"
+            why = "it is a file" if folder.is_file() else why
             raise _refuse(
                 folder, "not a dlcc artifact", why, "give the folder that dlcc compile -o made"
             ) from None

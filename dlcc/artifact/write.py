@@ -57,7 +57,6 @@ def write_artifact(
         )
     zig_target(program.triple)
     check_program(program)
-    # Checked first: nobody wants to hear of it after a minute of compiling.
     with replace_folder(Path(out_dir)) as folder:
         with tempfile.TemporaryDirectory(prefix="dlcc-") as work:
             contents, facts = _build(program, Path(work), tuple(sorted(set(emit))), embed)

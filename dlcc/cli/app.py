@@ -87,6 +87,8 @@ def run_command_line(argv: Sequence[str] | None = None) -> int:
     try:
         code = app(args=arguments, prog_name="dlcc", standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # some versions of the argument parser turn Ctrl-C into a code
+            sys.stderr.write("interrupted\n")
         return int(code or 0)
     except DlccError as error:
         console.error(error)
@@ -107,7 +109,8 @@ def run_command_line(argv: Sequence[str] | None = None) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             sys.stdout.write(f"{error.ctx.get_help()}\n")  # type: ignore[attr-defined]
             return int(ExitCode.USAGE)
-        if type(error).__name__ == "Abort":
+        if type(error).__name__ == "Abort":  # and others into an exception
+            sys.stderr.write("interrupted\n")
             return INTERRUPTED
         console.error(_usage_error(error) or _internal_error(error))
         _show_traceback()

@@ -389,7 +389,8 @@ def _show_remarks(console: Console, remarks: Sequence[Remark], choice: str) -> N
     for remark in remarks:
         wanted = remark.kind != "applied" if not choice else choice in ("all", remark.pass_name)
         if wanted:
-            key = (remark.pass_name, remark.kind, remark.message)
+            message = remark.message.removeprefix(f"{remark.pass_name}: ")
+            key = (remark.pass_name, remark.kind, message)
             groups.setdefault(key, []).append(remark.loc)
     for (name, kind, message), places in groups.items():
         named = [p for p in places if p]

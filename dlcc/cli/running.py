@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,24 +10,28 @@ import typer
 
 from dlcc.cli.common import (
     JsonOption,
+    QuietOption,
     ShapeOption,
     ThreadsOption,
     check_writable_file,
+    parse_list,
     parse_shapes,
 )
-from dlcc.cli.console import Console, Table
+from dlcc.cli.console import Console, Table, seconds_text
 from dlcc.errors import DlccError, ExitCode
 
 if TYPE_CHECKING:
-
+    from dlcc.bench import BenchResult, Contender
+    from dlcc.compare import Comparison, Error
     from dlcc.ir.encodings import Array
-
-PEERS = ("onnxruntime", "openvino")
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file."""
     app.command("run")(run_network)
+    app.command("eval")(evaluate_network)
+    app.command("compare")(compare_networks)
+    app.command("bench")(bench_artifact)
 
 
 def run_network(
@@ -84,3 +89,219 @@ def _save_npz(path: Path, arrays: dict[str, Array]) -> None:
             why=error.strerror or str(error),
             fix="choose another file with --outputs",
         ) from None
+
+
+def evaluate_network(
+    network: Annotated[
+        Path,
+        typer.Argument(help="An artifact folder, or a model to run by the numpy reference."),
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            metavar="FILE.npz",
+            help="Inputs by name, and integer 'labels'.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        str, typer.Option("--output", help="The output with the scores, if there are several.")
+    ] = "",
+    samples: Annotated[
+        int, typer.Option("--samples", min=0, help="Samples to run at most; 0: all.")
+    ] = 0,
+    threads: ThreadsOption = 0,
+    shape: ShapeOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Top-1 and top-5 accuracy of a classifier on labelled samples."""
+    console = Console(as_json)
+    from dlcc.accuracy import evaluate_classifier
+    from dlcc.cli.progress import PhaseProgress
+    from dlcc.data import load_npz
+    from dlcc.executable import open_executable
+
+    arrays = load_npz(data)
+    with (
+        open_executable(network, shapes=parse_shapes(shape), threads=threads) as executable,
+        PhaseProgress(quiet) as progress,
+    ):
+        result = evaluate_classifier(
+            executable, arrays, str(data), output=output, most=samples, progress=progress
+        )
+    console.json({"network": network, **result.to_json()})
+    top5 = "-" if result.top5 is None else f"{100 * result.top5:.2f} %"
+    row = (network.name, result.samples, result.classes, f"{100 * result.top1:.2f} %", top5)
+    console.table(Table(("network", ">samples", ">classes", ">top-1", ">top-5"), [row]))
+
+
+def compare_networks(
+    reference: Annotated[
+        Path, typer.Argument(metavar="A", help="The reference: a model or artifact.")
+    ],
+    other: Annotated[Path, typer.Argument(metavar="B", help="What is compared with it.")],
+    inputs: Annotated[
+        Path,
+        typer.Option(
+            "--inputs",
+            "-i",
+            metavar="FILE.npz",
+            help="Inputs, samples along the first axis.",
+            show_default=False,
+        ),
+    ],
+    samples: Annotated[
+        int, typer.Option("--samples", min=0, help="Batches to run at most; 0: all.")
+    ] = 8,
+    shape: ShapeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Error of B against A per output, and per layer where both are models.
+
+    Accumulated: both run whole. Isolated: each layer of B gets A's values as operands.
+    """
+    console = Console(as_json)
+    from itertools import islice
+
+    from dlcc.compare import compare
+    from dlcc.data import load_npz
+    from dlcc.executable import feeds_of, open_executable
+
+    shapes = parse_shapes(shape)
+    arrays = load_npz(inputs)
+    with (
+        open_executable(reference, shapes=_shapes_for(reference, shapes)) as a,
+        open_executable(other, shapes=_shapes_for(other, shapes)) as b,
+    ):
+        feeds = feeds_of(arrays, a, str(inputs))
+        result = compare(a, b, islice(feeds, samples or None))
+    console.json(result.to_json())
+    if not as_json:
+        _show_comparison(console, result)
+
+
+def _shapes_for(
+    path: Path, shapes: dict[str, int | tuple[int, ...]]
+) -> dict[str, int | tuple[int, ...]] | None:
+    """--shape concerns whichever of both is an ONNX file."""
+    return None if path.is_dir() or path.suffix == ".dlir" else shapes or None
+
+
+def _show_comparison(console: Console, result: Comparison) -> None:
+    console.line(f"{result.samples} batches")
+    rows = [(name, *_error_cells(error)) for name, error in result.outputs.items()]
+    console.table(Table(("output", ">SQNR dB", ">max abs", ">cosine"), rows))
+    if result.layers:
+        console.line()
+        columns = ("layer", "op", "against", ">isolated dB", ">max abs", ">accumulated dB")
+        layers = [
+            (
+                row.layer,
+                row.op,
+                row.reference,
+                f"{row.isolated.sqnr_db:.1f}",
+                f"{row.isolated.max_abs:.3g}",
+                f"{row.accumulated.sqnr_db:.1f}",
+                f"{row.accumulated.max_abs:.3g}",
+                f"{row.accumulated.cosine:.6f}",
+            )
+            for row in result.layers
+        ]
+        console.table(Table((*columns, ">max abs", ">cosine"), layers))
+    if result.unmatched:
+        console.line(f"without counterpart: {', '.join(result.unmatched)}")
+
+
+def _error_cells(error: Error) -> tuple[str, str, str]:
+    return f"{error.sqnr_db:.1f}", f"{error.max_abs:.3g}", f"{error.cosine:.6f}"
+
+
+def bench_artifact(
+    artifact: Annotated[Path, typer.Argument(help="An artifact folder.", show_default=False)],
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="ENGINES",
+            help="Peers: onnxruntime, openvino (if installed).",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="FILE",
+            help="What the peers run: .onnx, or .dlir (as QDQ ONNX).",
+            show_default=False,
+        ),
+    ] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads for each.")] = 1,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Interleaved rounds.")] = 7,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Time an artifact, alone or against other engines in interleaved rounds."""
+    console = Console(as_json)
+    from dlcc.artifact import Artifact
+    from dlcc.bench import PEERS, bench, installed
+    from dlcc.cli.progress import PhaseProgress
+
+    peers = parse_list(against, "--against", PEERS) if against is not None else ()
+    if peers and model is None:
+        raise DlccError(
+            ExitCode.USAGE,
+            "--against needs --model",
+            why="an artifact holds compiled code, which other engines cannot run",
+            fix="give the model they should run: --model model.onnx",
+        )
+    missing = [p for p in peers if not installed(p)]
+    Artifact.open(artifact).verify()
+    with tempfile.TemporaryDirectory(prefix="dlcc-bench-") as work:
+        contenders = _contenders([p for p in peers if p not in missing], model, Path(work))
+        with PhaseProgress(quiet) as progress:
+            result = bench(artifact, contenders, threads=threads, rounds=rounds, progress=progress)
+    result.unavailable.update({p: f"it is not installed (pip install {p})" for p in missing})
+    console.json(result.to_json())
+    if not as_json:
+        _show_bench(console, result)
+
+
+def _contenders(peers: list[str], model: Path | None, work: Path) -> list[Contender]:
+    if not peers or model is None:
+        return []
+    from dlcc.bench import Contender, onnx_precision
+    from dlcc.frontends import load_graph
+
+    if model.suffix == ".dlir":
+        from dlcc.frontends.onnx_export import export_onnx
+
+        graph, network = load_graph(model), work / f"{model.stem}.onnx"
+        export_onnx(graph, network)
+    else:
+        network = model
+    precision = onnx_precision(network)
+    return [Contender(peer, network, precision) for peer in peers]
+
+
+def _show_bench(console: Console, result: BenchResult) -> None:
+    console.line(f"{result.cpu}: {' '.join(result.features) or 'none of the known features'}")
+    rows = [
+        (
+            times.engine,
+            times.version,
+            times.precision,
+            times.threads,
+            seconds_text(times.load_seconds),
+            seconds_text(min(times.rounds)),
+            seconds_text(times.seconds),
+            f"{result.ratio(times):.2f}",
+        )
+        for times in result.times
+    ]
+    columns = ("engine", "version", "precision", ">threads", ">load", ">fastest", ">median")
+    console.table(Table((*columns, ">time / dlcc"), rows))
+    for peer, reason in result.unavailable.items():
+        console.line(f"{peer}: {reason}")

@@ -262,7 +262,7 @@ def _normalised(variance: Node, x: Value) -> tuple[Value, float] | None:
 
 
 def _parameter(value: Value, op: str, axis: int) -> tuple[Value, Value] | None:
-    """(parameter, result) where the only user of ``value`` is ``op`` with a per-element constant."""
+    """(parameter, result) where the only user of ``value`` is ``op`` with a constant."""
     if len(value.users) != 1 or value.users[0].op != op or "act_min" in value.users[0].attrs:
         return None
     node = value.users[0]

@@ -300,24 +300,28 @@ class _ModelImporter:
         scope = _Scope()
         for index, name in enumerate(function.input):
             scope.values[name] = node.optional(index)
-        given = {a.name: a for a in proto.attribute}
-        given.update({a.name: a for a in function.attribute_proto if a.name not in given})
-        versions = {("" if o.domain == "ai.onnx" else o.domain): int(o.version)
-                    for o in function.opset_import}  # fmt: skip
+        given = {k: a.default_value for k, a in schema.attributes.items() if a.default_value.name}
+        given.update({a.name: a for a in function.attribute_proto})
+        given.update({a.name: a for a in proto.attribute})
+        versions = dict(self.opsets)
+        versions.update(
+            {"" if o.domain == "ai.onnx" else o.domain: o.version for o in function.opset_import}
+        )
         protos = [_with_attributes(inner, given, node.name) for inner in function.node]
         before, self.refusals = self.refusals, []
         self.depth += 1
         try:
             if self.depth > _MAX_DEPTH:
                 raise Unsupported("its function body is nested too deeply")
-            self.nodes(protos, scope, versions or dict(self.opsets))
+            self.nodes(protos, scope, versions)
         finally:
             self.depth -= 1
             inner_refusals, self.refusals = self.refusals, before
         if inner_refusals:
             parts = "; ".join(f"{r.op_type}: {r.reason}" for r in inner_refusals)
             raise Unsupported(f"no importer, and its function body needs {parts}")
-        return [self.binding(name, scope) for name in function.output[: len(proto.output)]]
+        pairs = zip(function.output, proto.output, strict=False)
+        return [self.binding(inner, scope) if outer else None for inner, outer in pairs]
 
 
 def _function_body(

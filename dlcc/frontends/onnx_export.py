@@ -94,8 +94,11 @@ class OnnxWriter:
         self._taken.add(name)
         return name
 
-    def _node_name(self, hint: str) -> str:
+    def _node_name(self, hint: str, op: str = "") -> str:
+        """A node name that is not taken: ``hint``, or with the op's name where it is taken."""
         name, count = hint, 0
+        if op and hint in self._node_names:
+            name = hint = f"{hint}/{op}"
         while name in self._node_names:
             count += 1
             name = f"{hint}_{count}"
@@ -111,7 +114,7 @@ class OnnxWriter:
         result = result or self.name(f"{node.output.name}_{op}")
         self.nodes.append(
             helper.make_node(
-                op, list(inputs), [result], name=self._node_name(node.loc or op), **attributes
+                op, list(inputs), [result], name=self._node_name(node.loc or op, op), **attributes
             )
         )
         return result

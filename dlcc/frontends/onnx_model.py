@@ -14,7 +14,7 @@ import ml_dtypes
 import networkx as nx
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
 from dlcc.errors import DlccError, ExitCode

@@ -46,6 +46,8 @@ class OnnxNode:
     def constant(self, index: int, what: str) -> Array:
         """Contents of operand ``index``, which must be known at compile time."""
         value = self.input(index)
+        if value.producer is not None and value.producer.op == "dequantize":
+            value = value.producer.input(0)  # parameters of quantised models
         if not value.is_constant:
             raise Unsupported(f"{what} (input {index}) must be known at compile time")
         return value.decoded()

@@ -130,12 +130,12 @@ def _integer_terms(
     encodings = _affine_operands(node)
     fixed = fixed_point(node, signs)
     terms = [
-        numerics.residual_term(present(x), e, np.float32(f))
+        numerics.residual_term(present(x), e, np.asarray(f, np.float32))
         for x, e, f in zip(xs[:2], encodings, fixed.factors, strict=True)
     ]
     total = merge(*terms)
     out = node.output.type.encoding
-    unit = np.float32(fixed.unit)
+    unit = np.asarray(fixed.unit, np.float32)
     if isinstance(out, Affine):
         return [numerics.requantise(total, unit, out, fixed.low, fixed.high)]
     real = numerics.dequantise(total, unit)
@@ -306,18 +306,18 @@ class Mul(Binary):
         """A product."""
         return a * b
 
-    def _multiplier(self, node: Node) -> np.float32:
+    def _multiplier(self, node: Node) -> Array:
         a, b = _affine_operands(node)
         if a.bits + b.bits > 30:
             raise type_error(node, f"{a.bits} x {b.bits} bits do not fit the int32 accumulator")
         out = node.output.type.encoding
         scale = out.scale if isinstance(out, Affine) else 1.0
-        return np.float32(numerics.multiplier(np.float64(a.scale) * np.float64(b.scale), scale))
+        return numerics.multiplier([a.scale * b.scale], scale).reshape(())
 
     def evaluate_integer(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
-        """Acc = (a - za) * (b - zb) in int32; requantised by f32(f64(sa)*f64(sb)/f64(sy))."""
+        """With acc = (a - za) * (b - zb) in int32: requantised by f32(f64(sa)*f64(sb)/f64(sy))."""
         a, b = _affine_operands(node)
-        mult = np.asarray(self._multiplier(node))
+        mult = self._multiplier(node)
         acc = (present(xs[0]).astype(np.int32) - a.zero_point) * (
             present(xs[1]).astype(np.int32) - b.zero_point
         )
@@ -359,8 +359,8 @@ class Div(Binary):
         if np.issubdtype(a.dtype, np.integer):
             quotient = a // b
             inexact = (a % b != 0) & ((a < 0) != (b < 0))
-            return quotient + inexact.astype(a.dtype)
-        return a / b
+            return np.asarray(quotient + inexact.astype(a.dtype))
+        return np.asarray(a / b)
 
     def expression(self, node: Node, a: Any, b: Any) -> Any:
         """IEEE division, or C's on integers."""
@@ -391,10 +391,13 @@ class Pow(Binary):
         return np.power(a, b)
 
     def expression(self, node: Node, a: Any, b: Any) -> Any:
-        """Pow of the C library."""
+        """As C's powf; integers by way of float32, exact below 2^24."""
         from dlcc.tir import expr
+        from dlcc.tir import math as tir_math
 
-        return expr.power(a, b)
+        dtype = str(node.output.type.dtype.numpy)
+        value = tir_math.pow(expr.cast(a, "float32"), expr.cast(b, "float32"))
+        return value if dtype == "float32" else expr.rint(value).astype(dtype)
 
 
 class Mod(Binary):
@@ -408,12 +411,13 @@ class Mod(Binary):
         return np.fmod(a, b) if self.get(node, "fmod") else np.mod(a, b)
 
     def expression(self, node: Node, a: Any, b: Any) -> Any:
-        """Integer remainders; on floats fmod of the C library, its sign corrected."""
+        """Integer remainders; on floats C's fmod, its sign corrected."""
         from dlcc.tir import expr
+        from dlcc.tir.trigonometry import fmod
 
         if node.output.type.dtype.is_integer:
             return expr.truncmod(a, b) if self.get(node, "fmod") else expr.floormod(a, b)
-        rest = expr.fmod(a, b)
+        rest = fmod(a, b)
         if self.get(node, "fmod"):
             return rest
         zero = expr.like(0, a)
@@ -440,20 +444,20 @@ class PRelu(Op):
         x, slope = present(xs[0]), present(xs[1])
         return [np.where(x >= 0, x, x * slope)]
 
-    def _factors(self, node: Node) -> tuple[np.float32, Array, float]:
-        """Multiplier for x >= 0, multipliers for x < 0, bounds: all of centred codes."""
+    def _factors(self, node: Node) -> tuple[Array, Array]:
+        """Multiplier of the centred code where it is not negative, and where it is."""
         x, out = node.input(0).type.affine, node.output.type.encoding
         slope = node.input(1)
         if not slope.is_constant:
             raise type_error(node, "the slope must be constant")
         scale = out.scale if isinstance(out, Affine) else 1.0
-        mult = numerics.multiplier(x.scale, scale)
-        negative = numerics.multiplier(np.float64(x.scale) * slope.decoded(), scale)
-        return np.float32(mult), negative, scale
+        mult = numerics.multiplier([x.scale], scale).reshape(())
+        negative = numerics.multiplier(slope.decoded() * np.float64(x.scale), scale)
+        return mult, negative
 
     def evaluate_integer(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
-        """Acc = x - zx; requantised by f32(sx/sy), below zero by f32(sx*slope/sy)."""
-        mult, negative, _ = self._factors(node)
+        """With acc = x - zx; requantised by f32(sx/sy), below zero by f32(sx*slope/sy)."""
+        mult, negative = self._factors(node)
         acc = present(xs[0]).astype(np.int32) - node.input(0).type.affine.zero_point
         chosen = np.where(acc >= 0, mult, negative)
         out = node.output.type.encoding
@@ -482,7 +486,7 @@ class PRelu(Op):
             zero = expr.const(0, str(node.input(0).type.dtype.numpy))
             ctx.output(0, lambda *i: expr.select(x(*i) >= zero, x(*i), x(*i) * slope(*i)))
             return
-        mult, negative, _ = self._factors(node)
+        mult, negative = self._factors(node)
         table = ctx.constant(negative)
         factor = broadcast_reader(lambda *i: table[i] if i else table[0], shape)
         source, out = node.input(0).type.affine, node.output.type

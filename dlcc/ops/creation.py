@@ -72,7 +72,9 @@ def _range(node: OnnxNode) -> Sequence[Value]:
 def _eye_like(node: OnnxNode) -> Sequence[Value]:
     x = node.input(0).type
     dtype = onnx_dtype(node.attrs["dtype"]) if "dtype" in node.attrs else x.dtype
-    return _constant(node, np.eye(*x.shape, k=node.attrs.get("k", 0), dtype=dtype.numpy))
+    return _constant(
+        node, np.eye(x.shape[0], x.shape[1], k=node.attrs.get("k", 0), dtype=dtype.numpy)
+    )
 
 
 @onnx_op("Identity")

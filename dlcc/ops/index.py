@@ -245,7 +245,7 @@ class ScatterElements(_Scatter):
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """Numpy's indexed assignment."""
         x, indices, updates = (present(v) for v in xs)
-        places = list(np.indices(indices.shape))
+        places: list[Array] = list(np.indices(indices.shape))
         places[int(self.get(node, "axis"))] = indices
         return [self._put(node, x, tuple(places), updates)]
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
-from dlcc.ir import Affine, Node, TensorType, Value
+from dlcc.ir import Node, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Interval, Op, Quantised, type_error
 from dlcc.ops.conv import (
@@ -283,15 +283,3 @@ def build_matmul(node: OnnxNode, a: Value, b: Value) -> Sequence[Value]:
     if b.type.rank < 2:
         del shape[-1]
     return [reshape_value(node, product, tuple(shape), "")]
-
-
-def per_tensor(value: Value) -> Affine:
-    """The per-tensor affine encoding of ``value``.
-
-    Raises:
-        Unsupported: it has another encoding.
-    """
-    encoding = value.type.encoding
-    if not isinstance(encoding, Affine) or encoding.axis is not None:
-        raise Unsupported("one scale for the whole tensor is needed")
-    return encoding

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -213,7 +213,7 @@ class IsInf(_Test):
     def function(self, node: Node, x: Array) -> Array:
         """Numpy's."""
         positive, negative = self.get(node, "positive"), self.get(node, "negative")
-        return (np.isposinf(x) & positive) | (np.isneginf(x) & negative)
+        return np.asarray((np.isposinf(x) & positive) | (np.isneginf(x) & negative))
 
     def expression(self, node: Node, x: Any) -> Any:
         """Compared with the ends of the floats."""
@@ -261,12 +261,14 @@ class Where(Op):
         ctx.output(0, lambda *i: expr.select(*(r(*i) for r in read)))
 
 
+_NUMPY_BITS = {"shift_left": "left_shift", "shift_right": "right_shift"}
+
+
 class _Bits(Op):
     """Base of broadcasting bit operations on two integers."""
 
     operands = ("a", "b")
-    function: ClassVar[Callable[[Array, Array], Array]]
-    tir: ClassVar[str] = ""
+    bits: ClassVar[str] = ""
 
     def infer(self, node: Node) -> list[TensorType]:
         """The broadcast shape in the operands' integer dtype."""
@@ -276,55 +278,51 @@ class _Bits(Op):
         return [TensorType(broadcast_shape(node, [v.type for v in node.inputs if v]), dtype)]
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
-        """Numpy's."""
-        return [type(self).function(present(xs[0]), present(xs[1]))]
+        """The function of that name in numpy."""
+        function = getattr(np, _NUMPY_BITS.get(self.bits, self.bits))
+        return [function(present(xs[0]), present(xs[1]))]
 
     def compute(self, node: Node, ctx: TirContext) -> None:
         """One instruction."""
         from dlcc.tir import expr
 
         a, b = (broadcast_reader(ctx.read(k), node.input(k).type.shape) for k in (0, 1))
-        ctx.output(0, lambda *i: expr.bits(self.tir, a(*i), b(*i)))
+        ctx.output(0, lambda *i: expr.bits(self.bits, a(*i), b(*i)))
 
 
 class BitAnd(_Bits):
     """bit_and(a, b)."""
 
     name = "bit_and"
-    function = staticmethod(np.bitwise_and)
-    tir = "bitwise_and"
+    bits = "bitwise_and"
 
 
 class BitOr(_Bits):
     """bit_or(a, b)."""
 
     name = "bit_or"
-    function = staticmethod(np.bitwise_or)
-    tir = "bitwise_or"
+    bits = "bitwise_or"
 
 
 class BitXor(_Bits):
     """bit_xor(a, b)."""
 
     name = "bit_xor"
-    function = staticmethod(np.bitwise_xor)
-    tir = "bitwise_xor"
+    bits = "bitwise_xor"
 
 
 class ShiftLeft(_Bits):
     """shift_left(a, b): a * 2^b modulo the width."""
 
     name = "shift_left"
-    function = staticmethod(np.left_shift)
-    tir = "shift_left"
+    bits = "shift_left"
 
 
 class ShiftRight(_Bits):
     """shift_right(a, b): floor(a / 2^b)."""
 
     name = "shift_right"
-    function = staticmethod(np.right_shift)
-    tir = "shift_right"
+    bits = "shift_right"
 
 
 # -- importers ---------------------------------------------------------------------------------

@@ -67,17 +67,20 @@ class TopK(Op):
             tie = expr.both(other.equal(mine), k < i[axis])
             return expr.either(wins, tie).astype("int32")
 
-        rank = ctx.stage(shape, expr.reduced("add", shape[axis], before), "rank")
+        def places(tag: str) -> Any:
+            rank = ctx.stage(shape, expr.reduced("add", shape[axis], before), f"rank{tag}")
 
-        def found(i: Any, k: Any) -> Any:
-            hit = rank[(*i[:axis], k, *i[axis + 1 :])].equal(i[axis])
-            return expr.select(hit, k, expr.const(0, "int32"))
+            def found(i: Any, k: Any) -> Any:
+                hit = rank[(*i[:axis], k, *i[axis + 1 :])].equal(i[axis])
+                return expr.select(hit, k, expr.const(0, "int32"))
 
-        places = ctx.stage(
-            node.outputs[0].type.shape, expr.reduced("max", shape[axis], found), "places"
-        )
-        ctx.output(0, lambda *i: x(*i[:axis], places[i], *i[axis + 1 :]))
-        ctx.output(1, lambda *i: places[i].astype("int64"))
+            body = expr.reduced("max", shape[axis], found)
+            return ctx.stage(node.outputs[0].type.shape, body, f"places{tag}")
+
+        # Each output has stages of its own: a stage is computed inside one work item.
+        values, indices = places("0"), places("1")
+        ctx.output(0, lambda *i: x(*i[:axis], values[i], *i[axis + 1 :]))
+        ctx.output(1, lambda *i: indices[i].astype("int64"))
 
 
 class CumSum(Op):

@@ -280,4 +280,5 @@ def _space_to_depth(node: OnnxNode) -> Sequence[Value]:
     n, c, h, w = x.type.shape
     split = (n, c, h // size, size, w // size, size)
     merged = (n, c * size * size, h // size, w // size)
-    return _regroup(node, x, split, (0, 3, 5, 1, 2, 4), merged)
+    crd = node.attrs.get("mode", "DCR") == "CRD"
+    return _regroup(node, x, split, (0, 1, 3, 5, 2, 4) if crd else (0, 3, 5, 1, 2, 4), merged)

@@ -164,7 +164,7 @@ class Celu(Unary):
         """Piecewise."""
         alpha = x.dtype.type(self.get(node, "alpha"))
         below = np.minimum(alpha * np.expm1(x / alpha), 0)
-        return np.maximum(x, 0) + below
+        return np.asarray(np.maximum(x, 0) + below)
 
     def expression(self, node: Node, x: Any) -> Any:
         """Piecewise."""
@@ -186,7 +186,7 @@ class Selu(Unary):
     def function(self, node: Node, x: Array) -> Array:
         """Piecewise."""
         alpha, gamma = (x.dtype.type(self.get(node, k)) for k in ("alpha", "gamma"))
-        return gamma * np.where(x > 0, x, alpha * np.expm1(x))
+        return np.asarray(gamma * np.where(x > 0, x, alpha * np.expm1(x)))
 
     def expression(self, node: Node, x: Any) -> Any:
         """Piecewise."""
@@ -243,8 +243,8 @@ class Mish(Unary):
         return x * tir_math.tanh(_softplus_expression(x))
 
 
-class _Library(Unary):
-    """Base of rare functions: numpy's and the C library's function of the same meaning."""
+class _Trigonometric(Unary):
+    """Base of circular and hyperbolic functions and their inverses."""
 
     numpy: ClassVar[str] = ""
 
@@ -253,13 +253,13 @@ class _Library(Unary):
         return np.asarray(getattr(np, self.numpy)(x))
 
     def expression(self, node: Node, x: Any) -> Any:
-        """The C library's."""
-        from dlcc.tir import expr
+        """The function of ``dlcc.tir.trigonometry``."""
+        from dlcc.tir.trigonometry import FUNCTIONS
 
-        return expr.library(self.name, x)
+        return FUNCTIONS[self.name](x)
 
 
-class _Wave(_Library):
+class _Wave(_Trigonometric):
     def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
         """-1 to 1."""
         return [Interval(-1.0, 1.0)]
@@ -279,7 +279,7 @@ class Cos(_Wave):
     numpy = "cos"
 
 
-class Tan(_Library):
+class Tan(_Trigonometric):
     """tan(x)."""
 
     name = "tan"
@@ -290,35 +290,35 @@ class Tan(_Library):
         return [Interval(-np.inf, np.inf)]
 
 
-class Asin(_Library):
+class Asin(_Trigonometric):
     """asin(x)."""
 
     name = "asin"
     numpy = "arcsin"
 
 
-class Acos(_Library):
+class Acos(_Trigonometric):
     """acos(x)."""
 
     name = "acos"
     numpy = "arccos"
 
 
-class Atan(_Library):
+class Atan(_Trigonometric):
     """atan(x)."""
 
     name = "atan"
     numpy = "arctan"
 
 
-class Sinh(_Library):
+class Sinh(_Trigonometric):
     """sinh(x)."""
 
     name = "sinh"
     numpy = "sinh"
 
 
-class Cosh(_Library):
+class Cosh(_Trigonometric):
     """cosh(x)."""
 
     name = "cosh"
@@ -326,21 +326,21 @@ class Cosh(_Library):
     critical = (0.0,)
 
 
-class Asinh(_Library):
+class Asinh(_Trigonometric):
     """asinh(x)."""
 
     name = "asinh"
     numpy = "arcsinh"
 
 
-class Acosh(_Library):
+class Acosh(_Trigonometric):
     """acosh(x)."""
 
     name = "acosh"
     numpy = "arccosh"
 
 
-class Atanh(_Library):
+class Atanh(_Trigonometric):
     """atanh(x)."""
 
     name = "atanh"

@@ -107,7 +107,7 @@ class Relu(Unary):
 
     def function(self, node: Node, x: Array) -> Array:
         """max(x, 0)."""
-        return np.maximum(x, x.dtype.type(0))
+        return np.asarray(np.maximum(x, x.dtype.type(0)))
 
     def expression(self, node: Node, x: Any) -> Any:
         """max(x, 0)."""
@@ -222,7 +222,7 @@ class HardSigmoid(Unary):
     def function(self, node: Node, x: Array) -> Array:
         """A line, clipped."""
         alpha, beta = (x.dtype.type(self.get(node, k)) for k in ("alpha", "beta"))
-        return np.clip(x * alpha + beta, x.dtype.type(0), x.dtype.type(1))
+        return np.asarray(np.clip(x * alpha + beta, x.dtype.type(0), x.dtype.type(1)))
 
     def expression(self, node: Node, x: Any) -> Any:
         """A line, clipped."""
@@ -379,7 +379,7 @@ class Reciprocal(Unary):
 
     def function(self, node: Node, x: Array) -> Array:
         """An IEEE division."""
-        return x.dtype.type(1) / x
+        return np.asarray(x.dtype.type(1) / x)
 
     def expression(self, node: Node, x: Any) -> Any:
         """An IEEE division."""

@@ -79,7 +79,7 @@ def to_codes(scaled: Expr, out: Affine, low: int, high: int, storage: str) -> Ex
 
 
 def centred(code: Expr, encoding: Affine) -> Expr:
-    """Q - zero_point as int32."""
+    """The code minus the zero point, as int32."""
     return code.astype("int32") - const(encoding.zero_point, "int32")
 
 
@@ -142,21 +142,6 @@ def truncmod(a: Expr, b: Expr) -> Expr:
 def floormod(a: Expr, b: Expr) -> Expr:
     """Integer remainder with the sign of ``b``."""
     return tirx.floormod(a, b)
-
-
-def fmod(a: Expr, b: Expr) -> Expr:
-    """Fmod of the C library."""
-    return tirx.fmod(a, b)
-
-
-def power(a: Expr, b: Expr) -> Expr:
-    """A to the power b."""
-    return te.power(a, b)
-
-
-def library(name: str, x: Expr) -> Expr:
-    """A function of the C library (sin, atan, ...)."""
-    return getattr(tirx, name)(x)
 
 
 def reduced(kind: str, count: int, body: Callable[[Any, Expr], Expr]) -> Callable[..., Expr]:

@@ -5,9 +5,9 @@ Functions (float32 in, float32 out; error in units of the last place, measured b
 (4), :func:`erf` (4), :func:`sigmoid` (4), :func:`sin`, :func:`cos` (2, to 1e6), :func:`pow` (2),
 :func:`exp_f64` and :func:`log_f64` (float64, about 1e-13: for functions that cancel).
 
-exp, log, sin and cos follow Moshier's Cephes (expf, logf, sinf: argument reduction and minimax
-polynomials); tanh and erf are the rational minimax approximations of Eigen and XLA. Results may
-differ in the last places between CPUs with and without fused multiply-add.
+All follow Moshier's Cephes (expf, logf, sinf, tanhf: argument reduction and minimax polynomials)
+but erf, the rational minimax approximation of XLA. Results may differ in the last places between
+CPUs with and without fused multiply-add.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from tvm import te, tirx
+
+from dlcc.tir.build import separate
 
 Expr = Any
 
@@ -54,8 +56,20 @@ def _horner(x: Expr, coefficients: Sequence[float], const: Any = _f32) -> Expr:
 
 def _nearest(x: Expr) -> tuple[Expr, Expr]:
     """(float32, int32) nearest integer of a float32 below 2^22 in magnitude."""
-    shifted = x + _f32(_MAGIC)
+    shifted = separate(x + _f32(_MAGIC))  # the fence keeps TVM from cancelling the two additions
     return shifted - _f32(_MAGIC), _bits(shifted) - _i32(0x4B400000)
+
+
+def _nearest_f64(x: Expr) -> Expr:
+    """Nearest integer of a float64 below 2^51 in magnitude."""
+    magic = _f64(6755399441055744.0)  # 1.5 * 2^52
+    return separate(x + magic) - magic
+
+
+def _between(x: Expr, low: Expr, high: Expr) -> Expr:
+    """``x`` cut to [low, high]; NaN stays NaN."""
+    x = tirx.Select(x < low, low, x)
+    return tirx.Select(x > high, high, x)
 
 
 def _power_of_two(n: Expr) -> Expr:
@@ -64,14 +78,14 @@ def _power_of_two(n: Expr) -> Expr:
 
 
 def _scale(x: Expr, n: Expr) -> Expr:
-    """x * 2^n for |n| <= 250, in two steps so that it may overflow or underflow properly."""
+    """X * 2^n for |n| <= 250, in two steps so that it may overflow or underflow properly."""
     half = tirx.shift_right(n, _i32(1))
     return x * _power_of_two(half) * _power_of_two(n - half)
 
 
 def exp(x: Expr) -> Expr:
     """e^x; 0 below -104, infinite above 88.73."""
-    clamped = te.min(te.max(x, _f32(-104.0)), _f32(89.0))
+    clamped = _between(x, _f32(-104.0), _f32(89.0))
     whole, n = _nearest(clamped * _f32(1.44269504088896341))
     r = clamped - whole * _f32(0.693359375)
     r = r - whole * _f32(-2.12194440e-4)
@@ -128,25 +142,21 @@ def log(x: Expr) -> Expr:
 
 def tanh(x: Expr) -> Expr:
     """Hyperbolic tangent."""
-    limit = 7.90531110763549805
-    t = te.min(te.max(x, _f32(-limit)), _f32(limit))
-    square = t * t
-    above = t * _horner(
+    square = x * x
+    near = x + x * square * _horner(
         square,
         (
-            -2.76076847742355e-16,
-            2.00018790482477e-13,
-            -8.60467152213735e-11,
-            5.12229709037114e-08,
-            1.48572235717979e-05,
-            6.37261928875436e-04,
-            4.89352455891786e-03,
+            -5.70498872745e-3,
+            2.06390887954e-2,
+            -5.37397155531e-2,
+            1.33314422036e-1,
+            -3.33332819422e-1,
         ),
     )
-    below = _horner(
-        square, (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
-    )
-    return tirx.Select(te.abs(x) < _f32(4e-4), x, above / below)
+    power = exp(te.abs(x) * _f32(2.0))
+    far = _f32(1.0) - _f32(2.0) / (power + _f32(1.0))
+    signed = tirx.Select(x < _f32(0.0), _f32(0.0) - far, far)
+    return tirx.Select(te.abs(x) < _f32(0.625), near, signed)
 
 
 def erf(x: Expr) -> Expr:
@@ -189,8 +199,7 @@ def _quadrant(x: Expr) -> tuple[Expr, Expr]:
     The reduction runs in float64, which keeps float32 accuracy up to arguments of about 1e6.
     """
     wide = x.astype("float64")
-    shifted = wide * _f64(2.0 / np.pi) + _f64(6755399441055744.0)  # 1.5 * 2^52
-    whole = shifted - _f64(6755399441055744.0)
+    whole = _nearest_f64(wide * _f64(2.0 / np.pi))
     remainder = wide - whole * _f64(1.5707963267948966)
     remainder = remainder - whole * _f64(6.123233995736766e-17)
     bounded = te.min(te.max(whole, _f64(-1.0e9)), _f64(1.0e9))
@@ -200,11 +209,10 @@ def _quadrant(x: Expr) -> tuple[Expr, Expr]:
 def _circular(x: Expr, shift: int) -> Expr:
     r, quotient = _quadrant(x)
     square = r * r
-    sine = r + r * square * _horner(
-        square, (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)
-    )
+    sine = r + r * square * _horner(square, (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1))
     cosine = (
-        square * square
+        square
+        * square
         * _horner(square, (2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2))
         - square * _f32(0.5)
         + _f32(1.0)
@@ -238,8 +246,7 @@ def log_f64(x: Expr) -> Expr:
 def exp_f64(x: Expr) -> tuple[Expr, Expr]:
     """(m, n) with e^x = m * 2^n: m float64 near 1, n int32; x float64, cut to [-170, 170]."""
     t = te.min(te.max(x, _f64(-170.0)), _f64(170.0))
-    shifted = t * _f64(1.4426950408889634) + _f64(6755399441055744.0)
-    whole = shifted - _f64(6755399441055744.0)
+    whole = _nearest_f64(t * _f64(1.4426950408889634))
     r = t - whole * _f64(0.6931471805599453)
     coefficients = [1.0]
     for n in range(1, 12):

@@ -85,7 +85,9 @@ class Structure:
         return out
 
 
-def analyse(graph: Graph, exclude: Sequence[str], weight_bits: int, activation_bits: int) -> Structure:
+def analyse(
+    graph: Graph, exclude: Sequence[str], weight_bits: int, activation_bits: int
+) -> Structure:
     """Decide which nodes work on codes.
 
     A node does if its op has an integer form for these operands and if it is heavy or its operands
@@ -117,12 +119,14 @@ def analyse(graph: Graph, exclude: Sequence[str], weight_bits: int, activation_b
             continue
         out.integer.add(key(node))
         coded.update(v for v in node.outputs if is_real(v))
-        _share(out, node)
     before = -1
     while before != len(out.integer) - len(out.dense_result):
         before = len(out.integer) - len(out.dense_result)
         _keep_heads_float(graph, out, tail)
         _drop_idle(graph, out)
+    for node in graph.nodes:
+        if key(node) in out.integer:
+            _share(out, node)
     return out
 
 
@@ -181,7 +185,8 @@ def _layer_reason(node: Node, limit: int) -> str:
 
 def _share(out: Structure, node: Node) -> None:
     """Enter the node's values; ops that only move numbers share one encoding among them."""
-    values = [v for v in (*activations(node), *node.outputs) if v.type.dtype.is_float]
+    results = [] if key(node) in out.dense_result else node.outputs
+    values = [v for v in (*activations(node), *results) if v.type.dtype.is_float]
     for value in values:
         if not value.is_constant:
             out.find(value.name)
@@ -227,7 +232,6 @@ def _keep_heads_float(graph: Graph, out: Structure, tail: set[Node]) -> None:
         used = bool(users) or graph.is_output(node.output)
         if used and all(user in tail or _is_float(user, out) for user in users):
             out.dense_result.add(key(node))
-            out.group.pop(node.output.name, None)
 
 
 def _is_float(node: Node, out: Structure) -> bool:

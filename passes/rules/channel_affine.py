@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from dlcc.ir import Node, Value
+from dlcc.ir import AttrValue, Node, Value
 from dlcc.ir.encodings import Array
 from passes.patterns import Match, Rule, any_, attr, const, op, users_text
 
@@ -107,6 +107,11 @@ def _layer_constants(layer: Node) -> tuple[Array, Array | None] | str:
     return weight.decoded().astype(np.float64), old
 
 
+def clamp_of(node: Node) -> dict[str, AttrValue]:
+    """The fused activation of a node, as attributes."""
+    return {key: attr(node, key) for key in ("act_min", "act_max")}
+
+
 def _clamp_free(layer: Node) -> bool:
     return attr(layer, "act_min") == -_INF and attr(layer, "act_max") == _INF
 
@@ -141,13 +146,12 @@ class _Fold(Rule):
         if found[1] is not None:
             name = bias.name if bias is not None else f"{weight.name}.bias"
             bias = m.graph.add_constant(found[1].astype(dtype), name=name)
-        attrs = dict(layer.attrs)
-        if m.root.op == "add":
-            attrs.update({k: attr(m.root, k) for k in ("act_min", "act_max")})
-        operands = [self.source(m), weight, bias, layer.optional_input(3)]
-        if operands[3] is None:
-            operands.pop()
-        return m.build(layer.op, operands, attrs, loc=layer.loc)
+        operands = [self.source(m), weight, bias, *layer.inputs[3:]]
+        return m.build(layer.op, operands, {**layer.attrs, **self.clamp(m)}, loc=layer.loc)
+
+    def clamp(self, m: Match) -> dict[str, AttrValue]:
+        """The clamp that the new layer takes over from the root."""
+        return clamp_of(m.root) if m.root.op == "add" else {}
 
     def describe(self, m: Match) -> str:
         weight = m.node("layer").input(1)
@@ -207,6 +211,45 @@ class BackwardConstant(_Backward):
     def map(self, m: Match) -> ChannelMap | str:
         out = m.node("layer").output
         return constant_map(m, out, channel_axis(m.node("layer"), out.type.rank))
+
+
+class BackwardThroughSum(BackwardConstant):
+    """add(add(layer(x, w, bias), r), c) -> add(layer(x, w, bias + c), r)."""
+
+    pattern = op(
+        "add",
+        op("add", op(LAYERS, capture="layer"), any_("r"), capture="sum"),
+        const("c"),
+        capture="norm",
+        commutative=True,
+    )
+
+    def map(self, m: Match) -> ChannelMap | str:
+        total = m.node("sum")
+        if not _clamp_free(total):
+            return f"{total!r} has a fused activation"
+        if total.output.type.shape != m.node("layer").output.type.shape:
+            return ""
+        return super().map(m)
+
+    def clamp(self, m: Match) -> dict[str, AttrValue]:
+        return {}
+
+    def rewrite(self, m: Match) -> list[Value]:
+        (layer,) = super().rewrite(m)
+        return m.build("add", [layer, m.value("r")], clamp_of(m.root), loc=m.node("sum").loc)
+
+
+class BackwardThroughSumSecond(BackwardThroughSum):
+    """add(add(r, layer(x, w, bias)), c) -> add(layer(x, w, bias + c), r)."""
+
+    pattern = op(
+        "add",
+        op("add", any_("r"), op(LAYERS, capture="layer"), capture="sum"),
+        const("c"),
+        capture="norm",
+        commutative=True,
+    )
 
 
 class _Forward(_Fold):

@@ -26,6 +26,8 @@ def permutation(m: Match, capture: str) -> tuple[int, ...]:
 
 
 class Move(Rule):
+    """Base of rules whose result is a movement op, whatever the encoding."""
+
     any_encoding = True
     quiet = True
 

@@ -9,7 +9,7 @@ import numpy as np
 from dlcc.ir import AttrValue, Value
 from dlcc.ops import OPS, Quantised
 from passes.patterns import Match, Rule, any_, attr, const, op
-from passes.rules.movement import DropIdentity, TransposeChain, Move, ints, permutation
+from passes.rules.movement import DropIdentity, Move, TransposeChain, ints, permutation
 
 ELEMENTWISE = tuple(
     name

@@ -1,8 +1,4 @@
-"""Levels of CPU instruction sets: what LLVM is told, what /proc/cpuinfo must list, what it is good for.
-
-Peak figures are cycles-free: operations per cycle and core, multiplied by a nominal clock. They
-only have to rank kernels on the same machine, not to predict milliseconds on another.
-"""
+"""Levels of x86-64 instruction sets: what LLVM is told, and what /proc/cpuinfo must list."""
 
 from __future__ import annotations
 

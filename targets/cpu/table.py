@@ -11,6 +11,8 @@ from targets.cpu import layers
 from targets.cpu.default import DefaultRow
 from targets.cpu.isa import Isa
 from targets.cpu.kernels import conv
+from targets.cpu.kernels.depthwise import depthwise, depthwise_cost
+from targets.cpu.kernels.matmul import matmul, matmul_cost
 
 
 class ConvRow(KernelRow):
@@ -100,9 +102,84 @@ class ConvTransposeRow(KernelRow):
         )
 
 
+class DepthwiseRow(KernelRow):
+    """Depthwise convolution, vectorised over channels."""
+
+    name: ClassVar[str] = "depthwise"
+    ops: ClassVar[tuple[str, ...]] = ("conv2d",)
+
+    def __init__(self, isa: Isa) -> None:
+        self.isa = isa
+
+    def refuses(self, node: Node) -> str:
+        """Other groupings than one channel each."""
+        why = layers.refusal(node)
+        if why:
+            return why
+        spec = layers.conv_spec(node)
+        if not spec.groups == spec.c == spec.oc:
+            return f"{spec.groups} groups of {spec.c} channels to {spec.oc} are not depthwise"
+        return ""
+
+    def cost(self, node: Node) -> float:
+        """Vector operations per output vector."""
+        return depthwise_cost(layers.conv_spec(node), self.isa)
+
+    def plan(self, node: Node) -> KernelPlan:
+        """A padded copy where borders need it, then the taps."""
+        made = layers.layer_constants(node)
+        return depthwise(
+            layers.conv_spec(node), self.isa, made.weights, made.bias, made.multiplier, made.ratio
+        )
+
+
+class MatmulRow(KernelRow):
+    """Batched product of two activations on the vector unit."""
+
+    name: ClassVar[str] = "batched-matmul"
+    ops: ClassVar[tuple[str, ...]] = ("matmul",)
+    amx: ClassVar[bool] = False
+
+    def __init__(self, isa: Isa) -> None:
+        self.isa = isa
+
+    def refuses(self, node: Node) -> str:
+        """Mixed types, constants, broadcast leading axes."""
+        return layers.refusal(node)
+
+    def cost(self, node: Node) -> float:
+        """Packing of the second operand and the product."""
+        return matmul_cost(layers.matmul_spec(node), self.isa, amx=self.amx)
+
+    def plan(self, node: Node) -> KernelPlan:
+        """Pack, then the GEMM."""
+        spec = layers.matmul_spec(node)
+        multiplier = layers.matmul_multiplier(node) if spec.in_dtype == "u8" else None
+        return matmul(spec, self.isa, multiplier, amx=self.amx)
+
+
+class AmxMatmulRow(MatmulRow):
+    """The same on AMX tiles."""
+
+    name: ClassVar[str] = "batched-matmul-amx"
+    amx: ClassVar[bool] = True
+
+    def refuses(self, node: Node) -> str:
+        """Tiles multiply bytes only."""
+        why = layers.refusal(node)
+        if not why and layers.matmul_spec(node).in_dtype != "u8":
+            why = "AMX tiles take 8-bit activations"
+        return why
+
+
 def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
     """All rows that this feature level can run."""
-    rows: list[KernelRow] = [ConvRow(isa), ConvTransposeRow(isa)]
+    rows: list[KernelRow] = [
+        ConvRow(isa),
+        DepthwiseRow(isa),
+        ConvTransposeRow(isa),
+        MatmulRow(isa),
+    ]
     if isa.dot == "amx":
-        rows.append(AmxConvRow(isa))
+        rows += [AmxConvRow(isa), AmxMatmulRow(isa)]
     return (*rows, DefaultRow(isa))

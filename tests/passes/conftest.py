@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dlcc.analysis.verify import verify
-from dlcc.ir import F32, Graph, TensorType, Value, print_graph
+from dlcc.ir import F32, DType, Graph, TensorType, Value, print_graph
 from dlcc.ops import build
 from passes import Pass, PassContext, PassManager, PipelineResult
 
@@ -25,17 +25,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 class Net:
     """A graph under construction, with random constants from a fixed seed."""
 
-    def __init__(self, seed: int = 0) -> None:
-        self.graph = Graph("net")
+    def __init__(self, seed: int = 0, dtype: DType = F32) -> None:
+        self.graph, self.dtype = Graph("net"), dtype
         self.rng = np.random.default_rng(seed)
 
-    def input(self, *shape: int, name: str = "x", dtype: Any = F32) -> Value:
-        return self.graph.add_input(name, TensorType(shape, dtype))
+    def input(self, *shape: int, name: str = "x", dtype: DType | None = None) -> Value:
+        return self.graph.add_input(name, TensorType(shape, dtype or self.dtype))
 
     def const(self, values: Any, name: str = "c") -> Value:
         array = np.asarray(values)
         if array.dtype == np.float64:
-            array = array.astype(np.float32)
+            array = array.astype(self.dtype.numpy)
         return self.graph.add_constant(array, name=name)
 
     def random(self, *shape: int, name: str = "w", positive: bool = False) -> Value:
@@ -88,8 +88,10 @@ def net() -> Net:
 def run() -> Run:
     """Run passes with full checking: outputs may move by 1e-5 of the largest one."""
 
-    def run(graph: Graph, passes: str | Sequence[Pass | str], samples: int = 2) -> PipelineResult:
-        manager = PassManager(passes, verify_numerics=samples, tolerance=1e-5)
+    def run(
+        graph: Graph, passes: str | Sequence[Pass | str], tolerance: float = 1e-5
+    ) -> PipelineResult:
+        manager = PassManager(passes, verify_numerics=2, tolerance=tolerance)
         return manager.run(graph, PassContext(seed=1))
 
     return run

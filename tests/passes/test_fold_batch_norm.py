@@ -173,3 +173,21 @@ def test_parameters_that_are_not_constant_are_refused(net: Any, run: Any) -> Non
     result = run(graph, PASS)
     assert not result.modified
     assert any("%scale is not constant" in r.message for r in result.remarks)
+
+
+def test_a_shift_passes_a_residual_add(net: Any, run: Any) -> None:
+    x = net.input(1, 3, 5, 5)
+    y = net.op("add", x, net.conv(x, 3, pads=(1, 1, 1, 1)))
+    graph = net.done(net.op("add", y, net.random(3, 1, 1), act_max=1.0))
+    run(graph, PASS)
+    assert ops(graph) == ["conv2d", "add"]
+    assert graph.nodes[1].attrs == {"act_max": 1.0}
+
+
+def test_a_shift_does_not_pass_a_clamp_or_a_broadcast(net: Any, run: Any) -> None:
+    x = net.input(1, 3, 5, 5)
+    clamped = net.op("add", x, net.conv(x, 3, pads=(1, 1, 1, 1)), act_min=0.0)
+    wide = net.op("add", net.input(2, 3, 5, 5, name="z"), net.conv(x, 3, pads=(1, 1, 1, 1)))
+    c = net.random(3, 1, 1)
+    graph = net.done(net.op("add", clamped, c), net.op("add", wide, c))
+    assert not run(graph, PASS).modified

@@ -80,16 +80,13 @@ def test_concat_of_other_operands_stays(net: Any, run: Any) -> None:
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_into_matmul(net: Any, run: Any, flip: bool) -> None:
-    x, z = net.input(2, 3, 4, 5), net.input(2, 3, 5, 6, name="z")
-    y = net.op("transpose", net.op("transpose", z, perm=(0, 1, 3, 2)), perm=(0, 1, 2, 3))
-    if flip:
-        w = net.input(2, 3, 6, 5, name="w")
-        graph = net.done(net.op("matmul", x, net.op("transpose", w, perm=(0, 1, 3, 2))))
-    else:
-        graph = net.done(net.op("matmul", x, y, transpose_b=True))
+    x = net.input(2, 3, 4, 5)
+    w = net.input(2, 3, *((6, 5) if not flip else (5, 6)), name="w")
+    y = net.op("matmul", x, net.op("transpose", w, perm=(0, 1, 3, 2)), transpose_b=flip)
+    graph = net.done(y)
     run(graph, PASS)
     assert ops(graph) == ["matmul"]
-    assert graph.nodes[0].attrs.get("transpose_b", False) is flip
+    assert graph.nodes[0].attrs.get("transpose_b", False) is not flip
 
 
 def test_into_a_flattened_linear(net: Any, golden: Any) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -80,10 +79,9 @@ for _cls in _MINE:
 
 
 @pytest.fixture(autouse=True)
-def _registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     for cls in _MINE:
         monkeypatch.setitem(registry._REGISTRY, cls.name, cls)
-    yield
 
 
 @pytest.fixture

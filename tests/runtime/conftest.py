@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from runtime_programs import compile_kernels, row_program
 
 from dlcc.artifact import Artifact, write_artifact
+from tests.runtime.programs import compile_kernels, row_program
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_programs import BIAS, RUNTIME, files_of, renamed, row_program, row_reference
 
 from dlcc.artifact import Artifact, account, c_identifier, check_output, write_artifact
 from dlcc.artifact.elf import SHT_DYNSYM, ElfError, ElfFile, isolate
@@ -17,6 +16,7 @@ from dlcc.artifact.toolchain import Toolchain, zig_target
 from dlcc.artifact.weights import content_hash, weights_image
 from dlcc.errors import DlccError, ExitCode
 from dlcc.runtime.loader import load
+from tests.runtime.programs import BIAS, RUNTIME, files_of, renamed, row_program, row_reference
 
 X = np.random.default_rng(3).normal(size=(24, 16)).astype(np.float32)
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runtime_programs import TRIPLE, floats, row_program, zig_cc
 
 from dlcc.artifact import write_artifact
 from dlcc.artifact.check import check_program, dtype_of, known_features
 from dlcc.errors import DlccError, ExitCode
 from dlcc.program import Arg, Program, TensorInfo, WeightEntry
+from tests.runtime.programs import TRIPLE, floats, row_program, zig_cc
 
 
 def _with_arg(arg: Arg) -> Callable[[Program], Program]:

@@ -5,7 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runtime_programs import (
+
+from dlcc.artifact import Artifact, write_artifact
+from dlcc.artifact.check import known_features
+from dlcc.artifact.elf import ElfFile
+from tests.runtime.programs import (
     HERE,
     RUNTIME,
     TRIPLE,
@@ -15,10 +19,6 @@ from runtime_programs import (
     run_bare,
     zig_cc,
 )
-
-from dlcc.artifact import Artifact, write_artifact
-from dlcc.artifact.check import known_features
-from dlcc.artifact.elf import ElfFile
 
 LIBC = {"libc.so.6", "libpthread.so.0", "ld-linux-x86-64.so.2"}
 

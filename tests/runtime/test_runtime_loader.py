@@ -12,7 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_programs import (
+
+from dlcc.artifact import Artifact, manifest, write_artifact
+from dlcc.errors import DlccError, ExitCode
+from dlcc.program import Arg, Program, Step, TensorInfo
+from dlcc.runtime.loader import Model, load
+from tests.runtime.programs import (
     TRIPLE,
     chain_program,
     floats,
@@ -22,11 +27,6 @@ from runtime_programs import (
     scratch_program,
     sum_program,
 )
-
-from dlcc.artifact import Artifact, manifest, write_artifact
-from dlcc.errors import DlccError, ExitCode
-from dlcc.program import Arg, Program, Step, TensorInfo
-from dlcc.runtime.loader import Model, load
 
 RNG = np.random.default_rng(11)
 X = RNG.normal(size=(24, 16)).astype(np.float32)

@@ -7,11 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from runtime_programs import HERE, RUNTIME, chain_program
 
 from dlcc.artifact.csource import header_source, model_source
 from dlcc.artifact.weights import weights_image
 from dlcc.program import Program
+from tests.runtime.programs import HERE, RUNTIME, chain_program
 
 
 def _sources(program: Program, folder: Path) -> None:

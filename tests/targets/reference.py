@@ -42,7 +42,8 @@ def finish(
         real = real if residual is None else real + residual
         return np.clip(real, epi.lo, epi.hi).astype(np.float32)
     if epi.residual == "u8":
-        assert residual is not None and ratio is not None
+        assert residual is not None
+        assert ratio is not None
         shifted = (residual.astype(np.int32) - epi.residual_zero_point).astype(np.float32)
         total = total + np.rint(shifted * ratio).astype(np.int64)
     assert np.abs(total).max() < 2**31

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ class Runner:
         memory = self.memory(plan, inputs, output)
         for step, pointers in memory:
             edges = [step.work_items * i // cuts for i in range(cuts + 1)]
-            for begin, end in reversed(list(zip(edges, edges[1:], strict=False))):
+            for begin, end in reversed(list(pairwise(edges))):
                 self.library.call(step.name_key, pointers, begin, end)
         return memory[-1][1][-1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_max_pool_in_ranges(tmp_path, shape, lanes):
     ).astype(np.int32)
     got = np.full(want.shape, -1, np.int32)
     cuts = [0, items // 3, items // 2, items]
-    for begin, end in zip(cuts[1:], cuts[2:], strict=False):
+    for begin, end in pairwise(cuts[1:]):
         library.call("pool", [data, got], begin, end)
     library.call("pool", [data, got], cuts[0], cuts[1])
     np.testing.assert_array_equal(got, want - 7)

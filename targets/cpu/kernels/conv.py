@@ -20,7 +20,7 @@ from targets.cpu.kernels.gemm import (
 )
 from targets.cpu.kernels.implicit import gemm_function
 from targets.cpu.kernels.spec import ConvSpec, ConvTransposeSpec, Epilogue
-from targets.cpu.kernels.stage import Stage, fill_constant, stage_step
+from targets.cpu.kernels.stage import Stage, fill_constant, rows_stage, stage_step
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ def _stage_of(spec: ConvSpec, unit: Unit) -> Stage | None:
     height, width = spec.padded
     top, left = spec.pads[:2]
     dst = "i16" if widen else spec.in_dtype
+    if not any(spec.pads) and spec.h == 1:  # a linear layer: its rows are the work items
+        return rows_stage(spec.n * spec.w, spec.c, spec.in_dtype, dst)
     return Stage(
         spec.n, spec.h, spec.w, spec.c, height, width, top, left, (1, 1), spec.in_dtype, dst
     )
@@ -101,9 +103,7 @@ def _weight_runs(weights: np.ndarray, geo: Geometry) -> np.ndarray:
     split = weights.transpose(0, 2, 3, 1).reshape(
         gemm.groups, merged, n, spec.kh, spec.kw, per_group
     )
-    full = np.zeros(
-        (gemm.groups, merged, n, spec.kh, spec.kw, merged, per_group), weights.dtype
-    )
+    full = np.zeros((gemm.groups, merged, n, spec.kh, spec.kw, merged, per_group), weights.dtype)
     for member in range(merged):
         full[:, member, :, :, :, member, :] = split[:, member]
     return full.reshape(gemm.groups, merged * n, gemm.runs, gemm.run)
@@ -112,7 +112,8 @@ def _weight_runs(weights: np.ndarray, geo: Geometry) -> np.ndarray:
 def fold_zero_point(bias: np.ndarray, weights: np.ndarray, zero_point: int) -> np.ndarray:
     """``bias - zero_point * sum(weights)`` per output channel (axis 0), modulo 2**32."""
     sums = weights.astype(np.int64).reshape(weights.shape[0], -1).sum(axis=1)
-    return (bias.astype(np.int64) - zero_point * sums).astype(np.uint32).view(np.int32)
+    folded: np.ndarray = (bias.astype(np.int64) - zero_point * sums).astype(np.uint32)
+    return folded.view(np.int32)
 
 
 def channel_constants(
@@ -148,11 +149,12 @@ def conv2d(
 
     Args:
         spec: the layer.
-        isa: the instruction set; ``amx=False`` uses the vector unit below AMX.
+        isa: the instruction set.
         weights: ``[oc, c / groups, kh, kw]``, s8 or f32.
         bias: ``[oc]``, s32 or f32. The input's zero point is folded in here: pass it unfolded.
-        multiplier: ``[oc]`` f32, for u8 activations: accumulator -> output units.
+        multiplier: ``[oc]`` f32, for u8 activations only: accumulator -> output units.
         ratio: ``[oc]`` f32, for a u8 residual: residual units -> accumulator units.
+        amx: use AMX tiles where the instruction set has them; else its vector unit.
 
     The plan's inputs: 0 the activation, 1 the residual if there is one.
     """
@@ -161,8 +163,8 @@ def conv2d(
         if multiplier is None:
             raise ValueError("u8 activations need a multiplier")
         bias = fold_zero_point(bias, weights, spec.in_zero_point)
-    elif multiplier is not None:
-        raise ValueError("f32 activations take no multiplier")
+    else:
+        bias, multiplier = bias.astype(np.float32), None
     constants = {"weights": pack_weights(_weight_runs(weights, geo), geo.unit)}
     constants |= channel_constants(
         spec.epilogue, geo.gemm.groups, geo.unit.lanes, bias, multiplier, ratio
@@ -223,8 +225,8 @@ def conv2d_transpose(
 ) -> KernelPlan:
     """Plans a transposed convolution: zero points inserted, then a convolution of stride 1.
 
-    Args:
-        weights: ``[c, oc / groups, kh, kw]`` as in ONNX; the others as for :func:`conv2d`.
+    All arguments are as for :func:`conv2d`, but ``weights`` is ``[c, oc / groups, kh, kw]``, as in
+    ONNX.
     """
     conv, stage = _as_convolution(spec, isa, amx)
     per_group = spec.oc // spec.groups

@@ -53,7 +53,7 @@ class Depthwise:
 
     @property
     def accumulator(self) -> str:
-        """dtype of the accumulators: f32 where it is exact (or the input is f32)."""
+        """Dtype of the accumulators: f32 where it is exact (or the input is f32)."""
         exact = self.kernel[0] * self.kernel[1] * 255 * 128 < 1 << 24
         return "float32" if self.in_dtype == "f32" or exact else "int32"
 
@@ -107,9 +107,7 @@ def _kernel_row(em: _Emitter, acc: Any, width: int, x_at: Any, w_at: Any) -> Non
             at = col * shape.stride[1] + j * shape.dilation[1]
             taps.setdefault(at, []).append((col, j))
     step = shape.blocks * lanes
-    weights = [
-        kb.let(kb.load(em.w, w_at + j * step, lanes), "w") for j in range(shape.kernel[1])
-    ]
+    weights = [kb.let(kb.load(em.w, w_at + j * step, lanes), "w") for j in range(shape.kernel[1])]
     for at in sorted(taps):
         x = kb.load(em.x, x_at + at * shape.c, lanes)
         if shape.in_dtype == "u8":
@@ -232,6 +230,8 @@ def depthwise(
         if multiplier is None:
             raise ValueError("u8 activations need a multiplier")
         bias = fold_zero_point(bias, weights, spec.in_zero_point)
+    else:
+        bias, multiplier = bias.astype(np.float32), None
     packed = np.zeros((spec.kh, spec.kw, shape.blocks * shape.lanes), shape.accumulator)
     packed[..., : spec.c] = weights[:, 0].transpose(1, 2, 0)
     constants = {"weights": packed}
@@ -248,9 +248,7 @@ def depthwise(
     args += [("const", name) for name in names]
     args += [("in", 1)] if shape.residual is not None else []
     args.append(("out", 0))
-    steps.append(
-        KernelStep(key, lambda: depthwise_function(key, shape), tuple(args), shape.items)
-    )
+    steps.append(KernelStep(key, lambda: depthwise_function(key, shape), tuple(args), shape.items))
     return KernelPlan(
         tuple(steps),
         constants,
@@ -273,5 +271,3 @@ def depthwise_cost(spec: ConvSpec, isa: Isa) -> float:
 def is_depthwise(spec: ConvSpec) -> bool:
     """Whether :func:`depthwise` serves this layer."""
     return spec.groups == spec.c == spec.oc and spec.c > 1
-
-

@@ -1,7 +1,9 @@
 """From accumulators to the stored output: bias, residual, requantisation, clamp.
 
-All f32 operations round by themselves (numbers contract); ``rint`` stands between every product
-and the next sum of the integer path, so nothing there can be fused.
+All f32 operations round by themselves (numbers contract). In the integer path a conversion stands
+between every product and the next sum, so nothing there can be fused. ``clamp(rint(t) + zy, lo,
+hi)`` is computed as ``lrint(clamp(t, lo - zy, hi - zy)) + zy``, which is equal because the bounds
+are integers, and which the CPU rounds and converts in one instruction.
 """
 
 from __future__ import annotations
@@ -15,15 +17,15 @@ from dlcc import tir
 from targets.cpu.kernels.spec import NUMPY, Epilogue, OutType, ResidualType
 
 SCALARS = 4
-"""Length of the ``scalars`` constant: out zero point, lo, hi, residual zero point (f32)."""
+"""Length of the ``scalars`` constant (f32): out zero point, lower and upper bound before the zero
+point is added, residual zero point."""
 
 
 def scalars(epilogue: Epilogue) -> np.ndarray:
     """The ``scalars`` constant. A constant, not code, so that layers can share a function."""
     lo, hi = epilogue.bounds
-    return np.array(
-        [epilogue.out_zero_point, lo, hi, epilogue.residual_zero_point], dtype=np.float32
-    )
+    zero = epilogue.out_zero_point if epilogue.out != "f32" else 0
+    return np.array([zero, lo - zero, hi - zero, epilogue.residual_zero_point], dtype=np.float32)
 
 
 @dataclass
@@ -73,9 +75,14 @@ class Channels:
     ratio: Any = None
 
 
-def load_channels(kb: tir.KernelBuilder, at: Pointers, index: Any, lanes: int) -> Channels:
-    """Loads the per-channel numbers of ``lanes`` channels from ``index``."""
-    made = Channels(kb.let(kb.load(at.bias, index, lanes), "bias"))
+def load_channels(
+    kb: tir.KernelBuilder, at: Pointers, index: Any, lanes: int, bias_offset: Any = 0
+) -> Channels:
+    """Loads the per-channel numbers of ``lanes`` channels from ``index``.
+
+    ``bias_offset``: where the bias of the current image starts, if each image has its own.
+    """
+    made = Channels(kb.let(kb.load(at.bias, index + bias_offset, lanes), "bias"))
     if at.multiplier is not None:
         made.multiplier = kb.let(kb.load(at.multiplier, index, lanes), "mult")
     if at.ratio is not None:
@@ -83,8 +90,9 @@ def load_channels(kb: tir.KernelBuilder, at: Pointers, index: Any, lanes: int) -
     return made
 
 
-def _rint(kb: tir.KernelBuilder, value: Any, lanes: int) -> Any:
-    return kb.pure("llvm.nearbyint", "float32", lanes, value)
+def _to_int(kb: tir.KernelBuilder, value: Any, lanes: int) -> Any:
+    """``value`` rounded half to even, as int32."""
+    return kb.pure("llvm.lrint", "int32", lanes, value)
 
 
 def _clamp(kb: tir.KernelBuilder, value: Any, at: Pointers, lanes: int) -> Any:
@@ -111,7 +119,7 @@ def finish(
     if at.ratio is not None:
         zero = kb.splat(kb.load(at.scalars, 3), lanes)
         scaled = (kb.cast(kb.cast(residual, "int32"), "float32") - zero) * channel.ratio
-        total = total + kb.cast(_rint(kb, scaled, lanes), "int32")
+        total = total + _to_int(kb, scaled, lanes)
     real = total
     if at.multiplier is not None:
         real = kb.cast(total, "float32") * channel.multiplier
@@ -120,6 +128,6 @@ def finish(
             real = kb.pure("llvm.arithmetic.fence", "float32", lanes, real) + residual
         kb.store_first(at.y, index, _clamp(kb, real, at, lanes), count)
         return
-    real = _rint(kb, real, lanes) + kb.splat(kb.load(at.scalars, 0), lanes)
-    whole = kb.cast(kb.let(_clamp(kb, real, at, lanes), "q"), "int32")
+    zero = kb.cast(kb.load(at.scalars, 0), "int32")
+    whole = _to_int(kb, _clamp(kb, real, at, lanes), lanes) + kb.splat(zero, lanes)
     kb.store_first(at.y, index, kb.cast(whole, NUMPY[out]), count)

@@ -1,9 +1,9 @@
 """Implicit GEMM by runs: the shape that convolution, linear and matmul layers are reduced to.
 
 In NHWC the bytes (kw, c) of one kernel row are contiguous, so the reduction of a convolution is
-``kh`` *runs* of length ``kw * c`` at fixed distances (``kh * kw`` runs of ``c / groups`` where it is
-dilated or grouped). A block of output pixels by output channels is accumulated in registers; the
-second operand is packed ``[group][channel block][run][step][lane][k]`` with zeros past each run's
+``kh`` *runs* of length ``kw * c`` at fixed distances (``kh * kw`` runs of ``c / groups`` where it
+is dilated or grouped). A block of output pixels by channels is accumulated in registers; the second
+operand is packed ``[group][channel block][run][step][lane][k]`` with zeros past each run's
 end, so reading past a run is harmless.
 
 This module decides the blocking and the work items; :mod:`skeleton` emits the frame,
@@ -134,7 +134,7 @@ class Cut:
 
 
 def even_cut(length: int, limit: int) -> Cut:
-    """``length`` in as few pieces of at most ``limit`` as possible, sizes differing by at most 1."""
+    """``length`` in the fewest pieces of at most ``limit``; sizes differ by at most 1."""
     pieces = ceil(length / limit)
     small, large_count = divmod(length, pieces)
     if large_count == 0:
@@ -182,7 +182,8 @@ def _block_cycles(unit: Unit, m: int, nr: int, spatial: int) -> float:
         return max(arithmetic, 8.0 * nr + 8.0 * spatial * max(tile_rows, 4) / TILE, 20.0)
     factor = {"fma": 0.5 if unit.fused else 1.0, "vnni": 0.5, "madd": 1.0}[unit.kind]
     latency = 5.0 if unit.kind != "fma" else 4.0
-    return max(factor * m * nr, 0.5 * (m + nr), latency)
+    loads = 0.5 * (m + nr)
+    return max(factor * m * nr, loads, latency) + 0.1 * loads
 
 
 def _shapes(gemm: Gemm, unit: Unit) -> list[tuple[int, int, int]]:

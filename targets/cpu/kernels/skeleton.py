@@ -11,6 +11,7 @@ from dlcc import tir
 from targets.cpu.kernels import epilogue
 from targets.cpu.kernels.gemm import Blocking, Cut, Gemm, Unit
 
+
 @dataclass
 class Context:
     """One kernel being emitted: its shape, its parameters and where the current block is."""
@@ -212,9 +213,9 @@ def store_block(
     """
     kb, gemm, lanes = ctx.kb, ctx.gemm, ctx.unit.lanes
     first = kb.let((ctx.group * ctx.blocks + block.channel_block) * lanes, "channel")
-    first = first + ctx.image * gemm.bias_image
+    own = ctx.image * gemm.bias_image
     channels = [
-        epilogue.load_channels(kb, ctx.out, first + j * lanes, lanes)
+        epilogue.load_channels(kb, ctx.out, first + j * lanes, lanes, own)
         for j in range(block.channel_blocks)
     ]
     stride = gemm.groups * gemm.n

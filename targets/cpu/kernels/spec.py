@@ -25,8 +25,8 @@ SIZE = {"u8": 1, "s8": 1, "i16": 2, "f32": 4}
 class Epilogue:
     """What happens to an accumulator before it is stored.
 
-    u8 activations: ``t = acc + bias[c] (+ rint((r - residual_zero_point) * ratio[c]))``, then for an
-    integer output ``clamp(rint(t * m[c]) + out_zero_point, lo, hi)`` with ``lo``, ``hi`` in q
+    u8 activations: ``t = acc + bias[c] (+ rint((r - residual_zero_point) * ratio[c]))``, then for
+    an integer output ``clamp(rint(t * m[c]) + out_zero_point, lo, hi)`` with ``lo``, ``hi`` in q
     units, or for an f32 output ``clamp(t * m[c] (+ r), lo, hi)`` in real units. f32 activations:
     ``clamp(acc + bias[c] (+ r), lo, hi)``. A u8 residual belongs to an integer output, an f32
     residual to an f32 output.
@@ -44,6 +44,9 @@ class Epilogue:
             raise ValueError("a u8 residual needs an integer output")
         if self.residual == "f32" and self.out != "f32":
             raise ValueError("an f32 residual needs an f32 output")
+
+        if self.out != "f32" and not self.lo <= self.hi:
+            raise ValueError(f"empty range [{self.lo}, {self.hi}]")
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -80,7 +83,7 @@ class ConvSpec:
 
     def __post_init__(self) -> None:
         if self.c % self.groups or self.oc % self.groups:
-            raise ValueError(f"{self.groups} groups divide neither {self.c} nor {self.oc} channels")
+            raise ValueError(f"{self.groups} groups must divide {self.c} and {self.oc} channels")
         if self.oh < 1 or self.ow < 1:
             raise ValueError(f"kernel {self.kh}x{self.kw} exceeds the padded input")
         if self.in_dtype == "f32" and self.epilogue.out != "f32":

@@ -48,9 +48,16 @@ class Stage:
         return self.elements * SIZE[self.dst]
 
 
-def fill_constant(value: int, src: str) -> np.ndarray:
-    """The fill value, as the one-element array that the staging kernel takes."""
-    return np.array([value], dtype=np.int32 if src == "u8" else np.float32)
+def rows_stage(rows: int, c: int, src: str, dst: str) -> Stage:
+    """A plain copy (or widening) of a ``[rows, c]`` matrix, one work item per row."""
+    return Stage(1, rows, 1, c, rows, 1, 0, 0, (1, 1), src, dst)
+
+
+def fill_constant(zero_point: int, src: str) -> np.ndarray:
+    """What borders hold, as the one-element array that the staging kernel takes: real zero."""
+    if src == "u8":
+        return np.array([zero_point], dtype=np.int32)
+    return np.zeros(1, np.float32)
 
 
 def _copy(kb: tir.KernelBuilder, stage: Stage, put: Any, get: Any, x: Any, y: Any, n: int) -> None:
@@ -79,7 +86,9 @@ def _fill(kb: tir.KernelBuilder, stage: Stage, put: Any, y: Any, value: Any, n: 
         n %= lanes
 
 
-def _row(kb: tir.KernelBuilder, stage: Stage, put: Any, get: Any, x: Any, y: Any, fill: Any) -> None:
+def _row(
+    kb: tir.KernelBuilder, stage: Stage, put: Any, get: Any, x: Any, y: Any, fill: Any
+) -> None:
     """One staged row that has an input row in it."""
     c, spread = stage.c, stage.spread[1]
     _fill(kb, stage, put, y, fill, stage.left * c)
@@ -123,7 +132,7 @@ def stage_function(name: str, stage: Stage) -> Any:
 
 
 def stage_step(stage: Stage, source: KernelArg, fill: str, scratch: int) -> KernelStep:
-    """The step that stages ``source`` into scratch buffer ``scratch``; ``fill`` names a constant."""
+    """The step that stages ``source`` into buffer ``scratch``; ``fill`` names a constant."""
     key = name_key("stage", stage)
     return KernelStep(
         key,

@@ -1,0 +1,314 @@
+"""Weights, layer after layer, on what the already quantised prefix of the network computes.
+
+Every layer's bias is set so that the mean of each output channel over the samples equals that of
+the float network (Nagel et al. 2019, section 4.2; Finkelstein et al. 2019), given the codes that
+really arrive: errors of earlier layers are corrected too and do not add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dlcc.analysis.execute import run_node
+from dlcc.ir import Affine, Graph, Node, Value
+from dlcc.ir.encodings import Array
+from dlcc.ops.base import op_of
+from dlcc.ops.conv import window_of
+from passes.quantization import weights
+from passes.quantization.observe import Observation
+from passes.quantization.rewrite import layer_constants, set_layer
+from passes.quantization.samples import Samples
+from passes.quantization.structure import LAYERS, Structure, key, output_axis, residual_slot
+
+DEEPEST = 4608
+"""Longest sum whose covariance is worth its memory; deeper layers are rounded to nearest."""
+
+ROWS_PER_INPUT = 16
+"""Input patches per weight from which a covariance is estimated."""
+
+FEWEST_ROWS = 8192
+
+Live = dict[Value, list[Array]]
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What is done beyond rounding to nearest.
+
+    Attributes:
+        bits: width of weights.
+        bias_correction: match the means of the float network.
+        adaptive_rounding: round against the covariance of the layer's input.
+        seed: of the choice of patches.
+    """
+
+    bits: int = 8
+    bias_correction: bool = True
+    adaptive_rounding: bool = True
+    seed: int = 0
+
+
+@dataclass
+class FitReport:
+    """What was found.
+
+    Attributes:
+        layers: quantised.
+        exact: layers whose weights lost nothing.
+        accumulator: key -> largest possible |accumulator|.
+        enlarged: key -> channels whose scale was enlarged so that the bias fits.
+    """
+
+    layers: int = 0
+    exact: int = 0
+    accumulator: dict[str, int] = field(default_factory=dict)
+    enlarged: dict[str, int] = field(default_factory=dict)
+
+
+class Fitter:
+    """Fits all layers of ``target`` and of its rebatched twin, in execution order."""
+
+    def __init__(
+        self,
+        target: Graph,
+        twin: Graph,
+        structure: Structure,
+        options: FitOptions,
+        samples: Samples | None,
+        observation: Observation | None,
+    ) -> None:
+        self.target = target
+        self.twin = twin
+        self.structure = structure
+        self.options = options
+        self.samples = samples
+        self.observation = observation
+        self.report = FitReport()
+        self._nodes = {key(n): n for n in target.nodes}
+
+    def run(self, advance: Callable[[float], None]) -> FitReport:
+        """Set every integer layer's constants; execute the twin on the samples as far as needed."""
+        live: Live = {}
+        if self.samples is not None:
+            feeds = list(self.samples.chunks())
+            live = {v: [f[v.name] for f in feeds] for v in self.twin.inputs}
+        last = _last_layer(self.twin, self.structure)
+        uses = _use_counts(self.twin)
+        work = np.cumsum([1 + sum(v.type.elements for v in n.outputs) for n in self.twin.nodes])
+        for index, node in enumerate(self.twin.nodes):
+            if index > last:
+                break
+            if node.op in LAYERS and key(node) in self.structure.integer:
+                self._fit(node, live)
+            if self.samples is not None and index < last:
+                _step(node, live, uses)
+            advance(float(work[index] / work[last]))
+        return self.report
+
+    def _fit(self, node: Node, live: Live) -> None:
+        weight, bias = layer_constants(node)
+        source = node.input(0).type.affine
+        reach = _residual_reach(node)
+        floor = weights.scale_floor(_fold(node, np.abs(bias)), source.scale, reach)
+        moments = self._moments(node, live) if self.samples is not None else None
+        result = weights.quantise_weight(weight, self.options.bits, floor, moments)
+        scales = _spread(node, result.scales, len(bias))
+        if moments is not None and self.options.bias_correction:
+            bias = self._corrected(node, live, result, moments, bias)
+        unit = source.scale * scales
+        codes = np.rint(bias / unit)
+        limit = float(np.iinfo(np.int32).max)
+        stored = np.clip(codes, -limit, limit).astype(np.int32)
+        wanted = bool(stored.any()) or node.optional_input(2) is not None
+        encoding = Affine.symmetric(self.options.bits, result.scales, output_axis(node))
+        for graph, twin in ((self.target, self._nodes[key(node)]), (self.twin, node)):
+            set_layer(graph, twin, result.codes, encoding, stored if wanted else None, unit)
+        self._note(node, result, source, stored, unit, floor)
+
+    def _note(
+        self,
+        node: Node,
+        result: weights.QuantisedWeights,
+        source: Affine,
+        bias: Array,
+        unit: Array,
+        floor: Array,
+    ) -> None:
+        terms = np.ceil(_residual_reach(node) / unit).astype(np.int64)
+        if len(bias) == len(result.codes):
+            bound = weights.accumulator_bound(result.codes, source, bias, terms)
+        else:
+            groups = len(bias) // len(result.codes)
+            codes = np.tile(result.codes, (groups, 1))
+            bound = weights.accumulator_bound(codes, source, bias, terms)
+        self.report.accumulator[key(node)] = bound
+        self.report.layers += 1
+        self.report.exact += int(result.exact)
+        enlarged = int((np.float32(floor) >= np.float32(result.scales)).sum())
+        if enlarged:
+            self.report.enlarged[key(node)] = enlarged
+
+    # -- data ----------------------------------------------------------------------------------
+
+    def _moments(self, node: Node, live: Live) -> weights.Moments | None:
+        """Moments of the layer's input patches."""
+        if node.op == "conv_transpose2d":
+            return None
+        chunks, encoding = live[node.input(0)], node.input(0).type.affine
+        depth = int(np.prod(node.input(1).type.shape[1:]))
+        wanted = self.options.adaptive_rounding and depth <= DEEPEST
+        if node.op == "linear":
+            return _linear_moments(chunks, encoding, depth, wanted)
+        rng = np.random.default_rng(self.options.seed)
+        return _conv_moments(node, chunks, encoding, wanted, rng)
+
+    def _corrected(
+        self,
+        node: Node,
+        live: Live,
+        result: weights.QuantisedWeights,
+        moments: weights.Moments,
+        bias: Array,
+    ) -> Array:
+        assert self.observation is not None
+        target = self.observation.channels[key(node)].mean
+        groups = moments.mean.shape[0]
+        rows = result.real.reshape(groups, -1, moments.mean.shape[1])
+        products = (rows @ moments.mean[:, :, None]).reshape(-1)
+        slot = residual_slot(node)
+        residual = None if slot is None else node.optional_input(slot)
+        corrected = target - products
+        if residual is not None:
+            corrected -= _channel_means(live[residual], residual.type.affine, node)
+        return np.asarray(corrected)
+
+
+def _last_layer(graph: Graph, structure: Structure) -> int:
+    """Index of the last node whose constants must be set."""
+    found = [
+        i for i, n in enumerate(graph.nodes) if n.op in LAYERS and key(n) in structure.integer
+    ]
+    return max(found, default=-1)
+
+
+def _use_counts(graph: Graph) -> dict[Value, int]:
+    return {v: len(v.uses) for v in graph.values()}
+
+
+def _step(node: Node, live: Live, uses: dict[Value, int]) -> None:
+    """Run one node on all chunks and drop what nobody needs any more."""
+    operands = [v for v in node.inputs if v is not None and not v.is_constant]
+    count = max((len(live[v]) for v in operands), default=1)
+    results: list[list[Array]] = [[] for _ in node.outputs]
+    for index in range(count):
+        for kept, array in zip(
+            results, run_node(node, {v: live[v][index] for v in operands}), strict=True
+        ):
+            kept.append(array)
+    live.update(zip(node.outputs, results, strict=True))
+    for value in operands:
+        uses[value] -= 1
+        if not uses[value]:
+            live.pop(value, None)
+    for value in node.outputs:
+        if not uses.get(value, 0):
+            live.pop(value, None)
+
+
+def _spread(node: Node, per_column: Array, outputs: int) -> Array:
+    """Weight scales per output channel (a grouped transposed convolution shares them)."""
+    return np.tile(per_column, outputs // len(per_column))
+
+
+def _fold(node: Node, per_output: Array) -> Array:
+    """Largest of the output channels that share one weight scale."""
+    columns = node.input(1).type.shape[output_axis(node)]
+    return np.asarray(per_output.reshape(-1, columns).max(axis=0))
+
+
+def _residual_reach(node: Node) -> float:
+    """Largest |real number| that a residual operand can add."""
+    slot = residual_slot(node)
+    residual = None if slot is None else node.optional_input(slot)
+    if residual is None or not isinstance(residual.type.encoding, Affine):
+        return 0.0
+    return max(abs(r) for r in residual.type.affine.real_range)
+
+
+def _channel_means(chunks: list[Array], encoding: Affine, node: Node) -> Array:
+    """Mean real value of each channel of a residual."""
+    axis = (chunks[0].ndim - 1) if node.op == "linear" else 1
+    others = tuple(a for a in range(chunks[0].ndim) if a != axis)
+    total = sum(c.sum(axis=others, dtype=np.float64) for c in chunks)
+    count = sum(c.size // c.shape[axis] for c in chunks)
+    return np.asarray((total / count - encoding.zero_point) * encoding.scale)
+
+
+def _centred(codes: Array, encoding: Affine) -> Array:
+    return codes.astype(np.float32) - np.float32(encoding.zero_point)
+
+
+def _linear_moments(
+    chunks: list[Array], encoding: Affine, depth: int, wanted: bool
+) -> weights.Moments:
+    total, second, count = np.zeros(depth), np.zeros((depth, depth)) if wanted else None, 0
+    for chunk in chunks:
+        rows = _centred(chunk, encoding).reshape(-1, depth)
+        total += rows.sum(axis=0, dtype=np.float64)
+        count += len(rows)
+        if second is not None:
+            second += rows.T @ rows
+    mean = total / count
+    covariance = None if second is None else second / count - np.outer(mean, mean)
+    scale = encoding.scale
+    return weights.Moments(
+        (mean * scale)[None], None if covariance is None else (covariance * scale**2)[None]
+    )
+
+
+def _conv_moments(
+    node: Node, chunks: list[Array], encoding: Affine, wanted: bool, rng: np.random.Generator
+) -> weights.Moments:
+    groups = int(op_of(node).get(node, "groups"))
+    weight, window = node.input(1).type.shape, window_of(node)
+    kh, kw = window.kernel
+    taps = np.zeros((weight[1] * groups, kh, kw))
+    depth = weight[1] * kh * kw
+    second = np.zeros((groups, depth, depth)) if wanted else None
+    patches_per_chunk = -(-max(FEWEST_ROWS, ROWS_PER_INPUT * depth) // len(chunks))
+    count = rows_seen = 0
+    for chunk in chunks:
+        padded = window.pad(_centred(chunk, encoding), 0)
+        for i in range(kh):
+            for j in range(kw):
+                taps[:, i, j] += window.tap(padded, i, j).sum(axis=(0, 2, 3), dtype=np.float64)
+        positions = window.output[0] * window.output[1]
+        count += len(chunk) * positions
+        if second is not None:
+            patches = _patches(padded, window, groups, patches_per_chunk, rng)
+            second += patches.transpose(0, 2, 1) @ patches
+            rows_seen += patches.shape[1]
+    mean = (taps / count).reshape(groups, depth)
+    scale = encoding.scale
+    if second is None:
+        return weights.Moments(mean * scale, None)
+    covariance = second / rows_seen - mean[:, :, None] * mean[:, None, :]
+    return weights.Moments(mean * scale, covariance * scale**2)
+
+
+def _patches(
+    padded: Array, window: Any, groups: int, wanted: int, rng: np.random.Generator
+) -> Array:
+    """Random input patches [groups, rows, K] of a chunk; all of them where there are few."""
+    view = window.view(padded).transpose(0, 4, 5, 1, 2, 3)
+    n, oh, ow = view.shape[:3]
+    total = n * oh * ow
+    chosen = np.arange(total) if total <= wanted else np.sort(rng.choice(total, wanted, False))
+    image, rest = np.divmod(chosen, oh * ow)
+    row, column = np.divmod(rest, ow)
+    rows = view[image, row, column].reshape(len(chosen), groups, -1)
+    return np.ascontiguousarray(rows.transpose(1, 0, 2))

@@ -1,0 +1,32 @@
+"""Instruction-set levels and their detection from /proc/cpuinfo."""
+
+from __future__ import annotations
+
+import pytest
+
+from dlcc.errors import DlccError, ExitCode
+from targets.cpu.isa import AMX, AVX512VNNI, AVXVNNI, LEVELS, detect, host_flags, supports
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_detect_finds_each_level(tmp_path, name):
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"processor\t: 0\nflags\t\t: fpu {' '.join(LEVELS[name].flags)}\n")
+    assert detect(str(path)).name == name
+
+
+def test_detect_refuses_unknown_machines(tmp_path):
+    path = tmp_path / "cpuinfo"
+    path.write_text("Features\t: fp asimd\n")
+    for where in (path, tmp_path / "missing"):
+        with pytest.raises(DlccError) as caught:
+            detect(str(where))
+        assert caught.value.code == ExitCode.TARGET
+    assert host_flags(str(tmp_path / "missing")) == frozenset()
+
+
+def test_levels_below_amx():
+    assert AMX.without_amx() is AVX512VNNI
+    assert AVXVNNI.without_amx() is AVXVNNI
+    assert supports(AVX512VNNI, frozenset(AMX.flags))
+    assert not supports(AMX, frozenset(AVX512VNNI.flags))
