@@ -43,15 +43,34 @@ def _cache_dir() -> Path:
     chosen = os.environ.get("ZIG_GLOBAL_CACHE_DIR")
     if chosen:
         return Path(chosen)
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "dlcc" / "zig"
     try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = base / "dlcc" / "zig"
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return Path(tempfile.gettempdir()) / f"dlcc-zig-{os.getuid()}"
-    if os.access(folder, os.W_OK):
-        return folder
-    return Path(tempfile.gettempdir()) / f"dlcc-zig-{os.getuid()}"
+        if os.access(folder, os.W_OK):
+            return folder
+    except (OSError, RuntimeError):  # no home, or not a writable one
+        pass
+    return _temporary_cache()
+
+
+def _temporary_cache() -> Path:
+    """A cache for users without a writable home; nobody else may have put anything there."""
+    folder = Path(tempfile.gettempdir()) / f"dlcc-zig-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.lstat().st_uid == os.getuid() and folder.is_dir():
+            return folder
+        reason = "it belongs to another user"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    raise DlccError(
+        ExitCode.OUTPUT,
+        "there is no place for the linker's cache",
+        where=str(folder),
+        why=f"{reason}, and the home directory is not writable",
+        fix="set ZIG_GLOBAL_CACHE_DIR to a folder of your own",
+    )
 
 
 class Toolchain:
@@ -123,7 +142,7 @@ class Toolchain:
     def link_shared(self, objects: Sequence[str], output: str) -> None:
         """Links a shared library; an undefined symbol is an error here, not at run time."""
         flags = ["-shared", "-s", "-O2", f"-Wl,-soname,{output}", "-Wl,-z,defs"]
-        flags += ["-Wl,-z,noexecstack", "-lpthread", "-lm"]
+        flags += ["-Wl,-z,noexecstack", "-lpthread"]
         self._run(["cc", "-target", self._target, *objects, "-o", output, *flags])
 
 

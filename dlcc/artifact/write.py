@@ -23,7 +23,7 @@ from dlcc.errors import DlccError, ExitCode
 from dlcc.program import Program, TensorInfo
 
 EMITS: Final = ("so", "a", "o")
-_SYSTEM_LIBRARIES = re.compile(r"lib(c|m|pthread)\.so\.\d|ld-linux[\w-]*\.so\.\d")
+_SYSTEM_LIBRARIES = re.compile(r"lib(c|pthread)\.so\.\d|ld-linux[\w-]*\.so\.\d")
 
 
 def write_artifact(

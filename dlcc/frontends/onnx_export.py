@@ -27,7 +27,8 @@ OPSETS = (17, 21)
 """Oldest and newest opset that can be written: LayerNormalization and 16-bit codes bound them."""
 
 Exporter = Callable[["OnnxWriter", Node], str]
-"""Emits nodes for one IR node; returns the name of the (real-valued) result."""
+"""Emits nodes for one IR node; returns the name of the (real-valued) result, or "" where it has
+defined the results itself."""
 
 EXPORTERS: dict[str, Exporter] = {}
 
@@ -47,7 +48,7 @@ def export_error(node: Node, why: str, fix: str = "") -> DlccError:
     return DlccError(
         ExitCode.UNSUPPORTED,
         f"{node.op} cannot be written as ONNX",
-        where=node.loc or node.output.name,
+        where=node.loc or node.outputs[0].name,
         why=why,
         fix=fix,
     )
@@ -111,7 +112,7 @@ class OnnxWriter:
         self, op: str, inputs: Sequence[str], node: Node, result: str = "", **attributes: Any
     ) -> str:
         """Add an ONNX node named after ``node``; returns the name of its only result."""
-        result = result or self.name(f"{node.output.name}_{op}")
+        result = result or self.name(f"{node.outputs[0].name}_{op}")
         self.nodes.append(
             helper.make_node(
                 op, list(inputs), [result], name=self._node_name(node.loc or op, op), **attributes
@@ -243,6 +244,13 @@ class OnnxWriter:
         result = self._real[value] = self.name(f"{value.name}_real")
         self._dequantise(codes, result, value.type.affine, None, value.name)
 
+    def define_several(self, node: Node, op: str, inputs: Sequence[str], **attributes: Any) -> None:
+        """Add the ONNX node of an op with several dense results, which it defines."""
+        names = [self._results.get(v) or self.name(v.name) for v in node.outputs]
+        self._real.update(zip(node.outputs, names, strict=True))
+        name = self._node_name(node.loc or op, op)
+        self.nodes.append(helper.make_node(op, list(inputs), names, name=name, **attributes))
+
     def result_name(self, node: Node) -> str:
         """Name that the last ONNX node of ``node`` should give its result."""
         value = node.output
@@ -273,7 +281,7 @@ class OnnxWriter:
                 self.define_codes(value, value.name)
         for node in self.graph.nodes:
             raw = EXPORTERS[node.op](self, node)
-            if node.output not in self._real:
+            if any(value not in self._real for value in node.outputs):
                 self.define(node, raw)
         outputs = [
             self._output(name, value)

@@ -22,7 +22,7 @@ _SAME_NAME: Final[Mapping[str, str]] = {
     "div": "Div", "pow": "Pow", "minimum": "Min", "maximum": "Max", "prelu": "PRelu",
     "equal": "Equal", "less": "Less", "less_equal": "LessOrEqual", "greater": "Greater",
     "greater_equal": "GreaterOrEqual", "and": "And", "or": "Or", "xor": "Xor", "where": "Where",
-    "isnan": "IsNaN", "is_nan": "IsNaN",
+    "is_nan": "IsNaN", "bit_and": "BitwiseAnd", "bit_or": "BitwiseOr", "bit_xor": "BitwiseXor",
 }  # fmt: skip
 """Ops without attributes whose ONNX form takes the same operands."""
 
@@ -44,6 +44,9 @@ _ATTRIBUTES: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
     "gather": ("Gather", {"axis": "axis"}),
     "gather_elements": ("GatherElements", {"axis": "axis"}),
     "gather_nd": ("GatherND", {"batch_dims": "batch_dims"}),
+    "scatter_elements": ("ScatterElements", {"axis": "axis", "reduction": "reduction"}),
+    "scatter_nd": ("ScatterND", {"reduction": "reduction"}),
+    "is_inf": ("IsInf", {"positive": "detect_positive", "negative": "detect_negative"}),
     "mod": ("Mod", {"fmod": "fmod"}),
     "argmax": ("ArgMax", {"axis": "axis", "keepdims": "keepdims",
                           "select_last_index": "select_last_index"}),
@@ -70,6 +73,9 @@ def _plain(value: Any) -> Any:
 
 @exports(*_SAME_NAME)
 def _same_name(writer: OnnxWriter, node: Node) -> str:
+    if node.op.startswith("bit_") and writer.opset < 18:
+        name = _SAME_NAME[node.op]
+        raise export_error(node, f"{name} exists from opset 18 on", "export with --opset 18")
     return writer.emit(_SAME_NAME[node.op], writer.operands(node), node, writer.result_name(node))
 
 
@@ -436,6 +442,52 @@ def _check_scaled_size(node: Node, scales: tuple[float, ...]) -> None:
     made = tuple(math.floor(d * np.float32(s)) for d, s in zip(source, scales, strict=True))
     if made != tuple(out):
         raise export_error(node, f"scales {scales} of {source} give {made}, not {tuple(out)}")
+
+
+@exports("trilu")
+def _trilu(writer: OnnxWriter, node: Node) -> str:
+    op = op_of(node)
+    diagonal = writer.constant(np.asarray(int(op.get(node, "k")), np.int64), "diagonal")
+    operands = [writer.operand(node, 0), diagonal]
+    upper = int(op.get(node, "upper"))
+    return writer.emit("Trilu", operands, node, writer.result_name(node), upper=upper)
+
+
+@exports("cum_sum")
+def _cum_sum(writer: OnnxWriter, node: Node) -> str:
+    op = op_of(node)
+    axis = writer.constant(np.asarray(int(op.get(node, "axis")), np.int64), "axis")
+    attributes = {key: int(op.get(node, key)) for key in ("exclusive", "reverse")}
+    operands = [writer.operand(node, 0), axis]
+    return writer.emit("CumSum", operands, node, writer.result_name(node), **attributes)
+
+
+@exports("one_hot")
+def _one_hot(writer: OnnxWriter, node: Node) -> str:
+    op = op_of(node)
+    depth = writer.constant(np.asarray(int(op.get(node, "depth")), np.int64), "depth")
+    operands = [writer.operand(node, 0), depth, writer.operand(node, 1)]
+    axis = int(op.get(node, "axis"))
+    return writer.emit("OneHot", operands, node, writer.result_name(node), axis=axis)
+
+
+@exports("top_k")
+def _top_k(writer: OnnxWriter, node: Node) -> str:
+    op = op_of(node)
+    operands = [writer.operand(node, 0), writer.integers([int(op.get(node, "k"))], "k")]
+    attributes = {"axis": int(op.get(node, "axis")), "largest": int(op.get(node, "largest"))}
+    writer.define_several(node, "TopK", operands, sorted=1, **attributes)
+    return ""
+
+
+@exports("shift_left", "shift_right")
+def _shift(writer: OnnxWriter, node: Node) -> str:
+    if node.input(0).type.dtype.kind != "uint":
+        raise export_error(node, "BitShift takes unsigned integers only")
+    direction = "LEFT" if node.op == "shift_left" else "RIGHT"
+    return writer.emit(
+        "BitShift", writer.operands(node), node, writer.result_name(node), direction=direction
+    )
 
 
 # -- quantisation ------------------------------------------------------------------------------

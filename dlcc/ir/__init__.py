@@ -1,8 +1,16 @@
 """The graph IR: typed values, nodes, encodings and their textual form."""
 
+from dlcc.ir.compressed import (
+    Binary,
+    Codebook,
+    ProductCodebook,
+    ResidualCodebook,
+    Ternary,
+)
 from dlcc.ir.dtypes import BF16, BOOL, F16, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64, DType
 from dlcc.ir.encodings import DENSE, Affine, Dense, Encoding
 from dlcc.ir.graph import AttrValue, Constant, Graph, Node, Value
+from dlcc.ir.sparse import Sparse
 from dlcc.ir.text import graphs_equal, parse_graph, print_graph
 from dlcc.ir.types import TensorType
 
@@ -23,13 +31,19 @@ __all__ = [
     "U64",
     "Affine",
     "AttrValue",
+    "Binary",
+    "Codebook",
     "Constant",
     "DType",
     "Dense",
     "Encoding",
     "Graph",
     "Node",
+    "ProductCodebook",
+    "ResidualCodebook",
+    "Sparse",
     "TensorType",
+    "Ternary",
     "Value",
     "graphs_equal",
     "parse_graph",

@@ -79,7 +79,8 @@ class Dense(Encoding):
         return int(parts["values"].nbytes)
 
 
-def _f32(values: tuple[float, ...]) -> tuple[float, ...]:
+def float32_tuple(values: tuple[float, ...]) -> tuple[float, ...]:
+    """Numbers rounded to float32."""
     return tuple(float(np.float32(v)) for v in values)
 
 
@@ -109,7 +110,7 @@ class Affine(Encoding):
     narrow: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scales", _f32(self.scales))
+        object.__setattr__(self, "scales", float32_tuple(self.scales))
         if not 2 <= self.bits <= 32:
             raise ValueError(f"affine: {self.bits} bits, must be 2 to 32")
         if len(self.scales) != len(self.zero_points) or not self.scales:

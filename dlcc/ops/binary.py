@@ -421,7 +421,7 @@ class Mod(Binary):
         if self.get(node, "fmod"):
             return rest
         zero = expr.like(0, a)
-        wrong = expr.both(rest != zero, (rest < zero) != (b < zero))
+        wrong = expr.both(rest != zero, (rest * expr.select(b < expr.like(0, b), expr.like(-1, b), expr.like(1, b))) < zero)
         return expr.select(wrong, rest + b, rest)
 
 

@@ -170,7 +170,8 @@ class LayerNorm(_OverTrailingAxes):
             None if a is None else real_of(value, a) if value is not None else a
             for value, a in zip((*node.inputs[1:], None, None), (scale, bias), strict=False)
         ]
-        y = affine_part(t.astype(np.float32) * r, *(over_scale(a, sy) for a in real))
+        unit = np.ones((), np.float32) if real[0] is None else real[0]
+        y = affine_part(t.astype(np.float32) * r, over_scale(unit, sy), over_scale(real[1], sy))
         if not isinstance(out, Affine):
             return [y]
         low, high = out.code_range

@@ -23,14 +23,20 @@ def const(value: float | int | bool, dtype: str) -> Expr:
     return tirx.const(value, dtype)
 
 
+def dtype_of(x: Expr) -> str:
+    """The element type of an expression or of a read of a tensor."""
+    type_ = getattr(x, "ty", None)  # a read that is not yet an expression only has a dtype
+    return str(x.dtype if type_ is None else type_.dtype)
+
+
 def cast(x: Expr, dtype: str) -> Expr:
     """Conversion, as C does it."""
-    return x if str(x.dtype) == dtype else x.astype(dtype)
+    return x if dtype_of(x) == dtype else x.astype(dtype)
 
 
 def like(value: float | int | bool, x: Expr) -> Expr:
     """A constant of the type of ``x``."""
-    return const(value, str(x.dtype))
+    return const(value, dtype_of(x))
 
 
 def maximum(a: Expr, b: Expr) -> Expr:
@@ -126,7 +132,7 @@ def sqrt(x: Expr) -> Expr:
 
 
 def _is_float(x: Expr) -> bool:
-    return "float" in str(x.dtype)
+    return "float" in dtype_of(x)
 
 
 def truncdiv(a: Expr, b: Expr) -> Expr:
@@ -142,6 +148,11 @@ def truncmod(a: Expr, b: Expr) -> Expr:
 def floormod(a: Expr, b: Expr) -> Expr:
     """Integer remainder with the sign of ``b``."""
     return tirx.floormod(a, b)
+
+
+def floordiv(a: Expr, b: Any) -> Expr:
+    """Integer quotient, rounded down."""
+    return tirx.floordiv(a, b)
 
 
 def reduced(kind: str, count: int, body: Callable[[Any, Expr], Expr]) -> Callable[..., Expr]:

@@ -12,7 +12,7 @@ import pytest
 
 from dlcc.artifact import Artifact, account, c_identifier, check_output, write_artifact
 from dlcc.artifact.elf import SHT_DYNSYM, ElfError, ElfFile, isolate
-from dlcc.artifact.toolchain import Toolchain, zig_target
+from dlcc.artifact.toolchain import Toolchain, _cache_dir, zig_target
 from dlcc.artifact.weights import content_hash, weights_image
 from dlcc.errors import DlccError, ExitCode
 from dlcc.runtime.loader import load
@@ -205,6 +205,26 @@ def test_unknown_emit_and_triple_are_refused(kernels: bytes, tmp_path: Path) -> 
 def test_zig_target_fixes_the_oldest_glibc() -> None:
     assert zig_target("x86_64-unknown-linux-gnu") == "x86_64-linux-gnu.2.17"
     assert zig_target("x86_64-linux-gnu.2.28") == "x86_64-linux-gnu.2.28"
+
+
+def test_linker_cache_is_where_the_user_may_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZIG_GLOBAL_CACHE_DIR", str(tmp_path / "chosen"))
+    assert _cache_dir() == tmp_path / "chosen"
+    monkeypatch.delenv("ZIG_GLOBAL_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert _cache_dir() == tmp_path / "cache" / "dlcc" / "zig"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    fallback = tmp_path / f"dlcc-zig-{os.getuid()}"
+    assert _cache_dir() == fallback
+    assert stat.S_IMODE(fallback.stat().st_mode) == 0o700
+    fallback.rmdir()
+    fallback.write_text("a stranger's file")
+    with pytest.raises(DlccError, match="no place for the linker's cache") as caught:
+        _cache_dir()
+    assert caught.value.code == ExitCode.OUTPUT
 
 
 def test_manifest_extra_is_kept_and_may_not_repeat(kernels: bytes, tmp_path: Path) -> None:

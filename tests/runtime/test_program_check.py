@@ -82,6 +82,10 @@ def test_sound_program_passes(kernels: bytes) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        (
+            "float expf(float); int32_t k(float *y, int b, int e) { *y = expf(*y); return 0; }",
+            "expf",
+        ),
         ("int zlibVersion(void); int32_t k(void *y, int b, int e) { return zlibVersion(); }", "zl"),
         (
             "int (*__TVMBackendParallelLaunch)(void) __attribute__((weak));"

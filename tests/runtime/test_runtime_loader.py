@@ -60,6 +60,33 @@ def test_threads_have_scratch_areas_of_their_own(kernels: bytes, tmp_path: Path)
                 np.testing.assert_array_equal(model(x), x * (63 * 64 // 2))
 
 
+@pytest.mark.parametrize(
+    ("threads", "max_threads", "items", "parts"),
+    [
+        (1, 0, 8, [8]),
+        (4, 0, 8, [2, 2, 2, 2]),
+        (4, 1, 8, [8]),
+        (4, 2, 8, [4, 4]),
+        (4, 3, 10, [3, 3, 4]),
+        (4, 9, 3, [1, 1, 1]),
+    ],
+)
+def test_steps_are_split_as_asked(
+    threads: int, max_threads: int, items: int, parts: list[int], kernels: bytes, tmp_path: Path
+) -> None:
+    program = replace(
+        chain_program(kernels),
+        inputs=(),
+        outputs=(TensorInfo("y", "int32", (items,)),),
+        steps=(Step("split", "span", (Arg("output"),), items, max_threads),),
+    )
+    write_artifact(program, tmp_path / "out")
+    with load(tmp_path / "out", threads=threads) as model:
+        result = model()
+        assert isinstance(result, np.ndarray)
+        assert result.tolist() == [part for part in parts for _ in range(part)]
+
+
 def test_instances_run_concurrently_and_one_serves_many_threads(rows: Artifact) -> None:
     shared = load(rows.folder, threads=2)
     failures: list[str] = []
@@ -252,7 +279,9 @@ def test_memory_and_descriptors_are_given_back(rows: Artifact) -> None:
     gc.collect()
     assert descriptors() == before
     assert len(list(Path("/proc/self/task").iterdir())) == threads
-    assert "librows" not in Path("/proc/self/maps").read_text()
+    maps = Path("/proc/self/maps").read_text()
+    assert "librows" not in maps
+    assert "rows.weights" not in maps
 
 
 def test_replaced_artifact_is_loaded_anew(kernels: bytes, tmp_path: Path) -> None:

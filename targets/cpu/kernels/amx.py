@@ -1,4 +1,4 @@
-"""Emits implicit-GEMM blocks of up to 2 x 2 AMX tiles (u8 x s8 -> s32, tdpbusd).
+"""Emits implicit-GEMM blocks of up to four AMX accumulator tiles (u8 x s8 -> s32, tdpbusd).
 
 A tile of A is up to 16 pixels, one row each at distance ``a_col``, by 64 bytes of a run; a tile of
 B is 64 steps-bytes of 16 channels, packed as for VNNI. All tiles of a function have the same
@@ -15,7 +15,7 @@ from dlcc import tir
 from targets.cpu.kernels.gemm import TILE, Blocking
 from targets.cpu.kernels.skeleton import Block, Context, a_start, b_start, runs, store_block
 
-_ACC, _A, _B = 0, 4, 6  # tile registers: accumulators 0-3 (row-major 2 x 2), A 4-5, B 6-7
+_ACC, _A, _B = 0, 4, 6  # tile registers: accumulators 0-3 (row-major), A 4-5, B 6-7, in turns
 
 
 @dataclass(frozen=True)
@@ -73,29 +73,27 @@ def emit_tile_block(ctx: Context, block: Block) -> None:
     kb, gemm = ctx.kb, ctx.gemm
     rows, nr = tile_rows(ctx.blocking), block.channel_blocks
     strips = _strips(block, rows)
-    for i in range(len(strips)):
-        for j in range(nr):
-            kb.effect("llvm.x86.tilezero", _tile(_ACC + 2 * i + j))
+    for i in range(len(strips) * nr):
+        kb.effect("llvm.x86.tilezero", _tile(_ACC + i))
     a_bytes = tir.tirx.IntImm("int64", gemm.a_col if rows > 1 else 64)
     row_bytes = tir.tirx.IntImm("int64", 64)
     with runs(ctx, a_start(ctx, block), b_start(ctx, block)) as (a_run, b_run):
         a_run, b_run = kb.let(a_run, "a_run"), kb.let(b_run, "b_run")
         with kb.loop(0, -(-gemm.run // 64), "k") as k:
-            for j in range(nr):
-                at = kb.address(ctx.b, b_run + j * ctx.b_block + k * 1024)
-                kb.effect("llvm.x86.tileloadd64", _tile(_B + j), at, row_bytes)
             for i, strip in enumerate(strips):
                 start = strip.row * gemm.a_row + (strip.col - strip.early) * gemm.a_col
                 at = kb.address(ctx.a, a_run + k * 64 + start)
-                kb.effect("llvm.x86.tileloadd64", _tile(_A + i), at, a_bytes)
+                kb.effect("llvm.x86.tileloadd64", _tile(_A + i % 2), at, a_bytes)
                 for j in range(nr):
-                    tiles = (_tile(_ACC + 2 * i + j), _tile(_A + i), _tile(_B + j))
+                    if i == 0:  # more than two B tiles only where there is one A tile
+                        at = kb.address(ctx.b, b_run + j * ctx.b_block + k * 1024)
+                        kb.effect("llvm.x86.tileloadd64", _tile(_B + j % 2), at, row_bytes)
+                    tiles = (_tile(_ACC + nr * i + j), _tile(_A + i % 2), _tile(_B + j % 2))
                     kb.effect("llvm.x86.tdpbusd", *tiles)
     acc = kb.alloc("int32", 4 * TILE * TILE)
-    for i in range(len(strips)):
-        for j in range(nr):
-            at = kb.address(acc, (2 * i + j) * TILE * TILE)
-            kb.effect("llvm.x86.tilestored64", _tile(_ACC + 2 * i + j), at, row_bytes)
+    for i in range(len(strips) * nr):
+        at = kb.address(acc, i * TILE * TILE)
+        kb.effect("llvm.x86.tilestored64", _tile(_ACC + i), at, row_bytes)
     for i, strip in enumerate(strips):
         part = Block(
             1,
@@ -106,5 +104,5 @@ def emit_tile_block(ctx: Context, block: Block) -> None:
             block.channel_block,
             block.last,
         )
-        first = (2 * i * TILE + strip.early) * TILE
+        first = (nr * i * TILE + strip.early) * TILE
         store_block(ctx, part, acc, 0, TILE, TILE * TILE, first)

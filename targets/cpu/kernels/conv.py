@@ -296,10 +296,10 @@ def conv_cost(spec: ConvSpec, isa: Isa, *, amx: bool = True) -> float:
     return seconds
 
 
-CLOCK = 2.6e9
+CLOCK = 3.5e9
 """Cycles per second of the predicted core."""
 
-WEIGHT_BANDWIDTH = 15e9
+WEIGHT_BANDWIDTH = 25e9
 """Bytes per second of weights that are read once, from memory."""
 
 COPY_BANDWIDTH = 20e9

@@ -28,6 +28,9 @@ ITEM_MACS = 1 << 21
 MIN_ITEMS = 32
 """Work items that a layer is cut into at least, where its shape allows: twice 16 threads."""
 
+L1_BYTES = 48 << 10
+"""First-level data cache: a channel panel larger than half of it streams from the second level."""
+
 L2_BYTES = 1 << 20
 """Packed weights up to this size are assumed to stay in the second-level cache."""
 
@@ -174,12 +177,13 @@ class Blocking:
         return prod(self.item_counts(gemm))
 
 
-def _block_cycles(unit: Unit, m: int, nr: int, spatial: int) -> float:
+def _block_cycles(unit: Unit, m: int, nr: int, spatial: int, steps: int) -> float:
     """Cycles of one reduction step of a block: arithmetic, loads, latency of the chains."""
     if unit.kind == "amx":
-        tile_rows = m / spatial
-        arithmetic = spatial * nr * max(tile_rows, 4)
-        return max(arithmetic, 8.0 * nr + 8.0 * spatial * max(tile_rows, 4) / TILE, 20.0)
+        rows = max(m / spatial, 4)
+        in_l1 = steps * nr * 1024 <= L1_BYTES // 2
+        loads = nr * TILE * (0.5 if in_l1 else 1.5) + spatial * rows * 0.5
+        return max(spatial * nr * rows, loads, 52.0) + 0.1 * loads  # 52: latency of tdpbusd
     factor = {"fma": 0.5 if unit.fused else 1.0, "vnni": 0.5, "madd": 1.0}[unit.kind]
     latency = 5.0 if unit.kind != "fma" else 4.0
     loads = 0.5 * (m + nr)
@@ -190,8 +194,8 @@ def _shapes(gemm: Gemm, unit: Unit) -> list[tuple[int, int, int]]:
     """Register blocks worth looking at: (rows, columns, channel blocks)."""
     blocks = ceil(gemm.n / unit.lanes)
     if unit.kind == "amx":
-        nrs = [min(2, blocks)]
-        return [(r, c, nr) for r, c, nr in product((1, 2), (16, 32), nrs) if r * c <= 32]
+        sizes = product((1, 2, 4), (TILE, 2 * TILE), {min(nr, blocks) for nr in (1, 2, 4)})
+        return [(r, c, nr) for r, c, nr in sizes if r * ceil(c / TILE) * nr <= 4]
     shapes = []
     for nr in {min(nr, blocks) for nr in (1, 2, 3, 4, 6, 8)}:
         most = (unit.registers - unit.spare - nr) // nr
@@ -216,7 +220,7 @@ def choose_blocking(gemm: Gemm, unit: Unit) -> tuple[Blocking, float]:
         ):
             if rc * cc * nc:
                 spatial = rs * ceil(cs / TILE)
-                step = _block_cycles(unit, rs * cs, ns, spatial)
+                step = _block_cycles(unit, rs * cs, ns, spatial, steps)
                 cycles += rc * cc * nc * (steps * step + 30 + 6 * rs * cs * ns)
         variants = len(rows.sizes) * len(cols.sizes) * len(channels.sizes)
         cycles *= 1.0 + 0.01 * variants  # code size; also settles ties

@@ -44,9 +44,9 @@ class Epilogue:
             raise ValueError("a u8 residual needs an integer output")
         if self.residual == "f32" and self.out != "f32":
             raise ValueError("an f32 residual needs an f32 output")
-
-        if self.out != "f32" and not self.lo <= self.hi:
-            raise ValueError(f"empty range [{self.lo}, {self.hi}]")
+        lo, hi = self.bounds
+        if not lo <= hi or (self.out != "f32" and (lo % 1 or hi % 1)):
+            raise ValueError(f"[{self.lo}, {self.hi}] is no range of {self.out} values")
 
     @property
     def bounds(self) -> tuple[float, float]:

@@ -1,0 +1,92 @@
+"""Default TIR of max and average pooling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import te
+
+from dlcc.ir import Affine, Node
+from dlcc.ops.windows import Window
+from dlcc.tir import expr
+from dlcc.tir.access import TirContext
+from dlcc.tir.staging import highest_of, mean_factor, stage, write_real
+
+
+def emit(node: Node, ctx: TirContext, window: Window) -> None:
+    """Declare the output of a pool node with this geometry."""
+    if node.op == "max_pool2d":
+        _max(node, ctx, window)
+    else:
+        _average(node, ctx, window)
+
+
+def _taps(node: Node, ctx: TirContext, window: Window, pad: Any, convert: Any) -> Any:
+    """(value at a tap of a window, reduction axes); ``pad`` stands outside the input."""
+    x = ctx.read(0)
+    rows = te.reduce_axis((0, window.kernel[0]), name="kh")
+    columns = te.reduce_axis((0, window.kernel[1]), name="kw")
+    (height, width), (top, left, _, _) = window.size, window.pads
+
+    def tap(n: Any, c: Any, oh: Any, ow: Any) -> Any:
+        h = oh * window.strides[0] + rows * window.dilations[0] - top
+        w = ow * window.strides[1] + columns * window.dilations[1] - left
+        inside = [
+            condition
+            for needed, condition in (
+                (window.pads[0] > 0, h >= 0),
+                (window.pads[2] > 0, h < height),
+                (window.pads[1] > 0, w >= 0),
+                (window.pads[3] > 0, w < width),
+            )
+            if needed
+        ]
+        value = convert(x(n, c, h, w))
+        return expr.guarded(expr.both(*inside), value, pad) if inside else value
+
+    return tap, [rows, columns]
+
+
+def _max(node: Node, ctx: TirContext, window: Window) -> None:
+    dtype = str(node.input(0).type.storage.numpy)
+    reducer = highest_of(dtype)
+    kind = np.dtype(dtype)
+    lowest = np.iinfo(kind).min if kind.kind in "iu" else -float("inf")
+    tap, axes = _taps(node, ctx, window, expr.const(lowest, dtype), lambda v: v)
+    out = node.output.type
+    best = stage(out.shape, lambda *i: reducer(tap(*i), axis=axes), "best", out.permutation)
+    ctx.output(0, lambda *i: best(*i))
+
+
+def _average(node: Node, ctx: TirContext, window: Window) -> None:
+    from dlcc.ops.pool import AvgPool2d
+
+    out, source = node.output.type, node.input(0).type.encoding
+    counts = AvgPool2d().counts(node)
+    integer = isinstance(source, Affine)
+    dtype = "int32" if integer else str(node.input(0).type.dtype.numpy)
+
+    def convert(value: Any) -> Any:
+        return expr.centred(value, source) if isinstance(source, Affine) else value
+
+    tap, axes = _taps(node, ctx, window, expr.const(0, dtype), convert)
+    total = stage(out.shape, lambda *i: te.sum(tap(*i), axis=axes), "total", out.permutation)
+    factors = mean_factor(node, counts) if integer else counts.astype(dtype)
+    uniform = bool((factors == factors.flat[0]).all())
+    table = None if uniform else ctx.constant(factors)
+
+    def factor(oh: Any, ow: Any) -> Any:
+        return expr.const(float(factors.flat[0]), str(factors.dtype)) if table is None else table[oh, ow]
+
+    if not integer:
+        write_real(ctx, lambda n, c, oh, ow: total(n, c, oh, ow) / factor(oh, ow))
+        return
+    from dlcc.tir.staging import scaled_output
+
+    ctx.output(
+        0,
+        lambda n, c, oh, ow: scaled_output(
+            out, total(n, c, oh, ow).astype("float32") * factor(oh, ow)
+        ),
+    )
