@@ -29,26 +29,28 @@ def _dlcc(network: Path, threads: int) -> Engine:
     import numpy as np
 
     from dlcc import __version__
+    from dlcc.artifact import Artifact
+    from dlcc.artifact.check import dtype_of
     from dlcc.executable import random_feed
     from dlcc.runtime.loader import load
 
-    # An artifact has an upper bound on threads: ask for fewer rather than fail.
-    most = int(load(network, threads=1).artifact.manifest["threads"])
+    # An artifact has an upper bound on threads: take fewer rather than fail.
+    most = int(Artifact.open(network).manifest["threads"])
+    start = time.perf_counter()
     model = load(network, threads=min(threads, most))
+    facts = {"version": __version__, "load_seconds": time.perf_counter() - start}
+    facts |= {"threads": model.threads, "precision": _precision(network)}
     inputs = list(random_feed(model.inputs).values())
-    from dlcc.artifact.check import dtype_of
-
     outputs = [np.empty(t.shape, dtype_of(t)) for t in model.outputs]
-    facts = {"version": __version__, "threads": model.threads, "precision": _precision(model)}
     return lambda: model(*inputs, out=outputs), facts
 
 
-def _precision(model: Any) -> str:
+def _precision(network: Path) -> str:
     """What most of the work is computed in: "int8" or "fp32"."""
     from dlcc.inspection import inspect_artifact
 
     work = {"int8": 0, "fp32": 0}
-    for layer in inspect_artifact(model.artifact.folder).layers:
+    for layer in inspect_artifact(network).layers:
         quantised = layer.encoding.startswith(("u8", "s8"))
         work["int8" if quantised else "fp32"] += layer.macs + 1
     return max(work, key=lambda key: work[key])
@@ -61,7 +63,9 @@ def _onnxruntime(network: Path, threads: int) -> Engine:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    start = time.perf_counter()
     session = ort.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
+    facts = {"version": ort.__version__, "load_seconds": time.perf_counter() - start}
     binding = session.io_binding()
     kept = []
     for name, array in _onnx_feed(network).items():
@@ -73,13 +77,14 @@ def _onnxruntime(network: Path, threads: int) -> Engine:
     def run(_kept: object = kept) -> None:
         session.run_with_iobinding(binding)
 
-    return run, {"version": ort.__version__, "threads": threads}
+    return run, {**facts, "threads": threads}
 
 
 def _openvino(network: Path, threads: int) -> Engine:
     import openvino as ov
 
     feed = _onnx_feed(network)
+    start = time.perf_counter()
     core = ov.Core()
     model = core.read_model(str(network))
     model.reshape({name: list(array.shape) for name, array in feed.items()})
@@ -90,9 +95,10 @@ def _openvino(network: Path, threads: int) -> Engine:
         "INFERENCE_PRECISION_HINT": "f32",
     }
     request = core.compile_model(model, "CPU", settings).create_infer_request()
+    facts = {"version": ov.__version__.split("-")[0], "load_seconds": time.perf_counter() - start}
     for name, array in feed.items():
         request.set_tensor(name, ov.Tensor(array))
-    return request.infer, {"version": ov.__version__.split("-")[0], "threads": threads}
+    return request.infer, {**facts, "threads": threads}
 
 
 def _onnx_feed(network: Path) -> dict[str, Any]:
@@ -125,9 +131,7 @@ ENGINES: dict[str, Callable[[Path, int], Engine]] = {
 
 
 def _open(job: dict[str, Any]) -> tuple[Callable[[], object], dict[str, Any]]:
-    start = time.perf_counter()
     run, facts = ENGINES[job["engine"]](Path(job["network"]), int(job["threads"]))
-    facts["load_seconds"] = time.perf_counter() - start
     warm = time.perf_counter() + _WARM_SECONDS
     runs = 0
     while runs < _WARM_RUNS or time.perf_counter() < warm:

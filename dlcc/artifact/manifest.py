@@ -84,7 +84,7 @@ class Artifact:
             ) from None
         try:
             manifest = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _refuse(folder, f"{NAME} is corrupt", f"it is not JSON: {error}") from None
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise _refuse(folder, "not a dlcc artifact", f"{NAME} is of something else")

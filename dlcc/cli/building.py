@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from passes.manager import PassRecord
 
 _SHOWN_LAYERS = 4
+"""Layers that are named where many have the same remark."""
+
+_SHOWN_SHARE = 0.05
+"""Passes that took a smaller part of the whole time are not listed."""
 
 PassesOption = Annotated[
     str | None,
@@ -322,9 +326,7 @@ def _show_compiled(
     ]
     console.table(Table(("kernel", ">layers", ">weights", ">MACs"), kernels))
     console.line()
-    seconds = [(name, seconds_text(value)) for name, value in result.seconds.items()]
-    seconds.append(("total", seconds_text(sum(result.seconds.values()))))
-    console.table(Table(("phase", ">time"), seconds))
+    console.table(Table(("phase", ">time"), _phase_rows(result)))
     console.line()
     sizes = [
         ("model", bytes_text(before), ""),
@@ -334,6 +336,18 @@ def _show_compiled(
     sizes.append(("memory for a run", bytes_text(int(report.facts["arena_bytes"])), ""))
     console.table(Table(("size", ">bytes", ">of the model"), sizes))
     console.line(f"\nwrote {result.artifact.folder}")
+
+
+def _phase_rows(result: CompileResult) -> list[tuple[str, str]]:
+    """Times of the phases, under "passes" those of the passes that matter."""
+    total = sum(result.seconds.values())
+    rows = []
+    for name, value in result.seconds.items():
+        rows.append((name, seconds_text(value)))
+        if name == "passes":
+            slow = [p for p in result.optimised.passes if p.seconds > _SHOWN_SHARE * total]
+            rows += [(f"  {p.name}", seconds_text(p.seconds)) for p in slow]
+    return [*rows, ("total", seconds_text(total))]
 
 
 def _ratio(after: int, before: int) -> str:

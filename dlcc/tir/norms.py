@@ -197,7 +197,7 @@ def _rms_norm(node: Node, ctx: TirContext) -> None:
     rows, x, scale = _Rows(node, ctx), ctx.read(0), _parameter(node, ctx, 1)
     count, epsilon = _f32(rows.count), _f32(float(_attr(node, "epsilon")))
     squares = rows.sum(lambda *i: x(*i) * x(*i), "squares")
-    root = kept(rows.outer, lambda *i: expr.sqrt(squares(*i) / count + epsilon), "root")
+    root = kept(rows.outer, lambda *i: expr.sqrt(squares(*i) / count + epsilon), "root_mean_square")
     ctx.output(0, lambda *i: _affine_part(x(*i) / root(*rows.row(i)), i, scale, None))
 
 

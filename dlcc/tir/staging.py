@@ -76,7 +76,9 @@ def _extreme(dtype: str, combine: Any, sign: int) -> Any:
         identity: float = limits.max if sign > 0 else limits.min
     else:
         identity = sign * float("inf")
-    return te.comm_reducer(combine, lambda t: expr.const(identity, str(t)), name="extreme")
+    return te.comm_reducer(
+        lambda a, b: combine(a, b), lambda t: expr.const(identity, str(t)), name="extreme"
+    )
 
 
 def dequantised(code: Expr, encoding: Affine) -> Expr:

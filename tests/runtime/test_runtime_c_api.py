@@ -169,6 +169,15 @@ def test_header_is_strict_c99(rows: Artifact, tmp_path: Path) -> None:
     zig_cc(*flags, "-c", tmp_path / "main.c", "-o", tmp_path / "main.o")
 
 
+def test_example_of_the_manual_compiles(kernels: bytes, tmp_path: Path) -> None:
+    manual = (RUNTIME.parents[2] / "docs" / "artifact.md").read_text()
+    example = manual.partition("```c\n")[2].partition("```")[0]
+    write_artifact(renamed(row_program(kernels), "net"), tmp_path / "out")
+    (tmp_path / "main.c").write_text(example)
+    flags = ["-std=c99", "-Wextra", "-I", tmp_path / "out"]
+    zig_cc(*flags, tmp_path / "main.c", tmp_path / "out" / "libnet.so", "-o", tmp_path / "main")
+
+
 def test_readelf_agrees(rows: Artifact) -> None:
     library = rows.folder / "librows.so"
     try:

@@ -381,6 +381,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "manifest cut": (lambda d: _cut(d / "manifest.json", 200), "is not JSON"),
     "manifest empty": (lambda d: _cut(d / "manifest.json", 0), "is not JSON"),
     "manifest binary": (lambda d: (d / "manifest.json").write_bytes(b"\xff\0"), "is not JSON"),
+    "manifest nested": (
+        lambda d: (d / "manifest.json").write_text("[" * 100_000),
+        "is not JSON",
+    ),
     "manifest of others": (lambda d: (d / "manifest.json").write_text("[]"), "of something else"),
     "manifest changed": (
         lambda d: (d / "manifest.json").write_text(
@@ -413,6 +417,23 @@ def test_damaged_artifacts_are_refused(damage: str, copied: Path) -> None:
         load(copied)
     assert caught.value.code == ExitCode.ARTIFACT
     assert caught.value.fix
+
+
+def test_any_changed_byte_is_refused(copied: Path) -> None:
+    rng = np.random.default_rng(5)
+    for path in sorted(copied.iterdir()):
+        if path.suffix in (".a", ".o"):
+            continue
+        content = path.read_bytes()
+        for at in [0, len(content) - 1, *rng.integers(0, len(content), 12)]:
+            changed = bytearray(content)
+            changed[at] ^= 1 << rng.integers(0, 5)  # keeps blanks from becoming other blanks
+            path.write_bytes(changed)
+            with pytest.raises(DlccError) as caught:
+                load(copied)
+            assert caught.value.code == ExitCode.ARTIFACT
+            path.write_bytes(content)
+    load(copied).close()
 
 
 def test_missing_folder_is_refused(tmp_path: Path) -> None:

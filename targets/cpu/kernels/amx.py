@@ -90,9 +90,9 @@ def emit_tile_block(ctx: Context, block: Block) -> None:
                         kb.effect("llvm.x86.tileloadd64", _tile(_B + j % 2), at, row_bytes)
                     tiles = (_tile(_ACC + nr * i + j), _tile(_A + i % 2), _tile(_B + j % 2))
                     kb.effect("llvm.x86.tdpbusd", *tiles)
-    acc = kb.alloc("int32", 4 * TILE * TILE)
+    acc, aligned = kb.alloc_aligned("int32", 4 * TILE * TILE)
     for i in range(len(strips) * nr):
-        at = kb.address(acc, i * TILE * TILE)
+        at = kb.address(acc, aligned + i * TILE * TILE)
         kb.effect("llvm.x86.tilestored64", _tile(_ACC + i), at, row_bytes)
     for i, strip in enumerate(strips):
         part = Block(
@@ -104,5 +104,5 @@ def emit_tile_block(ctx: Context, block: Block) -> None:
             block.channel_block,
             block.last,
         )
-        first = (nr * i * TILE + strip.early) * TILE
+        first = aligned + (nr * i * TILE + strip.early) * TILE
         store_block(ctx, part, acc, 0, TILE, TILE * TILE, first)

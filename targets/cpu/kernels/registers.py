@@ -65,7 +65,7 @@ def emit_register_block(ctx: Context, block: Block) -> None:
                 for j in range(nr):
                     at = (i * nr + j) * lanes
                     kb.store(acc, at, _mac(ctx, kb.load(acc, at, lanes), a, weights[j]))
-    spill = kb.alloc(dtype, len(pixels) * nr * lanes)
+    spill, start = kb.alloc_aligned(dtype, len(pixels) * nr * lanes)
     for i in range(len(pixels) * nr):
-        kb.store(spill, i * lanes, kb.load(acc, i * lanes, lanes))
-    store_block(ctx, block, spill, block.width * nr * lanes, nr * lanes, lanes)
+        kb.store(spill, start + i * lanes, kb.load(acc, i * lanes, lanes))
+    store_block(ctx, block, spill, block.width * nr * lanes, nr * lanes, lanes, start)

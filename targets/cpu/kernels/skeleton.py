@@ -204,7 +204,7 @@ def store_block(
     row_step: int,
     col_step: int,
     block_step: int,
-    start: int = 0,
+    start: Any,
 ) -> None:
     """The epilogue over all pixels of a block whose accumulators lie in memory.
 
