@@ -18,7 +18,6 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 PACKAGES := dlcc passes targets
-CHECKED := $(PACKAGES) tests examples benchmarks
 
 .PHONY: help demo test test-slow pytest lint format setup clean
 .DEFAULT_GOAL := help
@@ -43,9 +42,11 @@ test-slow: $(VENV)/.dev
 	$(RUN) -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(PACKAGES)
+	@status=0; \
+	$(BIN)/ruff check . || status=1; \
+	$(BIN)/ruff format --check . || status=1; \
+	$(BIN)/mypy $(PACKAGES) || status=1; \
+	exit $$status
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -44,7 +44,7 @@ def ranks(scores: Array, labels: Array) -> Array:
     """
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     before = np.arange(scores.shape[1])[None] < labels[:, None]
-    return np.sum((scores > own) | ((scores == own) & before), axis=1)
+    return np.asarray(np.sum((scores > own) | ((scores == own) & before), axis=1))
 
 
 def evaluate_classifier(
@@ -70,7 +70,7 @@ def evaluate_classifier(
         DlccError: DATA, if labels are missing or do not fit; USAGE for a wrong ``output``.
     """
     name = _scores_output(network, output)
-    feeds = feeds_of(arrays, network, where, convert=True)
+    feeds = list(feeds_of(arrays, network, where, convert=True))  # views, not copies
     labels = _labels(arrays, where)
     hits = hits5 = done = classes = 0
     wanted = min(most, len(labels)) if most else len(labels)
@@ -78,15 +78,15 @@ def evaluate_classifier(
         if done >= wanted:
             break
         scores = _scores(network.run(feed)[name], name)
+        if len(labels) != len(feeds) * len(scores):
+            raise _bad_labels(where, f"{len(labels)} labels, {len(feeds) * len(scores)} samples")
         count, classes = min(len(scores), wanted - done), scores.shape[1]
         own = labels[done : done + count]
-        _check_labels(own, count, classes, where)
+        _check_labels(own, classes, where)
         places = ranks(scores[:count], own)
         hits, hits5 = hits + int(np.sum(places < 1)), hits5 + int(np.sum(places < 5))
         done += count
         progress("samples", done / wanted)
-    if done < wanted:
-        raise _bad_labels(where, f"{len(labels)} labels for {done} samples")
     return Accuracy(done, classes, hits / done, hits5 / done if classes > 5 else None)
 
 
@@ -121,9 +121,7 @@ def _labels(arrays: Mapping[str, Array], where: str) -> Array:
     )
 
 
-def _check_labels(labels: Array, count: int, classes: int, where: str) -> None:
-    if len(labels) < count:
-        raise _bad_labels(where, f"there are more samples than labels ({len(labels)} too few)")
+def _check_labels(labels: Array, classes: int, where: str) -> None:
     if len(labels) and (labels.min() < 0 or labels.max() >= classes):
         found = f"{labels.min()} to {labels.max()}"
         raise _bad_labels(where, f"they reach from {found}, the network has {classes} classes")

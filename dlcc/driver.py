@@ -5,7 +5,6 @@ The only module of dlcc (with the command line) that knows the pass and target p
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +30,10 @@ Calibration = str | Path | Callable[[], Iterable[Mapping[str, Array]]]
 Progress = Callable[[str, float], None]
 
 
+DEFAULT_THREADS = 8
+"""Not this machine's core count: the same input and options give the same bytes everywhere."""
+
+
 def _silent(_phase: str, _fraction: float) -> None:
     return None
 
@@ -43,7 +46,7 @@ class CompileOptions:
         target: ``cpu`` (this machine), or a name from ``dlcc targets``.
         bits: 8 for post-training int8, 32 for float.
         passes: pipeline text or passes; None for the default pipeline of ``bits``.
-        threads: upper bound on threads at run time; 0 for the number of this machine's cores.
+        threads: upper bound on threads at run time; 0 for :data:`DEFAULT_THREADS`.
         shapes: symbolic dimension -> size, or input name -> shape.
         calibration: .npz file, or a callable that starts an iterator of feeds.
         emit: kinds of library to write (``so``, ``a``, ``o``).
@@ -176,7 +179,7 @@ def compile(
     chosen = options or CompileOptions(**changes)
     target = target_library.get_target(chosen.target)
     check_output(output)  # nobody wants to hear of it after a minute of compiling
-    threads = chosen.threads or os.cpu_count() or 1
+    threads = chosen.threads or DEFAULT_THREADS
     marks = [time.perf_counter()]
     optimised = optimise(model, chosen, progress)
     marks.append(time.perf_counter())

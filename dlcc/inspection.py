@@ -323,14 +323,14 @@ def _model_layer(node: Node, seen: set[Value]) -> Layer:
 
 def model_file_bytes(path: Path) -> int:
     """Bytes of a model file with the files that belong to it (sidecar, external data)."""
-    total = path.stat().st_size
+    total: int = path.stat().st_size
     if path.suffix == ".dlir":
         sidecar = path.with_suffix(".npz")
         return total + (sidecar.stat().st_size if sidecar.is_file() else 0)
     from dlcc.frontends.onnx_model import read_model
 
-    names = {
-        entry.value
+    names: set[str] = {
+        str(entry.value)
         for tensor in read_model(path).graph.initializer
         for entry in tensor.external_data
         if entry.key == "location"

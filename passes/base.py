@@ -94,6 +94,8 @@ class PassContext:
         seed: seed of every random choice.
         progress: called as passes advance.
         remarks: every remark so far; passes read those of earlier passes here.
+        channel_moments: ``loc`` of a layer -> mean and deviation of each output channel on the
+            training data, as its batch norm knew them before it was folded.
     """
 
     calibration: Callable[[], Iterator[Batch]] | None = None
@@ -102,6 +104,7 @@ class PassContext:
     seed: int = 0
     progress: Callable[[Progress], None] | None = None
     remarks: list[Remark] = field(default_factory=list)
+    channel_moments: dict[str, tuple[Array, Array]] = field(default_factory=dict)
     _place: tuple[str, int, int] = ("", 0, 1)
 
     def rng(self, purpose: str) -> np.random.Generator:

@@ -8,6 +8,7 @@ from typing import ClassVar
 from dlcc.ir import Graph
 from passes.base import Pass, PassContext, PassResult, merge
 from passes.patterns import Rule, apply_rules
+from passes.quantization.synthetic import normalised_layers
 from passes.rules.channel_affine import (
     BackwardConstant,
     BackwardNorm,
@@ -44,6 +45,7 @@ class FoldBatchNorm(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Backward to a fixed point, then forward, then the rest."""
+        context.channel_moments.update(normalised_layers(graph))
         phases: tuple[tuple[Rule, ...], ...] = (
             (BackwardNorm(), BackwardConstant(), BackwardThroughSum(), BackwardThroughSumSecond()),
             (ForwardNorm(), ForwardConstant()),

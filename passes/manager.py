@@ -180,6 +180,7 @@ class PassManager:
             error.add_note(f"in pass {print_pass(step)}")
             raise
         seconds = time.perf_counter() - start
+        graph.forget_unused_constants()
         modified = print_graph(graph) != text_before
         if self.verify:
             self._check(step, graph, outcome, modified)

@@ -14,7 +14,8 @@ from passes.base import Pass, PassContext, PassResult, option
 from passes.quantization import fit, ranges, structure, weights
 from passes.quantization.observe import Observation, observe
 from passes.quantization.rewrite import Rewriter
-from passes.quantization.samples import Samples, read
+from passes.quantization.samples import Samples, cut, read
+from passes.quantization.synthetic import synthetic_inputs
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,10 @@ class Quantize(Pass):
         return result
 
     def _samples(self, graph: Graph, context: PassContext, result: PassResult) -> Samples:
-        return read(graph, context.batches(self), self.samples)
+        if context.calibration is not None:
+            return read(graph, context.calibration(), self.samples)
+        arrays = synthetic_inputs(graph, context.channel_moments, context.rng("synthetic inputs"))
+        return cut(graph, arrays, 0)
 
     def _encodings(
         self, graph: Graph, plan: structure.Structure, seen: Observation, samples: Samples

@@ -21,6 +21,7 @@ def verify(graph: Graph) -> None:
     for value in graph.outputs:
         if value not in defined and not value.is_constant:
             raise _broken(f"output %{value.name} is not defined", "")
+    _check_uses(graph)
     names = [v.name for v in graph.values()]
     if len(set(names)) != len(names):
         twice = sorted({n for n in names if names.count(n) > 1})
@@ -35,6 +36,18 @@ def _broken(why: str, where: str) -> DlccError:
         why=why,
         fix="report this with the pipeline text; --print-after shows the pass that broke it",
     )
+
+
+def _check_uses(graph: Graph) -> None:
+    nodes = set(graph.nodes)
+    if len(nodes) != len(graph.nodes):
+        raise _broken("a node stands in the list twice", "")
+    for value in graph.values():
+        for node, index in value.uses:
+            if node not in nodes:
+                raise _broken(f"%{value.name} is used by a node that is not in the graph", node.loc)
+            if node.optional_input(index) is not value:
+                raise _broken(f"operand {index} is not %{value.name}, as that says", node.loc)
 
 
 def _check_operands(node: Node, defined: set[Value]) -> None:

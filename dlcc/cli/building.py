@@ -12,7 +12,6 @@ from dlcc.cli.common import (
     JsonOption,
     QuietOption,
     ShapeOption,
-    ThreadsOption,
     check_writable,
     check_writable_file,
     parse_list,
@@ -119,7 +118,10 @@ def compile_model(
     bits: Annotated[int, typer.Option("--bits", help="8: int8 after training; 32: float.")] = 8,
     calib: CalibOption = None,
     passes: PassesOption = None,
-    threads: ThreadsOption = 0,
+    threads: Annotated[
+        int,
+        typer.Option("--threads", min=0, help="Most threads a run may use; 0: all cores here."),
+    ] = 0,
     shape: ShapeOption = None,
     emit: Annotated[
         str, typer.Option("--emit", metavar="KINDS", help="Libraries to write: so, a, o.")

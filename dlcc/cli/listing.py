@@ -168,8 +168,8 @@ def list_passes(
         )
     if name is None:
         console.json({"passes": list(known.values())})
-        rows = [(k, "lossy" if d["lossy"] else "exact", d["summary"]) for k, d in known.items()]
-        console.table(Table(("pass", "kind", "summary"), rows))
+        listed = [(k, "lossy" if d["lossy"] else "exact", d["summary"]) for k, d in known.items()]
+        console.table(Table(("pass", "kind", "summary"), listed))
         console.line("\n`dlcc passes NAME` tells about one and its options.")
         return
     told = known[name]
@@ -200,7 +200,7 @@ def list_targets(
     console = Console(as_json)
     from targets import FAMILIES, all_targets
 
-    told = []
+    told: list[dict[str, Any]] = []
     for target in all_targets():
         missing = FAMILIES[target.name.partition(":")[0]].missing(target)
         told.append(

@@ -221,8 +221,9 @@ class OnnxWriter:
         encoding = self._check_storable(value, node)
         if encoding.narrow:  # QuantizeLinear would let the lowest code through
             low, high = (encoding.scale * (c - encoding.zero_point) for c in encoding.code_range)
-            f32 = np.float32
-            bounds = [self.constant(f32(b).reshape(()), f"{value.name}_bound") for b in (low, high)]
+            bounds = [
+                self.scalar(bound, value.type, f"{value.name}_bound") for bound in (low, high)
+            ]
             raw = self.emit("Clip", [raw, *bounds], node)
         scale, point = self._grid(encoding, value.name)
         codes = self.code_name(value)

@@ -212,6 +212,7 @@ class Binary(Coded):
 
     def to_codes(self, values: Array) -> tuple[Array, dict[str, Array]]:
         """Signs."""
+        _along(self.scales, self.axis, values.shape)  # refuses an axis that does not fit
         return (finite_float32(values, self.name) < 0).astype(np.int8), {}
 
     def from_codes(self, codes: Array, parts: Parts) -> Array:

@@ -9,7 +9,7 @@ every consumer must know to interpret them (widths, axes, scales) is in the enco
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -166,27 +166,29 @@ class Affine(Encoding):
         width = 8 if self.bits <= 8 else 16 if self.bits <= 16 else 32
         return DType("int" if self.signed else "uint", width)
 
-    def _broadcast(self, values: tuple[float, ...] | tuple[int, ...], rank: int) -> Array:
-        array = np.asarray(values, dtype=np.float64)
+    def _broadcast(self, parameters: Sequence[float], shape: tuple[int, ...]) -> Array:
+        array = np.asarray(parameters, dtype=np.float64)
         if self.axis is None:
             return array.reshape(())
-        shape = [1] * rank
-        shape[self.axis] = -1
-        return array.reshape(shape)
+        if not 0 <= self.axis < len(shape) or shape[self.axis] != array.size:
+            raise ValueError(
+                f"affine: {array.size} scales do not fit axis {self.axis} of shape {list(shape)}"
+            )
+        return array.reshape([-1 if i == self.axis else 1 for i in range(len(shape))])
 
     def quantise(self, values: Array) -> Array:
         """Real values -> codes: round half to even, then clamp."""
         if not np.all(np.isfinite(values)):
             raise ValueError("affine: NaN or infinite values cannot be quantised")
-        scaled = np.asarray(values, np.float64) / self._broadcast(self.scales, values.ndim)
-        codes = np.rint(scaled) + self._broadcast(self.zero_points, values.ndim)
+        scaled = np.asarray(values, np.float64) / self._broadcast(self.scales, values.shape)
+        codes = np.rint(scaled) + self._broadcast(self.zero_points, values.shape)
         clipped = np.clip(codes, *self.code_range)
         return np.asarray(clipped, dtype=self.storage(dtypes.F32).numpy)
 
     def dequantise(self, codes: Array) -> Array:
         """Codes -> float32 real values: f32(q - z) * f32(scale)."""
-        centred = codes.astype(np.float64) - self._broadcast(self.zero_points, codes.ndim)
-        scales = self._broadcast(self.scales, codes.ndim).astype(np.float32)
+        centred = codes.astype(np.float64) - self._broadcast(self.zero_points, codes.shape)
+        scales = self._broadcast(self.scales, codes.shape).astype(np.float32)
         return np.asarray(centred.astype(np.float32) * scales, dtype=np.float32)
 
     def encode(self, values: Array) -> dict[str, Array]:

@@ -30,10 +30,11 @@ class Constant:
         frozen: dict[str, Array] = {}
         hasher = hashlib.sha256()
         for key in sorted(parts):
-            array = np.ascontiguousarray(parts[key]).reshape(parts[key].shape)
-            if array.flags.writeable:
-                array = array.copy() if array is parts[key] else array
-                array.setflags(write=False)
+            given = parts[key]
+            # a private copy, unless nobody can write to the caller's array any more
+            mine = given.flags.c_contiguous and not given.flags.writeable and given.base is None
+            array = given if mine else np.array(given, order="C", copy=True)
+            array.setflags(write=False)
             frozen[key] = array
             hasher.update(f"{key}:{array.dtype.str}:{array.shape};".encode())
             hasher.update(array.tobytes())
@@ -168,8 +169,15 @@ class Graph:
         return name
 
     def add_input(self, name: str, type_: TensorType) -> Value:
-        """Append a graph input. Its name is kept (the caller of the library sees it)."""
-        value = Value(self.unique_name(name), type_)
+        """Append a graph input. Its name is kept as it is: the caller of the library sees it.
+
+        Raises:
+            ValueError: another value has the name.
+        """
+        if name in self._names:
+            raise ValueError(f"value name {name!r} is taken")
+        self._names.add(name)
+        value = Value(name, type_)
         self.inputs.append(value)
         return value
 
@@ -193,11 +201,11 @@ class Graph:
         """A constant from already encoded parts; equal constants are shared."""
         constant = Constant(parts)
         key = (constant.digest, type_)
-        if key not in self._constants:
-            value = Value(self.unique_name(name), type_)
+        value = self._constants.get(key)
+        if value is None:
+            value = self._constants[key] = Value(self.unique_name(name), type_)
             value.constant = constant
-            self._constants[key] = value
-        return self._constants[key]
+        return value
 
     def add_node(
         self,
@@ -277,6 +285,17 @@ class Graph:
         for old, new in zip(node.outputs, values, strict=True):
             self.replace_all_uses(old, new)
         self.erase(node)
+
+    def forget_unused_constants(self) -> None:
+        """Let go of the constants (and their names) that nobody reads.
+
+        :meth:`add_constant` keeps every constant, so that equal ones are shared; the pass manager
+        calls this after each pass, so that old weights do not pile up in memory.
+        """
+        for key, value in list(self._constants.items()):
+            if not self.use_count(value):
+                del self._constants[key]
+                self._names.discard(value.name)
 
     def sort(self) -> None:
         """Put the nodes into a stable topological order. Raises ValueError on a cycle."""

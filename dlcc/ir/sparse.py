@@ -112,7 +112,8 @@ class Sparse(Encoding):
             (r, c), (rows, columns) = self.block, flat.shape
             padded = np.pad(flat, ((0, -rows % r), (0, -columns % c)), constant_values=-1)
             tiles = padded.reshape(padded.shape[0] // r, r, padded.shape[1] // c, c)
-            return tiles.swapaxes(1, 2).reshape(-1, r * c)
+            blocks: Array = tiles.swapaxes(1, 2).reshape(-1, r * c)
+            return blocks
         return flat.reshape(-1, 1)
 
     def _select(self, array: Array) -> tuple[dict[str, Array], Array]:
@@ -133,14 +134,15 @@ class Sparse(Encoding):
         return max(1, (self.nm[1] - 1).bit_length())
 
     def _places(self, parts: Parts, shape: tuple[int, ...]) -> Array:
-        layout = self._layout(shape)
+        layout: Array = self._layout(shape)
         if self.nm is not None:
             count = layout.shape[0] * self.nm[0]
             chosen = unpack_bits(parts["positions"], count, self._position_bits)
             taken = np.take_along_axis(layout, chosen.reshape(-1, self.nm[0]), axis=1)
             return taken.reshape(-1)
         kept = unpack_bits(parts["mask"], layout.shape[0], 1).astype(bool)
-        return layout[kept].reshape(-1)
+        places: Array = layout[kept].reshape(-1)
+        return places
 
     # -- what ----------------------------------------------------------------------------------
 

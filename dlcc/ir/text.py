@@ -19,6 +19,8 @@ import dataclasses
 import hashlib
 import json
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,9 @@ from dlcc.ir.types import LAYOUTS, TensorType
 _INLINE = 8
 """Longer numeric lists go to the sidecar."""
 
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.$-]+")
+"""Other names stand in quotes, as JSON strings."""
+
 Sidecar = dict[str, Array]
 
 
@@ -41,15 +46,20 @@ Sidecar = dict[str, Array]
 
 
 def _float_text(value: float) -> str:
-    """Shortest text that reads back as the same double; float32 values use their own shortest."""
-    single = np.float32(value)
-    text = str(single) if float(single) == value else repr(value)
-    return text if re.search(r"[.einf]", text) else text + ".0"
+    """Shortest text that reads back as the same double.
+
+    A float32 number that is no short double is written as its shortest float32 text and an f:
+    ``0.1f`` is the double 0.10000000149011612.
+    """
+    text = repr(value)
+    with np.errstate(over="ignore"):
+        single = np.float32(value)
+    short = str(single)
+    return f"{short}f" if float(single) == value and len(short) + 1 < len(text) else text
 
 
 def _list_reference(values: tuple[Any, ...], sidecar: Sidecar) -> str:
-    kind = np.float64 if any(isinstance(v, float) for v in values) else np.int64
-    array = np.asarray(values, dtype=kind)
+    array = np.asarray(values, dtype=np.float64 if isinstance(values[0], float) else np.int64)
     digest = hashlib.sha256(array.dtype.str.encode() + array.tobytes()).hexdigest()[:24]
     sidecar[f"{digest}/list"] = array
     return f"#{digest}"
@@ -67,8 +77,9 @@ def _value_text(value: object, sidecar: Sidecar) -> str:
     if isinstance(value, Encoding):
         return encoding_text(value, sidecar)
     if isinstance(value, tuple):
-        numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
-        if len(value) > _INLINE and numeric:
+        floats = all(isinstance(v, float) for v in value)
+        ints = all(type(v) is int and abs(v) < 1 << 63 for v in value)
+        if len(value) > _INLINE and (floats or ints):
             return _list_reference(value, sidecar)
         return "[" + ",".join(_value_text(v, sidecar) for v in value) + "]"
     if value is None:
@@ -96,14 +107,20 @@ def type_text(type_: TensorType, sidecar: Sidecar | None = None) -> str:
     return text + (f"@{type_.layout}" if type_.layout else "")
 
 
+def _name_text(name: str) -> str:
+    return name if _PLAIN_NAME.fullmatch(name) else json.dumps(name)
+
+
 def _operand(value: Value | None) -> str:
     if value is None:
         return "_"
-    return ("@" if value.is_constant else "%") + value.name
+    return ("@" if value.is_constant else "%") + _name_text(value.name)
 
 
 def _node_text(node: Node, sidecar: Sidecar) -> str:
-    results = ", ".join(f"%{v.name}: {type_text(v.type, sidecar)}" for v in node.outputs)
+    results = ", ".join(
+        f"%{_name_text(v.name)}: {type_text(v.type, sidecar)}" for v in node.outputs
+    )
     text = f"{results} = {node.op}({', '.join(_operand(v) for v in node.inputs)})"
     if node.attrs:
         attrs = ", ".join(f"{k}={_value_text(v, sidecar)}" for k, v in sorted(node.attrs.items()))
@@ -115,12 +132,12 @@ def print_graph(graph: Graph, sidecar: Sidecar | None = None) -> str:
     """The textual form; arrays are put into ``sidecar`` where one is given."""
     sink: Sidecar = {} if sidecar is None else sidecar
     lines = [f"graph {json.dumps(graph.name)} {{"]
-    lines += [f"  input %{v.name}: {type_text(v.type, sink)}" for v in graph.inputs]
+    lines += [f"  input {_operand(v)}: {type_text(v.type, sink)}" for v in graph.inputs]
     for value in graph.constants():
         assert value.constant is not None
         digest = value.constant.digest
         sink.update({f"{digest}/{part}": a for part, a in value.constant.parts.items()})
-        lines.append(f"  const @{value.name}: {type_text(value.type, sink)} = #{digest}")
+        lines.append(f"  const {_operand(value)}: {type_text(value.type, sink)} = #{digest}")
     lines += ["  " + _node_text(node, sink) for node in graph.nodes]
     for name, value in zip(graph.output_names, graph.outputs, strict=True):
         lines.append(f"  output {json.dumps(name)} {_operand(value)}")
@@ -131,8 +148,8 @@ def print_graph(graph: Graph, sidecar: Sidecar | None = None) -> str:
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<string>"(?:[^"\\]|\\.)*")
-    |(?P<number>[-+]?(?:inf|nan|\d+\.?\d*(?:[eE][-+]?\d+)?)(?![\w.]))
-    |(?P<value>[%@][A-Za-z0-9_.$-]+)
+    |(?P<number>[-+]?(?:inf|nan|\d+\.?\d*(?:[eE][-+]?\d+)?f?)(?![\w.]))
+    |(?P<value>[%@](?:[A-Za-z0-9_.$-]+|"(?:[^"\\]|\\.)*"))
     |(?P<hash>\#[0-9a-f]+)
     |(?P<word>[A-Za-z_][A-Za-z0-9_.]*)
     |(?P<punct>[{}()\[\]<>,:=!]))""",
@@ -147,6 +164,7 @@ class _Parser:
         self.text, self.sidecar, self.source = text, sidecar, source
         self.position = 0
         self.values: dict[str, Value] = {}
+        self.names: set[str] = set()
 
     def fail(self, why: str) -> DlccError:
         line = self.text.count("\n", 0, self.position) + 1
@@ -182,6 +200,13 @@ class _Parser:
             return True
         return False
 
+    def string(self) -> str:
+        text = self.next("string")
+        try:
+            return str(json.loads(text))
+        except ValueError:
+            raise self.fail(f"{text} is not a JSON string") from None
+
     def array(self, key: str) -> Array:
         if key not in self.sidecar:
             raise self.fail(f"the sidecar .npz has no array {key!r}")
@@ -191,9 +216,11 @@ class _Parser:
         kind, text = self.peek()
         if kind == "number":
             self.next()
-            return float(text) if re.search(r"[.einf]", text) else int(text)
+            if text.endswith("f") and not text.endswith("inf"):
+                return float(np.float32(text[:-1]))
+            return float(text) if re.search(r"[.eEinf]", text) else int(text)
         if kind == "string":
-            return json.loads(self.next())
+            return self.string()
         if kind == "hash":
             return tuple(self.array(self.next()[1:] + "/list").tolist())
         if self.accept("["):
@@ -227,7 +254,10 @@ class _Parser:
             raise self.fail(str(error)) from None
 
     def dimension(self) -> int:
-        return int(self.next("number"))
+        text = self.next("number")
+        if not text.isdecimal():
+            raise self.fail(f"{text} is not the length of an axis")
+        return int(text)
 
     def type(self) -> TensorType:
         name = self.next("word")
@@ -253,9 +283,11 @@ class _Parser:
         return self.values[name]
 
     def define(self, token: str, type_: TensorType) -> Value:
-        if token in self.values or token[1:] in {t[1:] for t in self.values}:
+        name = token[1:] if token[1] != '"' else str(json.loads(token[1:]))
+        if name in self.names:
             raise self.fail(f"{token} is defined twice")
-        value = self.values[token] = Value(token[1:], type_)
+        self.names.add(name)
+        value = self.values[token] = Value(name, type_)
         return value
 
     def typed_name(self) -> tuple[str, TensorType]:
@@ -277,7 +309,7 @@ class _Parser:
         loc = ""
         if self.accept("loc"):
             self.next("punct", "(")
-            loc = json.loads(self.next("string"))
+            loc = self.string()
             self.next("punct", ")")
         node = Node(op, attrs, loc)
         node.set_inputs(operands)
@@ -295,6 +327,9 @@ class _Parser:
         parts = {k[len(prefix) :]: a for k, a in self.sidecar.items() if k.startswith(prefix)}
         if not parts:
             raise self.fail(f"the sidecar .npz has no parts of constant {token}")
+        if type_.dtype.kind == "bfloat":  # numpy's files know bfloat16 only as two raw bytes
+            half = type_.dtype.numpy
+            parts = {k: a.view(half) if a.dtype.kind == "V" else a for k, a in parts.items()}
         value = self.define(token, type_)
         value.constant = Constant(parts)
         if value.constant.digest != digest:
@@ -303,7 +338,7 @@ class _Parser:
 
     def graph(self) -> Graph:
         self.next("word", "graph")
-        graph = Graph(json.loads(self.next("string")))
+        graph = Graph(self.string())
         self.next("punct", "{")
         outputs: list[tuple[str, Value]] = []
         while not self.accept("}"):
@@ -312,7 +347,7 @@ class _Parser:
             elif self.accept("const"):
                 self.constant(graph)
             elif self.accept("output"):
-                name = json.loads(self.next("string"))
+                name = self.string()
                 value = self.operand()
                 if value is None:
                     raise self.fail("an output needs a value")
@@ -321,7 +356,7 @@ class _Parser:
                 self.node(graph)
         if self.peek()[0] != "end":
             raise self.fail("text after the graph's closing brace")
-        graph._names = {token[1:] for token in self.values}
+        graph._names = self.names
         graph.set_outputs([v for _, v in outputs], [n for n, _ in outputs])
         return graph
 
@@ -354,7 +389,7 @@ def load(path: Path) -> Graph:
         with np.load(side, allow_pickle=False) as archive:
             sidecar = {k: archive[k] for k in archive.files}
         return parse_graph(path.read_text(encoding="utf-8"), sidecar, str(path))
-    except (OSError, ValueError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DlccError(
             ExitCode.INPUT_FILE,
             "cannot read the IR file and its sidecar",

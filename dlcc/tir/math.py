@@ -1,9 +1,9 @@
 """Elementary functions as TIR expressions, without the C library: they vectorise and link bare.
 
 Functions (float32 in, float32 out; error in units of the last place, measured by
-``tests/tir/test_math.py`` over the whole range): :func:`exp` (2), :func:`log` (2), :func:`tanh`
-(4), :func:`erf` (4), :func:`sigmoid` (4), :func:`sin`, :func:`cos` (2, to 1e6), :func:`pow` (2),
-:func:`exp_f64` and :func:`log_f64` (float64, about 1e-13: for functions that cancel).
+``tests/tir/test_math.py`` over the whole range): :func:`exp` (1), :func:`log` (1), :func:`tanh`
+(2), :func:`erf` (6), :func:`sigmoid` (3), :func:`sin` and :func:`cos` (2 up to 1e6; absolute near
+the zeros of large arguments), :func:`pow` (1).
 
 All follow Moshier's Cephes (expf, logf, sinf, tanhf: argument reduction and minimax polynomials)
 but erf, the rational minimax approximation of XLA. Results may differ in the last places between
@@ -46,6 +46,29 @@ def _float(bits: Expr) -> Expr:
     return tirx.reinterpret("float32", bits)
 
 
+class Names:
+    """Names for values that an expression uses several times.
+
+    Expressions are trees to TVM: without names, nested reuse grows them exponentially. Call it on
+    each such value, and :meth:`close` it over the result.
+    """
+
+    def __init__(self) -> None:
+        self._bound: list[tuple[Any, Expr]] = []
+
+    def __call__(self, value: Expr) -> Expr:
+        """A name for ``value``."""
+        name = tirx.Var("v", value.ty.dtype)
+        self._bound.append((name, value))
+        return name
+
+    def close(self, result: Expr) -> Expr:
+        """``result`` with its names bound."""
+        for name, value in reversed(self._bound):
+            result = tirx.Let(name, value, result)
+        return result
+
+
 def _horner(x: Expr, coefficients: Sequence[float], const: Any = _f32) -> Expr:
     """Polynomial, coefficient of the highest power first."""
     total = const(coefficients[0])
@@ -54,10 +77,11 @@ def _horner(x: Expr, coefficients: Sequence[float], const: Any = _f32) -> Expr:
     return total
 
 
-def _nearest(x: Expr) -> tuple[Expr, Expr]:
+def _nearest(x: Expr, names: Names) -> tuple[Expr, Expr]:
     """(float32, int32) nearest integer of a float32 below 2^22 in magnitude."""
-    shifted = separate(x + _f32(_MAGIC))  # the fence keeps TVM from cancelling the two additions
-    return shifted - _f32(_MAGIC), _bits(shifted) - _i32(0x4B400000)
+    # the fence keeps TVM from cancelling the two additions
+    shifted = names(separate(x + _f32(_MAGIC)))
+    return names(shifted - _f32(_MAGIC)), names(_bits(shifted) - _i32(0x4B400000))
 
 
 def _nearest_f64(x: Expr) -> Expr:
@@ -66,10 +90,10 @@ def _nearest_f64(x: Expr) -> Expr:
     return separate(x + magic) - magic
 
 
-def _between(x: Expr, low: Expr, high: Expr) -> Expr:
+def _between(x: Expr, low: Expr, high: Expr, names: Names) -> Expr:
     """``x`` cut to [low, high]; NaN stays NaN."""
-    x = tirx.Select(x < low, low, x)
-    return tirx.Select(x > high, high, x)
+    x = names(tirx.Select(x < low, low, x))
+    return names(tirx.Select(x > high, high, x))
 
 
 def _power_of_two(n: Expr) -> Expr:
@@ -77,18 +101,18 @@ def _power_of_two(n: Expr) -> Expr:
     return _float(tirx.shift_left(n + _i32(127), _i32(23)))
 
 
-def _scale(x: Expr, n: Expr) -> Expr:
+def _scale(x: Expr, n: Expr, names: Names) -> Expr:
     """X * 2^n for |n| <= 250, in two steps so that it may overflow or underflow properly."""
-    half = tirx.shift_right(n, _i32(1))
+    half = names(tirx.shift_right(n, _i32(1)))
     return x * _power_of_two(half) * _power_of_two(n - half)
 
 
 def exp(x: Expr) -> Expr:
     """e^x; 0 below -104, infinite above 88.73."""
-    clamped = _between(x, _f32(-104.0), _f32(89.0))
-    whole, n = _nearest(clamped * _f32(1.44269504088896341))
-    r = clamped - whole * _f32(0.693359375)
-    r = r - whole * _f32(-2.12194440e-4)
+    names = Names()
+    clamped = _between(names(x), _f32(-104.0), _f32(89.0), names)
+    whole, n = _nearest(clamped * _f32(1.44269504088896341), names)
+    r = names(clamped - whole * _f32(0.693359375) - whole * _f32(-2.12194440e-4))
     tail = _horner(
         r,
         (
@@ -100,25 +124,27 @@ def exp(x: Expr) -> Expr:
             5.0000001201e-1,
         ),
     )
-    return _scale(tail * (r * r) + r + _f32(1.0), n)
+    return names.close(_scale(tail * (r * r) + r + _f32(1.0), n, names))
 
 
-def _split(x: Expr) -> tuple[Expr, Expr]:
+def _split(x: Expr, names: Names) -> tuple[Expr, Expr]:
     """Mantissa in [sqrt(1/2), sqrt(2)) and exponent (int32) of a positive float32."""
     tiny = x < _f32(1.17549435e-38)
     normal = tirx.Select(tiny, x * _f32(8388608.0), x)
-    bits = _bits(normal) - _i32(0x3F3504F3)
+    bits = names(_bits(normal) - _i32(0x3F3504F3))
     exponent = tirx.shift_right(bits, _i32(23)) - tirx.Select(tiny, _i32(23), _i32(0))
     mantissa = _float(tirx.bitwise_and(bits, _i32(0x7FFFFF)) + _i32(0x3F3504F3))
-    return mantissa, exponent
+    return names(mantissa), names(exponent)
 
 
 def log(x: Expr) -> Expr:
     """Natural logarithm; -inf at 0, NaN below."""
-    mantissa, exponent = _split(x)
-    m = mantissa - _f32(1.0)
-    e = exponent.astype("float32")
-    square = m * m
+    names = Names()
+    x = names(x)
+    mantissa, exponent = _split(x, names)
+    m = names(mantissa - _f32(1.0))
+    e = names(exponent.astype("float32"))
+    square = names(m * m)
     tail = _horner(
         m,
         (
@@ -137,12 +163,14 @@ def log(x: Expr) -> Expr:
     value = m + low + e * _f32(0.693359375)
     value = tirx.Select(x < _f32(float(np.finfo(np.float32).max)), value, x)  # inf and NaN
     value = tirx.Select(x > _f32(0.0), value, _f32(-np.inf))
-    return tirx.Select(x < _f32(0.0), _f32(np.nan), value)
+    return names.close(tirx.Select(x < _f32(0.0), _f32(np.nan), value))
 
 
 def tanh(x: Expr) -> Expr:
     """Hyperbolic tangent."""
-    square = x * x
+    names = Names()
+    x = names(x)
+    square, size = names(x * x), names(te.abs(x))
     near = x + x * square * _horner(
         square,
         (
@@ -153,16 +181,16 @@ def tanh(x: Expr) -> Expr:
             -3.33332819422e-1,
         ),
     )
-    power = exp(te.abs(x) * _f32(2.0))
-    far = _f32(1.0) - _f32(2.0) / (power + _f32(1.0))
+    far = names(_f32(1.0) - _f32(2.0) / (exp(size * _f32(2.0)) + _f32(1.0)))
     signed = tirx.Select(x < _f32(0.0), _f32(0.0) - far, far)
-    return tirx.Select(te.abs(x) < _f32(0.625), near, signed)
+    return names.close(tirx.Select(size < _f32(0.625), near, signed))
 
 
 def erf(x: Expr) -> Expr:
     """Error function."""
-    t = te.min(te.max(x, _f32(-4.0)), _f32(4.0))
-    square = t * t
+    names = Names()
+    t = _between(names(x), _f32(-4.0), _f32(4.0), names)
+    square = names(t * t)
     above = t * _horner(
         square,
         (
@@ -185,7 +213,7 @@ def erf(x: Expr) -> Expr:
             -1.42647390514189e-02,
         ),
     )
-    return above / below
+    return names.close(above / below)
 
 
 def sigmoid(x: Expr) -> Expr:
@@ -193,22 +221,22 @@ def sigmoid(x: Expr) -> Expr:
     return _f32(1.0) / (_f32(1.0) + exp(_f32(0.0) - x))
 
 
-def _quadrant(x: Expr) -> tuple[Expr, Expr]:
+def _quadrant(x: Expr, names: Names) -> tuple[Expr, Expr]:
     """Remainder of x by pi/2 in [-pi/4, pi/4] (float32) and the quotient (int32).
 
     The reduction runs in float64, which keeps float32 accuracy up to arguments of about 1e6.
     """
-    wide = x.astype("float64")
-    whole = _nearest_f64(wide * _f64(2.0 / np.pi))
-    remainder = wide - whole * _f64(1.5707963267948966)
-    remainder = remainder - whole * _f64(6.123233995736766e-17)
+    wide = names(x.astype("float64"))
+    whole = names(_nearest_f64(wide * _f64(2.0 / np.pi)))
+    remainder = wide - whole * _f64(1.5707963267948966) - whole * _f64(6.123233995736766e-17)
     bounded = te.min(te.max(whole, _f64(-1.0e9)), _f64(1.0e9))
-    return remainder.astype("float32"), bounded.astype("int32")
+    return names(remainder.astype("float32")), bounded.astype("int32")
 
 
 def _circular(x: Expr, shift: int) -> Expr:
-    r, quotient = _quadrant(x)
-    square = r * r
+    names = Names()
+    r, quotient = _quadrant(x, names)
+    square = names(r * r)
     sine = r + r * square * _horner(square, (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1))
     cosine = (
         square
@@ -217,11 +245,11 @@ def _circular(x: Expr, shift: int) -> Expr:
         - square * _f32(0.5)
         + _f32(1.0)
     )
-    place = quotient + _i32(shift)
+    place = names(quotient + _i32(shift))
     odd = tirx.bitwise_and(place, _i32(1)).equal(_i32(1))
-    value = tirx.Select(odd, cosine, sine)
+    value = names(tirx.Select(odd, cosine, sine))
     negative = tirx.bitwise_and(place, _i32(2)).equal(_i32(2))
-    return tirx.Select(negative, _f32(0.0) - value, value)
+    return names.close(tirx.Select(negative, _f32(0.0) - value, value))
 
 
 def sin(x: Expr) -> Expr:
@@ -234,41 +262,44 @@ def cos(x: Expr) -> Expr:
     return _circular(x, 1)
 
 
-def log_f64(x: Expr) -> Expr:
+def _log_f64(x: Expr, names: Names) -> Expr:
     """Natural logarithm of a positive, finite float32, in float64: 2 atanh((m - 1) / (m + 1))."""
-    mantissa, exponent = _split(x)
-    m = mantissa.astype("float64")
-    s = (m - _f64(1.0)) / (m + _f64(1.0))
-    series = _horner(s * s, [2.0 / n for n in range(17, 0, -2)], _f64)
+    mantissa, exponent = _split(x, names)
+    m = names(mantissa.astype("float64"))
+    s = names((m - _f64(1.0)) / (m + _f64(1.0)))
+    series = _horner(names(s * s), [2.0 / n for n in range(17, 0, -2)], _f64)
     return s * series + exponent.astype("float64") * _f64(0.6931471805599453)
 
 
-def exp_f64(x: Expr) -> tuple[Expr, Expr]:
+def _exp_f64(x: Expr, names: Names) -> tuple[Expr, Expr]:
     """(m, n) with e^x = m * 2^n: m float64 near 1, n int32; x float64, cut to [-170, 170]."""
-    t = te.min(te.max(x, _f64(-170.0)), _f64(170.0))
-    whole = _nearest_f64(t * _f64(1.4426950408889634))
-    r = t - whole * _f64(0.6931471805599453)
+    t = names(te.min(te.max(x, _f64(-170.0)), _f64(170.0)))
+    whole = names(_nearest_f64(t * _f64(1.4426950408889634)))
+    r = names(t - whole * _f64(0.6931471805599453))
     coefficients = [1.0]
     for n in range(1, 12):
         coefficients.append(coefficients[-1] / n)
-    return _horner(r, coefficients[::-1], _f64), whole.astype("int32")
+    return _horner(r, coefficients[::-1], _f64), names(whole.astype("int32"))
 
 
 def pow(x: Expr, y: Expr) -> Expr:
     """x^y as C's powf: NaN for a negative base with an exponent that is no integer."""
-    base = te.abs(x)
-    finite = te.min(te.max(base, _f32(1e-45)), _f32(float(np.finfo(np.float32).max)))
-    mantissa, n = exp_f64(log_f64(finite) * y.astype("float64"))
-    value = _scale(mantissa.astype("float32"), n)
+    names = Names()
+    x, y = names(x), names(y)
+    base = names(te.abs(x))
+    largest = _f32(float(np.finfo(np.float32).max))
+    finite = names(te.min(te.max(base, _f32(1e-45)), largest))
+    mantissa, n = _exp_f64(_log_f64(finite, names) * y.astype("float64"), names)
     zero, one, infinity = _f32(0.0), _f32(1.0), _f32(np.inf)
+    value = _scale(mantissa.astype("float32"), n, names)
     shrinks = tirx.Select(y > zero, zero, infinity)  # 0^y
     value = tirx.Select(base.equal(zero), shrinks, value)
     grows = tirx.Select(y > zero, infinity, zero)  # inf^y
-    value = tirx.Select(base.equal(infinity), grows, value)
-    half = y * _f32(0.5)
+    value = names(tirx.Select(base.equal(infinity), grows, value))
+    half = names(y * _f32(0.5))
     whole = te.floor(y).equal(y)
     odd = tirx.all(whole, tirx.Not(te.floor(half).equal(half)))
-    value = tirx.Select(tirx.all(x < zero, odd), zero - value, value)
+    value = names(tirx.Select(tirx.all(x < zero, odd), zero - value, value))
     value = tirx.Select(tirx.all(x < zero, tirx.Not(whole), base < infinity), _f32(np.nan), value)
     always_one = tirx.any(y.equal(zero), x.equal(one))
-    return tirx.Select(always_one, one, value)
+    return names.close(tirx.Select(always_one, one, value))

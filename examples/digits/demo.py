@@ -124,7 +124,7 @@ def onnxruntime_entry() -> Entry:
     capi = Path(onnxruntime.__file__).parent / "capi"
     library = sum(file.stat().st_size for file in capi.glob("*.so*"))
     return Entry(
-        f"ONNX Runtime {onnxruntime.__version__} fp32",
+        "ONNX Runtime fp32",
         lambda image: session.run(None, {"image": image})[0],
         MODEL.stat().st_size,
         library,
@@ -161,7 +161,7 @@ def table(entries: list[Entry], images: Array) -> Table:
     """What came of it."""
     out = Table(title=f"handwritten digits: {len(images)} held-out images, one thread")
     out.add_column("")
-    for column in ("accuracy", "weights [B]", "library [B]", "from Python [us]", "from C [us]"):
+    for column in ("accuracy", "weights, B", "library, B", "Python, us", "C, us"):
         out.add_column(column, justify="right")
     for entry in entries:
         out.add_row(
@@ -194,9 +194,9 @@ def demo(folder: Path, rounds: int, console: Console) -> None:
     measure(entries, images, rounds)
     console.print(table(entries, images))
     console.print(
-        "The C program ran with an empty environment on libc alone and gave the bytes that Python\n"
-        "got. Times are medians; the ones from Python include the call itself."
+        "The C programs ran with an empty environment and gave the very bytes Python got."
     )
+    console.print("Times are medians of one run, called from Python and from C.")
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from targets.cpu.isa import AVX2, AVX512, LEVELS
 from targets.cpu.kernels.depthwise import depthwise, depthwise_cost, is_depthwise
@@ -71,6 +73,37 @@ def test_any_split_gives_the_same_bytes(table, name):
     whole = runner.run(case.plan, case.inputs, case.out)
     for cuts in (2, 3, 16):
         assert runner.run(case.plan, case.inputs, case.out, cuts).tobytes() == whole.tobytes()
+
+
+@st.composite
+def layers(draw):
+    """Small depthwise layers of any stride, dilation and padding, zero point 0 included."""
+    c = draw(st.integers(2, 40))
+    return ConvSpec(
+        draw(st.integers(1, 2)),
+        draw(st.integers(1, 9)),
+        draw(st.integers(1, 40)),
+        c,
+        c,
+        draw(st.integers(1, 3)),
+        draw(st.integers(1, 3)),
+        (draw(st.integers(1, 3)), draw(st.integers(1, 3))),
+        (draw(st.integers(1, 2)), draw(st.integers(1, 2))),
+        tuple(draw(st.integers(2, 5)) for _ in range(4)),
+        c,
+        "u8",
+        draw(st.sampled_from([0, 131])),
+        Epilogue(draw(st.sampled_from(["u8", "f32"]))),
+    )
+
+
+@pytest.mark.parametrize("isa", isa_params("avx2", "avx512"))
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(spec=layers())
+def test_random_shapes(isa, spec):
+    case = Case(spec, isa, seed=1, plan=depthwise)
+    got = Runner([case.plan], isa).run(case.plan, case.inputs, case.out, 2)
+    np.testing.assert_array_equal(got, case.want)
 
 
 def test_worst_sums_stay_exact():

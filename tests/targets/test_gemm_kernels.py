@@ -32,6 +32,7 @@ CASES = {
         1, 1, 5, 70, 33, epilogue=Epilogue("f32", -2.5, 3.0, residual="f32")
     ),
     "wide": ConvSpec(1, 3, 50, 64, 96, 3, 3, pads=(1, 1, 1, 1)),
+    "narrow": ConvSpec(2, 7, 6, 70, 50, 3, 3, pads=(1, 1, 1, 1)),
     "no-slack": ConvSpec(1, 5, 5, 7, 9, input_slack=False),
     "residual-relu6": ConvSpec(
         1, 10, 10, 24, 48, 3, 3, pads=(1, 1, 1, 1), epilogue=Epilogue("u8", 20, 200, 20, "u8", 128)
@@ -247,6 +248,12 @@ def test_packed_weights_are_zero_past_the_run():
     assert packed.sum() == weights.sum()
     assert not packed[:, :, :, 1, :, 2:].any()
     assert not packed[:, 1, :, :, 1:].any()
+
+
+def test_narrow_images_fill_tiles():
+    gemm = geometry(CASES["narrow"], LEVELS["amx"]).gemm
+    assert (gemm.rows, gemm.cols, gemm.pitch, gemm.kept) == (1, 6 * 8 + 6, 8, 6)
+    assert geometry(CASES["wide"], LEVELS["amx"]).gemm.pitch == 0
 
 
 def test_cost_ranks_the_units():

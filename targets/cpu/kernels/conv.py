@@ -93,7 +93,17 @@ def geometry(spec: ConvSpec, isa: Isa, *, amx: bool = True) -> Geometry:
         out=spec.epilogue.out,
         residual=spec.epilogue.residual,
     )
+    if unit.kind == "amx" and rows > 1 and spec.stride == (1, 1):
+        running = _running_columns(gemm, width)
+        if choose_blocking(running, unit)[1] < choose_blocking(gemm, unit)[1]:
+            gemm = running
     return Geometry(spec, stage, gemm, unit, merged)
+
+
+def _running_columns(gemm: Gemm, width: int) -> Gemm:
+    """``gemm`` with columns that run on over its rows, so that narrow images fill tiles."""
+    cols = (gemm.rows - 1) * width + gemm.cols
+    return replace(gemm, rows=1, cols=cols, pitch=width, kept=gemm.cols)
 
 
 def _weight_runs(weights: np.ndarray, geo: Geometry) -> np.ndarray:

@@ -25,7 +25,7 @@ from targets.cpu.kernels.conv import (
 from targets.cpu.kernels.gemm import MIN_ITEMS, Cut, even_cut
 from targets.cpu.kernels.skeleton import divide
 from targets.cpu.kernels.spec import NUMPY, ConvSpec, OutType, ResidualType
-from targets.cpu.kernels.stage import Stage, fill_constant, stage_step
+from targets.cpu.kernels.stage import Stage, fill_constant, rows_stage, stage_step
 
 UNROLL = 320
 """Most multiply-accumulate instructions written out in a row before kernel rows become a loop."""
@@ -33,7 +33,12 @@ UNROLL = 320
 
 @dataclass(frozen=True)
 class Depthwise:
-    """What determines the code. The input is ``[n, h, w, c]``, padded already."""
+    """What determines the code.
+
+    ``pads``: top and left padding (the output size tells the rest); taps on padding are left out.
+    ``shifted``: the zero point is taken off every input, because taps that are left out may not
+    count; else it is folded into the bias.
+    """
 
     n: int
     h: int
@@ -50,6 +55,20 @@ class Depthwise:
     lanes: int
     registers: int
     fused: bool
+    pads: tuple[int, int] = (0, 0)
+    shifted: bool = False
+
+    @property
+    def row_borders(self) -> bool:
+        """Whether some kernel row lies on padding somewhere."""
+        reach = (self.oh - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0]
+        return self.pads[0] > 0 or reach - self.pads[0] >= self.h
+
+    def touches_border(self, col: int, width: int) -> bool:
+        """Whether the window of output columns ``[col, col + width)`` leaves the input."""
+        left = col * self.stride[1] - self.pads[1]
+        reach = (width - 1) * self.stride[1] + (self.kernel[1] - 1) * self.dilation[1]
+        return left < 0 or left + reach >= self.w
 
     @property
     def accumulator(self) -> str:
@@ -86,6 +105,7 @@ class _Emitter:
     shape: Depthwise
     x: Any
     w: Any
+    zero: Any
     out: epilogue.Pointers
 
 
@@ -98,72 +118,122 @@ def _tap(em: _Emitter, acc: Any, slot: int, x: Any, w: Any) -> None:
         kb.store(acc, slot * lanes, total + x * w)
 
 
-def _kernel_row(em: _Emitter, acc: Any, width: int, x_at: Any, w_at: Any) -> None:
-    """All taps of one kernel row: every input pixel is loaded and converted once."""
+def _kernel_row(
+    em: _Emitter, acc: Any, width: int, first: int | None, x_at: Any, w_at: Any
+) -> None:
+    """All taps of one kernel row: every input pixel is loaded and converted once.
+
+    ``first``: the strip's first output column where it is known; taps outside the input are then
+    left out. Elsewhere the strip touches no border. ``x_at``: where the strip's window starts.
+    """
     kb, shape, lanes = em.kb, em.shape, em.shape.lanes
     taps: dict[int, list[tuple[int, int]]] = {}
     for col in range(width):
         for j in range(shape.kernel[1]):
             at = col * shape.stride[1] + j * shape.dilation[1]
-            taps.setdefault(at, []).append((col, j))
+            if first is None or 0 <= first * shape.stride[1] - shape.pads[1] + at < shape.w:
+                taps.setdefault(at, []).append((col, j))
     step = shape.blocks * lanes
     weights = [kb.let(kb.load(em.w, w_at + j * step, lanes), "w") for j in range(shape.kernel[1])]
     for at in sorted(taps):
         x = kb.load(em.x, x_at + at * shape.c, lanes)
         if shape.in_dtype == "u8":
             x = kb.cast(kb.cast(x, "int32"), shape.accumulator)
+        if shape.shifted:
+            x = x - kb.splat(kb.load(em.zero, 0), lanes)
         x = kb.let(x, "x")
         for col, j in taps[at]:
             _tap(em, acc, col, x, weights[j])
 
 
-def _strip(em: _Emitter, width: int, pixel: Any, x_at: Any, channel: Any, valid: int) -> None:
-    """``width`` output pixels of one channel block."""
+def _kernel_rows(em: _Emitter, row: Any) -> tuple[Any, Any]:
+    """First and last kernel row (exclusive) that meet the input at output row ``row``."""
+    kb, shape = em.kb, em.shape
+    if not shape.row_borders:
+        return 0, shape.kernel[0]
+    step = shape.dilation[0]
+    zero, above = tir.tirx.IntImm("int32", 0), shape.pads[0] - row * shape.stride[0]
+    low = tir.tirx.truncdiv(tir.tirx.max(above, zero) + (step - 1), step)
+    below = tir.tirx.max(above + shape.h, zero) + (step - 1)
+    high = tir.tirx.min(tir.tirx.truncdiv(below, step), tir.tirx.IntImm("int32", shape.kernel[0]))
+    return kb.let(low, "kh_low"), kb.let(high, "kh_high")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a row of output is computed: expressions, and the valid lanes of the channel block."""
+
+    rows: tuple[Any, Any]
+    pixel: Any
+    x_row: Any
+    channel: Any
+    valid: int
+
+
+def _strip(em: _Emitter, place: _Place, width: int, col: Any, first: int | None) -> None:
+    """``width`` output pixels of one channel block, from output column ``col``."""
     kb, shape, lanes = em.kb, em.shape, em.shape.lanes
+    channel = place.channel
+    left = kb.let(place.x_row + col * shape.stride[1] - shape.pads[1], "left")
+    x_at = kb.let(left * shape.c + channel, "x_at")
     acc = kb.alloc(shape.accumulator, width * lanes)
-    for col in range(width):
-        kb.store(acc, col * lanes, kb.const(0, shape.accumulator, lanes))
+    for i in range(width):
+        kb.store(acc, i * lanes, kb.const(0, shape.accumulator, lanes))
     rows, taps = shape.kernel
     x_row, w_row = shape.dilation[0] * shape.w * shape.c, taps * shape.blocks * lanes
-    if rows * taps * width <= UNROLL:
+    if not shape.row_borders and rows * taps * width <= UNROLL:
         for i in range(rows):
-            _kernel_row(em, acc, width, x_at + i * x_row, channel + i * w_row)
+            _kernel_row(em, acc, width, first, x_at + i * x_row, channel + i * w_row)
     else:
-        with kb.loop(0, rows, "kh") as i:
-            _kernel_row(em, acc, width, kb.let(x_at + i * x_row), kb.let(channel + i * w_row))
+        with kb.loop(*place.rows, "kh") as i:
+            x_i, w_i = kb.let(x_at + i * x_row), kb.let(channel + i * w_row)
+            _kernel_row(em, acc, width, first, x_i, w_i)
     channels = epilogue.load_channels(kb, em.out, channel, lanes)
-    for col in range(width):
-        value = kb.load(acc, col * lanes, lanes)
+    for i in range(width):
+        value = kb.load(acc, i * lanes, lanes)
         if shape.in_dtype == "u8" and shape.accumulator == "float32":
             value = kb.cast(value, "int32")
-        index = kb.let((pixel + col) * shape.c + channel, "y_at")
-        epilogue.finish(kb, em.out, channels, value, index, valid, shape.out)
+        index = kb.let((place.pixel + col + i) * shape.c + channel, "y_at")
+        epilogue.finish(kb, em.out, channels, value, index, place.valid, shape.out)
 
 
 def _row(em: _Emitter, image: Any, row: Any, block: Any, valid: int) -> None:
-    """One output row of one channel block."""
+    """One output row of one channel block: border strips by themselves, the others in loops."""
     kb, shape = em.kb, em.shape
-    channel = kb.let(block * shape.lanes, "channel")
-    x_row = (image * shape.h + row * shape.stride[0]) * shape.w
-    pixel = (image * shape.oh + row) * shape.ow
+    place = _Place(
+        _kernel_rows(em, row),
+        kb.let((image * shape.oh + row) * shape.ow, "pixel"),
+        kb.let((image * shape.h + row * shape.stride[0] - shape.pads[0]) * shape.w, "x_row"),
+        kb.let(block * shape.lanes, "channel"),
+        valid,
+    )
     start = 0
     for count, width in (shape.cols.first, shape.cols.rest):
-        if not count:
-            continue
-        with kb.loop(0, count, "strip") as strip:
-            col = kb.let(strip * width + start, "col")
-            x_at = kb.let((x_row + col * shape.stride[1]) * shape.c + channel, "x_at")
-            _strip(em, width, kb.let(pixel + col, "pixel"), x_at, channel, valid)
+        at = 0
+        while at < count:
+            inner = at
+            while inner < count and not shape.touches_border(start + inner * width, width):
+                inner += 1
+            if inner > at:
+                with kb.loop(at, inner, "strip") as strip:
+                    _strip(em, place, width, kb.let(strip * width + start, "col"), None)
+                at = inner
+            else:
+                first = start + at * width
+                _strip(em, place, width, first, first)
+                at += 1
         start += count * width
 
 
 def depthwise_function(name: str, shape: Depthwise) -> Any:
-    """The PrimFunc: parameters x, weights, then the epilogue's, residual if there is one, y."""
+    """The PrimFunc: parameters x, weights, [zero,] the epilogue's, [residual,] y."""
     kb = tir.KernelBuilder(name)
     integer = shape.in_dtype == "u8"
     x = kb.pointer("x", NUMPY[shape.in_dtype], align=1)
     w = kb.pointer("weights", shape.accumulator)
-    em = _Emitter(kb, shape, x, w, epilogue.parameters(kb, integer, shape.out, shape.residual))
+    zero = kb.pointer("zero", shape.accumulator) if shape.shifted else None
+    out = epilogue.parameters(kb, integer, shape.out, shape.residual)
+    em = _Emitter(kb, shape, x, w, zero, out)
     tail = shape.c - (shape.blocks - 1) * shape.lanes
     whole = shape.blocks if tail == shape.lanes else shape.blocks - 1
     per_chunk = ceil(shape.blocks / shape.chunks)
@@ -186,20 +256,16 @@ def depthwise_function(name: str, shape: Depthwise) -> Any:
 
 
 def _shape(spec: ConvSpec, isa: Isa) -> tuple[Depthwise, Stage | None]:
-    """The kernel's shape and the padded copy it reads, if it needs one."""
+    """The kernel's shape and the copy of the input with readable slack, if it needs one."""
     if not (spec.groups == spec.c == spec.oc):
         raise ValueError("depthwise: groups, input and output channels must be equal")
-    height, width = spec.padded
     stage = None
-    if any(spec.pads) or (spec.c % isa.lanes and not spec.input_slack):
-        dtype, (top, left) = spec.in_dtype, spec.pads[:2]
-        stage = Stage(
-            spec.n, spec.h, spec.w, spec.c, height, width, top, left, (1, 1), dtype, dtype
-        )
+    if spec.c % isa.lanes and not spec.input_slack:
+        stage = rows_stage(spec.n * spec.h * spec.w, spec.c, spec.in_dtype, spec.in_dtype)
     shape = Depthwise(
         spec.n,
-        height,
-        width,
+        spec.h,
+        spec.w,
         spec.c,
         spec.oh,
         spec.ow,
@@ -212,6 +278,8 @@ def _shape(spec: ConvSpec, isa: Isa) -> tuple[Depthwise, Stage | None]:
         isa.lanes,
         isa.registers,
         isa.fma,
+        spec.pads[:2],
+        any(spec.pads) and spec.in_dtype == "u8" and spec.in_zero_point != 0,
     )
     return shape, stage
 
@@ -229,7 +297,8 @@ def depthwise(
     if spec.in_dtype == "u8":
         if multiplier is None:
             raise ValueError("u8 activations need a multiplier")
-        bias = fold_zero_point(bias, weights, spec.in_zero_point)
+        folded = 0 if shape.shifted else spec.in_zero_point
+        bias = fold_zero_point(bias, weights, folded)
     else:
         bias, multiplier = bias.astype(np.float32), None
     packed = np.zeros((spec.kh, spec.kw, shape.blocks * shape.lanes), shape.accumulator)
@@ -244,6 +313,9 @@ def depthwise(
         source = ("scratch", 0)
     key = name_key("depthwise", shape)
     args: list[KernelArg] = [source, ("const", "weights")]
+    if shape.shifted:
+        constants["zero"] = np.array([spec.in_zero_point], shape.accumulator)
+        args.append(("const", "zero"))
     names = epilogue.argument_names(spec.in_dtype == "u8", shape.residual)
     args += [("const", name) for name in names]
     args += [("in", 1)] if shape.residual is not None else []

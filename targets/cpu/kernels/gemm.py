@@ -50,6 +50,9 @@ class Gemm:
     ``b_image``: distance of the second operand between images (0: weights); ``b_row``: its row
     distance where it is read in place, row-major ``[k, n]`` f32 (0: packed); ``row_terms``: an
     int32 per output pixel is added to the accumulators; ``bias_image``: distance of the bias.
+
+    ``pitch``: the GEMM's columns run on over all image rows, ``pitch`` columns a row, of which the
+    first ``kept`` are output pixels and the others are computed and dropped (0: no such columns).
     """
 
     images: int
@@ -70,6 +73,8 @@ class Gemm:
     b_row: int = 0
     row_terms: bool = False
     bias_image: int = 0
+    pitch: int = 0
+    kept: int = 0
 
     @property
     def runs(self) -> int:

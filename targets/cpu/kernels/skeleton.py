@@ -221,13 +221,23 @@ def store_block(
     stride = gemm.groups * gemm.n
     offset = ctx.group * gemm.n + block.channel_block * lanes
     with kb.loop(0, block.height, "r") as r, kb.loop(0, block.width, "c") as c:
-        pixel = (ctx.image * gemm.rows + block.row + r) * gemm.cols + block.col + c
-        pixel = kb.let(pixel, "pixel")
-        index = kb.let(pixel * stride + offset, "y_at")
-        base = kb.let(r * row_step + c * col_step + start, "acc_at")
-        for j, channel in enumerate(channels):
-            value = kb.load(acc, base + j * block_step, lanes)
-            if ctx.terms is not None:
-                value = value + kb.splat(kb.load(ctx.terms, pixel), lanes)
-            count = block.last if j == block.channel_blocks - 1 else lanes
-            epilogue.finish(kb, ctx.out, channel, value, index + j * lanes, count, gemm.out)
+        pixel, kept = _pixel(ctx, block.row + r, block.col + c)
+        with kb.when(kept):
+            index = kb.let(pixel * stride + offset, "y_at")
+            base = kb.let(r * row_step + c * col_step + start, "acc_at")
+            for j, channel in enumerate(channels):
+                value = kb.load(acc, base + j * block_step, lanes)
+                if ctx.terms is not None:
+                    value = value + kb.splat(kb.load(ctx.terms, pixel), lanes)
+                count = block.last if j == block.channel_blocks - 1 else lanes
+                epilogue.finish(kb, ctx.out, channel, value, index + j * lanes, count, gemm.out)
+
+
+def _pixel(ctx: Context, row: Any, col: Any) -> tuple[Any, Any]:
+    """The output pixel at (row, col) of the current image, and whether it is kept."""
+    kb, gemm = ctx.kb, ctx.gemm
+    if not gemm.pitch:
+        return kb.let((ctx.image * gemm.rows + row) * gemm.cols + col, "pixel"), True
+    row, col = divide(kb, kb.let(col, "col"), gemm.pitch, "row")
+    rows = -(-gemm.cols // gemm.pitch)
+    return kb.let((ctx.image * rows + row) * gemm.kept + col, "pixel"), col < gemm.kept
