@@ -6,7 +6,6 @@ what a compiled network is judged by.
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -151,19 +150,6 @@ def open_executable(
     return CompiledNetwork(place, threads)
 
 
-def rename_inputs(arrays: Mapping[str, Array], network: Executable) -> Feed:
-    """Arrays by the IR's input names, where a file uses the original model's.
-
-    The IR writes ``_`` for characters such as ``:`` and ``/`` in a name.
-    """
-    names = {info.name for info in network.inputs}
-    out: Feed = {}
-    for key, array in arrays.items():
-        plain = re.sub(r"[^A-Za-z0-9_.$-]", "_", key)
-        out[plain if key not in names and plain in names else key] = array
-    return out
-
-
 def feeds_of(
     arrays: Mapping[str, Array], network: Executable, where: str, *, convert: bool = False
 ) -> Iterator[Feed]:
@@ -179,7 +165,7 @@ def feeds_of(
         DlccError: DATA, if an array is missing or does not fit.
     """
     signature = network.signature()
-    named = named_inputs(rename_inputs(arrays, network), signature, where)
+    named = named_inputs(arrays, signature, where)
     for value in signature.inputs:
         array, expected = named[value.name], value.type.storage.numpy
         if not convert and array.dtype != expected:
@@ -226,7 +212,7 @@ def run_samples(
 
 
 def _has_sample_axis(network: Executable, arrays: Mapping[str, Array]) -> bool:
-    named = named_inputs(rename_inputs(arrays, network), network.signature(), "")
+    named = named_inputs(arrays, network.signature(), "")
     return any(named[info.name].ndim > len(info.shape) for info in network.inputs)
 
 
@@ -259,6 +245,5 @@ __all__ = [
     "feeds_of",
     "open_executable",
     "random_feed",
-    "rename_inputs",
     "run_samples",
 ]

@@ -9,6 +9,7 @@ from dlcc.ir import Graph
 from passes.base import Pass, PassContext, PassResult, merge
 from passes.patterns import Rule, apply_rules
 from passes.quantization.synthetic import normalised_layers
+from passes.rules.attention_scale import ScaleThroughMoves
 from passes.rules.channel_affine import (
     BackwardConstant,
     BackwardNorm,
@@ -28,7 +29,8 @@ class FoldBatchNorm(Pass):
     per-channel map y = a x + b. In this order:
 
     1. backward into the conv2d, conv_transpose2d or linear that makes x: w' = a w, bias' = a bias
-       + b (Jacob et al. 2018, section 3.2); a shift also passes a residual add in between;
+       + b (Jacob et al. 2018, section 3.2); a shift also passes a residual add in between, and
+       a scalar factor passes reshapes, transposes and products (the scale of attention scores);
     2. forward into the layer that reads y: w' = w a over input channels, bias' = bias + w b. With
        padding only if b = 0, because the zeros of the border do not pass through the map;
     3. else it becomes ``mul`` and ``add`` with constants.
@@ -48,6 +50,7 @@ class FoldBatchNorm(Pass):
         context.channel_moments.update(normalised_layers(graph))
         phases: tuple[tuple[Rule, ...], ...] = (
             (BackwardNorm(), BackwardConstant(), BackwardThroughSum(), BackwardThroughSumSecond()),
+            (ScaleThroughMoves(),),
             (ForwardNorm(), ForwardConstant()),
             (NormToAffine(),),
         )

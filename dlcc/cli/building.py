@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,8 @@ from dlcc.cli.common import (
     JsonOption,
     QuietOption,
     ShapeOption,
-    check_writable,
+    check_artifact_place,
+    check_dump_dir,
     check_writable_file,
     parse_list,
     parse_shapes,
@@ -23,7 +24,7 @@ from dlcc.cli.progress import PhaseProgress
 from dlcc.errors import DlccError, ExitCode
 
 if TYPE_CHECKING:
-    from dlcc.driver import CompileOptions, CompileResult, Optimised
+    from dlcc.driver import CompileResult, Optimised
     from dlcc.inspection import Report
     from passes.base import Remark
     from passes.manager import PassRecord
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 _SHOWN_LAYERS = 4
 """Layers that are named where many have the same remark."""
 
-_SHOWN_SHARE = 0.05
-"""Passes that took a smaller part of the whole time are not listed."""
+_SHOWN_SHARE = 0.02
+"""Phases that took a smaller part of the whole time are not listed one by one."""
 
 PassesOption = Annotated[
     str | None,
@@ -140,7 +141,8 @@ def compile_model(
     """Compile a network to a folder with a C library, its header and weights."""
     console = Console(as_json)
     kinds = parse_list(emit, "--emit", ("so", "a", "o"))
-    check_writable(output)
+    check_artifact_place(output)
+    check_dump_dir(dump_dir)
     from dlcc.driver import CompileOptions, compile
 
     options = CompileOptions(
@@ -160,7 +162,7 @@ def compile_model(
     _check_remark_choice(remarks)
     with PhaseProgress(quiet) as progress:
         result = compile(model, output, options=options, progress=progress)
-    _show_compiled(console, model, result, options, remarks)
+    _show_compiled(console, model, result, remarks, progress.seconds)
 
 
 def optimise_model(
@@ -195,6 +197,8 @@ def optimise_model(
     console = Console(as_json)
     _check_graph_suffix(output)
     check_writable_file(output)
+    _check_sidecar(output, calib)
+    check_dump_dir(dump_dir)
     from dlcc.driver import CompileOptions, optimise
 
     options = CompileOptions(
@@ -256,6 +260,21 @@ def _check_graph_suffix(path: Path) -> None:
         )
 
 
+def _check_sidecar(output: Path, calib: Path | None) -> None:
+    """Refuse to replace the user's data by the IR's sidecar."""
+    sidecar = output.with_suffix(".npz")
+    if calib is None or output.suffix != ".dlir" or not sidecar.exists():
+        return
+    if calib.exists() and sidecar.samefile(calib):
+        raise DlccError(
+            ExitCode.OUTPUT,
+            "the IR's sidecar would replace the calibration data",
+            where=str(sidecar),
+            why=f"{output.name} keeps its constants in {sidecar.name}",
+            fix="choose another name with -o",
+        )
+
+
 def _write_graph(optimised: Optimised, output: Path) -> None:
     if output.suffix == ".onnx":
         from dlcc.frontends.onnx_export import export_onnx
@@ -297,7 +316,11 @@ def _check_remark_choice(choice: str) -> None:
 
 
 def _show_compiled(
-    console: Console, model: Path, result: CompileResult, options: CompileOptions, remarks: str
+    console: Console,
+    model: Path,
+    result: CompileResult,
+    remarks: str,
+    phases: Mapping[str, float],
 ) -> None:
     from dlcc.inspection import inspect_artifact, model_file_bytes
 
@@ -307,7 +330,7 @@ def _show_compiled(
         console.json(
             {
                 "output": result.artifact.folder,
-                "options": {"target": options.target, "bits": options.bits},
+                "target": report.facts["target"],
                 "pipeline": result.optimised.pipeline,
                 "model_bytes": before,
                 "artifact_bytes": after,
@@ -316,6 +339,7 @@ def _show_compiled(
                 "arena_bytes": report.facts["arena_bytes"],
                 "kernels": _kernel_rows(report),
                 "seconds": dict(result.seconds),
+                "phases": dict(phases),
                 "passes": [_pass_json(p) for p in result.optimised.passes],
                 "remarks": [_remark_json(r) for r in result.optimised.remarks],
             }
@@ -328,7 +352,7 @@ def _show_compiled(
     ]
     console.table(Table(("kernel", ">layers", ">weights", ">MACs"), kernels))
     console.line()
-    console.table(Table(("phase", ">time"), _phase_rows(result)))
+    console.table(Table(("phase", ">time"), _phase_rows(phases)))
     console.line()
     sizes = [
         ("model", bytes_text(before), ""),
@@ -340,15 +364,14 @@ def _show_compiled(
     console.line(f"\nwrote {result.artifact.folder}")
 
 
-def _phase_rows(result: CompileResult) -> list[tuple[str, str]]:
-    """Times of the phases, under "passes" those of the passes that matter."""
-    total = sum(result.seconds.values())
-    rows = []
-    for name, value in result.seconds.items():
-        rows.append((name, seconds_text(value)))
-        if name == "passes":
-            slow = [p for p in result.optimised.passes if p.seconds > _SHOWN_SHARE * total]
-            rows += [(f"  {p.name}", seconds_text(p.seconds)) for p in slow]
+def _phase_rows(phases: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Times of the phases that matter, the others together."""
+    total = sum(phases.values())
+    slow = {name: value for name, value in phases.items() if value >= _SHOWN_SHARE * total}
+    rows = [(name, seconds_text(value)) for name, value in slow.items()]
+    if len(slow) < len(phases):
+        rest = seconds_text(total - sum(slow.values()))
+        rows.append((f"{len(phases) - len(slow)} other phases", rest))
     return [*rows, ("total", seconds_text(total))]
 
 

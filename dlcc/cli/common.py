@@ -116,6 +116,45 @@ def check_writable(path: Path, option: str = "-o") -> None:
     )
 
 
+def check_artifact_place(path: Path) -> None:
+    """Refuse a place where no artifact folder can be made; a former artifact may be there.
+
+    Raises:
+        DlccError: OUTPUT, with what stands in the way.
+    """
+    check_writable(path)
+    foreign = path.is_dir() and any(path.iterdir()) and not (path / "manifest.json").is_file()
+    if foreign or (path.exists() and not path.is_dir()):
+        raise DlccError(
+            ExitCode.OUTPUT,
+            "the artifact cannot be written",
+            where=str(path),
+            why="the folder holds other files, and is not a dlcc artifact that could be replaced"
+            if foreign
+            else "there is a file of that name",
+            fix="choose another folder with -o",
+        )
+
+
+def check_dump_dir(path: Path | None) -> None:
+    """Refuse a folder for the IR that cannot be made or written.
+
+    Raises:
+        DlccError: OUTPUT, with what stands in the way.
+    """
+    if path is None:
+        return
+    check_writable(path, "--dump-dir")
+    if path.exists() and not path.is_dir():
+        raise DlccError(
+            ExitCode.OUTPUT,
+            "the IR cannot be written",
+            where=str(path),
+            why="there is a file of that name",
+            fix="choose another folder with --dump-dir",
+        )
+
+
 def check_writable_file(path: Path, option: str = "-o") -> None:
     """As :func:`check_writable`, for a file: its folder must exist.
 

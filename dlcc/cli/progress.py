@@ -27,6 +27,9 @@ class PhaseProgress:
 
     Args:
         quiet: show nothing.
+
+    Attributes:
+        seconds: what each phase took so far, in the order in which they came.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -36,8 +39,11 @@ class PhaseProgress:
         self._started: dict[str, float] = {}
         self._spoken = 0.0
         self._done: set[str] = set()
+        self.seconds: dict[str, float] = {}
+        self._told = time.perf_counter()
 
     def __enter__(self) -> Self:
+        self._told = time.perf_counter()
         if not self._quiet and sys.stderr.isatty():
             from rich.console import Console as RichConsole
             from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -66,6 +72,9 @@ class PhaseProgress:
 
     def __call__(self, phase: str, fraction: float) -> None:
         """Told by the work: ``fraction`` (0 to 1) of ``phase`` is done."""
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._told
+        self._told = now
         if self._quiet:
             return
         fraction = min(max(fraction, 0.0), 1.0)

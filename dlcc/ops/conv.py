@@ -16,6 +16,7 @@ from dlcc.ops.integer import (
     codes_of,
     evaluate_mixed,
     exact_dtype,
+    filled,
     finish,
     float_dtype,
     magnitude,
@@ -32,14 +33,17 @@ _COLUMN_BYTES = 64 << 20
 
 def window_of(node: Node) -> Window:
     """Geometry of a conv2d node."""
-    op = Conv2d
     weight, x = node.input(1).type.shape, node.input(0).type.shape
+
+    def attribute(key: str) -> Any:
+        return node.attrs.get(key, Conv2d.attributes[key])
+
     return Window(
         (x[2], x[3]),
         (weight[2], weight[3]),
-        pair(node.attrs.get("strides", op.attributes["strides"])),  # type: ignore[arg-type]
-        pair(node.attrs.get("dilations", op.attributes["dilations"])),  # type: ignore[arg-type]
-        quad(node.attrs.get("pads", op.attributes["pads"])),  # type: ignore[arg-type]
+        pair(attribute("strides")),
+        pair(attribute("dilations")),
+        quad(attribute("pads")),
     )
 
 
@@ -209,7 +213,7 @@ class Conv2d(Op):
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """Sums in float32 (float64 for float64 operands) through BLAS."""
-        x, weight, bias, residual = _four(xs)
+        x, weight, bias, residual = filled(xs, 4)
         assert x is not None
         assert weight is not None
         dtype = float_dtype(x, weight)
@@ -222,7 +226,7 @@ class Conv2d(Op):
 
     def evaluate_integer(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """Exact integer sums; with a float input (weight-only quantisation) the float reference."""
-        x, weight, bias, residual = _four(xs)
+        x, weight, bias, residual = filled(xs, 4)
         xe, we = affine_of(node.input(0)), affine_of(node.input(1))
         if xe is None or we is None:
             return evaluate_mixed(self, node, xs)
@@ -247,10 +251,6 @@ class Conv2d(Op):
         """Outputs times taps times input channels of a group."""
         weight = node.input(1).type.shape
         return int(node.output.type.elements * weight[1] * weight[2] * weight[3])
-
-
-def _four(xs: Sequence[Array | None]) -> tuple[Array | None, ...]:
-    return (*xs, *[None] * (4 - len(xs)))
 
 
 def add_bias(acc: Array, bias: Array | None, shape: tuple[int, ...]) -> Array:
@@ -345,7 +345,7 @@ class ConvTranspose2d(Op):
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """Sums in float32 (float64 for float64 operands)."""
-        x, weight, bias, _ = _four(xs)
+        x, weight, bias, _ = filled(xs, 4)
         assert x is not None
         assert weight is not None
         dtype = float_dtype(x, weight)
@@ -356,7 +356,7 @@ class ConvTranspose2d(Op):
 
     def evaluate_integer(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """Exact integer sums."""
-        x, weight, bias, _ = _four(xs)
+        x, weight, bias, _ = filled(xs, 4)
         xe, we = affine_of(node.input(0)), affine_of(node.input(1))
         if xe is None or we is None:
             return evaluate_mixed(self, node, xs)
@@ -486,13 +486,11 @@ def import_conv_transpose(node: OnnxNode) -> Sequence[Value]:
     extra = node.attrs.get("output_padding") or (0,) * rank
     output_padding = (0, extra[0]) if rank == 1 else pair(extra)
     size, kernel = pair(x.type.shape[2:]), pair(weight.type.shape[2:])
-    if rank == 1:
-        size, kernel, strides = (1, size[1]), (1, kernel[1]), (1, strides[1])
     full = [
         (size[i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 + output_padding[i]
         for i in (0, 1)
     ]
-    attrs = {
+    attrs: dict[str, Any] = {
         "strides": strides,
         "dilations": dilations,
         "output_padding": output_padding,

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from dlcc.ops.base import Op
 
 
+def filled(xs: Sequence[Array | None], count: int) -> list[Array | None]:
+    """Operands with the trailing absent ones as None."""
+    return [*xs, *[None] * (count - len(xs))]
+
+
 def float_dtype(*arrays: Array | None) -> Any:
     """The dtype a float reference computes in: float64 where an operand is, else float32."""
     wide = any(a is not None and a.dtype == np.float64 for a in arrays)

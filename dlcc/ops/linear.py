@@ -25,6 +25,7 @@ from dlcc.ops.integer import (
     codes_of,
     evaluate_mixed,
     exact_dtype,
+    filled,
     finish,
     float_dtype,
     magnitude,
@@ -62,7 +63,7 @@ class Linear(Op):
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """One GEMM in float32 (float64 for float64 operands)."""
-        x, weight, bias, residual = (*xs, *[None] * (4 - len(xs)))
+        x, weight, bias, residual = filled(xs, 4)
         assert x is not None
         assert weight is not None
         dtype = float_dtype(x, weight)
@@ -76,7 +77,7 @@ class Linear(Op):
 
     def evaluate_integer(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """Exact integer sums."""
-        x, weight, bias, residual = (*xs, *[None] * (4 - len(xs)))
+        x, weight, bias, residual = filled(xs, 4)
         xe, we = affine_of(node.input(0)), affine_of(node.input(1))
         if xe is None or we is None:
             return evaluate_mixed(self, node, xs)
@@ -147,7 +148,7 @@ class MatMul(Op):
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """BLAS in float32 (float64 for float64 operands)."""
-        a, b, residual = (*xs, *[None] * (3 - len(xs)))
+        a, b, residual = filled(xs, 3)
         assert a is not None
         assert b is not None
         dtype = float_dtype(a, b)
@@ -158,7 +159,7 @@ class MatMul(Op):
 
     def evaluate_integer(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """Exact integer sums, one multiplier."""
-        a, b, residual = (*xs, *[None] * (3 - len(xs)))
+        a, b, residual = filled(xs, 3)
         ae, be = affine_of(node.input(0)), affine_of(node.input(1))
         if ae is None or be is None:
             return evaluate_mixed(self, node, xs)

@@ -12,7 +12,7 @@ from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
 from dlcc.ir import Affine, Node, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Interval, Op, Quantised, type_error
-from dlcc.ops.integer import evaluate_mixed, float_dtype, real_of
+from dlcc.ops.integer import evaluate_mixed, filled, float_dtype, real_of
 
 if TYPE_CHECKING:
     from dlcc.tir.access import TirContext
@@ -142,7 +142,7 @@ class LayerNorm(_OverTrailingAxes):
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """Two passes: mean, then variance of the differences."""
-        x, scale, bias = (*xs, *[None] * (3 - len(xs)))
+        x, scale, bias = filled(xs, 3)
         assert x is not None
         dtype, axes = float_dtype(x), self.axes(node)
         wide = x.astype(dtype, copy=False)
@@ -153,7 +153,7 @@ class LayerNorm(_OverTrailingAxes):
 
     def evaluate_integer(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """Exact sums, then separate float32 operations."""
-        x, scale, bias = (*xs, *[None] * (3 - len(xs)))
+        x, scale, bias = filled(xs, 3)
         source, out = node.input(0).type.encoding, node.output.type.encoding
         if not isinstance(source, Affine):
             return evaluate_mixed(self, node, xs)
@@ -212,7 +212,7 @@ class RmsNorm(_OverTrailingAxes):
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """In float32."""
-        x, scale = (*xs, *[None] * (2 - len(xs)))
+        x, scale = filled(xs, 2)
         assert x is not None
         dtype = float_dtype(x)
         wide = x.astype(dtype, copy=False)
@@ -247,7 +247,7 @@ class GroupNorm(_Normalisation):
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """Mean and variance per sample and group, in float32."""
-        x, scale, bias = (*xs, *[None] * (3 - len(xs)))
+        x, scale, bias = filled(xs, 3)
         assert x is not None
         dtype = float_dtype(x)
         rows = x.astype(dtype, copy=False).reshape(x.shape[0], self.groups(node), -1)

@@ -97,7 +97,7 @@ class Requantize(_Recoding):
         if source.axis is not None or out.axis is not None:
             raise type_error(node, "requantize needs one scale for the whole tensor")
         centred = xs[0].astype(np.int32) - np.int32(source.zero_point)
-        return [numerics.requantise(centred, numerics.multiplier(source.scale, out.scale), out)]
+        return [numerics.requantise(centred, numerics.multiplier([source.scale], out.scale), out)]
 
 
 class Reinterpret(_Recoding):
@@ -275,7 +275,7 @@ def import_quantize(node: OnnxNode) -> Sequence[Value]:
 
 def _output_codes(node: OnnxNode, zero: Array | None) -> np.dtype[Any]:
     if zero is not None:
-        return zero.dtype
+        return np.dtype(zero.dtype)
     declared = int(node.attrs.get("output_dtype", 0))
     if not declared:
         return np.dtype(np.uint8)
@@ -327,7 +327,7 @@ def import_dynamic_quantize(node: OnnxNode) -> Sequence[Value]:
     x, graph = node.input(0), node.graph
 
     def scalar(value: float) -> Value:
-        return graph.add_constant(np.float32(value).reshape(()), name="c")
+        return graph.add_constant(np.asarray(value, np.float32), name="c")
 
     def op(name: str, operands: Sequence[Value], suffix: str, **attrs: Any) -> Value:
         return node.build(name, operands, attrs, suffix=suffix)[0]

@@ -207,7 +207,7 @@ class ReduceL2(_NonNegative):
 
     def reduce(self, x: Array, axes: tuple[int, ...]) -> Array:
         """sqrt(sum(x * x))."""
-        return np.sqrt((x * x).sum(axis=axes, keepdims=True, dtype=x.dtype))
+        return np.asarray(np.sqrt((x * x).sum(axis=axes, keepdims=True, dtype=x.dtype)))
 
 
 class ReduceLogSumExp(Reduction):

@@ -104,7 +104,7 @@ class Resize2d(Op):
         for axis in (0, 1):
             indices, weights = self.taps(node, axis)
             shape = (-1, 1) if axis == 0 else (-1,)
-            out = sum(  # type: ignore[assignment]
+            out = sum(
                 np.take(out, index, axis=axis + 2) * weight.astype(dtype).reshape(shape)
                 for index, weight in zip(indices, weights, strict=True)
             )

@@ -30,6 +30,16 @@ def lanes_of(value: Any) -> int:
     return int(value.ty.dtype.lanes)
 
 
+def _pieces(count: int, lanes: int) -> Iterator[tuple[int, int]]:
+    """``count`` elements as vectors of ``lanes``, ``lanes / 2``, ...: starts and lane counts."""
+    at = 0
+    while at < count:
+        while lanes > count - at:
+            lanes //= 2
+        yield at, lanes
+        at += lanes
+
+
 class KernelBuilder:
     """Emits one kernel function with the interface of :mod:`dlcc.program`.
 
@@ -88,12 +98,18 @@ class KernelBuilder:
             return
         spare = self.alloc(str(buffer.dtype), lanes)
         self.store(spare, 0, value)
-        at, piece = 0, lanes
-        while at < count:
-            while piece > count - at:
-                piece //= 2
+        for at, piece in _pieces(count, lanes):
             self.store(buffer, index + at, self.load(spare, at, piece))
-            at += piece
+
+    def load_first(self, buffer: Any, index: Any, lanes: int, count: int) -> Any:
+        """A vector of ``lanes`` whose first ``count`` are loaded; nothing beyond is touched."""
+        if count >= lanes:
+            return self.load(buffer, index, lanes)
+        spare = self.alloc(str(buffer.dtype), lanes)
+        self.store(spare, 0, self.const(0, str(buffer.dtype), lanes))
+        for at, piece in _pieces(count, lanes):
+            self.store(spare, at, self.load(buffer, index + at, piece))
+        return self.load(spare, 0, lanes)
 
     def address(self, buffer: Any, index: Any) -> Any:
         """The address of element ``index``."""

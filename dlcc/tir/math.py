@@ -58,6 +58,8 @@ class Names:
 
     def __call__(self, value: Expr) -> Expr:
         """A name for ``value``."""
+        if isinstance(value, te.TensorSlice):
+            value = value.asobject()
         name = tirx.Var("v", value.ty.dtype)
         self._bound.append((name, value))
         return name

@@ -14,7 +14,7 @@ from dlcc.tir import expr
 from dlcc.tir import math as tir_math
 from dlcc.tir.access import Reader, TirContext
 from dlcc.tir.build import separate
-from dlcc.tir.staging import kept, scaled_output, stage, write_real
+from dlcc.tir.staging import kept, real_reader, scaled_output, stage, write_real
 
 
 def emit(node: Node, ctx: TirContext) -> None:
@@ -48,8 +48,6 @@ def _parameter(node: Node, ctx: TirContext, index: int) -> Reader | None:
         return None
     read, shape, rank = ctx.read(index), value.type.shape, node.input(0).type.rank
     if isinstance(value.type.encoding, Affine):
-        from dlcc.tir.staging import real_reader
-
         read = real_reader(ctx, index)
 
     def at(*i: Any) -> Any:
@@ -107,7 +105,9 @@ class _Rows:
         return index[: self.first]
 
 
-def _affine_part(value: Any, index: Sequence[Any], scale: Reader | None, bias: Reader | None) -> Any:
+def _affine_part(
+    value: Any, index: Sequence[Any], scale: Reader | None, bias: Reader | None
+) -> Any:
     if scale is not None:
         value = value * scale(*index)
     return value if bias is None else value + bias(*index)
@@ -126,12 +126,8 @@ def _layer_norm(node: Node, ctx: TirContext) -> None:
         return x(*i) - total(*rows.row(i)) / count
 
     squares = rows.sum(lambda *i: centred(*i) * centred(*i), "squares")
-    deviation = kept(
-        rows.outer, lambda *i: expr.sqrt(squares(*i) / count + epsilon), "deviation"
-    )
-    write_real(
-        ctx, lambda *i: _affine_part(centred(*i) / deviation(*rows.row(i)), i, scale, bias)
-    )
+    deviation = kept(rows.outer, lambda *i: expr.sqrt(squares(*i) / count + epsilon), "deviation")
+    write_real(ctx, lambda *i: _affine_part(centred(*i) / deviation(*rows.row(i)), i, scale, bias))
 
 
 def _integer_layer_norm(node: Node, ctx: TirContext, rows: _Rows) -> None:
@@ -169,8 +165,8 @@ def _integer_layer_norm(node: Node, ctx: TirContext, rows: _Rows) -> None:
 
 def _over_scale(node: Node, ctx: TirContext, index: int) -> Reader | None:
     """float32 parameter over the output scale; an absent scale is 1."""
-    from dlcc.ops.norm import over_scale
     from dlcc.ops.integer import real_of
+    from dlcc.ops.norm import over_scale
 
     out = node.output.type.encoding
     unit = out.scale if isinstance(out, Affine) else 1.0

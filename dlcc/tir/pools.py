@@ -11,7 +11,7 @@ from dlcc.ir import Affine, Node
 from dlcc.ops.windows import Window
 from dlcc.tir import expr
 from dlcc.tir.access import TirContext
-from dlcc.tir.staging import highest_of, mean_factor, stage, write_real
+from dlcc.tir.staging import highest_of, mean_factor, scaled_output, stage, write_real
 
 
 def emit(node: Node, ctx: TirContext, window: Window) -> None:
@@ -77,13 +77,15 @@ def _average(node: Node, ctx: TirContext, window: Window) -> None:
     table = None if uniform else ctx.constant(factors)
 
     def factor(oh: Any, ow: Any) -> Any:
-        return expr.const(float(factors.flat[0]), str(factors.dtype)) if table is None else table[oh, ow]
+        return (
+            expr.const(float(factors.flat[0]), str(factors.dtype))
+            if table is None
+            else table[oh, ow]
+        )
 
     if not integer:
         write_real(ctx, lambda n, c, oh, ow: total(n, c, oh, ow) / factor(oh, ow))
         return
-    from dlcc.tir.staging import scaled_output
-
     ctx.output(
         0,
         lambda n, c, oh, ow: scaled_output(

@@ -72,7 +72,7 @@ def _dequantize(node: Node, ctx: TirContext) -> None:
 def _requantize(node: Node, ctx: TirContext) -> None:
     x, source, out = ctx.read(0), node.input(0).type.affine, node.output.type
     encoding = out.affine
-    factor = expr.const(float(numerics.multiplier(source.scale, encoding.scale)), "float32")
+    factor = expr.const(float(numerics.multiplier([source.scale], encoding.scale)[0]), "float32")
     low, high = encoding.code_range
     storage = str(out.storage.numpy)
 

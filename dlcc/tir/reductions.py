@@ -15,7 +15,6 @@ from dlcc.tir import math as tir_math
 from dlcc.tir.access import Reader, TirContext
 from dlcc.tir.staging import (
     highest_of,
-    kept,
     lowest_of,
     mean_factor,
     scaled_output,
@@ -142,6 +141,3 @@ def emit_arg(node: Node, ctx: TirContext, largest: bool, axis: int, last: bool) 
     choose = highest_of("int32") if last else lowest_of("int32")
     found = over.reduced(choose, index, "found")
     ctx.output(0, lambda *i: found(*i).astype("int64"))
-
-
-__all__ = ["emit", "emit_arg", "kept"]

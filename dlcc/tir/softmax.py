@@ -12,7 +12,7 @@ from dlcc.ir import Affine, Node
 from dlcc.tir import expr
 from dlcc.tir import math as tir_math
 from dlcc.tir.access import Reader, TirContext
-from dlcc.tir.staging import STAGE_ELEMENTS, highest_of, kept, scaled_output, stage
+from dlcc.tir.staging import STAGE_ELEMENTS, highest_of, kept, scaled_output, stage, write_real
 
 
 class _Rows:
@@ -64,8 +64,6 @@ def emit(node: Node, ctx: TirContext, axis: int) -> None:
         return
     powers = kept(rows.full, lambda *i: tir_math.exp(shifted(*i)), "powers", rows.full_order)
     total = rows.reduced(te.sum, powers, "total")
-    from dlcc.tir.staging import write_real
-
     write_real(ctx, lambda *i: powers(*i) / total(*rows.others(i)))
 
 

@@ -44,9 +44,7 @@ def stage(
     return lambda *logical: tensor[tuple(logical[a] for a in places)]
 
 
-def kept(
-    shape: Sequence[int], body: Body, name: str, order: Sequence[int] | None = None
-) -> Reader:
+def kept(shape: Sequence[int], body: Body, name: str, order: Sequence[int] | None = None) -> Reader:
     """As :func:`stage`, for an elementwise ``body`` that is stored instead of computed at each use.
 
     The scheduler inlines what is not a reduction; a sum over one element is one.

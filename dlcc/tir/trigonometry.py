@@ -13,17 +13,21 @@ from typing import Any
 from tvm import te, tirx
 
 from dlcc.tir import math as tir_math
+from dlcc.tir.math import Names
 
 Expr = Any
+
+_LOG2 = 0.6931471805599453
+_ATANH = (1 / 3, 1 / 5, 1 / 7, 1 / 9, 1 / 11)
+"""Of x^3, x^5, ... in the series of the inverse of tanh."""
 
 
 def _f32(value: float) -> Expr:
     return tirx.const(value, "float32")
 
 
-def _odd_series(x: Expr, coefficients: Sequence[float]) -> Expr:
+def _odd_series(x: Expr, square: Expr, coefficients: Sequence[float]) -> Expr:
     """X + x^3 * (c0 + c1 x^2 + ...)."""
-    square = x * x
     total = _f32(coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):
         total = total * square + _f32(coefficient)
@@ -42,17 +46,17 @@ def tan(x: Expr) -> Expr:
 
 def atan(x: Expr) -> Expr:
     """Arc tangent: range reduction at tan(pi/8) and tan(3 pi/8), as in Cephes' atanf."""
-    size = te.abs(x)
+    names, one = Names(), _f32(1)
+    x = names(x)
+    size = names(te.abs(x))
     large, middle = size > _f32(2.414213562373095), size > _f32(0.4142135623730950)
-    one = _f32(1)
-    turned = tirx.Select(
-        large,
-        _f32(-1) / size,
-        tirx.Select(middle, (size - one) / (size + one), size),
-    )
+    reduced = tirx.Select(middle, (size - one) / (size + one), size)
+    turned = names(tirx.Select(large, _f32(-1) / size, reduced))
     base = tirx.Select(large, _f32(pi / 2), tirx.Select(middle, _f32(pi / 4), _f32(0)))
     series = (-3.33329491539e-1, 1.99777106478e-1, -1.38776856032e-1, 8.05374449538e-2)
-    return _mirrored(x, base + _odd_series(turned, series))
+    square = names(turned * turned)
+    value = names(base + _odd_series(turned, square, series))
+    return names.close(_mirrored(x, value))
 
 
 def asin(x: Expr) -> Expr:
@@ -69,58 +73,65 @@ def acos(x: Expr) -> Expr:
 
 def sinh(x: Expr) -> Expr:
     """Hyperbolic sine."""
-    series = (1 / 6, 1 / 120, 1 / 5040, 1 / 362880)
-    size = te.abs(x)
-    half = tir_math.exp(size - _f32(0.6931471805599453))  # e^x / 2 without overflow before it
-    far = half - _f32(0.25) / half
-    small = te.min(size, _f32(1))
-    return _mirrored(x, tirx.Select(size < _f32(1), _odd_series(small, series), far))
+    names, series = Names(), (1 / 6, 1 / 120, 1 / 5040, 1 / 362880)
+    x = names(x)
+    size = names(te.abs(x))
+    half = names(tir_math.exp(size - _f32(_LOG2)))  # e^x / 2 without overflow before it
+    square = names(x * x)
+    far = _mirrored(x, half - _f32(0.25) / half)
+    return names.close(tirx.Select(size < _f32(1), _odd_series(x, square, series), far))
 
 
 def cosh(x: Expr) -> Expr:
     """Hyperbolic cosine."""
-    half = tir_math.exp(te.abs(x) - _f32(0.6931471805599453))
-    return half + _f32(0.25) / half
+    names = Names()
+    half = names(tir_math.exp(te.abs(x) - _f32(_LOG2)))
+    return names.close(half + _f32(0.25) / half)
 
 
 def atanh(x: Expr) -> Expr:
     """Inverse of tanh; NaN outside [-1, 1]."""
-    series = (1 / 3, 1 / 5, 1 / 7, 1 / 9, 1 / 11)
-    size, one = te.abs(x), _f32(1)
+    names, one = Names(), _f32(1)
+    x = names(x)
+    size = names(te.abs(x))
     far = _f32(0.5) * tir_math.log((one + size) / (one - size))
-    return _mirrored(x, tirx.Select(size < _f32(0.25), _odd_series(size, series), far))
+    near = _odd_series(x, names(x * x), _ATANH)
+    return names.close(tirx.Select(size < _f32(0.25), near, _mirrored(x, names(far))))
 
 
 def asinh(x: Expr) -> Expr:
     """Inverse of sinh; below 1/4 the series of the inverse of tanh at x / sqrt(1 + x^2)."""
-    series = (1 / 3, 1 / 5, 1 / 7, 1 / 9, 1 / 11)
-    size = te.abs(x)
-    huge = size > _f32(1e9)  # x^2 would overflow; there asinh(x) = log(2 x)
-    root = te.sqrt(size * size + _f32(1))
-    bounded = tirx.Select(huge, size, (size + root) * _f32(0.5))
-    far = tir_math.log(bounded) + _f32(0.6931471805599453)
-    near = _odd_series(size / root, series)
-    return _mirrored(x, tirx.Select(size < _f32(0.25), near, far))
+    names = Names()
+    x = names(x)
+    size = names(te.abs(x))
+    root = names(te.sqrt(size * size + _f32(1)))
+    # Beyond 1e9, where x^2 would overflow, asinh(x) = log(2 x).
+    bounded = tirx.Select(size > _f32(1e9), size, (size + root) * _f32(0.5))
+    far = names(tir_math.log(bounded) + _f32(_LOG2))
+    ratio = names(x / root)
+    near = _odd_series(ratio, names(ratio * ratio), _ATANH)
+    return names.close(tirx.Select(size < _f32(0.25), near, _mirrored(x, far)))
 
 
 def acosh(x: Expr) -> Expr:
     """Inverse of cosh; NaN below 1."""
-    one = _f32(1)
-    huge = x > _f32(1e9)
+    names, one = Names(), _f32(1)
+    x = names(x)
     root = te.sqrt((x - one) * (x + one))
-    bounded = tirx.Select(huge, x, (x + root) * _f32(0.5))
-    return tir_math.log(bounded) + _f32(0.6931471805599453)
+    bounded = tirx.Select(x > _f32(1e9), x, (x + root) * _f32(0.5))
+    return names.close(tir_math.log(bounded) + _f32(_LOG2))
 
 
 def fmod(a: Expr, b: Expr) -> Expr:
     """C's fmod of float32: exact while the quotient is below 2^29 (computed in float64)."""
-    wide, divisor = a.astype("float64"), te.abs(b).astype("float64")
-    size = te.abs(wide)
+    names = Names()
+    size = names(te.abs(a).astype("float64"))
+    divisor = names(te.abs(b).astype("float64"))
     zero = tirx.const(0.0, "float64")
-    rest = size - te.floor(size / divisor) * divisor
-    rest = tirx.Select(rest < zero, rest + divisor, rest)  # the rounded quotient was one too large
-    rest = tirx.Select(rest >= divisor, rest - divisor, rest)
-    return tirx.Select(a < _f32(0), zero - rest, rest).astype("float32")
+    rest = names(size - te.floor(size / divisor) * divisor)
+    # The quotient is rounded: it may have become the next integer.
+    rest = names(tirx.Select(rest < zero, rest + divisor, rest))
+    return names.close(tirx.Select(a < _f32(0), zero - rest, rest).astype("float32"))
 
 
 FUNCTIONS: dict[str, Callable[[Expr], Expr]] = {

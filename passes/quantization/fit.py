@@ -61,12 +61,14 @@ class FitReport:
         exact: layers whose weights lost nothing.
         accumulator: key -> largest possible |accumulator|.
         enlarged: key -> channels whose scale was enlarged so that the bias fits.
+        sqnr: key -> signal to quantisation noise of the result on the quantised prefix, dB.
     """
 
     layers: int = 0
     exact: int = 0
     accumulator: dict[str, int] = field(default_factory=dict)
     enlarged: dict[str, int] = field(default_factory=dict)
+    sqnr: dict[str, float] = field(default_factory=dict)
 
 
 class Fitter:
@@ -104,8 +106,9 @@ class Fitter:
                 break
             if node.op in LAYERS and key(node) in self.structure.integer:
                 self._fit(node, live)
-            if self.samples is not None and index < last:
-                _step(node, live, uses)
+            if self.samples is not None:
+                first = _step(node, live, uses)
+                self._compare(node, first)
             advance(float(work[index] / work[last]))
         return self.report
 
@@ -152,6 +155,17 @@ class Fitter:
         if enlarged:
             self.report.enlarged[key(node)] = enlarged
 
+    def _compare(self, node: Node, result: Array) -> None:
+        """Note how far a layer's result is from the float network's."""
+        probe = None if self.observation is None else self.observation.probes.get(key(node))
+        if probe is None:
+            return
+        encoding = node.output.type.encoding
+        real = encoding.dequantise(result) if isinstance(encoding, Affine) else result
+        noise = float(np.square(real[: len(probe)] - probe, dtype=np.float64).sum())
+        signal = float(np.square(probe, dtype=np.float64).sum())
+        self.report.sqnr[key(node)] = 10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30))
+
     # -- data ----------------------------------------------------------------------------------
 
     def _moments(self, node: Node, live: Live) -> weights.Moments | None:
@@ -189,9 +203,7 @@ class Fitter:
 
 def _last_layer(graph: Graph, structure: Structure) -> int:
     """Index of the last node whose constants must be set."""
-    found = [
-        i for i, n in enumerate(graph.nodes) if n.op in LAYERS and key(n) in structure.integer
-    ]
+    found = [i for i, n in enumerate(graph.nodes) if n.op in LAYERS and key(n) in structure.integer]
     return max(found, default=-1)
 
 
@@ -199,8 +211,12 @@ def _use_counts(graph: Graph) -> dict[Value, int]:
     return {v: len(v.uses) for v in graph.values()}
 
 
-def _step(node: Node, live: Live, uses: dict[Value, int]) -> None:
-    """Run one node on all chunks and drop what nobody needs any more."""
+def _step(node: Node, live: Live, uses: dict[Value, int]) -> Array:
+    """Run one node on all chunks and drop what nobody needs any more.
+
+    Returns:
+        The first output on the first chunk.
+    """
     operands = [v for v in node.inputs if v is not None and not v.is_constant]
     count = max((len(live[v]) for v in operands), default=1)
     results: list[list[Array]] = [[] for _ in node.outputs]
@@ -217,6 +233,7 @@ def _step(node: Node, live: Live, uses: dict[Value, int]) -> None:
     for value in node.outputs:
         if not uses.get(value, 0):
             live.pop(value, None)
+    return results[0][0]
 
 
 def _spread(node: Node, per_column: Array, outputs: int) -> Array:

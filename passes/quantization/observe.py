@@ -18,6 +18,9 @@ from passes.quantization.structure import LAYERS
 PRE = ".pre"
 """Suffix of a layer's result before its fused clamp."""
 
+PROBES = 2
+"""Samples on which every layer's float result is kept, to tell the error of its codes."""
+
 
 @dataclass
 class ChannelStatistic:
@@ -56,10 +59,12 @@ class Observation:
     Attributes:
         statistics: by value name.
         channels: by the name of a layer's result.
+        probes: by the name of a layer's result: that result on the first few samples.
     """
 
     statistics: dict[str, TensorStatistic] = field(default_factory=dict)
     channels: dict[str, ChannelStatistic] = field(default_factory=dict)
+    probes: dict[str, Array] = field(default_factory=dict)
 
 
 def without_clamps(graph: Graph) -> Graph:
@@ -112,12 +117,16 @@ def observe(
     network = without_clamps(samples.network)
     out = Observation()
     layers = {n.output: n for n in network.nodes if n.op in LAYERS}
+    results = {v.name.removesuffix(PRE) for v in layers}
 
     def see(value: Value, array: Array) -> None:
         if value in layers:
             name = value.name.removesuffix(PRE)
             _add(out.channels, name, array, channel_axis(layers[value].op))
-        elif value.name in wanted:
+            return
+        if value.name in results:
+            out.probes.setdefault(value.name, array[:PROBES].copy())
+        if value.name in wanted:
             out.statistics.setdefault(value.name, TensorStatistic(value.name)).update(array)
 
     for index, feed in enumerate(samples.chunks()):

@@ -17,8 +17,18 @@ SMALLEST = float(np.finfo(np.float32).tiny) * 2**20
 """Smallest scale given out; products of two scales stay normal float32 numbers."""
 
 
-def pick_range(statistic: TensorStatistic, method: Method, percentile: float, bits: int) -> Range:
-    """The range to represent, by one of the methods; holds 0."""
+def pick_range(
+    statistic: TensorStatistic, method: Method, percentile: float, norm: float, bits: int
+) -> Range:
+    """The range to represent, by one of the methods; holds 0.
+
+    Args:
+        statistic: of the tensor.
+        method: how to choose.
+        percentile: for "percentile", in %.
+        norm: for "mse": the power of the error that is averaged.
+        bits: width of the codes.
+    """
     if method == "min-max":
         return statistic.with_zero()
     if method == "moving-average":
@@ -27,7 +37,7 @@ def pick_range(statistic: TensorStatistic, method: Method, percentile: float, bi
         return statistic.percentile_range(percentile)
     if method == "entropy":
         return statistic.entropy_range(1 << bits)
-    return statistic.error_range(1 << bits)
+    return statistic.error_range(1 << bits, norm)
 
 
 def asymmetric(low: float, high: float, bits: int) -> Affine:
@@ -83,3 +93,11 @@ def on_lattice(step: float, low: float, high: float, bits: int) -> Affine | None
         return None
     spare = (last - count) // 2 if first < 0 else 0
     return Affine.per_tensor(bits, False, step, min(max(-first + spare, 0), last))
+
+
+def input_lattice(samples: Array, bits: int) -> Affine | None:
+    """Encoding that holds all values of an input exactly, where there is one."""
+    step = lattice(samples, 1 << bits)
+    if step is None:
+        return None
+    return on_lattice(step, float(samples.min()), float(samples.max()), bits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,6 +47,11 @@ class Samples:
     def count(self) -> int:
         """Samples in use."""
         return len(next(iter(self.arrays.values()))) if self.arrays else 0
+
+    def first(self, wanted: int) -> Samples:
+        """The first ``wanted`` samples, in whole chunks; at least one chunk."""
+        kept = max(1, wanted // self.chunk) * self.chunk
+        return replace(self, arrays={n: a[:kept] for n, a in self.arrays.items()})
 
     def chunks(self) -> Iterator[dict[str, Array]]:
         """Feeds of the rebatched network."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -140,6 +141,16 @@ def activations(node: Node) -> list[Value]:
     ]
 
 
+def clamp_limits(graph: Graph) -> dict[str, tuple[float, float]]:
+    """Ranges of values whose layer clamps them on both sides, from its interval rule alone."""
+    out = {}
+    for node in graph.nodes:
+        low, high = (float(node.attrs.get(k, math.inf)) for k in ("act_min", "act_max"))  # type: ignore[arg-type]
+        if node.op in ACCUMULATING and math.isfinite(low) and math.isfinite(high):
+            out[node.output.name] = (min(low, 0.0), max(high, 0.0))
+    return out
+
+
 def _largest_sum(weight_bits: int, activation_bits: int) -> int:
     """Most products that surely fit an int32 accumulator, with half of it left for the bias."""
     return (1 << 30) // (((1 << activation_bits) - 1) * ((1 << (weight_bits - 1)) - 1))
@@ -178,9 +189,17 @@ def _layer_reason(node: Node, limit: int) -> str:
     if not all(np.isfinite(a).all() for a in arrays):
         return "its weight or bias holds NaN or infinite numbers"
     depth = weight.type.elements // max(1, weight.type.shape[output_axis(node)])
-    if depth > limit:
+    if depth > limit and _effective_depth(node) > limit:
         return f"sums of {depth} products do not fit 32-bit accumulators"
     return ""
+
+
+def _effective_depth(node: Node) -> float:
+    """Largest sum |w| of an output channel over its largest |w|: full-size products in a sum."""
+    rows = np.abs(np.moveaxis(node.input(1).decoded(), output_axis(node), 0).astype(np.float64))
+    rows = rows.reshape(rows.shape[0], -1)
+    peaks = np.maximum(rows.max(axis=1, initial=0.0), 1e-300)
+    return float((rows.sum(axis=1) / peaks).max(initial=0.0)) * 1.01
 
 
 def _share(out: Structure, node: Node) -> None:

@@ -93,7 +93,7 @@ def _groups(layer: Node) -> int:
     return groups
 
 
-def _layer_constants(layer: Node) -> tuple[Array, Array | None] | str:
+def layer_constants(layer: Node) -> tuple[Array, Array | None] | str:
     """Weight and bias in float64, or why they cannot be changed."""
     weight, bias = layer.input(1), layer.optional_input(2)
     for value in (weight, bias):
@@ -112,7 +112,8 @@ def clamp_of(node: Node) -> dict[str, AttrValue]:
     return {key: attr(node, key) for key in ("act_min", "act_max")}
 
 
-def _clamp_free(layer: Node) -> bool:
+def clamp_free(layer: Node) -> bool:
+    """True if the node has no fused activation."""
     return attr(layer, "act_min") == -_INF and attr(layer, "act_max") == _INF
 
 
@@ -173,12 +174,12 @@ class _Backward(_Fold):
         layer, found = m.node("layer"), self.map(m)
         if isinstance(found, str):
             return found
-        if not _clamp_free(layer):
+        if not clamp_free(layer):
             return f"{layer!r} has a fused activation"
         scales = bool(np.any(found.a != 1.0))
         if scales and layer.optional_input(3) is not None:
             return f"{layer!r} adds a residual, which cannot be scaled"
-        old = _layer_constants(layer)
+        old = layer_constants(layer)
         if isinstance(old, str):
             return old
         weight, bias = old
@@ -226,7 +227,7 @@ class BackwardThroughSum(BackwardConstant):
 
     def map(self, m: Match) -> ChannelMap | str:
         total = m.node("sum")
-        if not _clamp_free(total):
+        if not clamp_free(total):
             return f"{total!r} has a fused activation"
         if total.output.type.shape != m.node("layer").output.type.shape:
             return ""
@@ -268,7 +269,7 @@ class _Forward(_Fold):
             return f"a shift before {layer!r} is not the same at its borders"
         if shifts and layer.op == "conv2d" and attr(layer, "pads") != (0, 0, 0, 0):
             return f"{layer!r} pads with zeros, which the shift does not reach"
-        old = _layer_constants(layer)
+        old = layer_constants(layer)
         if isinstance(old, str):
             return old
         weight, bias = old
@@ -302,7 +303,7 @@ class ForwardConstant(_Forward):
 
     def map(self, m: Match) -> ChannelMap | str:
         x = m.value("x")
-        if m.node("norm").op == "add" and not _clamp_free(m.node("norm")):
+        if m.node("norm").op == "add" and not clamp_free(m.node("norm")):
             return f"{m.node('norm')!r} has a fused activation"
         return constant_map(m, x, channel_axis(m.node("layer"), x.type.rank))
 

@@ -35,6 +35,8 @@ def files(tmp_path: Path, cnn: Path) -> Path:
     (tmp_path / "text.npz").write_text("1,2,3\n")
     (tmp_path / "empty.npz").write_bytes(b"")
     (tmp_path / "lonely.dlir").write_text('graph "g" {\n}\n')
+    (tmp_path / "torn.dlir").write_text('graph "g" {\n}\n')
+    (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04 and no more")
     (tmp_path / "garbage.dlir").write_text("%%%\n")
     np.savez(tmp_path / "garbage.npz")
     (tmp_path / "folder").mkdir()
@@ -61,6 +63,7 @@ BAD_MODELS = [
     ("text.onnx", ExitCode.INPUT_FILE, "not an ONNX model"),
     ("cut.onnx", ExitCode.INPUT_FILE, "not an ONNX model"),
     ("lonely.dlir", ExitCode.INPUT_FILE, "side by side"),
+    ("torn.dlir", ExitCode.INPUT_FILE, "side by side"),
     ("garbage.dlir", ExitCode.MODEL, "garbage.dlir:1"),
     ("unsupported.onnx", ExitCode.UNSUPPORTED, "Frobnicate"),
 ]
@@ -162,11 +165,10 @@ def test_compile_options(dlcc, cnn, tmp_path, options, code, phrases):
 def test_outputs_that_cannot_be_written(dlcc, files, cnn, samples):
     inside = files / "text.npz" / "out"
     check(dlcc("compile", cnn, "-o", inside), ExitCode.OUTPUT, "is not a folder", "-o")
-    check(
-        dlcc("compile", cnn, "-o", files / "full", "--bits", "32", "-q"),
-        ExitCode.OUTPUT,
-        "not a dlcc artifact",
-    )
+    check(dlcc("compile", cnn, "-o", files / "full"), ExitCode.OUTPUT, "not a dlcc artifact")
+    check(dlcc("compile", cnn, "-o", files / "text.npz"), ExitCode.OUTPUT, "a file of that name")
+    dump = ["--dump-dir", files / "text.npz"]
+    check(dlcc("compile", cnn, "-o", files / "o", *dump), ExitCode.OUTPUT, "--dump-dir")
     assert (files / "full" / "letter.txt").read_text() == "dear all"
     absent = files / "absent" / "o.npz"
     check(dlcc("run", cnn, "-i", samples, "-o", absent), ExitCode.OUTPUT, "no folder")
@@ -180,6 +182,14 @@ def test_outputs_that_cannot_be_written(dlcc, files, cnn, samples):
 def test_full_disk(dlcc, cnn, samples):
     check(dlcc("run", cnn, "-i", samples, "-o", "/dev/full"), ExitCode.OUTPUT, "No space left")
     check(dlcc("export", cnn, "/dev/full"), ExitCode.OUTPUT, "No space left")
+
+
+def test_opt_does_not_replace_the_calibration_data(dlcc, cnn, tmp_path):
+    calib = models.data(tmp_path / "net.npz")
+    before = calib.read_bytes()
+    outcome = dlcc("opt", cnn, "--passes", "", "--calib", calib, "-o", tmp_path / "net.dlir")
+    check(outcome, ExitCode.OUTPUT, "calibration data", "net.npz")
+    assert calib.read_bytes() == before
 
 
 def test_opt_suffix_and_opset(dlcc, cnn, tmp_path):

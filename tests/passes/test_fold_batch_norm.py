@@ -191,3 +191,38 @@ def test_a_shift_does_not_pass_a_clamp_or_a_broadcast(net: Any, run: Any) -> Non
     c = net.random(3, 1, 1)
     graph = net.done(net.op("add", clamped, c), net.op("add", wide, c))
     assert not run(graph, PASS).modified
+
+
+def heads(net: Any, x: Any) -> Any:
+    return net.op("transpose", net.op("reshape", x, shape=(2, 5, 3, 4)), perm=(0, 2, 1, 3))
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_the_scale_of_attention_is_folded(net: Any, run: Any, early: bool) -> None:
+    x, c = net.input(2, 5, 12), net.const(0.5)
+    q, k = heads(net, net.linear(x, 12)), heads(net, net.linear(x, 12, bias=False))
+    if early:
+        scores = net.op("matmul", net.op("mul", q, c), k, transpose_b=True)
+    else:
+        scores = net.op("mul", c, net.op("matmul", q, k, transpose_b=True))
+    graph = net.done(net.op("softmax", scores))
+    result = run(graph, PASS)
+    assert "mul" not in ops(graph)
+    assert any("folded a scalar mul" in r.message for r in result.remarks)
+
+
+def test_a_scale_takes_the_operand_that_can_take_it(net: Any, run: Any) -> None:
+    x = net.input(2, 5, 12)
+    k = heads(net, net.linear(x, 12))
+    scores = net.op("matmul", heads(net, x), k, transpose_b=True)
+    graph = net.done(net.op("mul", scores, net.const([0.25])))
+    run(graph, PASS)
+    assert "mul" not in ops(graph)
+
+
+def test_a_scale_does_not_pass_a_clamp_or_another_reader(net: Any, run: Any) -> None:
+    x, c = net.input(2, 5, 12), net.const(0.5)
+    clamped = net.op("mul", heads(net, net.linear(x, 12, act_min=0.0)), c)
+    shared = heads(net, net.linear(x, 12))
+    graph = net.done(clamped, net.op("mul", shared, c), shared)
+    assert not run(graph, PASS).modified

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import tempfile
 from itertools import pairwise
 from pathlib import Path
@@ -35,11 +36,21 @@ def isa_params(*names: str) -> list:
     return params
 
 
-def aligned(array: np.ndarray, slack: int = ARENA_SLACK, junk: int = 0xAB) -> np.ndarray:
-    """A 64-byte aligned copy of ``array`` with ``slack`` bytes of junk behind it."""
-    raw = np.full(array.nbytes + slack + 64, junk, np.uint8)
-    start = -raw.ctypes.data % 64
-    view = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+def guarded(array: np.ndarray, slack: int, align: int = 1) -> np.ndarray:
+    """A copy of ``array`` that ends ``slack`` bytes before a page nobody may touch.
+
+    With ``align`` > 1 the end is moved down until the start is aligned.
+    """
+    size = -(-array.nbytes // align) * align + slack
+    pages = -(-size // mmap.PAGESIZE)
+    memory = mmap.mmap(-1, (pages + 1) * mmap.PAGESIZE)
+    whole = np.frombuffer(memory, np.uint8)
+    whole[:] = 0xAB
+    end = pages * mmap.PAGESIZE
+    fence = ctypes.c_void_p(whole.ctypes.data + end)
+    assert ctypes.CDLL(None).mprotect(fence, ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_NONE) == 0
+    start = end - size
+    view = whole[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     view[...] = array
     return view
 
@@ -62,22 +73,33 @@ class Runner:
             self.library = Library(self.code, Path(folder))
 
     def run(
-        self, plan: KernelPlan, inputs: list[np.ndarray], output: np.ndarray, cuts: int = 1
+        self,
+        plan: KernelPlan,
+        inputs: list[np.ndarray],
+        output: np.ndarray,
+        cuts: int = 1,
+        slack: int = ARENA_SLACK,
     ) -> np.ndarray:
-        """Runs ``plan``; every step in ``cuts`` ranges, the last range first."""
-        memory = self.memory(plan, inputs, output)
+        """Runs ``plan``; every step in ``cuts`` ranges, the last range first.
+
+        ``slack``: bytes that may be read after input 0 (and 1, where it is no residual).
+        """
+        memory = self.memory(plan, inputs, output, slack)
         for step, pointers in memory:
             edges = [step.work_items * i // cuts for i in range(cuts + 1)]
             for begin, end in reversed(list(pairwise(edges))):
                 self.library.call(step.name_key, pointers, begin, end)
-        return memory[-1][1][-1]
+        return memory[-1][1][-1].copy()
 
-    def memory(self, plan: KernelPlan, inputs: list[np.ndarray], output: np.ndarray) -> list:
-        """Each step with its arrays."""
-        scratch = [aligned(np.full(size, 0xCD, np.uint8)) for size in plan.scratch]
-        constants = {name: aligned(array) for name, array in plan.constants.items()}
-        places = {("in", i): aligned(array) for i, array in enumerate(inputs)}
-        places |= {("scratch", i): array for i, array in enumerate(scratch)}
-        places |= {("const", name): array for name, array in constants.items()}
-        places[("out", 0)] = aligned(output)
+    def memory(
+        self, plan: KernelPlan, inputs: list[np.ndarray], output: np.ndarray, slack: int
+    ) -> list:
+        """Each step with its arrays. Touching a byte that is none of theirs is a segfault."""
+        items = output.dtype.itemsize
+        places = {("in", i): guarded(array, slack) for i, array in enumerate(inputs)}
+        places[("out", 0)] = guarded(output, 0, items)
+        for name, array in plan.constants.items():
+            places[("const", name)] = guarded(array, ARENA_SLACK, 64)
+        for i, size in enumerate(plan.scratch):
+            places[("scratch", i)] = guarded(np.full(size, 0xCD, np.uint8), ARENA_SLACK, 64)
         return [(step, [places[arg] for arg in step.args]) for step in plan.steps]

@@ -175,7 +175,7 @@ def conv2d(
         bias = fold_zero_point(bias, weights, spec.in_zero_point)
     else:
         bias, multiplier = bias.astype(np.float32), None
-    constants = {"weights": pack_weights(_weight_runs(weights, geo), geo.unit)}
+    constants = {"weight": pack_weights(_weight_runs(weights, geo), geo.unit)}
     constants |= channel_constants(
         spec.epilogue, geo.gemm.groups, geo.unit.lanes, bias, multiplier, ratio
     )
@@ -185,7 +185,7 @@ def conv2d(
         constants["fill"] = fill_constant(spec.in_zero_point, spec.in_dtype)
         steps.append(stage_step(geo.stage, source, "fill", 0))
         source = ("scratch", 0)
-    steps.append(gemm_step(geo.gemm, geo.unit, source, ("const", "weights")))
+    steps.append(gemm_step(geo.gemm, geo.unit, source, ("const", "weight")))
     return KernelPlan(
         tuple(steps),
         constants,

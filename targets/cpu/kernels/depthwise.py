@@ -303,7 +303,7 @@ def depthwise(
         bias, multiplier = bias.astype(np.float32), None
     packed = np.zeros((spec.kh, spec.kw, shape.blocks * shape.lanes), shape.accumulator)
     packed[..., : spec.c] = weights[:, 0].transpose(1, 2, 0)
-    constants = {"weights": packed}
+    constants = {"weight": packed}
     constants |= channel_constants(spec.epilogue, 1, isa.lanes, bias, multiplier, ratio)
     steps: list[KernelStep] = []
     source: KernelArg = ("in", 0)
@@ -312,7 +312,7 @@ def depthwise(
         steps.append(stage_step(stage, source, "fill", 0))
         source = ("scratch", 0)
     key = name_key("depthwise", shape)
-    args: list[KernelArg] = [source, ("const", "weights")]
+    args: list[KernelArg] = [source, ("const", "weight")]
     if shape.shifted:
         constants["zero"] = np.array([spec.in_zero_point], shape.accumulator)
         args.append(("const", "zero"))

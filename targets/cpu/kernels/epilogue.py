@@ -115,7 +115,7 @@ def finish(
     total = acc + channel.bias
     residual = None
     if at.residual is not None:
-        residual = kb.load(at.residual, index, lanes)
+        residual = kb.load_first(at.residual, index, lanes, count)
     if at.ratio is not None:
         zero = kb.splat(kb.load(at.scalars, 3), lanes)
         scaled = (kb.cast(kb.cast(residual, "int32"), "float32") - zero) * channel.ratio
