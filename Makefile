@@ -61,7 +61,8 @@ $(VENV)/.made:
 	  echo "make: dlcc needs Python 3.11 or newer, '$(PYTHON)' is $$($(PYTHON) --version 2>&1);" \
 	       "give a newer one by make PYTHON=python3.12" >&2; exit 1; }
 	@echo "making the virtual environment $(VENV)"
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	@test -e $(VENV) && was=1 || was=; \
+	$(PYTHON) -m venv $(VENV) || { test "$$was" || rm -rf $(VENV); \
 	  echo "make: '$(PYTHON) -m venv' failed (see above); on Debian and Ubuntu the package" \
 	       "python3-venv provides it" >&2; exit 1; }
 	@touch $@

@@ -203,7 +203,12 @@ def compile(
 
 def _report(optimised: Optimised) -> dict[str, object]:
     passes = [
-        {"pass": p.text, "modified": p.modified, "statistics": p.statistics, "errors": p.errors}
+        {
+            "pass": p.text,
+            "modified": p.modified,
+            "statistics": p.statistics,
+            "max_abs_errors": {name: e.max_abs for name, e in (p.errors or {}).items()},
+        }
         for p in optimised.passes
     ]
     remarks = [

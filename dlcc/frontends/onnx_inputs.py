@@ -132,6 +132,8 @@ class Border:
     def _size(self, name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> int:
         if dim.HasField("dim_value") and dim.dim_value > 0:
             return int(dim.dim_value)
+        if dim.HasField("dim_value") and dim.dim_value == 0:
+            raise _needs_shape(name, f"its axis {axis} is declared with size 0")
         symbol = dim.dim_param
         if symbol in self._sizes:
             return self._sizes[symbol]

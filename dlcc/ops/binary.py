@@ -413,16 +413,11 @@ class Mod(Binary):
     def expression(self, node: Node, a: Any, b: Any) -> Any:
         """Integer remainders; on floats C's fmod, its sign corrected."""
         from dlcc.tir import expr
-        from dlcc.tir.trigonometry import fmod
+        from dlcc.tir.trigonometry import floor_mod, fmod
 
         if node.output.type.dtype.is_integer:
             return expr.truncmod(a, b) if self.get(node, "fmod") else expr.floormod(a, b)
-        rest = fmod(a, b)
-        if self.get(node, "fmod"):
-            return rest
-        zero = expr.like(0, a)
-        wrong = expr.both(rest != zero, (rest * expr.select(b < expr.like(0, b), expr.like(-1, b), expr.like(1, b))) < zero)
-        return expr.select(wrong, rest + b, rest)
+        return fmod(a, b) if self.get(node, "fmod") else floor_mod(a, b)
 
 
 class PRelu(Op):

@@ -215,15 +215,11 @@ class Softplus(Unary):
 
     def expression(self, node: Node, x: Any) -> Any:
         """max(x, 0) + log(1 + exp(-|x|))."""
-        return _softplus_expression(x)
+        from dlcc.tir import expr
+        from dlcc.tir import math as tir_math
 
-
-def _softplus_expression(x: Any) -> Any:
-    from dlcc.tir import expr
-    from dlcc.tir import math as tir_math
-
-    small = tir_math.exp(expr.negative(expr.absolute(x)))
-    return expr.maximum(x, expr.like(0, x)) + tir_math.log(expr.like(1, x) + small)
+        small = tir_math.exp(expr.negative(expr.absolute(x)))
+        return expr.maximum(x, expr.like(0, x)) + tir_math.log(expr.like(1, x) + small)
 
 
 class Mish(Unary):
@@ -237,10 +233,15 @@ class Mish(Unary):
         return np.where(np.isneginf(x), 0, x * np.tanh(_softplus(x)))
 
     def expression(self, node: Node, x: Any) -> Any:
-        """X times tanh of softplus."""
+        """With e = exp(x), tanh(log(1 + e)) = n / (n + 2) for n = e * (e + 2)."""
+        from dlcc.tir import expr
         from dlcc.tir import math as tir_math
 
-        return x * tir_math.tanh(_softplus_expression(x))
+        names, two = tir_math.Names(), expr.like(2, x)
+        x = names(x)
+        e = names(tir_math.exp(expr.minimum(x, expr.like(20, x))))  # beyond, the quotient is 1
+        n = names(e * (e + two))
+        return names.close(x * (n / (n + two)))
 
 
 class _Trigonometric(Unary):

@@ -60,8 +60,8 @@ def elementwise_like(
     _inline(schedule, results)
     counts = []
     for block in results:
-        loop, count = _item_loop(schedule, block, item_axes)
-        _compute_inside(schedule, block, loop)
+        loop, row, count = _item_loop(schedule, block, item_axes)
+        _compute_inside(schedule, block, row)
         _vectorise(schedule, loop, lanes)
         schedule.annotate(loop, ITEMS, 1)
         counts.append(count)
@@ -104,8 +104,13 @@ def _divisor(count: int, limit: int) -> int:
     return max(d for d in range(1, max(1, min(count, limit)) + 1) if count % d == 0)
 
 
-def _item_loop(schedule: Any, block: Any, item_axes: int | None) -> tuple[Any, int]:
-    """Fuses leading axes of ``block`` into the work-item loop; returns it and its extent."""
+def _item_loop(schedule: Any, block: Any, item_axes: int | None) -> tuple[Any, Any, int]:
+    """Fuses leading axes of ``block`` into the work-item loop.
+
+    Returns it, the loop inside it over single rows (where temporaries belong: a work item's rows may
+    come from several images or lines, and a temporary that covers them all could be huge), and the
+    number of work items.
+    """
     loops = _spatial_loops(schedule, block)
     extents = [int(schedule.get(loop).extent) for loop in loops]
     axes = len(loops) - 1 if item_axes is None else min(item_axes, len(loops))
@@ -114,16 +119,17 @@ def _item_loop(schedule: Any, block: Any, item_axes: int | None) -> tuple[Any, i
         if chunk * 16 < min(extents[0], ITEM_ELEMENTS):  # a prime, say: one item is better
             chunk = extents[0]
         outer, _ = schedule.split(loops[0], [extents[0] // chunk, chunk])
-        return outer, extents[0] // chunk
+        return outer, outer, extents[0] // chunk
     if axes == 0:
-        return schedule.add_unit_loop(loops[0]), 1
+        unit = schedule.add_unit_loop(loops[0])
+        return unit, unit, 1
     outer = schedule.fuse(*loops[:axes]) if axes > 1 else loops[0]
     count, inside = prod(extents[:axes]), prod(extents[axes:])
     rows = _divisor(count, max(1, ITEM_ELEMENTS // max(inside, 1)))
     if rows == 1 and count > 1:
-        return outer, count
-    outer, _ = schedule.split(outer, [count // rows, rows])
-    return outer, count // rows
+        return outer, outer, count
+    outer, row = schedule.split(outer, [count // rows, rows])
+    return outer, row, count // rows
 
 
 def _compute_inside(schedule: Any, block: Any, loop: Any) -> None:

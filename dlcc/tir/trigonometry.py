@@ -134,6 +134,14 @@ def fmod(a: Expr, b: Expr) -> Expr:
     return names.close(tirx.Select(a < _f32(0), zero - rest, rest).astype("float32"))
 
 
+def floor_mod(a: Expr, b: Expr) -> Expr:
+    """The remainder with the sign of ``b``, from :func:`fmod`."""
+    names, zero = Names(), _f32(0)
+    rest = names(fmod(a, b))
+    wrong = tirx.Select(b < zero, rest > zero, rest < zero)
+    return names.close(tirx.Select(wrong, rest + b, rest))
+
+
 FUNCTIONS: dict[str, Callable[[Expr], Expr]] = {
     "sin": tir_math.sin,
     "cos": tir_math.cos,

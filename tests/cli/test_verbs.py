@@ -295,7 +295,8 @@ def test_compile_tells_what_it_made(dlcc, cnn, tmp_path):
     assert set(told["seconds"]) == {"passes", "lowering", "link"}
     assert {"import", "fold-batch-norm", "kernels", "code", "link"} <= set(told["phases"])
     assert sum(told["phases"].values()) == pytest.approx(sum(told["seconds"].values()), rel=0.1)
-    text = dlcc("compile", cnn, "-o", out, "--bits", "32", "--embed", "-q").out
+    options = ["--bits", "32", "--embed", "-q", "--verify-numerics", "1"]
+    text = dlcc("compile", cnn, "-o", out, *options).out
     for word in ("kernel", "phase", "total", "model", "artifact", f"wrote {out}"):
         assert word in text
     assert not list(out.glob("*.weights"))

@@ -18,6 +18,7 @@ from tests.tir.linking import Library
 
 _ARCH_REQ_XCOMP_PERM = 0x1023
 _XFEATURE_XTILEDATA = 18
+_PROT_NONE = 0
 
 
 def request_tiles() -> None:
@@ -48,7 +49,7 @@ def guarded(array: np.ndarray, slack: int, align: int = 1) -> np.ndarray:
     whole[:] = 0xAB
     end = pages * mmap.PAGESIZE
     fence = ctypes.c_void_p(whole.ctypes.data + end)
-    assert ctypes.CDLL(None).mprotect(fence, ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_NONE) == 0
+    assert ctypes.CDLL(None).mprotect(fence, ctypes.c_size_t(mmap.PAGESIZE), _PROT_NONE) == 0
     start = end - size
     view = whole[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     view[...] = array
