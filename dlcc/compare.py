@@ -7,7 +7,11 @@ number tells what this layer itself adds.
 Layers are matched by ``loc``, the name of the original node, which survives every rewrite. A layer
 of ``b`` may have swallowed the layers after it (batch norm, activation, residual add): its
 counterpart in ``a`` is then the last layer of the chain that starts at the same ``loc`` and whose
-further members have no layer of their own in ``b``.
+further members have no layer of their own in ``b``. Where two chains meet (a residual add), the
+common part belongs to the layer that ``b`` computes last.
+
+Cross-layer equalisation scales the channels between two layers and changes nothing else. A layer
+whose result differs so is compared with ``a``'s channels scaled alike, and says so (``rescaled``).
 """
 
 from __future__ import annotations
@@ -84,6 +88,7 @@ class LayerError:
         layer: its name.
         op: its op.
         reference: name of the layer of ``a`` whose result it is compared with.
+        rescaled: ``a``'s channels were scaled by least squares before.
         isolated: fed with ``a``'s values.
         accumulated: fed with ``b``'s own values.
     """
@@ -91,6 +96,7 @@ class LayerError:
     layer: str
     op: str
     reference: str
+    rescaled: bool = False
     isolated: Error = field(default_factory=Error)
     accumulated: Error = field(default_factory=Error)
 
@@ -121,6 +127,7 @@ class Comparison:
                     "layer": row.layer,
                     "op": row.op,
                     "reference": row.reference,
+                    "rescaled": row.rescaled,
                     "isolated": row.isolated.to_json(),
                     "accumulated": row.accumulated.to_json(),
                 }
@@ -248,24 +255,60 @@ def match_layers(a: Graph, b: Graph) -> dict[Node, Node]:
     last_a = {node.loc: node for node in a.nodes if node.loc}
     last_b = {node.loc: node for node in b.nodes if node.loc}
     matches: dict[Node, Node] = {}
-    for loc, node in last_b.items():
-        start = last_a.get(loc)
-        if start is None or len(start.outputs) != 1 or len(node.outputs) != 1:
+    taken: set[Node] = set()
+    for node in reversed(b.nodes):
+        start = last_a.get(node.loc)
+        if last_b.get(node.loc) is not node or start is None:
             continue
-        end = _chain_end(a, start, last_b)
-        if end.output.type.shape == node.output.type.shape:
-            matches[node] = end
+        if len(start.outputs) != 1 or len(node.outputs) != 1:
+            continue
+        chain = _chain(a, start, last_b, taken)
+        taken.update(chain)
+        fitting = [n for n in chain if n.output.type.shape == node.output.type.shape]
+        if fitting:
+            matches[node] = fitting[-1]
     return matches
 
 
-def _chain_end(graph: Graph, node: Node, kept: Mapping[str, Node]) -> Node:
-    """Follow single users that ``b`` has no layer for."""
+def _chain(graph: Graph, node: Node, kept: Mapping[str, Node], taken: set[Node]) -> list[Node]:
+    """``node`` and the single users after it that no other layer of ``b`` computes."""
+    chain = [node]
     while graph.use_count(node.output) == 1 and node.output.uses:
-        user = node.output.uses[0][0]
-        if user.loc in kept or not user.loc or len(user.outputs) != 1:
-            return node
-        node = user
-    return node
+        node = node.output.uses[0][0]
+        if node.loc in kept or not node.loc or len(node.outputs) != 1 or node in taken:
+            break
+        chain.append(node)
+    return chain
+
+
+LEAST_SPREAD = 1.25
+"""Largest over smallest channel scale from which channels count as rescaled on purpose."""
+
+LEAST_GAIN_DB = 6.0
+"""And by how much scaling has to lift the SQNR."""
+
+
+def channel_scales(reference: Array, other: Array) -> Array | None:
+    """Factors per channel (axis 1) that turn ``reference`` into ``other``; None if they are alike.
+
+    Least squares, b = d a; channels that are silent in either get 1.
+    """
+    if reference.ndim < 2 or reference.shape != other.shape or reference.shape[1] < 2:
+        return None
+    axes = tuple(i for i in range(reference.ndim) if i != 1)
+    a, b = reference.astype(np.float64), other.astype(np.float64)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return None
+    power, cross = np.sum(a * a, axes), np.sum(a * b, axes)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scales = np.where((power > 0) & (cross > 0), cross / power, 1.0)
+    if scales.max() < LEAST_SPREAD * scales.min():
+        return None
+    shaped = scales.reshape([-1 if i == 1 else 1 for i in range(a.ndim)])
+    before, after = Error(), Error()
+    before.add(a, b)
+    after.add(a * shaped, b)
+    return shaped if after.sqnr_db > before.sqnr_db + LEAST_GAIN_DB else None
 
 
 class _LayerComparison:
@@ -280,7 +323,8 @@ class _LayerComparison:
             if node in self.matches
         }
         self.unmatched = [n.loc or n.op for n in b.nodes if n not in self.matches]
-        self._wanted = {m.output: m for m in self.matches.values()}
+        self._wanted = {m.output for m in self.matches.values()}
+        self._scales: dict[Node, Array | None] = {}
 
     def run(self, feed_a: Mapping[str, Array], feed_b: Mapping[str, Array]) -> tuple[Feed, Feed]:
         """One sample; returns the outputs of both."""
@@ -293,13 +337,24 @@ class _LayerComparison:
         def observe_b(value: Value, array: Array) -> None:
             node = value.producer
             if node is not None and node in self.rows:
-                reference = real[self.matches[node].output]
-                self.rows[node].accumulated.add(reference, _real(array, value.type))
+                found = _real(array, value.type)
+                self.rows[node].accumulated.add(self._reference(node, real, found), found)
 
         outputs_a = execute(self.a, feed_a, observe_a)
         outputs_b = execute(self.b, feed_b, observe_b)
         self._isolated(real, feed_b)
         return outputs_a, outputs_b
+
+    def _reference(
+        self, node: Node, real: Mapping[Value, Array], found: Array | None = None
+    ) -> Array:
+        """``a``'s result for a layer of ``b``; ``found`` tells of rescaled channels, once."""
+        reference = real[self.matches[node].output]
+        if found is not None and node not in self._scales:
+            self._scales[node] = channel_scales(reference, found)
+            self.rows[node].rescaled = self._scales[node] is not None
+        scales = self._scales.get(node)
+        return reference if scales is None else np.asarray(reference * scales, reference.dtype)
 
     def _isolated(self, real: Mapping[Value, Array], feed: Mapping[str, Array]) -> None:
         """Each layer on ``a``'s values; layers without counterpart pass theirs on."""
@@ -313,7 +368,7 @@ class _LayerComparison:
                 ideal[value] = array
             if node in self.rows:
                 value = node.output
-                reference = real[self.matches[node].output]
+                reference = self._reference(node, real)
                 self.rows[node].isolated.add(reference, _real(results[0], value.type))
                 ideal[value] = _stored(reference, value.type)
             for operand in (*node.inputs, *node.outputs):
@@ -321,4 +376,4 @@ class _LayerComparison:
                     ideal.pop(operand, None)
 
 
-__all__ = ["Comparison", "Error", "LayerError", "compare", "match_layers"]
+__all__ = ["Comparison", "Error", "LayerError", "channel_scales", "compare", "match_layers"]

@@ -133,7 +133,7 @@ class PassContext:
                 ExitCode.USAGE,
                 f"pass {needed_by.name!r} needs calibration data",
                 why="it chooses numbers from the activations of typical inputs; none were given",
-                fix="give some with --calibration FILE.npz (or calibration= in Python)",
+                fix="give some with --calib FILE.npz (or calibration= in Python)",
             )
         return self.calibration()
 

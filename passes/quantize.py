@@ -123,7 +123,7 @@ class Quantize(Pass):
                     "note",
                     "",
                     f"no calibration data: calibrated on {samples.count} synthetic inputs "
-                    f"({basis}); real samples (--calibration) are more accurate",
+                    f"({basis}); real samples (--calib) are more accurate",
                 )
             )
         result.statistics["samples"] = samples.count

@@ -200,7 +200,7 @@ def _show_comparison(console: Console, result: Comparison) -> None:
             (
                 row.layer,
                 row.op,
-                row.reference,
+                f"{row.reference} (rescaled)" if row.rescaled else row.reference,
                 f"{row.isolated.sqnr_db:.1f}",
                 f"{row.isolated.max_abs:.3g}",
                 f"{row.accumulated.sqnr_db:.1f}",

@@ -19,13 +19,11 @@ import dataclasses
 import hashlib
 import json
 import re
-import zlib
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 

@@ -339,13 +339,29 @@ def import_batch_norm(node: OnnxNode) -> Sequence[Value]:
 @onnx_op("LayerNormalization", since=17)
 @onnx_op("LayerNormalization", since=1, domain="com.microsoft")
 def import_layer_norm(node: OnnxNode) -> Sequence[Value]:
-    """LayerNormalization; the mean and deviation outputs are not made."""
+    """LayerNormalization; the mean and inverse deviation are made where they are asked for."""
     operands = [node.input(0), node.optional(1), node.optional(2)]
-    attrs = {
+    attrs: dict[str, Any] = {
         "axis": int(node.attrs.get("axis", -1)),
         "epsilon": node.attrs.get("epsilon", 1e-5),
     }
-    return node.build("layer_norm", operands, attrs)
+    made = node.build("layer_norm", operands, attrs)
+    return made if node.output_count == 1 else [*made, *_row_statistics(node, attrs)]
+
+
+def _row_statistics(node: OnnxNode, attrs: Mapping[str, Any]) -> list[Value]:
+    """Mean and 1 / sqrt(variance + epsilon) of a layer norm's rows."""
+    x, graph = node.input(0), node.graph
+    rank = x.type.rank
+    over = {"axes": tuple(range(attrs["axis"] % rank, rank))}
+    (mean,) = node.build("reduce_mean", [x], over, suffix=".mean")
+    (centred,) = node.build("sub", [x, mean], suffix=".centred")
+    (square,) = node.build("mul", [centred, centred], suffix=".square")
+    (var,) = node.build("reduce_mean", [square], over, suffix=".var")
+    epsilon = graph.add_constant(np.asarray(attrs["epsilon"], x.type.dtype.numpy), name="epsilon")
+    (shifted,) = node.build("add", [var, epsilon], suffix=".shifted")
+    (deviation,) = node.build("sqrt", [shifted], suffix=".deviation")
+    return [mean, *node.build("reciprocal", [deviation], suffix=".inverse")]
 
 
 @onnx_op("RMSNormalization", since=23)
