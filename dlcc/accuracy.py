@@ -71,7 +71,7 @@ def evaluate_classifier(
     """
     name = _scores_output(network, output)
     feeds = list(feeds_of(arrays, network, where, convert=True))  # views, not copies
-    labels = _labels(arrays, where)
+    labels = _labels(arrays, {info.name for info in network.inputs}, where)
     hits = hits5 = done = classes = 0
     wanted = min(most, len(labels)) if most else len(labels)
     for feed in feeds:
@@ -105,9 +105,9 @@ def _scores_output(network: Executable, output: str) -> str:
     )
 
 
-def _labels(arrays: Mapping[str, Array], where: str) -> Array:
+def _labels(arrays: Mapping[str, Array], inputs: set[str], where: str) -> Array:
     for key in LABEL_KEYS:
-        if key in arrays:
+        if key in arrays and key not in inputs:
             labels = np.asarray(arrays[key])
             if labels.dtype.kind not in "iu" or labels.ndim != 1 or not len(labels):
                 raise _bad_labels(where, f"{key} is {labels.dtype}{list(labels.shape)}")

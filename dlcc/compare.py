@@ -5,10 +5,10 @@ alone, its operands taken from ``a`` (and quantised where ``b`` holds them quant
 number tells what this layer itself adds.
 
 Layers are matched by ``loc``, the name of the original node, which survives every rewrite. A layer
-of ``b`` may have swallowed the layers after it (batch norm, activation, residual add): its
-counterpart in ``a`` is then the last layer of the chain that starts at the same ``loc`` and whose
-further members have no layer of their own in ``b``. Where two chains meet (a residual add), the
-common part belongs to the layer that ``b`` computes last.
+of one network may have swallowed the layers after it (batch norm, activation, residual add), so
+each takes with it the chain of single users that have no layer of their own in the other network;
+the ends of both chains are compared. Where chains meet (a residual add), the common part belongs to
+the layer that the other network computes last.
 
 Cross-layer equalisation scales the channels between two layers and changes nothing else. A layer
 whose result differs so is compared with ``a``'s channels scaled alike, and says so (``rescaled``).
@@ -250,35 +250,56 @@ def _stored(real: Array, type_: TensorType) -> Array:
 # -- layers ------------------------------------------------------------------------------------
 
 
-def match_layers(a: Graph, b: Graph) -> dict[Node, Node]:
-    """Node of ``b`` -> the node of ``a`` that computes the same; see the module's docstring."""
-    last_a = {node.loc: node for node in a.nodes if node.loc}
-    last_b = {node.loc: node for node in b.nodes if node.loc}
-    matches: dict[Node, Node] = {}
-    taken: set[Node] = set()
-    for node in reversed(b.nodes):
-        start = last_a.get(node.loc)
-        if last_b.get(node.loc) is not node or start is None:
-            continue
-        if len(start.outputs) != 1 or len(node.outputs) != 1:
-            continue
-        chain = _chain(a, start, last_b, taken)
-        taken.update(chain)
-        fitting = [n for n in chain if n.output.type.shape == node.output.type.shape]
-        if fitting:
-            matches[node] = fitting[-1]
+@dataclass(frozen=True)
+class Match:
+    """A layer in both networks: its first and last node in ``b``, and the last one in ``a``."""
+
+    start: Node
+    end: Node
+    reference: Node
+
+
+def match_layers(a: Graph, b: Graph) -> list[Match]:
+    """The layers that both have, in the order of ``b``; see the module's docstring."""
+    last_a = {node.loc: node for node in a.nodes if node.loc and len(node.outputs) == 1}
+    last_b = {node.loc: node for node in b.nodes if node.loc and len(node.outputs) == 1}
+    place_a = {node: place for place, node in enumerate(a.nodes)}
+    shared = [node for node in b.nodes if last_b.get(node.loc) is node and node.loc in last_a]
+    # Of two layers that meet, the fused network computes the one later that holds the meeting
+    # point: its order decides in the other one.
+    by_a = sorted(shared, key=lambda n: place_a[last_a[n.loc]], reverse=True)
+    chains_b = _chains(b, by_a, last_a)
+    chains_a = _chains(a, [last_a[n.loc] for n in reversed(shared)], last_b)
+    matches = []
+    for start in shared:
+        found = _equal_shapes(chains_b[start], chains_a[last_a[start.loc]])
+        if found is not None:
+            matches.append(Match(start, *found))
     return matches
 
 
-def _chain(graph: Graph, node: Node, kept: Mapping[str, Node], taken: set[Node]) -> list[Node]:
-    """``node`` and the single users after it that no other layer of ``b`` computes."""
-    chain = [node]
-    while graph.use_count(node.output) == 1 and node.output.uses:
-        node = node.output.uses[0][0]
-        if node.loc in kept or not node.loc or len(node.outputs) != 1 or node in taken:
-            break
-        chain.append(node)
-    return chain
+def _chains(graph: Graph, starts: list[Node], other: Mapping[str, Node]) -> dict[Node, list[Node]]:
+    """Each start with the single users after it without layer in ``other``; the first one wins."""
+    taken = set(starts)
+    chains: dict[Node, list[Node]] = {}
+    for start in starts:
+        chain = chains[start] = [start]
+        while graph.use_count(chain[-1].output) == 1 and chain[-1].output.uses:
+            node = chain[-1].output.uses[0][0]
+            if node.loc in other or not node.loc or len(node.outputs) != 1 or node in taken:
+                break
+            chain.append(node)
+            taken.add(node)
+    return chains
+
+
+def _equal_shapes(chain: list[Node], reference: list[Node]) -> tuple[Node, Node] | None:
+    """The last member of ``chain`` with one of its shape in ``reference``, and the last such."""
+    for node in reversed(chain):
+        for candidate in reversed(reference):
+            if candidate.output.type.shape == node.output.type.shape:
+                return node, candidate
+    return None
 
 
 LEAST_SPREAD = 1.25
@@ -287,15 +308,22 @@ LEAST_SPREAD = 1.25
 LEAST_GAIN_DB = 6.0
 """And by how much scaling has to lift the SQNR."""
 
+LEAST_ELEMENTS = 16
+"""And how many numbers each channel needs."""
+
 
 def channel_scales(reference: Array, other: Array) -> Array | None:
-    """Factors per channel (axis 1) that turn ``reference`` into ``other``; None if they are alike.
+    """Factors per channel that turn ``reference`` into ``other``; None if they are alike.
 
-    Least squares, b = d a; channels that are silent in either get 1.
+    Least squares, b = d a; channels that are silent in either get 1. Channels are axis 1 of images,
+    else the last axis. A few numbers per channel would fit noise: those are never scaled.
     """
-    if reference.ndim < 2 or reference.shape != other.shape or reference.shape[1] < 2:
+    channels = 1 if reference.ndim == 4 else reference.ndim - 1
+    if reference.ndim < 2 or reference.shape != other.shape or reference.shape[channels] < 2:
         return None
-    axes = tuple(i for i in range(reference.ndim) if i != 1)
+    if reference.size < LEAST_ELEMENTS * reference.shape[channels]:
+        return None
+    axes = tuple(i for i in range(reference.ndim) if i != channels)
     a, b = reference.astype(np.float64), other.astype(np.float64)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return None
@@ -304,11 +332,22 @@ def channel_scales(reference: Array, other: Array) -> Array | None:
         scales = np.where((power > 0) & (cross > 0), cross / power, 1.0)
     if scales.max() < LEAST_SPREAD * scales.min():
         return None
-    shaped = scales.reshape([-1 if i == 1 else 1 for i in range(a.ndim)])
+    shaped = scales.reshape([-1 if i == channels else 1 for i in range(a.ndim)])
     before, after = Error(), Error()
     before.add(a, b)
     after.add(a * shaped, b)
     return shaped if after.sqnr_db > before.sqnr_db + LEAST_GAIN_DB else None
+
+
+def _between(matches: list[Match]) -> set[Node]:
+    """The inner nodes of the chains."""
+    inner: set[Node] = set()
+    for match in matches:
+        node = match.start
+        while node is not match.end:
+            node = node.output.uses[0][0]
+            inner.add(node)
+    return inner
 
 
 class _LayerComparison:
@@ -316,14 +355,15 @@ class _LayerComparison:
 
     def __init__(self, a: Graph, b: Graph) -> None:
         self.a, self.b = a, b
-        self.matches = match_layers(a, b)
+        matches = match_layers(a, b)
+        self.matches = {match.end: match.reference for match in matches}
         self.rows = {
-            node: LayerError(node.loc, node.op, self.matches[node].loc)
-            for node in b.nodes
-            if node in self.matches
+            match.end: LayerError(match.start.loc, match.start.op, match.reference.loc)
+            for match in matches
         }
-        self.unmatched = [n.loc or n.op for n in b.nodes if n not in self.matches]
-        self._wanted = {m.output for m in self.matches.values()}
+        covered = {match.start for match in matches} | _between(matches)
+        self.unmatched = [n.loc or n.op for n in b.nodes if n not in covered]
+        self._wanted = {reference.output for reference in self.matches.values()}
         self._scales: dict[Node, Array | None] = {}
 
     def run(self, feed_a: Mapping[str, Array], feed_b: Mapping[str, Array]) -> tuple[Feed, Feed]:
@@ -376,4 +416,12 @@ class _LayerComparison:
                     ideal.pop(operand, None)
 
 
-__all__ = ["Comparison", "Error", "LayerError", "channel_scales", "compare", "match_layers"]
+__all__ = [
+    "Comparison",
+    "Error",
+    "LayerError",
+    "Match",
+    "channel_scales",
+    "compare",
+    "match_layers",
+]

@@ -78,10 +78,10 @@ def split_batches(arrays: Mapping[str, Array], graph: Graph, where: str) -> Batc
     """
     feeds: dict[str, Array] = {}
     for value in graph.inputs:
+        if arrays[value.name].dtype.kind in "OSUMmc":
+            raise _bad_array(where, value.name, f"it is of dtype {arrays[value.name].dtype}")
         feeds[value.name] = _stacked(arrays[value.name], value.type.shape, value.name, where)
         dtype = value.type.storage.numpy
-        if feeds[value.name].dtype.kind in "OSU":
-            raise _bad_array(where, value.name, f"it is of dtype {arrays[value.name].dtype}")
         feeds[value.name] = feeds[value.name].astype(dtype, copy=False)
     counts = {name: len(a) for name, a in feeds.items()}
     if len(set(counts.values())) > 1 or 0 in counts.values():

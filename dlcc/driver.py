@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import passes as pass_library
 import targets as target_library
 from dlcc.artifact import Artifact, check_output, write_artifact
 from dlcc.data import batches_from
@@ -76,6 +77,7 @@ class CompileOptions:
         Raises:
             DlccError: bad pipeline text or an unsupported bit width.
         """
+        pass_library.load_plugins()
         if self.passes is not None:
             if isinstance(self.passes, str):
                 return parse_pipeline(self.passes)

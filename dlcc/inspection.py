@@ -29,7 +29,7 @@ class Layer:
         layer: name of the original node.
         op: op of the IR.
         kernel: name of the chosen kernel ("" in a model).
-        why: what speaks for it: each other kernel and why it was not taken ("" in a model).
+        why: its predicted cost, and why each other kernel was not taken ("" in a model).
         encoding: how operands and result are stored, e.g. ``u8 x s8/axis0 -> u8``.
         shape: shape of the first result.
         weight_bytes: bytes of its constants (a shared constant counts at its first user).
@@ -180,7 +180,6 @@ def _artifact_layers(
     layers = []
     for row in described:
         name = str(row.get("layer", ""))
-        rejected = row.get("rejected", {})
         inputs, outputs = list(row.get("inputs", ())), list(row.get("outputs", ()))
         alone = repeated[name] == 1
         layers.append(
@@ -188,7 +187,7 @@ def _artifact_layers(
                 layer=name,
                 op=str(row.get("op", "")),
                 kernel=str(row.get("kernel", "")),
-                why="; ".join(f"not {other}: {why}" for other, why in rejected.items()),
+                why=_why(row),
                 encoding=_encodings(inputs, outputs),
                 shape=_shape_of(outputs[0]) if outputs else (),
                 # nodes split from one layer share its name: only their own report tells them apart
@@ -198,6 +197,14 @@ def _artifact_layers(
             )
         )
     return layers
+
+
+def _why(row: Mapping[str, Any]) -> str:
+    """The cost that won, and what speaks against each other kernel."""
+    reasons = [f"not {other}: {why}" for other, why in row.get("rejected", {}).items()]
+    if "predicted_seconds" in row:
+        reasons.insert(0, f"predicted {1e6 * float(row['predicted_seconds']):.1f} us")
+    return "; ".join(reasons)
 
 
 def _time_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from dlcc.analysis.blas import single_threaded_blas
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Affine, Dense, Graph, Node, Value
 from dlcc.ir.encodings import Array
@@ -69,7 +70,9 @@ def execute(
         for value in graph.inputs:
             observe(value, live[value])
     for node in graph.nodes:
-        for value, array in zip(node.outputs, run_node(node, live), strict=True):
+        with single_threaded_blas():
+            results = run_node(node, live)
+        for value, array in zip(node.outputs, results, strict=True):
             live[value] = array
             if observe is not None:
                 observe(value, array)

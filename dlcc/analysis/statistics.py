@@ -22,6 +22,9 @@ BINS = 2048
 MOMENTUM = 0.9
 """Weight of the past in the moving average of minimum and maximum (Jacob et al. 2018, 3.1)."""
 
+_FINEST = -110
+"""Smallest exponent of a bin width; float32 numbers scaled by its inverse do not overflow."""
+
 Range = tuple[float, float]
 """Smallest and largest real number to be represented; always holds 0."""
 
@@ -50,7 +53,7 @@ class TensorStatistic:
     minimum: float = math.inf
     maximum: float = -math.inf
     average: Range | None = None
-    exponent: int = -1022
+    exponent: int = _FINEST
     first: int = 0
     histogram: Array = field(default_factory=lambda: np.zeros(BINS, np.int64))
 
@@ -98,7 +101,7 @@ class TensorStatistic:
             return
         if not self.histogram.any():
             span = max(high, -low)
-            self.exponent = max(-1022, math.frexp(span)[1] - int(math.log2(BINS)))
+            self.exponent = max(_FINEST, math.frexp(span)[1] - int(math.log2(BINS)))
             self.first = 0
         while self._index(high) - self._index(low) >= BINS:
             self._merge_pairs()
@@ -209,21 +212,26 @@ class TensorStatistic:
     def entropy_range(self, levels: int, steps: int = 64) -> Range:
         """The range with the least KL divergence of the quantised from the clipped distribution.
 
-        As Migacz 2017 (8-bit inference with TensorRT), with both ends scaled together; the zeros
-        take no part, so that a ReLU does not drown the rest.
+        As Migacz 2017 (8-bit inference with TensorRT), first for the upper, then for the lower end;
+        exact zeros take no part, so that a ReLU does not drown the rest.
         """
         low, high = self.with_zero()
-        filled = np.flatnonzero(self.histogram)
-        if low == high or filled.size <= levels:
+        if low == high or np.count_nonzero(self.histogram) <= levels:
             return low, high
-        best, found = math.inf, (low, high)
-        for fraction in np.linspace(0.25, 1.0, steps):
-            bottom, top = float(low * fraction), float(high * fraction)
+        fractions = np.linspace(0.05, 1.0, steps)
+        tops = [(low, float(f * high)) for f in fractions] if high > 0 else [(low, high)]
+        _, high = self._least_divergent(tops, levels)
+        bottoms = [(float(f * low), high) for f in fractions] if low < 0 else [(low, high)]
+        return self._least_divergent(bottoms, levels)
+
+    def _least_divergent(self, ends: list[Range], levels: int) -> Range:
+        divergences = []
+        for bottom, top in ends:
             start, stop = self._index(bottom) - self.first, self._index(top) - self.first + 1
-            divergence = _divergence(self.histogram, start, min(stop, BINS), levels)
-            if divergence <= best:
-                best, found = divergence, (bottom, top)
-        return found
+            divergences.append(_divergence(self.histogram, start, min(stop, BINS), levels))
+        if not np.isfinite(divergences).any():
+            return ends[-1]
+        return ends[int(np.argmin(divergences))]
 
 
 def _quantiser_error(
@@ -240,7 +248,7 @@ def _quantiser_error(
 
 
 def _divergence(histogram: Array, start: int, stop: int, levels: int) -> float:
-    """KL divergence between bins [start, stop), outliers added to the ends, and ``levels`` steps."""
+    """KL divergence between bins [start, stop), outliers at the ends, and ``levels`` steps."""
     if stop - start < levels:
         return math.inf
     inside = histogram[start:stop].astype(np.float64)

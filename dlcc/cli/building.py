@@ -231,6 +231,13 @@ def export_model(
     model: Annotated[Path, typer.Argument(help="A .dlir (or .onnx) file.", show_default=False)],
     output: Annotated[Path, typer.Argument(help="The .onnx file to write.", show_default=False)],
     opset: Annotated[int, typer.Option("--opset", help="ONNX opset of the result.")] = 17,
+    integer_adds: Annotated[
+        bool,
+        typer.Option(
+            "--integer-adds",
+            help="Round to 8 bits before residual adds, so that engines run these in integers.",
+        ),
+    ] = False,
     shape: ShapeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -241,7 +248,7 @@ def export_model(
     from dlcc.frontends.onnx_export import export_onnx
 
     graph = load_graph(model, shapes=parse_shapes(shape))
-    size = export_onnx(graph, output, opset=opset)
+    size = export_onnx(graph, output, opset=opset, integer_adds=integer_adds)
     console.line(f"wrote {output}: {bytes_text(size)}, opset {opset}")
     console.json({"output": output, "bytes": size, "opset": opset})
 

@@ -36,9 +36,8 @@ class PhaseProgress:
         self._quiet = quiet
         self._rich: RichProgress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._started: dict[str, float] = {}
+        self._begun: dict[str, float] = {}
         self._spoken = 0.0
-        self._done: set[str] = set()
         self.seconds: dict[str, float] = {}
         self._told = time.perf_counter()
 
@@ -72,40 +71,35 @@ class PhaseProgress:
 
     def __call__(self, phase: str, fraction: float) -> None:
         """Told by the work: ``fraction`` (0 to 1) of ``phase`` is done."""
-        now = time.perf_counter()
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._told
+        now, before = time.perf_counter(), self.seconds.get(phase, 0.0)
+        self.seconds[phase] = before + now - self._told
         self._told = now
         if self._quiet:
             return
         fraction = min(max(fraction, 0.0), 1.0)
-        if phase in self._done and fraction < 1.0:  # the phase is entered again
-            self._done.discard(phase)
-            self._started.pop(phase, None)
         if self._rich is not None:
             self._show_bar(self._rich, phase, fraction)
-        elif phase not in self._done:
-            self._say(phase, fraction)
-        if fraction >= 1.0:
-            self._done.add(phase)
+        else:
+            self._say(phase, fraction, before)
 
     def _show_bar(self, rich: RichProgress, phase: str, fraction: float) -> None:
         if phase not in self._tasks:
             self._tasks[phase] = rich.add_task(phase, total=1.0)
         rich.update(self._tasks[phase], completed=fraction)
 
-    def _say(self, phase: str, fraction: float) -> None:
-        now = time.perf_counter()
-        first = phase not in self._started
-        start = self._started.setdefault(phase, now)
+    def _say(self, phase: str, fraction: float, before: float) -> None:
+        now, first = self._told, phase not in self._begun
+        taken = self.seconds[phase] - self._begun.setdefault(phase, before)
         if first:
             sys.stderr.write(f"{phase}\n")
-        elif fraction >= 1.0:
-            if now - start < LONG_SECONDS:
+        if fraction >= 1.0:
+            del self._begun[phase]
+            if taken < LONG_SECONDS:
                 return
-            sys.stderr.write(f"{phase}: done after {now - start:.1f} s\n")
-        elif now - self._spoken >= REPEAT_SECONDS:
+            sys.stderr.write(f"{phase}: done after {taken:.1f} s\n")
+        elif not first:
+            if now - self._spoken < REPEAT_SECONDS:
+                return
             sys.stderr.write(f"{phase}: {100 * fraction:.0f} %\n")
-        else:
-            return
         self._spoken = now
         sys.stderr.flush()

@@ -279,7 +279,7 @@ def _contenders(peers: list[str], model: Path | None, work: Path) -> list[Conten
         from dlcc.frontends.onnx_export import export_onnx
 
         graph, network = load_graph(model), work / f"{model.stem}.onnx"
-        export_onnx(graph, network)
+        export_onnx(graph, network, integer_adds=True)
     else:
         network = model
     precision = onnx_precision(network)

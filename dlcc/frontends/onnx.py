@@ -63,7 +63,7 @@ def import_onnx(
         model = _inlined(model)
     graph = _ModelImporter(model, folder, shapes or {}, told).run(name)
     remove_dead(graph)
-    return _recognised(graph)
+    return _recognised(graph, told)
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -77,12 +77,12 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
         ) from None
 
 
-def _recognised(graph: Graph) -> Graph:
+def _recognised(graph: Graph, remarks: list[str]) -> Graph:
     from dlcc.frontends.idioms import fuse_idioms
     from dlcc.frontends.qdq import fuse_qdq
 
     fuse_idioms(graph)
-    fuse_qdq(graph)
+    fuse_qdq(graph, remarks)
     remove_dead(graph)
     return graph
 

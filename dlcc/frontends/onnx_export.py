@@ -59,13 +59,15 @@ class OnnxWriter:
 
     Attributes:
         opset: version that is written.
+        integer_adds: see :func:`to_onnx`.
         nodes: emitted so far, in execution order.
         initializers: constants so far, by name.
     """
 
-    def __init__(self, graph: Graph, opset: int) -> None:
+    def __init__(self, graph: Graph, opset: int, *, integer_adds: bool = False) -> None:
         self.graph = graph
         self.opset = opset
+        self.integer_adds = integer_adds
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self._real: dict[Value, str] = {}
@@ -235,6 +237,13 @@ class OnnxWriter:
         )  # fmt: skip
         self.define_codes(value, codes)
 
+    def rounded(self, node: Node, raw: str, encoding: Affine) -> str:
+        """A QuantizeLinear/DequantizeLinear pair inside ``node``; returns the pair's result."""
+        hint = f"{node.output.name}_inner"
+        scale, point = self._grid(encoding, hint)
+        codes = self.emit("QuantizeLinear", [raw, scale, point], node)
+        return self.emit("DequantizeLinear", [codes, scale, point], node)
+
     def code_name(self, value: Value) -> str:
         """Name that the codes of a quantised ``value`` should have."""
         return self._results.get(value) or self.name(f"{value.name}_codes")
@@ -327,8 +336,18 @@ def _value_info(name: str, type_: TensorType) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, element, list(type_.shape))
 
 
-def to_onnx(graph: Graph, *, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
+def to_onnx(
+    graph: Graph, *, opset: int = DEFAULT_OPSET, integer_adds: bool = False
+) -> onnx.ModelProto:
     """The graph as an ONNX model.
+
+    Args:
+        graph: the network.
+        opset: ONNX opset of the result.
+        integer_adds: round the result of an integer layer to 8 bits before its residual operand is
+            added. dlcc adds to the accumulator, which no QDQ form can say: engines then compute
+            such a layer in float. The extra rounding, of up to about one output code, lets them
+            run it in integers.
 
     Raises:
         DlccError: USAGE for an opset that cannot be written; UNSUPPORTED for an op or encoding
@@ -342,16 +361,18 @@ def to_onnx(graph: Graph, *, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
             why=f"dlcc writes opsets {OPSETS[0]} to {OPSETS[1]}",
             fix=f"leave it out for {DEFAULT_OPSET}",
         )
-    return OnnxWriter(graph, opset).run()
+    return OnnxWriter(graph, opset, integer_adds=integer_adds).run()
 
 
-def export_onnx(graph: Graph, path: Path, *, opset: int = DEFAULT_OPSET) -> int:
-    """Write the graph as an ONNX file; returns its size in bytes.
+def export_onnx(
+    graph: Graph, path: Path, *, opset: int = DEFAULT_OPSET, integer_adds: bool = False
+) -> int:
+    """Write the graph as an ONNX file (see :func:`to_onnx`); returns its size in bytes.
 
     Raises:
         DlccError: as :func:`to_onnx`; OUTPUT where the file cannot be written.
     """
-    model = to_onnx(graph, opset=opset)
+    model = to_onnx(graph, opset=opset, integer_adds=integer_adds)
     try:
         contents = model.SerializeToString(deterministic=True)
     except ValueError as error:  # protobuf refuses more than 2 GB

@@ -106,6 +106,8 @@ def _reduction(writer: OnnxWriter, node: Node) -> str:
 def _finish(writer: OnnxWriter, node: Node, raw: str, residual: int | None) -> str:
     """Add the residual operand and the clamp of a fused layer."""
     if residual is not None and node.optional_input(residual) is not None:
+        inner = _inner_encoding(node, residual) if writer.integer_adds else None
+        raw = raw if inner is None else writer.rounded(node, raw, inner)
         raw = writer.emit("Add", [raw, writer.operand(node, residual)], node)
     op = op_of(node)
     low, high = float(op.get(node, "act_min")), float(op.get(node, "act_max"))
@@ -123,6 +125,22 @@ def _finish(writer: OnnxWriter, node: Node, raw: str, residual: int | None) -> s
     while not operands[-1]:
         operands.pop()
     return writer.emit("Clip", operands, node, writer.result_name(node))
+
+
+def _inner_encoding(node: Node, residual: int) -> Affine | None:
+    """8 bits over all that matters of a layer's result before the residual r is added.
+
+    y = clamp(v + r): values of v beyond [y_min - r_max, y_max - r_min] end at the same bounds.
+    """
+    operands = (node.input(0), node.input(residual), node.output)
+    encodings = [v.type.encoding for v in operands]
+    if not all(isinstance(e, Affine) and e.axis is None and e.bits <= 8 for e in encodings):
+        return None
+    term, out = node.input(residual).type.affine, node.output.type.affine
+    low = min(out.real_range[0] - term.real_range[1], 0.0)
+    high = max(out.real_range[1] - term.real_range[0], 0.0)
+    scale = float(np.float32((high - low) / 255))
+    return Affine.per_tensor(8, out.signed, scale, round(-low / scale) - 128 * out.signed)
 
 
 def _renamed(writer: OnnxWriter, node: Node, raw: str) -> str:

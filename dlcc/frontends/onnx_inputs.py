@@ -76,15 +76,12 @@ class Border:
         Raises:
             DlccError: an input is not a tensor, or a dimension must be given.
         """
-        seen: set[str] = set()
         for proto in self._inputs:
-            if proto.name in seen:
+            if any(v.name == proto.name for v in graph.inputs):
                 raise model_error(f"the input {proto.name!r} is listed twice")
-            seen.add(proto.name)
-            value = graph.add_input(proto.name, TensorType(self._shape(proto), _dtype(proto)))
-            if value.name != proto.name:
-                self._remarks.append(f"import: input {proto.name!r} is called {value.name!r}")
-            yield proto.name, self._widened(graph, value)
+            graph.add_input(proto.name, TensorType(self._shape(proto), _dtype(proto)))
+        for value in graph.inputs:
+            yield value.name, self._widened(graph, value)
 
     def output(self, graph: Graph, proto: onnx.ValueInfoProto, value: Value) -> Value:
         """``value`` in the element type that the model declares for this output."""

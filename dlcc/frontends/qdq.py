@@ -35,8 +35,10 @@ _HOISTED = ("reshape", "transpose", "max_pool2d", "slice", "reduce_max", "reduce
 """Ops through which a quantize moves up: rounding commutes with them."""
 
 
-def fuse_qdq(graph: Graph) -> int:
+def fuse_qdq(graph: Graph, remarks: list[str] | None = None) -> int:
     """Merge QDQ sandwiches; returns how many ops became integer ops.
+
+    ``remarks`` gets one line per layer with a quantised weight that stays float, with the reason.
 
     Afterwards no activation has a signed 8-bit encoding, except graph inputs and outputs and where
     raw integers are needed; no dequantize of a constant is left.
@@ -50,6 +52,8 @@ def fuse_qdq(graph: Graph) -> int:
     for node in list(graph.nodes):
         if node in graph.nodes and _merge(graph, node):
             count += 1
+    if remarks is not None:
+        remarks += [line for node in graph.nodes if (line := _remark(node))]
     _tidy(graph)
     _fold_constants(graph)
     unsigned_activations(graph)
@@ -245,6 +249,26 @@ def _merge_layer(graph: Graph, node: Node) -> bool:
         return False
     tail.replace(graph, node, new)
     return True
+
+
+def _remark(node: Node) -> str:
+    """Why a layer with a quantised weight stays float, or ""."""
+    codes = source(node.input(1)) if node.op in _LAYERS else None
+    if codes is None or not codes.is_constant:
+        return ""
+    axis = _LAYERS[node.op]
+    weight = _weight_of(codes, axis)
+    if _activation(node.input(0)) is None:
+        why = "its input is not quantised to 8 bits with one scale"
+    elif weight is None:
+        why = f"its weight is not quantised to 8 bits with scales along axis {axis}"
+    elif not weight.fits:
+        why = "its weight has zero points, and codes without them do not fit int8"
+    elif axis and node.attrs.get("groups", 1) != 1:
+        why = "a grouped transposed convolution has no integer kernel"
+    else:
+        why = "its bias is not known at compile time"
+    return f"qdq: {node.op} {node.loc!r} is computed in float: {why}"
 
 
 def _weight_of(value: Value, axis: int) -> Weight | None:

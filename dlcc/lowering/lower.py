@@ -76,6 +76,9 @@ def choose(node: Node, target: Target) -> Choice:
             fix="keep this layer in float with --passes 'quantize{exclude=...}', or use --bits 32",
         )
     seconds, row = min(costs.values(), key=lambda entry: entry[0])
+    # that a row for any op has nothing for this one is no news
+    general = {other.name for other in target.rows if "*" in other.ops}
+    reasons = {name: why for name, why in reasons.items() if name not in general}
     for name, (other, _) in costs.items():
         if name != row.name:
             reasons[name] = f"predicted {other * 1e6:.1f} us against {seconds * 1e6:.1f} us"
@@ -253,9 +256,12 @@ def lower(
     prepared = prepare(graph)
     assembler = _Assembler(prepared, threads)
     layers: list[dict[str, object]] = []
+    needed: set[str] = set()
     work = [node for node in prepared.nodes if not is_aliased(node)]
+    tell("kernels", 0.0)
     for done, node in enumerate(work):
         choice = choose(node, target)
+        needed.update(choice.plan.features)
         layers.append(_layer_report(choice, assembler.add_layer(choice)))
         tell("kernels", (done + 1) / len(work))
     tell("code", 0.0)
@@ -274,7 +280,7 @@ def lower(
         weight_entries=tuple(assembler.weights.entries),
         object_code=object_code,
         triple=target.triple,
-        features=target.features,
+        features=tuple(f for f in target.features if f in needed),
         threads=threads,
         report={"target": target.name, "layers": layers},
     )

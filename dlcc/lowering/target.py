@@ -15,7 +15,7 @@ class KernelRow(ABC):
 
     Attributes:
         name: shown in reports, e.g. ``conv-amx-int8``.
-        ops: names of the ops it may serve.
+        ops: names of the ops it may serve; "*" for any.
     """
 
     name: ClassVar[str] = ""

@@ -208,7 +208,7 @@ class Add(_Sum):
 
     def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
         """Sums of the ends, clamped."""
-        a, b = _both(xs)
+        a, b = both_of(xs)
         low, high = self._ends(node)
         ends = np.clip([_sum(a.low, b.low, -1), _sum(a.high, b.high, 1)], low, high)
         return [Interval(float(ends[0]), float(ends[1]))]
@@ -230,7 +230,7 @@ class Sub(_Sum):
 
     def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
         """Differences of opposite ends."""
-        a, b = _both(xs)
+        a, b = both_of(xs)
         return [Interval(_sum(a.low, -b.high, -1), _sum(a.high, -b.low, 1))]
 
 
@@ -259,7 +259,7 @@ class Minimum(_Sum):
 
     def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
         """The smaller of both ends."""
-        a, b = _both(xs)
+        a, b = both_of(xs)
         return [Interval(min(a.low, b.low), min(a.high, b.high))]
 
 
@@ -288,7 +288,7 @@ class Maximum(_Sum):
 
     def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
         """The larger of both ends."""
-        a, b = _both(xs)
+        a, b = both_of(xs)
         return [Interval(max(a.low, b.low), max(a.high, b.high))]
 
 
@@ -340,9 +340,9 @@ class Mul(Binary):
 
     def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
         """Extremes of the products of the ends; a square is not negative."""
-        a, b = _both(xs)
+        a, b = both_of(xs)
         square = node.input(0) is node.input(1)
-        products = [_product(p, q) for p in (a.low, a.high) for q in (b.low, b.high)]
+        products = [product_of(p, q) for p in (a.low, a.high) for q in (b.low, b.high)]
         if square:
             low = 0.0 if a.low <= 0 <= a.high else min(a.low**2, a.high**2)
             return [Interval(low, max(products))]
@@ -370,7 +370,7 @@ class Div(Binary):
 
     def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
         """Extremes of the quotients; unbounded where the divisor may be 0."""
-        a, b = _both(xs)
+        a, b = both_of(xs)
         if b.low <= 0 <= b.high or not np.isfinite([a.low, a.high, b.low, b.high]).all():
             return [Interval(-np.inf, np.inf)]
         quotients = [p / q for p in (a.low, a.high) for q in (b.low, b.high)]
@@ -420,85 +420,8 @@ class Mod(Binary):
         return fmod(a, b) if self.get(node, "fmod") else floor_mod(a, b)
 
 
-class PRelu(Op):
-    """prelu(x, slope): x where x >= 0, else slope * x; slope broadcasts to x."""
-
-    name = "prelu"
-    operands = ("x", "slope")
-    quantised = Quantised.INTEGER
-
-    def infer(self, node: Node) -> list[TensorType]:
-        """The first operand's type."""
-        x = node.input(0).type
-        if broadcast_shape(node, [x, node.input(1).type]) != x.shape:
-            raise type_error(node, "the slope does not broadcast to x")
-        return [TensorType(x.shape, same_dtype(node).dtype)]
-
-    def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
-        """Piecewise linear."""
-        x, slope = present(xs[0]), present(xs[1])
-        return [np.where(x >= 0, x, x * slope)]
-
-    def _factors(self, node: Node) -> tuple[Array, Array]:
-        """Multiplier of the centred code where it is not negative, and where it is."""
-        x, out = node.input(0).type.affine, node.output.type.encoding
-        slope = node.input(1)
-        if not slope.is_constant:
-            raise type_error(node, "the slope must be constant")
-        scale = out.scale if isinstance(out, Affine) else 1.0
-        mult = numerics.multiplier([x.scale], scale).reshape(())
-        negative = numerics.multiplier(slope.decoded() * np.float64(x.scale), scale)
-        return mult, negative
-
-    def evaluate_integer(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
-        """With acc = x - zx; requantised by f32(sx/sy), below zero by f32(sx*slope/sy)."""
-        mult, negative = self._factors(node)
-        acc = present(xs[0]).astype(np.int32) - node.input(0).type.affine.zero_point
-        chosen = np.where(acc >= 0, mult, negative)
-        out = node.output.type.encoding
-        if isinstance(out, Affine):
-            return [numerics.requantise(acc, chosen, out)]
-        return [numerics.dequantise(acc, chosen)]
-
-    def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
-        """The part above 0, and products of the part below with the slopes."""
-        x, slope = _both(xs)
-        below = min(x.low, 0.0)
-        ends = [max(x.low, 0.0), max(x.high, 0.0)] if x.high >= 0 else []
-        if x.low < 0:
-            top = min(x.high, 0.0)
-            ends += [_product(v, s) for v in (below, top) for s in (slope.low, slope.high)]
-        return [Interval(min(ends), max(ends))]
-
-    def compute(self, node: Node, ctx: TirContext) -> None:
-        """Piecewise linear."""
-        from dlcc.tir import expr
-
-        x = ctx.read(0)
-        shape = node.input(1).type.shape
-        if not isinstance(node.input(0).type.encoding, Affine):
-            slope = broadcast_reader(ctx.read(1), shape)
-            zero = expr.const(0, str(node.input(0).type.dtype.numpy))
-            ctx.output(0, lambda *i: expr.select(x(*i) >= zero, x(*i), x(*i) * slope(*i)))
-            return
-        mult, negative = self._factors(node)
-        table = ctx.constant(negative)
-        factor = broadcast_reader(lambda *i: table[i] if i else table[0], shape)
-        source, out = node.input(0).type.affine, node.output.type
-
-        def body(*i: Any) -> Any:
-            acc = expr.centred(x(*i), source)
-            positive = expr.const(float(mult), "float32")
-            scaled = acc.astype("float32") * expr.select(acc >= 0, positive, factor(*i))
-            if not isinstance(out.encoding, Affine):
-                return scaled
-            ends = out.encoding.code_range
-            return expr.to_codes(scaled, out.encoding, *ends, str(out.storage.numpy))
-
-        ctx.output(0, body)
-
-
-def _both(xs: Sequence[Interval | None]) -> tuple[Interval, Interval]:
+def both_of(xs: Sequence[Interval | None]) -> tuple[Interval, Interval]:
+    """The intervals of two operands that are both there."""
     a, b = xs[0], xs[1]
     assert a is not None
     assert b is not None
@@ -511,7 +434,7 @@ def _sum(a: float, b: float, side: int) -> float:
     return side * math.inf if math.isnan(total) else total
 
 
-def _product(a: float, b: float) -> float:
+def product_of(a: float, b: float) -> float:
     """A * b for interval ends, with 0 * inf = 0."""
     return 0.0 if a == 0 or b == 0 else a * b
 
@@ -567,16 +490,6 @@ def _mean(node: OnnxNode) -> Sequence[Value]:
 def _mod(node: OnnxNode) -> Sequence[Value]:
     fmod = bool(node.attrs.get("fmod", 0))
     return node.build("mod", [node.input(0), node.input(1)], {"fmod": fmod})
-
-
-@onnx_op("PRelu", 7)
-def _prelu(node: OnnxNode) -> Sequence[Value]:
-    slope = node.input(1)
-    x = node.input(0)
-    if slope.is_constant and slope.type.elements == 1 and x.type.dtype.is_float:
-        alpha = float(slope.decoded().reshape(-1)[0])
-        return node.build("leaky_relu", [x], {"alpha": alpha})
-    return node.build("prelu", [x, slope])
 
 
 @onnx_op("Pow", 7)

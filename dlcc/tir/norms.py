@@ -14,7 +14,7 @@ from dlcc.tir import expr
 from dlcc.tir import math as tir_math
 from dlcc.tir.access import Reader, TirContext
 from dlcc.tir.build import separate
-from dlcc.tir.staging import kept, real_reader, scaled_output, stage, write_real
+from dlcc.tir.staging import kept, real_reader, reduced, scaled_output, stage, write_real
 
 
 def emit(node: Node, ctx: TirContext) -> None:
@@ -92,13 +92,20 @@ class _Rows:
         self.first = axis + len(shape) if axis < 0 else axis
         self.outer, self.inner = shape[: self.first], shape[self.first :]
         self.count = prod(self.inner)
+        self.contiguous = node.output.type.permutation[-1] == len(shape) - 1
         if node.output.type.permutation == tuple(range(len(shape))):
             ctx.item_axes = self.first
 
     def sum(self, value: Callable[..., Any], name: str) -> Reader:
         """Sum of ``value(full index)`` per row."""
-        axes = [te.reduce_axis((0, d), name=f"{name}_{i}") for i, d in enumerate(self.inner)]
-        return stage(self.outer, lambda *i: te.sum(value(*i, *axes), axis=axes), name)
+        return reduced(
+            self.outer,
+            self.inner,
+            te.sum,
+            lambda outer, inner: value(*outer, *inner),
+            name,
+            contiguous=self.contiguous,
+        )
 
     def row(self, index: Sequence[Any]) -> Sequence[Any]:
         """The row of a full index."""
@@ -213,13 +220,12 @@ def _group_norm(node: Node, ctx: TirContext) -> None:
     epsilon = _f32(float(_attr(node, "epsilon")))
 
     def total(value: Callable[..., Any], name: str) -> Reader:
-        channel = te.reduce_axis((0, size), name=f"{name}_c")
-        axes = [te.reduce_axis((0, d), name=f"{name}_{i}") for i, d in enumerate(spatial)]
-        return stage(
-            (type_.shape[0], groups),
-            lambda n, g: te.sum(value(n, g * size + channel, *axes), axis=[channel, *axes]),
-            name,
-        )
+        def at(outer: Sequence[Any], inner: Sequence[Any]) -> Any:
+            return value(outer[0], outer[1] * size + inner[0], *inner[1:])
+
+        contiguous = type_.permutation[-1] == type_.rank - 1
+        shape = (type_.shape[0], groups)
+        return reduced(shape, (size, *spatial), te.sum, at, name, contiguous=contiguous)
 
     def group(c: Any) -> Any:
         return c if size == 1 else expr.floordiv(c, size)

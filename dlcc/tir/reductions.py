@@ -17,8 +17,8 @@ from dlcc.tir.staging import (
     highest_of,
     lowest_of,
     mean_factor,
+    reduced,
     scaled_output,
-    stage,
     write_real,
 )
 
@@ -34,10 +34,7 @@ class _Over:
         self.count = prod(shape[a] for a in self.axes)
         self.order = node.output.type.permutation
         self._extents = shape
-
-    def reduce_axes(self) -> list[Any]:
-        """Fresh reduction axes."""
-        return [te.reduce_axis((0, self._extents[a]), name=f"r{a}") for a in self.axes]
+        self._contiguous = node.input(0).type.permutation[-1] == self.axes[-1]
 
     def place(self, index: Sequence[Any], inner: Sequence[Any]) -> list[Any]:
         """Index of the operand."""
@@ -54,12 +51,14 @@ class _Over:
 
     def reduced(self, reducer: Any, value: Any, name: str) -> Reader:
         """A stage of the output's shape: ``reducer`` over ``value(output index, inner index)``."""
-        inner = self.reduce_axes()
-        return stage(
+        return reduced(
             self.shape,
-            lambda *i: reducer(value(i, self.place(i, inner)), axis=inner),
+            [self._extents[a] for a in self.axes],
+            reducer,
+            lambda outer, inner: value(outer, self.place(outer, inner)),
             name,
             self.order,
+            contiguous=self._contiguous,
         )
 
 

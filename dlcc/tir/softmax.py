@@ -12,7 +12,7 @@ from dlcc.ir import Affine, Node
 from dlcc.tir import expr
 from dlcc.tir import math as tir_math
 from dlcc.tir.access import Reader, TirContext
-from dlcc.tir.staging import STAGE_ELEMENTS, highest_of, kept, scaled_output, stage, write_real
+from dlcc.tir.staging import STAGE_ELEMENTS, highest_of, kept, reduced, scaled_output, write_real
 
 
 class _Rows:
@@ -36,13 +36,14 @@ class _Rows:
 
     def reduced(self, reducer: Any, value: Any, name: str) -> Reader:
         """``reducer`` over ``value(index)`` along the row."""
-        inner = te.reduce_axis((0, self.length), name=f"{name}_k")
 
-        def body(*other: Any) -> Any:
-            index = [*other[: self.axis], inner, *other[self.axis :]]
-            return reducer(value(*index), axis=[inner])
+        def at(other: Sequence[Any], inner: Sequence[Any]) -> Any:
+            return value(*other[: self.axis], *inner, *other[self.axis :])
 
-        return stage(self.shape, body, name, self.order)
+        contiguous = self.full_order[-1] == self.axis
+        return reduced(
+            self.shape, (self.length,), reducer, at, name, self.order, contiguous=contiguous
+        )
 
 
 def emit(node: Node, ctx: TirContext, axis: int) -> None:

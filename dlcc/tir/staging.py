@@ -57,6 +57,43 @@ def kept(shape: Sequence[int], body: Body, name: str, order: Sequence[int] | Non
     return stage(shape, summed, name, order)
 
 
+def reduced(
+    outer: Sequence[int],
+    inner: Sequence[int],
+    reducer: Any,
+    value: Body,
+    name: str,
+    order: Sequence[int] | None = None,
+    *,
+    contiguous: bool = True,
+) -> Reader:
+    """A stage of shape ``outer``: ``reducer`` of ``value(outer, inner)`` over the indices ``inner``.
+
+    Where the last inner axis is ``contiguous`` in memory, a vector of partial results runs along it
+    first: float sums have no order that a compiler may change, so it would not do this by itself.
+    """
+    lanes = _partials(inner[-1]) if contiguous and inner else 1
+    axes = [te.reduce_axis((0, d), name=f"{name}_{i}") for i, d in enumerate(inner)]
+    if lanes == 1:
+        return stage(outer, lambda *i: reducer(value(i, axes), axis=axes), name, order)
+    steps = te.reduce_axis((0, inner[-1] // lanes), name=f"{name}_steps")
+    places = tuple(range(len(outer))) if order is None else tuple(order)
+
+    def part(*index: Any) -> Any:
+        last = steps * lanes + index[-1]
+        return reducer(value(index[:-1], [*axes[:-1], last]), axis=[*axes[:-1], steps])
+
+    shape = (*outer, lanes)
+    parts = stage(shape, part, f"{name}_parts", (*places, len(outer)))
+    lane = te.reduce_axis((0, lanes), name=f"{name}_lane")
+    return stage(outer, lambda *i: reducer(parts(*i, lane), axis=[lane]), name, order)
+
+
+def _partials(length: int) -> int:
+    """Partial results along an axis: a power of two that divides it and leaves some steps."""
+    return next((n for n in (16, 8) if length % n == 0 and length >= 2 * n), 1)
+
+
 def highest_of(dtype: str) -> Any:
     """A reducer for the maximum whose identity is -inf for floats."""
     return _extreme(dtype, te.max, -1)

@@ -2,10 +2,11 @@
 
 Between two layers, channel c of the tensor may be multiplied by any s_c > 0: the first layer's
 weights and bias of that channel by s_c, the second layer's weights that read it by 1 / s_c; every
-activation f with f(s x) = s f(x) lets it through (Nagel et al. 2019, section 4.1). With one scale
-per output channel of a weight, only two roundings see s_c: that of the tensor between the layers,
-and that of the second layer's weights, unless it is depthwise, where each channel has a scale of
-its own. So s_c is chosen from the range of the tensor's channel alone before a depthwise layer,
+activation f with f(s x) = s f(x) lets it through (Nagel et al. 2019, section 4.1). A clamp at 6
+does not, and is left alone: a channel that rarely fires would be cut off when it does. With one
+scale per output channel of a weight, only two roundings see s_c: that of the tensor between the
+layers, and that of the second layer's weights, unless it is depthwise, where each channel has a
+scale of its own. So s_c is chosen from the range of the tensor's channel alone before a depthwise layer,
 and from the balance of both before any other (as in Xiao et al. 2023, SmoothQuant).
 """
 
@@ -26,8 +27,8 @@ from passes.quantization.structure import Structure, key, residual_slot
 LARGEST = 8.0
 """Bound of s_c and 1 / s_c: channels that calibration left silent are not blown up without end."""
 
-MARGIN = 1.25
-"""How far a scaled channel stays below a fused upper clamp, over what calibration showed."""
+DEVIATIONS = 6.0
+"""A channel's range is taken to hold at least mean + this many deviations before its activation."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,10 @@ def pairs(graph: Graph, plan: Structure) -> list[Pair]:
         if node.op not in ("conv2d", "linear") or key(node) not in plan.integer:
             continue
         low = float(node.attrs.get("act_min", -math.inf))  # type: ignore[arg-type]
+        high = float(node.attrs.get("act_max", math.inf))  # type: ignore[arg-type]
         slot = residual_slot(node)
-        free = low in (0.0, -math.inf) and graph.use_count(node.output) == 1
+        homogeneous = low in (0.0, -math.inf) and high == math.inf
+        free = homogeneous and graph.use_count(node.output) == 1
         if not free or (slot is not None and node.optional_input(slot) is not None):
             continue
         second = _reader(graph, node.output)
@@ -86,8 +89,10 @@ def _on_lattice(pair: Pair) -> bool:
 def scales(pair: Pair, seen: ChannelStatistic) -> Array:
     """s_c of every channel of the tensor between both layers, float64 [C]."""
     low = float(pair.first.attrs.get("act_min", -math.inf))  # type: ignore[arg-type]
-    high = float(pair.first.attrs.get("act_max", math.inf))  # type: ignore[arg-type]
-    reach = np.maximum(np.clip(seen.high, low, high), -np.clip(seen.low, low, high))
+    spread = DEVIATIONS * seen.deviation
+    top = np.maximum(np.maximum(seen.high, seen.mean + spread), 0.0)
+    bottom = np.maximum(np.minimum(np.minimum(seen.low, seen.mean - spread), 0.0), low)
+    reach = np.maximum(top, -bottom)
     peak = max(float(reach.max(initial=0.0)), 1e-30)
     relative = np.maximum(reach.astype(np.float64) / peak, 1e-6)
     if pair.depthwise:
@@ -95,11 +100,7 @@ def scales(pair: Pair, seen: ChannelStatistic) -> Array:
     else:
         importance = _importance(pair.second)
         wanted = np.sqrt(np.maximum(importance, 1e-6) / relative)
-    wanted = np.clip(wanted, 1.0 / LARGEST, LARGEST)
-    if high < math.inf:
-        room = np.maximum(high / (np.maximum(relative * peak, 1e-30) * MARGIN), 1.0)
-        wanted = np.minimum(np.maximum(wanted, 1.0), room)
-    return np.asarray(wanted)
+    return np.asarray(np.clip(wanted, 1.0 / LARGEST, LARGEST))
 
 
 def _importance(node: Node) -> Array:

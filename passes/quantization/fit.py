@@ -28,9 +28,13 @@ DEEPEST = 4608
 """Longest sum whose covariance is worth its memory; deeper layers are rounded to nearest."""
 
 ROWS_PER_INPUT = 16
-"""Input patches per weight from which a covariance is estimated."""
+"""Fewest input patches per weight from which a covariance is estimated."""
 
-FEWEST_ROWS = 8192
+MOST_ROWS = 1 << 17
+"""Most input patches from which a covariance is estimated."""
+
+COVARIANCE_WORK = 4e9
+"""Multiply-accumulates that a layer's covariance may cost beyond the fewest patches."""
 
 Live = dict[Value, list[Array]]
 
@@ -118,7 +122,10 @@ class Fitter:
         reach = _residual_reach(node)
         floor = weights.scale_floor(_fold(node, np.abs(bias)), source.scale, reach)
         moments = self._moments(node, live) if self.samples is not None else None
-        result = weights.quantise_weight(weight, self.options.bits, floor, moments)
+        per_tensor = node.op == "conv_transpose2d" and op_of(node).get(node, "groups") != 1
+        result = weights.quantise_weight(
+            weight, self.options.bits, floor, moments, per_tensor=per_tensor
+        )
         scales = _spread(node, result.scales, len(bias))
         if moments is not None and self.options.bias_correction:
             bias = self._corrected(node, live, result, moments, bias)
@@ -127,7 +134,11 @@ class Fitter:
         limit = float(np.iinfo(np.int32).max)
         stored = np.clip(codes, -limit, limit).astype(np.int32)
         wanted = bool(stored.any()) or node.optional_input(2) is not None
-        encoding = Affine.symmetric(self.options.bits, result.scales, output_axis(node))
+        encoding = Affine.symmetric(
+            self.options.bits,
+            result.scales[:1] if per_tensor else result.scales,
+            None if per_tensor else output_axis(node),
+        )
         for graph, twin in ((self.target, self._nodes[key(node)]), (self.twin, node)):
             set_layer(graph, twin, result.codes, encoding, stored if wanted else None, unit)
         self._note(node, result, source, stored, unit, floor)
@@ -296,7 +307,8 @@ def _conv_moments(
     taps = np.zeros((weight[1] * groups, kh, kw))
     depth = weight[1] * kh * kw
     second = np.zeros((groups, depth, depth)) if wanted else None
-    patches_per_chunk = -(-max(FEWEST_ROWS, ROWS_PER_INPUT * depth) // len(chunks))
+    affordable = min(MOST_ROWS, int(COVARIANCE_WORK / (groups * depth * depth)))
+    patches_per_chunk = -(-max(affordable, ROWS_PER_INPUT * depth) // len(chunks))
     count = rows_seen = 0
     for chunk in chunks:
         padded = window.pad(_centred(chunk, encoding), 0)

@@ -13,6 +13,9 @@ from dlcc.ir.encodings import Array
 
 Method = Literal["min-max", "moving-average", "percentile", "entropy", "mse"]
 
+FEWEST_STEPS = 8
+"""Steps below which the lattice of an input may be a whim of the samples (all zeros, a mask)."""
+
 SMALLEST = float(np.finfo(np.float32).tiny) * 2**20
 """Smallest scale given out; products of two scales stay normal float32 numbers."""
 
@@ -75,11 +78,11 @@ def lattice(values: Array, levels: int) -> float | None:
         return None
     span = float(points[-1] - points[0])
     count = round(span / float(gaps.min()))
-    if count >= levels or count < 2:
+    if count >= levels:
         return None
     step = span / count
     multiples = points / step
-    return step if np.abs(multiples - np.rint(multiples)).max() < 0.02 else None
+    return step if np.abs(multiples - np.rint(multiples)).max() < 2e-3 else None
 
 
 def on_lattice(step: float, low: float, high: float, bits: int) -> Affine | None:
@@ -98,6 +101,7 @@ def on_lattice(step: float, low: float, high: float, bits: int) -> Affine | None
 def input_lattice(samples: Array, bits: int) -> Affine | None:
     """Encoding that holds all values of an input exactly, where there is one."""
     step = lattice(samples, 1 << bits)
-    if step is None:
+    low, high = min(float(samples.min()), 0.0), max(float(samples.max()), 0.0)
+    if step is None or (high - low) / step < FEWEST_STEPS:
         return None
     return on_lattice(step, float(samples.min()), float(samples.max()), bits)

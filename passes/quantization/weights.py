@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,9 @@ class QuantisedWeights:
 def channel_scales(weight: Array, bits: int, floor: Array) -> tuple[Array, bool]:
     """Scale of every output channel, and whether all weights are exact multiples of them.
 
+    Weights that were quantised before lie on a lattice; channels that reach no further than
+    ``last`` steps keep its step.
+
     Args:
         weight: [O, K].
         bits: width of the codes.
@@ -62,11 +66,13 @@ def channel_scales(weight: Array, bits: int, floor: Array) -> tuple[Array, bool]
     """
     last = (1 << (bits - 1)) - 1
     peak = np.abs(weight).max(axis=1, initial=0.0).astype(np.float64)
-    step = lattice(weight, 2 * last + 1)
-    if step is not None and peak.max(initial=0.0) <= step * (last + 0.02) and step >= floor.max():
-        return np.full(len(peak), np.float64(np.float32(step))), True
     scales = np.maximum(peak / last, np.maximum(floor, SMALLEST))
-    return scales.astype(np.float32).astype(np.float64), False
+    fits = np.zeros(len(peak), np.bool_)
+    step = lattice(weight, 1 << (bits + 1))
+    if step is not None:
+        fits = (peak <= step * (last + 0.01)) & (step >= np.maximum(floor, SMALLEST))
+        scales = np.where(fits, step, scales)
+    return scales.astype(np.float32).astype(np.float64), bool(fits.all())
 
 
 def scale_floor(bias: Array, input_scale: float, residual_reach: float) -> Array:
@@ -142,16 +148,16 @@ def _inverse_factor(second: Array, order: Array, damping: float) -> Array:
 
 
 def quantise_weight(
-    weight: Array, bits: int, floor: Array, moments: Moments | None
+    weight: Array, bits: int, floor: Array, moments: Moments | None, *, per_tensor: bool = False
 ) -> QuantisedWeights:
     """Codes and scales of a weight [O, K]; with data where its covariance is given."""
     scales, exact = channel_scales(weight, bits, floor)
+    if per_tensor:
+        scales = np.full_like(scales, scales.max())
     codes = nearest(weight, scales, bits)
     if not exact and moments is not None and moments.second is not None:
-        try:
+        with contextlib.suppress(np.linalg.LinAlgError):  # too singular: keep the nearest codes
             codes = round_with_data(weight, scales, moments.second, bits)
-        except np.linalg.LinAlgError:  # a covariance too singular to factor: keep the nearest codes
-            pass
     return QuantisedWeights(codes.astype(np.int8 if bits <= 8 else np.int32), scales, exact)
 
 

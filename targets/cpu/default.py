@@ -87,7 +87,8 @@ class DefaultRow(KernelRow):
             self._kernels[key] = self._schedule(key, context, placeholders)
         kernel = self._kernels[key]
         step = KernelStep(key, kernel.build, tuple(args), kernel.work_items)
-        return KernelPlan((step,), constants, kernel=f"{self.isa.name} {node.op}")
+        features = self.isa.without_amx().flags
+        return KernelPlan((step,), constants, features=features, kernel=f"te {node.op}")
 
     def _key(self, node: Node, context: Any) -> str:
         types = [

@@ -50,6 +50,7 @@ def files(tmp_path: Path, cnn: Path) -> Path:
     np.savez(tmp_path / "dtype.npz", x=np.zeros((4, 3, 8, 8), np.float64))
     np.savez(tmp_path / "names.npz", p=np.zeros(3), q=np.zeros(3))
     np.savez(tmp_path / "words.npz", x=np.array(["a", "b"]))
+    np.savez(tmp_path / "complex.npz", x=np.ones((4, 3, 8, 8), np.complex64))
     np.savez(tmp_path / "none.npz", x=np.zeros((0, 3, 8, 8), np.float32))
     np.save(tmp_path / "single.npy", np.zeros(3))
     models.unsupported(tmp_path / "unsupported.onnx")
@@ -99,6 +100,7 @@ BAD_DATA = [
     ("shape.npz", "[4, 3, 9, 9] does not fit [1, 3, 8, 8]"),
     ("names.npz", "no data for input x"),
     ("words.npz", "input 'x'"),
+    ("complex.npz", "complex64"),
     ("none.npz", "x"),
 ]
 

@@ -372,6 +372,23 @@ def test_quantised_network(signed):
         assert np.corrcoef(found["scores"].ravel(), expected["scores"].ravel())[0, 1] > 0.999
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_integer_adds(signed):
+    """One more pair in the layer with a residual operand; a code or two more of error."""
+    graph = quantised_cnn(signed)
+    plain, rounded = to_onnx(graph), to_onnx(graph, integer_adds=True)
+    assert len(rounded.graph.node) == len(plain.graph.node) + 2
+    (add,) = (n for n in rounded.graph.node if n.op_type == "Add" and "residual" in n.name)
+    producers = {name: n.op_type for n in rounded.graph.node for name in n.output}
+    assert [producers[name] for name in add.input] == ["DequantizeLinear"] * 2
+    session = ort.InferenceSession(rounded.SerializeToString())
+    for seed in range(8):
+        feed = feeds(graph, seed)
+        expected = execute(graph, feed)["codes"].astype(int)
+        found = session.run(["codes"], feed)[0].astype(int)
+        assert np.abs(found - expected).max() <= 3
+
+
 def test_quantised_constants_stay_integers():
     proto = to_onnx(quantised_cnn())
     stored = {t.name: t for t in proto.graph.initializer}

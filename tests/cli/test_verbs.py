@@ -140,6 +140,15 @@ def test_remarks(dlcc, cnn, tmp_path):
     assert {"note", "applied"} <= kinds
 
 
+def test_int8_without_data_is_remarked(dlcc, cnn, samples, tmp_path):
+    arguments = ["opt", cnn, "--passes", f"{FOLD},quantize", "-o", tmp_path / "o.dlir", "-q"]
+    without, given = dlcc(*arguments), dlcc(*arguments, "--calib", samples)
+    assert without.code == given.code == 0
+    assert "no calibration data" in without.err
+    assert "--calib" in without.err
+    assert "no calibration data" not in given.err
+
+
 def test_verify_numerics_reports_the_error(dlcc, cnn, samples, tmp_path):
     arguments = ["opt", cnn, "--passes", FOLD, "-o", tmp_path / "o.dlir", "-q", "--json"]
     told = dlcc(*arguments, "--calib", samples, "--verify-numerics", "3").json()

@@ -32,6 +32,8 @@ EXPECTED = {
     r"training.mode": "inference only",
     r"\d-D \w+: only 1-D and 2-D are supported": "volumes",
     r"output \d \('\w+'\) is used": "by-products: Mean, Var, Indices of a pooling, a mask",
+    r"zero-size array": "the largest of no numbers",
+    r"a diagonal": "Einsum of a repeated letter",
     r"must be known at compile time": "its shape depends on the data, even as a second input",
     r"mode tf_crop_and_resize|antialias|axes|keep_aspect_ratio": "Resize beyond images",
     r"parts \[0, 0, 0\] do not add up": "no numbers at all: an axis of size 0",
@@ -82,13 +84,11 @@ def _differs(case: Any) -> str:
     try:
         graph = import_onnx(case.model)
     except DlccError as error:
-        if "must be known at compile time" not in str(error):
+        if not re.search("must be known at compile time|declared with size 0", str(error)):
             raise
         model, inputs = _with_constants(case.model, inputs)
         graph = import_onnx(model)
     feeds = {v.name: a for v, a in zip(graph.inputs, inputs, strict=True)}
-    if any(0 in a.shape for a in feeds.values()):
-        feeds = {v.name: np.resize(feeds[v.name], v.type.shape) for v in graph.inputs}
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results = execute(graph, feeds)
@@ -120,9 +120,10 @@ def test_every_case_agrees_or_is_refused_for_a_known_reason() -> None:
         try:
             why = _differs(case)
         except DlccError as error:
-            assert error.code in (ExitCode.UNSUPPORTED, ExitCode.MODEL), case.name
             count["refused"] += 1
-            if _has_importers(case.model) and not any(re.search(p, str(error)) for p in EXPECTED):
+            known = any(re.search(p, str(error)) for p in EXPECTED)
+            known = known or not _has_importers(case.model)
+            if not known or error.code not in (ExitCode.UNSUPPORTED, ExitCode.MODEL):
                 wrong.append(f"{case.name}: {error}")
             continue
         count["agrees"] += 1

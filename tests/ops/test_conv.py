@@ -1,4 +1,4 @@
-"""conv2d and conv_transpose2d: importers against ONNX Runtime, integer forms against brute force."""
+"""conv2d, conv_transpose2d: importers against ONNX Runtime, integer forms against loops."""
 
 from __future__ import annotations
 

@@ -161,5 +161,3 @@ def test_tir_agrees_with_the_references(tmp_path):
         case("layer_norm", [q, scale], out=DENSE, tolerance=0.0),
     ]
     check(cases, tmp_path)
-
-

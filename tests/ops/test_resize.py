@@ -78,7 +78,9 @@ def test_what_is_not_supported_is_refused():
     with pytest.raises(DlccError, match="antialias"):
         import_node("Resize", x, sizes, opset=19, antialias=1, mode="linear")
     with pytest.raises(DlccError, match="tf_crop_and_resize"):
-        import_node("Resize", x, sizes, opset=13, coordinate_transformation_mode="tf_crop_and_resize")
+        import_node(
+            "Resize", x, sizes, opset=13, coordinate_transformation_mode="tf_crop_and_resize"
+        )
     with pytest.raises(DlccError, match="only the last two"):
         import_node("Resize", x, by_sizes(2, 2, 8, 8), opset=13)
     graph = Graph("g")

@@ -110,7 +110,7 @@ def case(
         value.type = value.type.with_(encoding=encoding, layout=layout)
     graph.set_outputs(node.outputs)
     arrays = [None if o is None else o.array for o in operands]
-    return Case(graph, node, arrays, tolerance, f"{op}{dict(attrs or {})}{node.output.type}")
+    return Case(graph, node, arrays, tolerance, f"{op}{dict(attrs or {})}{node.outputs[0].type}")
 
 
 def physical(array: np.ndarray, type_: TensorType) -> np.ndarray:

@@ -13,6 +13,7 @@ from dlcc.lowering.kernel import ARENA_SLACK
 from targets.cpu.isa import AVX2, AVX512, LEVELS
 from targets.cpu.kernels.depthwise import depthwise, depthwise_cost, is_depthwise
 from targets.cpu.kernels.spec import ConvSpec, Epilogue
+from tests.targets.reference import conv_accumulators, finish
 from tests.targets.running import Runner, isa_params
 from tests.targets.test_gemm_kernels import Case, typed
 
@@ -39,7 +40,9 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=isa_params("sse4", "avx2", "avx512"))
+@pytest.fixture(
+    scope="module", params=isa_params("sse4", "avx2", "avxvnni", "avx512", "avx512vnni")
+)
 def table(request):
     """All cases planned for one ISA and compiled together."""
     cases = {
@@ -99,7 +102,7 @@ def layers(draw):
     )
 
 
-@pytest.mark.parametrize("isa", isa_params("avx2", "avx512"))
+@pytest.mark.parametrize("isa", isa_params("avx2", "avxvnni", "avx512", "avx512vnni"))
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(spec=layers())
 def test_random_shapes(isa, spec):
@@ -129,3 +132,16 @@ def test_layers_it_serves():
     big = ConvSpec(1, 56, 56, 64, 64, 3, 3, pads=(1, 1, 1, 1), groups=64)
     assert depthwise_cost(big, AVX512) < depthwise_cost(big, AVX2)
     assert depthwise_cost(big, AVX2) < depthwise_cost(big, LEVELS["sse4"])
+
+
+@pytest.mark.parametrize("isa", isa_params("avx512vnni"))
+def test_products_beyond_int32_take_the_other_kernel(isa):
+    spec = replace(CASES["odd"], in_zero_point=7, epilogue=Epilogue("u8", 0, 255, 128))
+    case = Case(spec, isa, plan=depthwise)
+    assert case.plan.kernel == "depthwise-vnni"
+    huge = np.full(19, 1e6, np.float32)
+    plan = depthwise(spec, isa, case.w, case.bias, huge)
+    assert plan.kernel == "depthwise"
+    got = Runner([plan], isa).run(plan, case.inputs, case.out)
+    want = finish(conv_accumulators(case.x, case.w, spec), spec.epilogue, case.bias, huge)
+    np.testing.assert_array_equal(got, want)

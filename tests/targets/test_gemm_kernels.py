@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from dlcc.lowering.kernel import ARENA_SLACK
 from targets.cpu.isa import AVX2, AVX512VNNI, LEVELS, host_flags, supports
-from targets.cpu.kernels.conv import conv2d, conv2d_transpose, conv_cost, geometry
+from targets.cpu.kernels.conv import (
+    conv2d,
+    conv2d_transpose,
+    conv_cost,
+    conv_transpose_cost,
+    geometry,
+)
 from targets.cpu.kernels.gemm import choose_blocking, even_cut, pack_weights, tail_cut, unit_for
 from targets.cpu.kernels.spec import NUMPY, ConvSpec, ConvTransposeSpec, Epilogue
 from tests.targets.reference import conv_accumulators, finish
@@ -264,6 +270,16 @@ def test_cost_ranks_the_units():
     assert costs == sorted(costs, reverse=True)
     assert conv_cost(big, LEVELS["amx"], amx=False) == conv_cost(big, AVX512VNNI)
     assert conv_cost(replace(big, in_dtype="f32", epilogue=Epilogue()), AVX2) > costs[0] / 2
+
+
+def test_transposed_cost_counts_the_inserted_zeros():
+    conv = ConvSpec(1, 31, 31, 64, 64, 3, 3, pads=(1, 1, 1, 1), epilogue=U8)
+    transposed = ConvTransposeSpec(1, 16, 16, 64, 64, 3, 3, (2, 2), pads=(1, 1, 1, 1), epilogue=U8)
+    ratio = conv_transpose_cost(transposed, AVX2) / conv_cost(conv, AVX2)
+    assert 0.8 < ratio < 1.3
+    big = ConvTransposeSpec(1, 16, 16, 64, 64, 3, 3, pads=(3, 0, 0, 0))
+    with pytest.raises(ValueError, match="padding"):
+        conv_transpose_cost(big, AVX2)
 
 
 def test_plans_refuse_what_they_cannot_do():

@@ -306,6 +306,12 @@ def conv_cost(spec: ConvSpec, isa: Isa, *, amx: bool = True) -> float:
     return seconds
 
 
+def conv_transpose_cost(spec: ConvTransposeSpec, isa: Isa, *, amx: bool = True) -> float:
+    """Predicted seconds of :func:`conv2d_transpose` on one thread (only good for comparison)."""
+    conv, stage = _as_convolution(spec, isa, amx)
+    return conv_cost(conv, isa, amx=amx) + 2 * stage.bytes / COPY_BANDWIDTH
+
+
 CLOCK = 3.5e9
 """Cycles per second of the predicted core."""
 

@@ -15,6 +15,7 @@ import numpy as np
 from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from targets.cpu.isa import Isa
+from targets.cpu.kernels import depthwise_vnni as vnni
 from targets.cpu.kernels import epilogue
 from targets.cpu.kernels.conv import (
     CLOCK,
@@ -297,6 +298,9 @@ def depthwise(
     if spec.in_dtype == "u8":
         if multiplier is None:
             raise ValueError("u8 activations need a multiplier")
+        fast = _vnni_plan(spec, isa, weights, bias, multiplier)
+        if fast is not None:
+            return fast
         folded = 0 if shape.shifted else spec.in_zero_point
         bias = fold_zero_point(bias, weights, folded)
     else:
@@ -330,12 +334,56 @@ def depthwise(
     )
 
 
+def _vnni_plan(
+    spec: ConvSpec, isa: Isa, weights: np.ndarray, bias: np.ndarray, multiplier: np.ndarray
+) -> KernelPlan | None:
+    """The plan by vpdpbusd, or None where the layer, its numbers or the CPU do not allow it."""
+    shape = vnni.shape_of(spec, isa)
+    bias = fold_zero_point(bias, weights, spec.in_zero_point)
+    if shape is None or not vnni.fits(weights, bias, multiplier):
+        return None
+    constants = {
+        "weight": vnni.pack_weights(weights, shape),
+        "zero": np.array([spec.in_zero_point], np.uint8),
+        "bias": vnni.pack_channels(bias, shape),
+        "scalars": epilogue.scalars(spec.epilogue),
+        "multiplier": vnni.pack_channels(multiplier.astype(np.float32), shape),
+    }
+    args: list[KernelArg] = [("const", name) for name in constants]
+    steps: list[KernelStep] = []
+    source: KernelArg = ("in", 0)
+    scratch: tuple[int, ...] = ()
+    if spec.c % shape.width and not spec.input_slack:
+        stage = rows_stage(spec.n * spec.h * spec.w, spec.c, "u8", "u8")
+        constants["fill"] = fill_constant(0, "u8")
+        steps.append(stage_step(stage, source, "fill", 0))
+        source, scratch = ("scratch", 0), (stage.bytes,)
+    key = name_key("depthwise_vnni", shape)
+    steps.append(
+        KernelStep(
+            key,
+            lambda: vnni.depthwise_vnni_function(key, shape),
+            (source, *args, ("out", 0)),
+            shape.items,
+        )
+    )
+    return KernelPlan(
+        tuple(steps),
+        constants,
+        scratch,
+        features=isa.without_amx().flags,
+        kernel="depthwise-vnni",
+    )
+
+
 def depthwise_cost(spec: ConvSpec, isa: Isa) -> float:
     """Predicted seconds of :func:`depthwise` on one thread."""
     shape, stage = _shape(spec, isa)
     taps = spec.kh * spec.kw
     vectors = spec.n * spec.oh * spec.ow * shape.blocks
-    per_vector = taps * (1.0 if isa.fma else 2.0) + 8.0
+    per_vector = taps * (0.5 if isa.fma else 1.0) + 9.0
+    if vnni.shape_of(spec, isa) is not None:
+        per_vector = ceil(spec.kh / 4) * (0.5 * spec.kw + 1.5) + 3.5
     seconds = vectors * per_vector / CLOCK
     return seconds + (2 * stage.bytes / COPY_BANDWIDTH if stage else 0.0)
 
