@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dlcc.errors import DlccError
-from dlcc.frontends.qdq_codes import narrow_clips, unsigned_activations
+from dlcc.frontends.qdq_codes import narrow_clips, unsigned_activations, widened_activations
 from dlcc.frontends.registry import Unsupported
 from dlcc.ir import DENSE, F32, Affine, Graph, Node, TensorType, Value
 from dlcc.ir.encodings import Array, Encoding
@@ -57,6 +57,7 @@ def fuse_qdq(graph: Graph, remarks: list[str] | None = None) -> int:
     _tidy(graph)
     _fold_constants(graph)
     unsigned_activations(graph)
+    widened_activations(graph)
     return count
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dlcc.ir import Affine, Graph, Node, Value
-from dlcc.ops.base import build, op_of
+from dlcc.ops.base import Quantised, build, op_of
 
 _WEIGHTED = ("conv2d", "conv_transpose2d", "linear")
 
@@ -155,6 +155,43 @@ def _shift_value(graph: Graph, value: Value) -> None:
     for node, index in raw:
         node.set_input(index, back.output)
     outputs = [back.output if v is value else v for v in graph.outputs]
+    graph.set_outputs(outputs, graph.output_names)
+
+
+def widened_activations(graph: Graph) -> None:
+    """Give activations of fewer than 8 bits 8-bit encodings, which is what kernels are made for.
+
+    Scale and zero point stay; the narrower range becomes the producer's fused clamp, or a clip.
+    """
+    for node in list(graph.nodes):
+        for value in node.outputs:
+            encoding = value.type.encoding
+            if isinstance(encoding, Affine) and encoding.axis is None and encoding.bits < 8:
+                _widen(graph, node, value, encoding)
+
+
+def _widen(graph: Graph, node: Node, value: Value, encoding: Affine) -> None:
+    wide = replace(encoding, bits=8, narrow=False)
+    low, high = encoding.real_range
+    value.type = value.type.with_(encoding=wide)
+    op = op_of(node)
+    if op.quantised is Quantised.SAME:
+        return  # its operands are widened alike
+    if "act_min" in op.attributes:
+        node.attrs["act_min"] = max(float(op.get(node, "act_min")), low)
+        node.attrs["act_max"] = min(float(op.get(node, "act_max")), high)
+        return
+    ends = {"min": low, "max": high}
+    if node.op == "quantize":
+        inner = build(graph, "clip", [node.input(0)], ends, loc=node.loc + ".range", before=node)
+        node.set_input(0, inner.output)
+        return
+    users = list(value.uses)
+    loc = node.loc + ".range"
+    clip = build(graph, "clip", [value], ends, loc=loc, types=[value.type], after=node)
+    for user, index in users:
+        user.set_input(index, clip.output)
+    outputs = [clip.output if v is value else v for v in graph.outputs]
     graph.set_outputs(outputs, graph.output_names)
 
 

@@ -16,6 +16,9 @@ Method = Literal["min-max", "moving-average", "percentile", "entropy", "mse"]
 FEWEST_STEPS = 8
 """Steps below which the lattice of an input may be a whim of the samples (all zeros, a mask)."""
 
+_PROBED = 1 << 16
+"""Values that a lattice is guessed from, before all are checked."""
+
 SMALLEST = float(np.finfo(np.float32).tiny) * 2**20
 """Smallest scale given out; products of two scales stay normal float32 numbers."""
 
@@ -67,22 +70,27 @@ def lattice(values: Array, levels: int) -> float | None:
     Returns:
         The step, or None where there is none: too many different values, or no common step.
     """
-    unique = np.unique(values.astype(np.float64))
-    peak = float(np.abs(unique).max(initial=0.0))
-    if not peak or unique.size > levels or not math.isfinite(peak):
+    flat = values.reshape(-1)
+    step = _common_step(flat[:: max(1, flat.size // _PROBED)], levels)
+    if step is None:
         return None
-    points = np.unique(np.append(unique, 0.0))
+    multiples = flat.astype(np.float64) / step
+    if float(multiples.max()) - float(multiples.min()) >= levels:
+        return None
+    return step if np.abs(multiples - np.rint(multiples)).max() < 2e-3 else None
+
+
+def _common_step(values: Array, levels: int) -> float | None:
+    """Step that fits a few of the values."""
+    points = np.unique(np.append(values.astype(np.float64), 0.0))
+    peak = float(np.abs(points).max())
     gaps = np.diff(points)
     gaps = gaps[gaps > 1e-5 * peak]
-    if not gaps.size:
+    if points.size > levels or not gaps.size or not math.isfinite(peak):
         return None
     span = float(points[-1] - points[0])
     count = round(span / float(gaps.min()))
-    if count >= levels:
-        return None
-    step = span / count
-    multiples = points / step
-    return step if np.abs(multiples - np.rint(multiples)).max() < 2e-3 else None
+    return span / count if count < levels else None
 
 
 def on_lattice(step: float, low: float, high: float, bits: int) -> Affine | None:

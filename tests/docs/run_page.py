@@ -6,6 +6,7 @@ Blocks marked ``python`` share one namespace; ``sh`` blocks run in bash and stop
 A comment on a line of its own right before a block changes what happens to it:
 
     <!-- file: name.c -->    write the block to that file instead of running it
+    <!-- needs: module -->   leave it out where this Python module is not installed
     <!-- not run: reason --> leave it out; the reason is required
 
 Blocks of any other language (output, IR, grammars) are for reading only.
@@ -13,6 +14,7 @@ Blocks of any other language (output, IR, grammars) are for reading only.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -22,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_DIRECTIVE = re.compile(r"<!-- (file|not run): (.+?) -->")
+_DIRECTIVE = re.compile(r"<!-- (file|needs|not run): (.+?) -->")
 _FENCE = re.compile(r"( *)```(\w*)\s*")
 
 
@@ -73,6 +75,9 @@ def run_page(page: Path) -> int:
         where = f"{page.name}:{block.line}"
         if block.directive == "not run":
             continue
+        if block.directive == "needs" and importlib.util.find_spec(block.argument) is None:
+            print(f"-- {where}: left out, {block.argument} is not installed", flush=True)
+            continue
         if block.directive == "file":
             Path(block.argument).write_text(block.text, "utf-8")
         elif block.language == "python":
@@ -86,7 +91,7 @@ def run_page(page: Path) -> int:
                 sys.exit(f"{where}: the commands ended with {done.returncode}")
         else:
             continue
-        print(f"-- {where} {block.directive or block.language}: ok", flush=True)
+        print(f"-- {where} {block.language}: ok", flush=True)
         count += 1
     return count
 

@@ -239,12 +239,15 @@ def test_brevitas_clips_the_codes_of_low_bit_widths():
         make("DequantizeLinear", ["yc", "sy", "zy"], ["y"]),
     ]
     graph, proto = imported(nodes, (3, 6), constants)
-    assert ops(graph) == ["quantize", "linear", "dequantize"]
-    first, layer, _ = graph.nodes
-    assert first.output.type.affine.bits == 4
+    assert ops(graph) == ["clip", "quantize", "linear", "dequantize"]
+    clip, _, layer, _ = graph.nodes
+    assert (clip.attrs["min"], clip.attrs["max"]) == (0.0, pytest.approx(15 * 0.3))
     assert np.abs(layer.input(1).stored()).max() <= 7
-    assert layer.output.type.affine.bits == 4
-    agree(graph, proto, np.abs(floats(3, 6, seed=1)) * 3, 0.25)
+    assert layer.attrs["act_min"] == pytest.approx(-7 * 0.25)
+    assert layer.attrs["act_max"] == pytest.approx(7 * 0.25)
+    x = np.abs(floats(3, 6, seed=1)) * 3
+    x[0] = 100.0  # beyond the 4-bit range
+    agree(graph, proto, x, 0.25)
 
 
 def test_movement_between_quantize_and_layer_works_on_codes():

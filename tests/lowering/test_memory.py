@@ -22,7 +22,9 @@ def test_live_buffers_never_overlap(described):
         assert a.offset + a.size + SLACK <= total
         for b in placed[:i]:
             if a.meets(b):
-                assert a.offset + a.size + SLACK <= b.offset or b.offset + b.size + SLACK <= a.offset
+                assert (
+                    a.offset + a.size + SLACK <= b.offset or b.offset + b.size + SLACK <= a.offset
+                )
 
 
 @given(spans)

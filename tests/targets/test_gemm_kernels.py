@@ -18,7 +18,14 @@ from targets.cpu.kernels.conv import (
     conv_transpose_cost,
     geometry,
 )
-from targets.cpu.kernels.gemm import choose_blocking, even_cut, pack_weights, tail_cut, unit_for
+from targets.cpu.kernels.gemm import (
+    channel_order,
+    choose_blocking,
+    even_cut,
+    pack_weights,
+    tail_cut,
+    unit_for,
+)
 from targets.cpu.kernels.spec import NUMPY, ConvSpec, ConvTransposeSpec, Epilogue
 from tests.targets.reference import conv_accumulators, finish
 from tests.targets.running import Runner, isa_params
@@ -270,6 +277,27 @@ def test_cost_ranks_the_units():
     assert costs == sorted(costs, reverse=True)
     assert conv_cost(big, LEVELS["amx"], amx=False) == conv_cost(big, AVX512VNNI)
     assert conv_cost(replace(big, in_dtype="f32", epilogue=Epilogue()), AVX2) > costs[0] / 2
+
+
+@pytest.mark.parametrize("isa", isa_params("avx512", "avx512vnni", "amx"))
+def test_products_beyond_int32_are_not_packed(isa):
+    spec = ConvSpec(1, 3, 5, 40, 41, in_zero_point=7, epilogue=U8)
+    case = Case(spec, isa)
+    huge = np.full(41, 1e5, np.float32)
+    plan = conv2d(spec, isa, case.w, case.bias, huge)
+    assert plan.steps[-1].name_key != case.plan.steps[-1].name_key
+    runner = Runner([plan, case.plan], isa)
+    case.check(runner.run(case.plan, case.inputs, case.out))
+    want = finish(conv_accumulators(case.x, case.w, spec), spec.epilogue, case.bias, huge)
+    np.testing.assert_array_equal(runner.run(plan, case.inputs, case.out), want)
+
+
+def test_channel_order_undoes_the_pack():
+    order = channel_order(3, 16, True)
+    first, second = order[:16].reshape(4, 4), order[16:32].reshape(4, 4)
+    np.testing.assert_array_equal(np.hstack([first, second]).reshape(-1), np.arange(32))
+    np.testing.assert_array_equal(order[32:], np.arange(32, 48))
+    np.testing.assert_array_equal(channel_order(3, 16, False), np.arange(48))
 
 
 def test_transposed_cost_counts_the_inserted_zeros():

@@ -100,6 +100,16 @@ def geometry(spec: ConvSpec, isa: Isa, *, amx: bool = True) -> Geometry:
     return Geometry(spec, stage, gemm, unit, merged)
 
 
+def _paired(geo: Geometry) -> Geometry:
+    """``geo`` with channel blocks in pairs, where blocks and epilogue have that form."""
+    gemm, unit = geo.gemm, geo.unit
+    even = choose_blocking(gemm, unit)[0].channels.first[1] % 2 == 0
+    plain = gemm.out != "f32" and gemm.residual is None
+    if not (even and plain and unit.lanes == epilogue.PAIR_LANES):
+        return geo
+    return replace(geo, gemm=replace(gemm, paired=True))
+
+
 def _running_columns(gemm: Gemm, width: int) -> Gemm:
     """``gemm`` with columns that run on over its rows, so that narrow images fill tiles."""
     cols = (gemm.rows - 1) * width + gemm.cols
@@ -133,11 +143,15 @@ def channel_constants(
     bias: np.ndarray,
     multiplier: np.ndarray | None,
     ratio: np.ndarray | None,
+    *,
+    paired: bool = False,
 ) -> dict[str, np.ndarray]:
     """The constants of the epilogue, per channel and filled up to whole blocks."""
-    made = {"bias": pad_channels(bias, groups, lanes), "scalars": epilogue.scalars(epi)}
+    bias = pad_channels(bias, groups, lanes, paired=paired)
+    made = {"bias": bias, "scalars": epilogue.scalars(epi)}
     if multiplier is not None:
-        made["multiplier"] = pad_channels(multiplier.astype(np.float32), groups, lanes)
+        factors = multiplier.astype(np.float32)
+        made["multiplier"] = pad_channels(factors, groups, lanes, paired=paired)
     if epi.residual == "u8":
         if ratio is None:
             raise ValueError("a u8 residual needs its ratio per channel")
@@ -173,11 +187,14 @@ def conv2d(
         if multiplier is None:
             raise ValueError("u8 activations need a multiplier")
         bias = fold_zero_point(bias, weights, spec.in_zero_point)
+        if epilogue.products_fit(weights, bias, multiplier):
+            geo = _paired(geo)
     else:
         bias, multiplier = bias.astype(np.float32), None
-    constants = {"weight": pack_weights(_weight_runs(weights, geo), geo.unit)}
+    paired = geo.gemm.paired
+    constants = {"weight": pack_weights(_weight_runs(weights, geo), geo.unit, paired=paired)}
     constants |= channel_constants(
-        spec.epilogue, geo.gemm.groups, geo.unit.lanes, bias, multiplier, ratio
+        spec.epilogue, geo.gemm.groups, geo.unit.lanes, bias, multiplier, ratio, paired=paired
     )
     steps: list[KernelStep] = []
     source: KernelArg = ("in", 0)

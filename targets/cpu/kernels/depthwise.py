@@ -340,7 +340,7 @@ def _vnni_plan(
     """The plan by vpdpbusd, or None where the layer, its numbers or the CPU do not allow it."""
     shape = vnni.shape_of(spec, isa)
     bias = fold_zero_point(bias, weights, spec.in_zero_point)
-    if shape is None or not vnni.fits(weights, bias, multiplier):
+    if shape is None or not epilogue.products_fit(weights, bias, multiplier):
         return None
     constants = {
         "weight": vnni.pack_weights(weights, shape),

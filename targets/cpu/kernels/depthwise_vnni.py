@@ -7,7 +7,8 @@ are stored in the former order. Padding is the zero point, substituted in regist
 point's share of the bias stays a constant.
 
 Only a plain requantisation to 8 bits has this form: the packs saturate, so every product
-``acc * m`` must fit an int32, which :func:`fits` proves from the constants.
+``acc * m`` must fit an int32, which :func:`epilogue.products_fit` proves
+from the constants.
 """
 
 from __future__ import annotations
@@ -117,13 +118,6 @@ def shape_of(spec: ConvSpec, isa: Isa) -> DepthwiseVnni | None:
         width,
         5 if isa.registers > 16 else 2,
     )
-
-
-def fits(weights: np.ndarray, bias: np.ndarray, multiplier: np.ndarray) -> bool:
-    """Whether no accumulator times its multiplier can leave int32 (``bias`` folded)."""
-    reach = 255.0 * np.abs(weights.astype(np.float64)).reshape(weights.shape[0], -1).sum(axis=1)
-    largest = (reach + np.abs(bias.astype(np.float64))) * np.abs(multiplier.astype(np.float64))
-    return bool(largest.max() < 2**30)
 
 
 def _order(width: int) -> np.ndarray:

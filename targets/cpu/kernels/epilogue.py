@@ -131,3 +131,43 @@ def finish(
     zero = kb.cast(kb.load(at.scalars, 0), "int32")
     whole = _to_int(kb, _clamp(kb, real, at, lanes), lanes) + kb.splat(zero, lanes)
     kb.store_first(at.y, index, kb.cast(whole, NUMPY[out]), count)
+
+
+PAIR_LANES = 16
+"""Lanes that :func:`finish_pair` is written for: ``packssdw`` and ``vpmovwb`` of AVX-512."""
+
+
+def finish_pair(
+    kb: tir.KernelBuilder,
+    at: Pointers,
+    channels: list[Channels],
+    values: list[Any],
+    index: Any,
+    count: int,
+    out: OutType,
+) -> None:
+    """:func:`finish` of two blocks in the order of ``channel_order``, to an integer output.
+
+    The halves are packed to int16 with saturation, where zero point and clamp cost half as much.
+    Every ``t * m`` must fit an int32, or its conversion would lose its sign.
+    """
+    whole = [
+        _to_int(kb, kb.cast(value + channel.bias, "float32") * channel.multiplier, PAIR_LANES)
+        for value, channel in zip(values, channels, strict=True)
+    ]
+    lanes = 2 * PAIR_LANES
+    words = kb.pure("llvm.x86.avx512.packssdw.512", "int16", lanes, *whole)
+    zero, low, high = (kb.cast(kb.load(at.scalars, i), "int32") for i in range(3))
+    words = kb.pure("llvm.sadd.sat", "int16", lanes, words, kb.splat(kb.cast(zero, "int16"), lanes))
+    bounds = [kb.splat(kb.cast(bound + zero, "int16"), lanes) for bound in (low, high)]
+    words = tir.tirx.min(tir.tirx.max(words, bounds[0]), bounds[1])
+    kb.store_first(at.y, index, kb.cast(kb.let(words, "q"), NUMPY[out]), count)
+
+
+def products_fit(
+    weights: np.ndarray, bias: np.ndarray, multiplier: np.ndarray, limit: float = 2.0**30
+) -> bool:
+    """Whether no u8 accumulator (``bias`` folded) times its multiplier can leave int32."""
+    reach = 255.0 * np.abs(weights.astype(np.float64)).reshape(weights.shape[0], -1).sum(axis=1)
+    largest = (reach + np.abs(bias.astype(np.float64))) * np.abs(multiplier.astype(np.float64))
+    return bool(largest.max() < limit)

@@ -53,6 +53,9 @@ class Gemm:
 
     ``pitch``: the GEMM's columns run on over all image rows, ``pitch`` columns a row, of which the
     first ``kept`` are output pixels and the others are computed and dropped (0: no such columns).
+
+    ``paired``: channel blocks come in pairs whose channels are ordered for ``packssdw``
+    (:func:`channel_order`), which requantises two blocks in fewer instructions.
     """
 
     images: int
@@ -75,6 +78,7 @@ class Gemm:
     bias_image: int = 0
     pitch: int = 0
     kept: int = 0
+    paired: bool = False
 
     @property
     def runs(self) -> int:
@@ -258,7 +262,21 @@ def padded_steps(gemm: Gemm, unit: Unit) -> int:
     return ceil(gemm.run / unit.k) * unit.k
 
 
-def pack_weights(weights: np.ndarray, unit: Unit) -> np.ndarray:
+def channel_order(blocks: int, lanes: int, paired: bool) -> np.ndarray:
+    """The channel of each lane of a group's channel blocks.
+
+    In a pair of blocks, each 128-bit lane of the first holds the lower four of eight consecutive
+    channels and the same lane of the second the upper four. A last odd block is in natural order.
+    """
+    order = np.arange(blocks * lanes)
+    if paired:
+        whole = blocks // 2 * 2 * lanes
+        pairs = order[:whole].reshape(blocks // 2, lanes // 4, 2, 4)
+        order[:whole] = pairs.transpose(0, 2, 1, 3).reshape(-1)
+    return order
+
+
+def pack_weights(weights: np.ndarray, unit: Unit, *, paired: bool = False) -> np.ndarray:
     """Packs ``[groups, n, runs, run]`` into ``[groups, blocks, runs, steps, lanes, k]``.
 
     Channels are filled up to whole blocks and runs to whole steps, with zeros. AMX has the layout
@@ -269,13 +287,17 @@ def pack_weights(weights: np.ndarray, unit: Unit) -> np.ndarray:
     inner = 4 if unit.kind == "amx" else unit.k
     full = np.zeros((groups, blocks * unit.lanes, runs, length), weights.dtype)
     full[:, :n, :, :run] = weights
+    full = full[:, channel_order(blocks, unit.lanes, paired)]
     split = full.reshape(groups, blocks, unit.lanes, runs, length // inner, inner)
     return np.ascontiguousarray(split.transpose(0, 1, 3, 4, 2, 5))
 
 
-def pad_channels(values: np.ndarray, groups: int, lanes: int) -> np.ndarray:
-    """Per-channel numbers ``[groups * n]`` with each group filled up to whole blocks by zeros."""
+def pad_channels(
+    values: np.ndarray, groups: int, lanes: int, *, paired: bool = False
+) -> np.ndarray:
+    """Per-channel numbers ``[groups * n]``, each group filled up to whole blocks, in lane order."""
     n = values.size // groups
-    full = np.zeros((groups, ceil(n / lanes) * lanes), values.dtype)
+    blocks = ceil(n / lanes)
+    full = np.zeros((groups, blocks * lanes), values.dtype)
     full[:, :n] = values.reshape(groups, n)
-    return full.reshape(-1)
+    return full[:, channel_order(blocks, lanes, paired)].reshape(-1)

@@ -225,12 +225,33 @@ def store_block(
         with kb.when(kept):
             index = kb.let(pixel * stride + offset, "y_at")
             base = kb.let(r * row_step + c * col_step + start, "acc_at")
-            for j, channel in enumerate(channels):
-                value = kb.load(acc, base + j * block_step, lanes)
-                if ctx.terms is not None:
-                    value = value + kb.splat(kb.load(ctx.terms, pixel), lanes)
-                count = block.last if j == block.channel_blocks - 1 else lanes
-                epilogue.finish(kb, ctx.out, channel, value, index + j * lanes, count, gemm.out)
+            values = [
+                kb.load(acc, base + j * block_step, lanes) for j in range(block.channel_blocks)
+            ]
+            if ctx.terms is not None:
+                term = kb.splat(kb.load(ctx.terms, pixel), lanes)
+                values = [value + term for value in values]
+            _store_pixel(ctx, channels, values, index, block.last)
+
+
+def _store_pixel(
+    ctx: Context, channels: list[epilogue.Channels], values: list[Any], index: Any, last: int
+) -> None:
+    """The epilogue of one pixel's channel blocks; ``last``: valid lanes of the last block."""
+    kb, gemm, lanes = ctx.kb, ctx.gemm, ctx.unit.lanes
+    j, end = 0, len(values)
+    while j < end:
+        at = index + j * lanes
+        if gemm.paired and j + 1 < end:
+            count = lanes + (last if j + 2 == end else lanes)
+            epilogue.finish_pair(
+                kb, ctx.out, channels[j : j + 2], values[j : j + 2], at, count, gemm.out
+            )
+            j += 2
+        else:
+            count = last if j + 1 == end else lanes
+            epilogue.finish(kb, ctx.out, channels[j], values[j], at, count, gemm.out)
+            j += 1
 
 
 def _pixel(ctx: Context, row: Any, col: Any) -> tuple[Any, Any]:
