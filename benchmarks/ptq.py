@@ -83,7 +83,7 @@ def jpegs(data: Array, offsets: Array, indices: range) -> Array:
 
 def prepared(pixels: Array, how: Mapping[str, Any]) -> Array:
     """Raw samples as the network expects them, channels first."""
-    x = pixels.astype(np.float32)
+    x: Array = pixels.astype(np.float32)
     if "zero_point" in how:
         x = (x - np.float32(how["zero_point"])) * np.float32(how["scale"])
         return np.ascontiguousarray(x.reshape(len(x), 1, *x.shape[1:3]))

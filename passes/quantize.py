@@ -12,12 +12,12 @@ from dlcc.ir import Affine, Graph
 from dlcc.ops.base import Quantised, op_of
 from passes.base import Pass, PassContext, PassResult, option
 from passes.quantization import fit, ranges, structure, weights
-from passes.quantization.equalise import equalise
+from passes.quantization.equalise import equalise, pairs
 from passes.quantization.observe import Observation, observe
 from passes.quantization.rewrite import Rewriter
-from passes.quantization.samples import Samples, cut, read
+from passes.quantization.samples import Samples, affordable, cut, read
 from passes.quantization.structure import LAYERS, Structure, key
-from passes.quantization.synthetic import fitted_inputs, synthetic_inputs
+from passes.quantization.synthetic import COUNT, fitted_inputs, synthetic_inputs
 
 _EQUALISING = 32
 """Samples from which the ranges of channels are taken."""
@@ -54,7 +54,7 @@ class Quantize(Pass):
         "mse", "how the range of an activation is chosen from its histogram"
     )
     norm: float = option(
-        4.0,
+        2.4,
         "power of the error that ranges=mse minimises; 2 is the mean squared error, more spares "
         "outliers",
         minimum=1.0,
@@ -114,7 +114,8 @@ class Quantize(Pass):
                 result.remarks.append(self.remark("note", "", message))
         else:
             norms = context.channel_moments
-            arrays = synthetic_inputs(graph, norms, context.rng("synthetic inputs"))
+            rng = context.rng("synthetic inputs")
+            arrays = synthetic_inputs(graph, norms, rng, affordable(graph, COUNT))
             samples = cut(graph, arrays, 0)
             fitted = ", ".join(fitted_inputs(graph, norms))
             basis = f"fitted to batch norms: {fitted}" if fitted else "of mean 0 and deviation 1"
@@ -137,7 +138,7 @@ class Quantize(Pass):
         context: PassContext,
         result: PassResult,
     ) -> None:
-        if context.calibration is None:
+        if context.calibration is None or not pairs(graph, plan):
             return
         advance = _part(context, 0.0, 0.15, "equalising channels")
         seen = observe(samples.first(_EQUALISING), set(), advance)
@@ -235,7 +236,7 @@ class Quantize(Pass):
         result.statistics["layers"] = report.layers
         result.statistics["exact_layers"] = report.exact
         if report.sqnr:
-            result.statistics["worst_layer_sqnr_db"] = round(min(report.sqnr.values()), 2)
+            result.statistics["worst_layer_sqnr_db"] = round(float(min(report.sqnr.values())), 2)
 
 
 def _part(context: PassContext, start: float, stop: float, message: str) -> Callable[[float], None]:

@@ -181,7 +181,7 @@ class TensorStatistic:
         if low < 0.0 < high:
             outside /= 2
         half = self.width / 2
-        at = np.searchsorted(cumulated, self.count - outside)
+        at = int(np.searchsorted(cumulated, self.count - outside))
         top = centres[min(at, centres.size - 1)] + half
         bottom = centres[np.searchsorted(cumulated, outside, side="right")] - half
         return max(low, min(float(bottom), 0.0)), min(high, max(float(top), 0.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from dlcc.ops.integer import (
     weight_scales,
 )
 from dlcc.ops.weights import as_weight, known, reshape_value, transposed
+
+if TYPE_CHECKING:
+    from dlcc.tir.access import TirContext
 
 _INF = float("inf")
 _CLAMP: Mapping[str, Any] = {"act_min": -_INF, "act_max": _INF}
@@ -194,6 +197,13 @@ class MatMul(Op):
     def macs(self, node: Node) -> int:
         """Outputs times K."""
         return int(node.output.type.elements * node.input(0).type.shape[-1])
+
+    def compute(self, node: Node, ctx: TirContext) -> None:
+        """Plain sums (:mod:`dlcc.tir.products`): for shapes that no matmul kernel serves."""
+        from dlcc.tir.products import emit
+
+        limits = float(self.get(node, "act_min")), float(self.get(node, "act_max"))
+        emit(node, ctx, bool(self.get(node, "transpose_b")), limits)
 
 
 # -- ONNX --------------------------------------------------------------------------------------

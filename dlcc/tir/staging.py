@@ -67,7 +67,7 @@ def reduced(
     *,
     contiguous: bool = True,
 ) -> Reader:
-    """A stage of shape ``outer``: ``reducer`` of ``value(outer, inner)`` over the indices ``inner``.
+    """A stage of shape ``outer``: ``reducer`` of ``value(outer, inner)`` over ``inner``.
 
     Where the last inner axis is ``contiguous`` in memory, a vector of partial results runs along it
     first: float sums have no order that a compiler may change, so it would not do this by itself.

@@ -6,8 +6,8 @@ activation f with f(s x) = s f(x) lets it through (Nagel et al. 2019, section 4.
 does not, and is left alone: a channel that rarely fires would be cut off when it does. With one
 scale per output channel of a weight, only two roundings see s_c: that of the tensor between the
 layers, and that of the second layer's weights, unless it is depthwise, where each channel has a
-scale of its own. So s_c is chosen from the range of the tensor's channel alone before a depthwise layer,
-and from the balance of both before any other (as in Xiao et al. 2023, SmoothQuant).
+scale of its own. So s_c is chosen from the range of the tensor's channel alone before a depthwise
+layer, and from the balance of both before any other (as in Xiao et al. 2023, SmoothQuant).
 """
 
 from __future__ import annotations

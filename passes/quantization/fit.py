@@ -24,14 +24,17 @@ from passes.quantization.rewrite import layer_constants, set_layer
 from passes.quantization.samples import Samples
 from passes.quantization.structure import LAYERS, Structure, key, output_axis, residual_slot
 
-DEEPEST = 4608
+DEEPEST = 2304
 """Longest sum whose covariance is worth its memory; deeper layers are rounded to nearest."""
 
 ROWS_PER_INPUT = 16
 """Fewest input patches per weight from which a covariance is estimated."""
 
-MOST_ROWS = 1 << 17
+MOST_ROWS = 1 << 16
 """Most input patches from which a covariance is estimated."""
+
+PATCH_NUMBERS = 1 << 25
+"""Most numbers in all patches of a covariance beyond the fewest patches."""
 
 COVARIANCE_WORK = 4e9
 """Multiply-accumulates that a layer's covariance may cost beyond the fewest patches."""
@@ -307,7 +310,8 @@ def _conv_moments(
     taps = np.zeros((weight[1] * groups, kh, kw))
     depth = weight[1] * kh * kw
     second = np.zeros((groups, depth, depth)) if wanted else None
-    affordable = min(MOST_ROWS, int(COVARIANCE_WORK / (groups * depth * depth)))
+    numbers = groups * depth
+    affordable = int(min(MOST_ROWS, COVARIANCE_WORK / (numbers * depth), PATCH_NUMBERS / numbers))
     patches_per_chunk = -(-max(affordable, ROWS_PER_INPUT * depth) // len(chunks))
     count = rows_seen = 0
     for chunk in chunks:

@@ -43,9 +43,11 @@ def normalised_layers(graph: Graph) -> dict[str, tuple[Array, Array]]:
     return out
 
 
-def synthetic_inputs(graph: Graph, norms: Norms, rng: np.random.Generator) -> dict[str, Array]:
-    """Stacked inputs by name, :data:`COUNT` batches of each, in the inputs' dtypes."""
-    return {v.name: _input(v, norms, rng) for v in graph.inputs}
+def synthetic_inputs(
+    graph: Graph, norms: Norms, rng: np.random.Generator, batches: int = COUNT
+) -> dict[str, Array]:
+    """Stacked inputs by name, ``batches`` of the network's own batches, in the inputs' dtypes."""
+    return {v.name: _input(v, norms, rng, batches) for v in graph.inputs}
 
 
 def fitted_inputs(graph: Graph, norms: Norms) -> list[str]:
@@ -53,11 +55,11 @@ def fitted_inputs(graph: Graph, norms: Norms) -> list[str]:
     return [v.name for v in graph.inputs if _first_layer(v, norms) is not None]
 
 
-def _input(value: Value, norms: Norms, rng: np.random.Generator) -> Array:
+def _input(value: Value, norms: Norms, rng: np.random.Generator, batches: int) -> Array:
     type_ = value.type
     if not type_.rank:
-        return np.zeros((COUNT,), type_.storage.numpy)
-    shape = (type_.shape[0] * COUNT, *type_.shape[1:])
+        return np.zeros((batches,), type_.storage.numpy)
+    shape = (type_.shape[0] * batches, *type_.shape[1:])
     if not type_.dtype.is_float:
         return np.zeros(shape, type_.storage.numpy)
     x = noise(shape, rng)

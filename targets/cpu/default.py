@@ -19,6 +19,9 @@ from targets.cpu.isa import Isa
 BYTES_PER_SECOND = 8e9
 """Nominal rate of memory-bound kernels; only ranks rows."""
 
+MACS_PER_SECOND = 1e9
+"""Nominal rate of plain loops, so that a kernel made for products always ranks before them."""
+
 
 def physical(value: Value) -> Array:
     """Stored array of a constant in memory order, at least one axis."""
@@ -51,9 +54,10 @@ class DefaultRow(KernelRow):
         return ""
 
     def cost(self, node: Node) -> float:
-        """Bytes moved at a nominal bandwidth."""
+        """Bytes moved and products summed at nominal rates."""
         values = [v for v in (*node.inputs, *node.outputs) if v is not None]
-        return sum(v.type.bytes for v in values) / BYTES_PER_SECOND + 1e-7
+        macs = op_of(node).macs(node)
+        return sum(v.type.bytes for v in values) / BYTES_PER_SECOND + macs / MACS_PER_SECOND + 1e-7
 
     def plan(self, node: Node) -> KernelPlan:
         """One step; constants are passed in memory order."""

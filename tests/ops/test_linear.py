@@ -10,6 +10,7 @@ from dlcc.ir import F32, Affine, Graph, Node, TensorType, Value
 from dlcc.ir.encodings import DENSE
 from dlcc.ops import Interval, build, op_of
 from tests.ops.onnx_nodes import agrees, floats
+from tests.ops.tir_harness import Operand, affine, case, check, constant, f32, u8
 
 GEMMS = [
     ((5, 7), (7, 4), (4,), {}),
@@ -140,3 +141,25 @@ def test_operands_that_do_not_fit_are_refused(op, a, b):
     values = inputs(graph, [TensorType(s) for s in (a, b)])
     with pytest.raises(DlccError, match="not valid"):
         build(graph, op, values)
+
+
+def test_default_tir_of_matmul_agrees_with_the_reference(tmp_path):
+    """Broadcast and constant operands, which the kernel generators do not serve."""
+    cases = []
+    for a, b, attrs in (
+        ((2, 3, 5, 40), (3, 40, 7), {}),
+        ((2, 1, 5, 40), (1, 3, 7, 40), {"transpose_b": True}),
+        ((5, 40), (40, 7), {"act_min": -0.5, "act_max": 2.0}),
+    ):
+        cases.append(case("matmul", [f32(*a), constant(floats(*b, seed=1))], attrs))
+        known = Operand(codes(b, 1), affine(0.02, 131), constant=True)
+        outs = np.broadcast_shapes(a[:-2], b[:-2])
+        width = b[-2] if attrs.get("transpose_b") else b[-1]
+        residual = u8(*outs, a[-2], width, seed=7)
+        for out in (affine(0.4, 100), DENSE):
+            cases.append(case("matmul", [u8(*a), known], attrs, out=out, tolerance=0.0))
+            extra = [u8(*a), known, residual]
+            cases.append(case("matmul", extra, attrs, out=out, tolerance=0.0))
+        rest = f32(*outs, a[-2], width, seed=9)
+        cases.append(case("matmul", [f32(*a), f32(*b, seed=1), rest], attrs))
+    check(cases, tmp_path)

@@ -281,9 +281,9 @@ def test_cost_ranks_the_units():
 
 @pytest.mark.parametrize("isa", isa_params("avx512", "avx512vnni", "amx"))
 def test_products_beyond_int32_are_not_packed(isa):
-    spec = ConvSpec(1, 3, 5, 40, 41, in_zero_point=7, epilogue=U8)
+    spec = ConvSpec(1, 7, 9, 40, 61, in_zero_point=7, epilogue=U8)
     case = Case(spec, isa)
-    huge = np.full(41, 1e5, np.float32)
+    huge = np.full(61, 1e5, np.float32)
     plan = conv2d(spec, isa, case.w, case.bias, huge)
     assert plan.steps[-1].name_key != case.plan.steps[-1].name_key
     runner = Runner([plan, case.plan], isa)

@@ -196,7 +196,8 @@ def _block_cycles(unit: Unit, m: int, nr: int, spatial: int, steps: int) -> floa
     factor = {"fma": 0.5 if unit.fused else 1.0, "vnni": 0.5, "madd": 1.0}[unit.kind]
     latency = 5.0 if unit.kind != "fma" else 4.0
     loads = 0.5 * (m + nr)
-    return max(factor * m * nr, loads, latency) + 0.1 * loads
+    widening = 0.5 * nr if unit.kind == "madd" else 0.0
+    return max(factor * m * nr + widening, loads, latency) + 0.1 * loads
 
 
 def _shapes(gemm: Gemm, unit: Unit) -> list[tuple[int, int, int]]:
