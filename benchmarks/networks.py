@@ -96,7 +96,9 @@ def check(path: Path, bits: int, args: argparse.Namespace) -> list[str]:
 
 def main() -> int:
     """Run the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--bits", nargs="+", type=int, default=[32, 8])
     parser.add_argument("--target", default="cpu")
@@ -104,7 +106,15 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0)
     args = parser.parse_args()
     table = Table(
-        "network", "bits", "check", "compile s", "weights kB", "library kB", "arena kB", "ms", "peak MB"
+        "network",
+        "bits",
+        "check",
+        "compile s",
+        "weights kB",
+        "library kB",
+        "arena kB",
+        "ms",
+        "peak MB",
     )
     failed = False
     for path in args.models:

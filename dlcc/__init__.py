@@ -36,7 +36,7 @@ _EXPORTS = {
 }
 _PACKAGES = {"passes", "targets"}
 
-__all__ = ["__version__", *sorted(_EXPORTS), *sorted(_PACKAGES)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_EXPORTS), *sorted(_PACKAGES)]
 
 
 def __getattr__(name: str) -> Any:

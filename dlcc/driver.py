@@ -100,8 +100,8 @@ class CompileResult:
     """What a compilation made."""
 
     artifact: Artifact
-    optimised: Optimised
-    program: Program
+    optimised: Optimised = field(repr=False)
+    program: Program = field(repr=False)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 

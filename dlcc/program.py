@@ -94,12 +94,12 @@ class Program:
     outputs: tuple[TensorInfo, ...]
     steps: tuple[Step, ...]
     arena_bytes: int
-    weights: bytes
+    weights: bytes = field(repr=False)
     weight_entries: tuple[WeightEntry, ...]
-    object_code: bytes
+    object_code: bytes = field(repr=False)
     triple: str
     features: tuple[str, ...]
     threads: int = 1
     """Upper bound on threads: per-thread scratch areas are planned for so many."""
-    report: dict[str, object] = field(default_factory=dict)
+    report: dict[str, object] = field(default_factory=dict, repr=False)
     """Per layer: kernel and why, encodings, bytes, MACs, remarks. Goes to report.json."""

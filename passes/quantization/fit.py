@@ -22,7 +22,13 @@ from passes.quantization import weights
 from passes.quantization.observe import Observation
 from passes.quantization.rewrite import layer_constants, set_layer
 from passes.quantization.samples import Samples
-from passes.quantization.structure import LAYERS, Structure, key, output_axis, residual_slot
+from passes.quantization.structure import (
+    LAYERS,
+    Structure,
+    key,
+    output_axis,
+    residual_slot,
+)
 
 DEEPEST = 2304
 """Longest sum whose covariance is worth its memory; deeper layers are rounded to nearest."""
@@ -113,6 +119,8 @@ class Fitter:
                 break
             if node.op in LAYERS and key(node) in self.structure.integer:
                 self._fit(node, live)
+            elif node.op == "matmul" and key(node) in self.structure.integer:
+                self.report.accumulator[key(node)] = _matmul_bound(node)
             if self.samples is not None:
                 first = _step(node, live, uses)
                 self._compare(node, first)
@@ -215,9 +223,19 @@ class Fitter:
         return np.asarray(corrected)
 
 
+def _matmul_bound(node: Node) -> int:
+    """Largest |accumulator| of a product of two activations, the residual included."""
+    a, b = node.input(0).type, node.input(1).type
+    reach = [max(t.affine.code_range[1] - t.affine.zero_point, t.affine.zero_point) for t in (a, b)]
+    residual = math.ceil(_residual_reach(node) / (a.affine.scale * b.affine.scale))
+    return a.shape[-1] * reach[0] * reach[1] + residual
+
+
 def _last_layer(graph: Graph, structure: Structure) -> int:
-    """Index of the last node whose constants must be set."""
-    found = [i for i, n in enumerate(graph.nodes) if n.op in LAYERS and key(n) in structure.integer]
+    """Index of the last node whose sums are looked at."""
+    found = [
+        i for i, n in enumerate(graph.nodes) if n.op in ACCUMULATING and key(n) in structure.integer
+    ]
     return max(found, default=-1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from dlcc.ir import Node
+from dlcc.ir import Affine, Node
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from targets.cpu import layers
@@ -15,19 +15,30 @@ from targets.cpu.kernels.depthwise import depthwise, depthwise_cost
 from targets.cpu.kernels.matmul import matmul, matmul_cost
 
 
-class ConvRow(KernelRow):
-    """Convolution and linear layers as implicit GEMM on the vector unit."""
+class _Row(KernelRow):
+    """A row made for one instruction set; refuses what no kernel of the family takes.
 
-    name: ClassVar[str] = "implicit-gemm"
-    ops: ClassVar[tuple[str, ...]] = ("conv2d", "linear")
+    ``amx``: whether tiles are used where the instruction set has them.
+    """
+
     amx: ClassVar[bool] = False
 
     def __init__(self, isa: Isa) -> None:
         self.isa = isa
 
     def refuses(self, node: Node) -> str:
-        """Types and shapes that no kernel of the family takes."""
-        return layers.refusal(node)
+        """Types and shapes outside the GEMM family."""
+        why = layers.refusal(node)
+        if not why and self.amx and not isinstance(node.input(0).type.encoding, Affine):
+            why = "AMX tiles take 8-bit activations"
+        return why
+
+
+class ConvRow(_Row):
+    """Convolution and linear layers as implicit GEMM on the vector unit."""
+
+    name: ClassVar[str] = "implicit-gemm"
+    ops: ClassVar[tuple[str, ...]] = ("conv2d", "linear")
 
     def cost(self, node: Node) -> float:
         """By the blocking's cycles and the bytes of weights and staging."""
@@ -53,22 +64,12 @@ class AmxConvRow(ConvRow):
     name: ClassVar[str] = "implicit-gemm-amx"
     amx: ClassVar[bool] = True
 
-    def refuses(self, node: Node) -> str:
-        """Tiles multiply bytes only."""
-        why = layers.refusal(node)
-        if not why and layers.conv_spec(node).in_dtype != "u8":
-            why = "AMX tiles take 8-bit activations"
-        return why
 
-
-class ConvTransposeRow(KernelRow):
+class ConvTransposeRow(_Row):
     """Transposed convolution: zero insertion, then the vector unit's implicit GEMM."""
 
     name: ClassVar[str] = "implicit-gemm-transposed"
     ops: ClassVar[tuple[str, ...]] = ("conv_transpose2d",)
-
-    def __init__(self, isa: Isa) -> None:
-        self.isa = isa
 
     def refuses(self, node: Node) -> str:
         """As for convolutions, and padding within the kernel's reach."""
@@ -102,14 +103,11 @@ class ConvTransposeRow(KernelRow):
         )
 
 
-class DepthwiseRow(KernelRow):
+class DepthwiseRow(_Row):
     """Depthwise convolution, vectorised over channels."""
 
     name: ClassVar[str] = "depthwise"
     ops: ClassVar[tuple[str, ...]] = ("conv2d",)
-
-    def __init__(self, isa: Isa) -> None:
-        self.isa = isa
 
     def refuses(self, node: Node) -> str:
         """Other groupings than one channel each."""
@@ -133,19 +131,11 @@ class DepthwiseRow(KernelRow):
         )
 
 
-class MatmulRow(KernelRow):
+class MatmulRow(_Row):
     """Batched product of two activations on the vector unit."""
 
     name: ClassVar[str] = "batched-matmul"
     ops: ClassVar[tuple[str, ...]] = ("matmul",)
-    amx: ClassVar[bool] = False
-
-    def __init__(self, isa: Isa) -> None:
-        self.isa = isa
-
-    def refuses(self, node: Node) -> str:
-        """Mixed types, constants, broadcast leading axes."""
-        return layers.refusal(node)
 
     def cost(self, node: Node) -> float:
         """Packing of the second operand and the product."""
@@ -163,13 +153,6 @@ class AmxMatmulRow(MatmulRow):
 
     name: ClassVar[str] = "batched-matmul-amx"
     amx: ClassVar[bool] = True
-
-    def refuses(self, node: Node) -> str:
-        """Tiles multiply bytes only."""
-        why = layers.refusal(node)
-        if not why and layers.matmul_spec(node).in_dtype != "u8":
-            why = "AMX tiles take 8-bit activations"
-        return why
 
 
 def rows_for(isa: Isa) -> tuple[KernelRow, ...]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dlcc.analysis.execute import execute
 from dlcc.analysis.rebatch import rebatched
+from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Affine
 from passes import PassContext, PassManager
 from passes.quantization import weights
@@ -86,6 +87,22 @@ def test_dead_channel_with_a_large_bias(net: Net) -> None:
         (want,), (got,) = (execute(g, feed).values() for g in (before, graph))
         np.testing.assert_allclose(got, want, rtol=0.02, atol=4.0)
     assert any("enlarged" in r.message for r in result.remarks if r.loc == "dead")
+
+
+def test_a_residual_that_overflows_the_accumulator_is_an_error(net: Net) -> None:
+    a, b = net.input(1, 4, 8, name="a"), net.input(1, 8, 4, name="b")
+    residual = net.input(1, 4, 4, name="r")
+    product = net.op("matmul", a, b, residual, loc="tiny product")
+    graph = net.done(net.linear(product, 2))
+    feed = {
+        v.name: net.rng.standard_normal(v.type.shape).astype(np.float32) * scale
+        for v, scale in zip(graph.inputs, np.float32([1e-4, 1e-4, 100.0]), strict=True)
+    }
+    with pytest.raises(DlccError) as caught:
+        PassManager("quantize").run(graph, PassContext(calibration=lambda: iter([feed])))
+    assert caught.value.code is ExitCode.PASS
+    assert caught.value.where == "tiny product"
+    assert "exclude=[tiny product]" in caught.value.fix
 
 
 # -- rounding ----------------------------------------------------------------------------------
