@@ -25,6 +25,18 @@ import dlcc
 from dlcc.driver import CompileOptions
 from dlcc.lowering.lower import prepare
 
+COLUMNS = (
+    "network",
+    "bits",
+    "check",
+    "compile s",
+    "weights kB",
+    "library kB",
+    "arena kB",
+    "ms",
+    "peak MB",
+)
+
 
 def feed_for(graph: dlcc.Graph, seed: int, scale: float) -> dict[str, np.ndarray]:
     """Seeded inputs of the network's shapes."""

@@ -107,9 +107,9 @@ def _divisor(count: int, limit: int) -> int:
 def _item_loop(schedule: Any, block: Any, item_axes: int | None) -> tuple[Any, Any, int]:
     """Fuses leading axes of ``block`` into the work-item loop.
 
-    Returns it, the loop inside it over single rows (where temporaries belong: a work item's rows may
-    come from several images or lines, and a temporary that covers them all could be huge), and the
-    number of work items.
+    Returns it, the loop inside it over single rows (where temporaries belong: a work item's rows
+    may come from several images or lines, and a temporary that covers them all could be huge),
+    and the number of work items.
     """
     loops = _spatial_loops(schedule, block)
     extents = [int(schedule.get(loop).extent) for loop in loops]

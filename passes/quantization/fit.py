@@ -7,6 +7,7 @@ really arrive: errors of earlier layers are corrected too and do not add up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ from passes.quantization.observe import Observation
 from passes.quantization.rewrite import layer_constants, set_layer
 from passes.quantization.samples import Samples
 from passes.quantization.structure import (
+    ACCUMULATING,
     LAYERS,
     Structure,
     key,
@@ -120,7 +122,9 @@ class Fitter:
             if node.op in LAYERS and key(node) in self.structure.integer:
                 self._fit(node, live)
             elif node.op == "matmul" and key(node) in self.structure.integer:
-                self.report.accumulator[key(node)] = _matmul_bound(node)
+                self.report.accumulator[key(node)] = bound = _matmul_bound(node)
+                if bound >= weights.ACCUMULATOR:
+                    break  # the pass refuses the network
             if self.samples is not None:
                 first = _step(node, live, uses)
                 self._compare(node, first)
@@ -228,7 +232,7 @@ def _matmul_bound(node: Node) -> int:
     a, b = node.input(0).type, node.input(1).type
     reach = [max(t.affine.code_range[1] - t.affine.zero_point, t.affine.zero_point) for t in (a, b)]
     residual = math.ceil(_residual_reach(node) / (a.affine.scale * b.affine.scale))
-    return a.shape[-1] * reach[0] * reach[1] + residual
+    return int(a.shape[-1] * reach[0] * reach[1] + residual)
 
 
 def _last_layer(graph: Graph, structure: Structure) -> int:

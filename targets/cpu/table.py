@@ -84,10 +84,8 @@ class ConvTransposeRow(_Row):
         return ""
 
     def cost(self, node: Node) -> float:
-        """Multiply-accumulates of the spread-out input."""
-        spec = layers.conv_transpose_spec(node)
-        taps = spec.kh * spec.kw * spec.c // spec.groups
-        return node.output.type.elements * taps / (self.isa.macs_per_cycle[spec.in_dtype] * 2e9)
+        """The spreading copy and the convolution over it."""
+        return conv.conv_transpose_cost(layers.conv_transpose_spec(node), self.isa, amx=False)
 
     def plan(self, node: Node) -> KernelPlan:
         """Two steps: spread, multiply."""
