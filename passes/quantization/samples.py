@@ -14,7 +14,7 @@ from dlcc.ir import Graph
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import op_of
 
-WORK = 2e10
+WORK = 4e10
 """Multiply-accumulates that all samples of one calibration may cost."""
 
 CODES_BYTES = 384 << 20
