@@ -119,6 +119,15 @@ def _tap(em: _Emitter, acc: Any, slot: int, x: Any, w: Any) -> None:
         kb.store(acc, slot * lanes, total + x * w)
 
 
+def _weight(em: _Emitter, at: Any) -> Any:
+    """A vector of weights as the accumulator's dtype; integer layers hold them as bytes."""
+    kb, shape = em.kb, em.shape
+    value = kb.load(em.w, at, shape.lanes)
+    if shape.in_dtype == "u8":
+        value = kb.cast(kb.cast(value, "int32"), shape.accumulator)
+    return kb.let(value, "w")
+
+
 def _kernel_row(
     em: _Emitter, acc: Any, width: int, first: int | None, x_at: Any, w_at: Any
 ) -> None:
@@ -135,7 +144,7 @@ def _kernel_row(
             if first is None or 0 <= first * shape.stride[1] - shape.pads[1] + at < shape.w:
                 taps.setdefault(at, []).append((col, j))
     step = shape.blocks * lanes
-    weights = [kb.let(kb.load(em.w, w_at + j * step, lanes), "w") for j in range(shape.kernel[1])]
+    weights = [_weight(em, w_at + j * step) for j in range(shape.kernel[1])]
     for at in sorted(taps):
         x = kb.load(em.x, x_at + at * shape.c, lanes)
         if shape.in_dtype == "u8":
@@ -231,7 +240,7 @@ def depthwise_function(name: str, shape: Depthwise) -> Any:
     kb = tir.KernelBuilder(name)
     integer = shape.in_dtype == "u8"
     x = kb.pointer("x", NUMPY[shape.in_dtype], align=1)
-    w = kb.pointer("weights", shape.accumulator)
+    w = kb.pointer("weights", "int8" if integer else "float32")
     zero = kb.pointer("zero", shape.accumulator) if shape.shifted else None
     out = epilogue.parameters(kb, integer, shape.out, shape.residual)
     em = _Emitter(kb, shape, x, w, zero, out)
@@ -305,7 +314,7 @@ def depthwise(
         bias = fold_zero_point(bias, weights, folded)
     else:
         bias, multiplier = bias.astype(np.float32), None
-    packed = np.zeros((spec.kh, spec.kw, shape.blocks * shape.lanes), shape.accumulator)
+    packed = np.zeros((spec.kh, spec.kw, shape.blocks * shape.lanes), weights.dtype)
     packed[..., : spec.c] = weights[:, 0].transpose(1, 2, 0)
     constants = {"weight": packed}
     constants |= channel_constants(spec.epilogue, 1, isa.lanes, bias, multiplier, ratio)
