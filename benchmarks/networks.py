@@ -117,17 +117,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--scale", type=float, default=1.0)
     args = parser.parse_args()
-    table = Table(
-        "network",
-        "bits",
-        "check",
-        "compile s",
-        "weights kB",
-        "library kB",
-        "arena kB",
-        "ms",
-        "peak MB",
-    )
+    table = Table(*COLUMNS)
     failed = False
     for path in args.models:
         for bits in args.bits:
