@@ -10,6 +10,7 @@ import numpy as np
 
 from dlcc.data import LABEL_KEYS
 from dlcc.errors import DlccError, ExitCode
+from dlcc.evaluate import ranks
 from dlcc.executable import Executable, feeds_of
 from dlcc.ir.encodings import Array
 
@@ -33,18 +34,6 @@ class Accuracy:
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON data."""
         return asdict(self)
-
-
-def ranks(scores: Array, labels: Array) -> Array:
-    """How many classes stand before the label: 0 is a hit. Of equal scores the first class wins.
-
-    Args:
-        scores: [samples, classes].
-        labels: integers [samples].
-    """
-    own = np.take_along_axis(scores, labels[:, None], axis=1)
-    before = np.arange(scores.shape[1])[None] < labels[:, None]
-    return np.asarray(np.sum((scores > own) | ((scores == own) & before), axis=1))
 
 
 def evaluate_classifier(
@@ -151,4 +140,4 @@ def _scores(array: Array, name: str) -> Array:
     return flat
 
 
-__all__ = ["Accuracy", "evaluate_classifier", "ranks"]
+__all__ = ["Accuracy", "evaluate_classifier"]

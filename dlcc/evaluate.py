@@ -40,6 +40,18 @@ def log_softmax(scores: Array) -> Array:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
+def ranks(scores: Array, labels: Array) -> Array:
+    """How many classes stand before the label: 0 is a hit. Of equal scores the first class wins.
+
+    Args:
+        scores: [samples, classes].
+        labels: integers [samples].
+    """
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    before = np.arange(scores.shape[1])[None] < labels[:, None]
+    return np.asarray(np.sum((scores > own) | ((scores == own) & before), axis=1))
+
+
 def top_k(scores: Array, labels: Array, k: int = 1) -> float:
     """Share of samples whose label is among the ``k`` highest scores; the first of equals wins.
 
@@ -49,8 +61,7 @@ def top_k(scores: Array, labels: Array, k: int = 1) -> float:
         k: at least 1.
     """
     _check(scores, labels.shape + scores.shape[1:])
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return float((order == labels[:, None]).any(axis=1).mean())
+    return float((ranks(scores, labels) < k).mean())
 
 
 def fidelity(reference: Array, scores: Array) -> Fidelity:

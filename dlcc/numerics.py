@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dlcc.ir.dtypes import F32
 from dlcc.ir.encodings import Affine, Array
 
 ADD_SHIFT = 16
@@ -39,7 +40,7 @@ def requantise(
     shifted = scaled + np.float32(out.zero_point)
     low, high = (low if lo is None else int(lo)), (high if hi is None else int(hi))
     clamped = np.minimum(np.maximum(shifted, np.float32(low)), np.float32(high))
-    return clamped.astype(np.int32).astype(_storage(out))
+    return clamped.astype(np.int32).astype(out.storage(F32).numpy)
 
 
 def dequantise(acc: Array, mult: Array) -> Array:
@@ -94,9 +95,3 @@ def unary_table(function: Any, source: Affine, out: Affine) -> Array:
     smallest, largest = out.real_range
     result = np.nan_to_num(result, nan=0.0, posinf=largest, neginf=smallest)
     return out.quantise(result)
-
-
-def _storage(encoding: Affine) -> np.dtype[Any]:
-    from dlcc.ir.dtypes import F32
-
-    return encoding.storage(F32).numpy

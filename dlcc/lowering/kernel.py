@@ -49,11 +49,6 @@ class KernelStep:
     work_items: int
     max_threads: int = 0
 
-    @property
-    def primfunc(self) -> Any:
-        """The TIR function, made anew at every access: ask once per ``name_key``."""
-        return self.build()
-
 
 @dataclass(frozen=True)
 class KernelPlan:

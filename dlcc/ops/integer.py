@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlcc import numerics
-from dlcc.ir import Affine, Node, Value
+from dlcc.ir import F32, Affine, Node, Value
 from dlcc.ir.encodings import Array
 
 if TYPE_CHECKING:
@@ -89,13 +89,7 @@ def quantise_real(values: Array, encoding: Affine) -> Array:
         codes = np.rint(values.astype(np.float32) / scale) + zero
     codes = np.where(np.isnan(codes), np.float32(low), codes)
     clamped = np.clip(codes.astype(np.float64), low, high)
-    return clamped.astype(np.int64).astype(np.dtype(_storage(encoding)))
-
-
-def _storage(encoding: Affine) -> Any:
-    from dlcc.ir import F32
-
-    return encoding.storage(F32).numpy
+    return clamped.astype(np.int64).astype(encoding.storage(F32).numpy)
 
 
 def evaluate_mixed(op: Op, node: Node, xs: Sequence[Array | None]) -> list[Array]:

@@ -34,12 +34,6 @@ class Isa:
     dot: DotUnit
     fma: bool = True
 
-    @property
-    def macs_per_cycle(self) -> dict[str, float]:
-        """Peak multiply-accumulates per cycle and core, by activation dtype."""
-        dots = {"madd": 2.0 * self.lanes, "vnni": 8.0 * self.lanes, "amx": 1024.0}
-        return {"u8": dots[self.dot], "f32": (2.0 if self.fma else 1.0) * self.lanes}
-
     def without_amx(self) -> Isa:
         """The vector level below an AMX level (itself otherwise)."""
         return AVX512VNNI if self.dot == "amx" else self

@@ -25,7 +25,7 @@ from targets.cpu.kernels.conv import (
 )
 from targets.cpu.kernels.gemm import MIN_ITEMS, Cut, even_cut
 from targets.cpu.kernels.skeleton import divide
-from targets.cpu.kernels.spec import NUMPY, ConvSpec, OutType, ResidualType
+from targets.cpu.kernels.spec import NUMPY, Borders, ConvSpec, OutType, ResidualType
 from targets.cpu.kernels.stage import Stage, fill_constant, rows_stage, stage_step
 
 UNROLL = 320
@@ -33,7 +33,7 @@ UNROLL = 320
 
 
 @dataclass(frozen=True)
-class Depthwise:
+class Depthwise(Borders):
     """What determines the code.
 
     ``pads``: top and left padding (the output size tells the rest); taps on padding are left out.
@@ -58,18 +58,6 @@ class Depthwise:
     fused: bool
     pads: tuple[int, int] = (0, 0)
     shifted: bool = False
-
-    @property
-    def row_borders(self) -> bool:
-        """Whether some kernel row lies on padding somewhere."""
-        reach = (self.oh - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0]
-        return self.pads[0] > 0 or reach - self.pads[0] >= self.h
-
-    def touches_border(self, col: int, width: int) -> bool:
-        """Whether the window of output columns ``[col, col + width)`` leaves the input."""
-        left = col * self.stride[1] - self.pads[1]
-        reach = (width - 1) * self.stride[1] + (self.kernel[1] - 1) * self.dilation[1]
-        return left < 0 or left + reach >= self.w
 
     @property
     def accumulator(self) -> str:

@@ -23,7 +23,7 @@ from dlcc import tir
 from targets.cpu.isa import Isa
 from targets.cpu.kernels.gemm import MIN_ITEMS, Cut, even_cut
 from targets.cpu.kernels.skeleton import divide
-from targets.cpu.kernels.spec import NUMPY, ConvSpec
+from targets.cpu.kernels.spec import NUMPY, Borders, ConvSpec
 
 _DOT = {64: "512", 32: "256", 16: "128"}
 _PREFIX = {64: "llvm.x86.avx512.{}.512", 32: "llvm.x86.avx2.{}", 16: "llvm.x86.sse2.{}.128"}
@@ -33,7 +33,7 @@ MAX_TAPS = 49
 
 
 @dataclass(frozen=True)
-class DepthwiseVnni:
+class DepthwiseVnni(Borders):
     """What determines the code; ``width``: bytes of the widest vector."""
 
     n: int
@@ -78,18 +78,6 @@ class DepthwiseVnni:
     def items(self) -> int:
         """Work items: output rows by channel chunks."""
         return self.n * self.oh * self.chunks
-
-    @property
-    def row_borders(self) -> bool:
-        """Whether some kernel row lies on padding somewhere."""
-        reach = (self.oh - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0]
-        return self.pads[0] > 0 or reach - self.pads[0] >= self.h
-
-    def touches_border(self, col: int, width: int) -> bool:
-        """Whether the window of output columns ``[col, col + width)`` leaves the input."""
-        left = col * self.stride[1] - self.pads[1]
-        reach = (width - 1) * self.stride[1] + (self.kernel[1] - 1) * self.dilation[1]
-        return left < 0 or left + reach >= self.w
 
     def weight_bytes(self, width: int) -> int:
         """Packed weights of a block of ``width`` channels."""

@@ -16,13 +16,11 @@ import numpy as np
 from dlcc import tir
 from targets.cpu.kernels.spec import NUMPY, Epilogue, OutType, ResidualType
 
-SCALARS = 4
-"""Length of the ``scalars`` constant (f32): out zero point, lower and upper bound before the zero
-point is added, residual zero point."""
-
 
 def scalars(epilogue: Epilogue) -> np.ndarray:
-    """The ``scalars`` constant. A constant, not code, so that layers can share a function."""
+    """The ``scalars`` constant, f32: out zero point, lower and upper bound before the zero point is
+    added, residual zero point. A constant, not code, so that layers can share a function.
+    """
     lo, hi = epilogue.bounds
     zero = epilogue.out_zero_point if epilogue.out != "f32" else 0
     return np.array([zero, lo - zero, hi - zero, epilogue.residual_zero_point], dtype=np.float32)

@@ -258,11 +258,6 @@ def _items(gemm: Gemm, unit: Unit, rows: Cut, cols: Cut, channels: Cut) -> tuple
     return strips, blocks, packed <= L2_BYTES
 
 
-def padded_steps(gemm: Gemm, unit: Unit) -> int:
-    """Elements of one packed run of one channel: ``run`` rounded up to whole steps."""
-    return ceil(gemm.run / unit.k) * unit.k
-
-
 def channel_order(blocks: int, lanes: int, paired: bool) -> np.ndarray:
     """The channel of each lane of a group's channel blocks.
 

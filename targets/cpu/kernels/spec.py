@@ -21,6 +21,30 @@ SIZE = {"u8": 1, "s8": 1, "i16": 2, "f32": 4}
 """Bytes of one element."""
 
 
+class Borders:
+    """Which windows of a padded layer reach over the input's edge (``pads``: top and left)."""
+
+    h: int
+    w: int
+    oh: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    pads: tuple[int, int]
+
+    @property
+    def row_borders(self) -> bool:
+        """Whether some kernel row lies on padding somewhere."""
+        reach = (self.oh - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0]
+        return self.pads[0] > 0 or reach - self.pads[0] >= self.h
+
+    def touches_border(self, col: int, width: int) -> bool:
+        """Whether the window of output columns ``[col, col + width)`` leaves the input."""
+        left = col * self.stride[1] - self.pads[1]
+        reach = (width - 1) * self.stride[1] + (self.kernel[1] - 1) * self.dilation[1]
+        return left < 0 or left + reach >= self.w
+
+
 @dataclass(frozen=True)
 class Epilogue:
     """What happens to an accumulator before it is stored.
