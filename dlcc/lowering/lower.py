@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dlcc.analysis.verify import verify
-from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Graph, Node, Value
 from dlcc.ir.encodings import Array
 from dlcc.ir.text import encoding_text, type_text
+from dlcc.lowering.choice import Choice, Chooser, choose
 from dlcc.lowering.kernel import ARENA_SLACK, KernelPlan, KernelStep
 from dlcc.lowering.layout import assign_layouts
 from dlcc.lowering.memory import Span, place
-from dlcc.lowering.target import KernelRow, Target
+from dlcc.lowering.target import Target
 from dlcc.lowering.unsigned import make_activations_unsigned
 from dlcc.lowering.views import Buffer, assign_buffers, is_aliased, pin_outputs
 from dlcc.ops.base import op_of
@@ -38,51 +38,6 @@ def prepare(graph: Graph) -> Graph:
     pin_outputs(out)
     verify(out)
     return out
-
-
-@dataclass
-class Choice:
-    """The kernel chosen for a layer, and what became of the others."""
-
-    node: Node
-    row: KernelRow
-    plan: KernelPlan
-    seconds: float
-    rejected: dict[str, str] = field(default_factory=dict)
-
-
-def choose(node: Node, target: Target) -> Choice:
-    """The cheapest row that serves ``node``.
-
-    Raises:
-        DlccError: no row of the target's table serves it; every row's reason is given.
-    """
-    reasons: dict[str, str] = {}
-    costs: dict[str, tuple[float, KernelRow]] = {}
-    for row in target.rows_for(node.op):
-        refusal = row.refuses(node)
-        if refusal:
-            reasons[row.name] = refusal
-        else:
-            costs[row.name] = (row.cost(node), row)
-    if not costs:
-        types = ", ".join("-" if v is None else type_text(v.type) for v in node.inputs)
-        raise DlccError(
-            ExitCode.UNSUPPORTED,
-            f"no kernel of target {target.name} serves {node.op}({types})",
-            where=node.loc,
-            why="; ".join(f"{name}: {why}" for name, why in reasons.items())
-            or "no row has this op",
-            fix="keep this layer in float with --passes 'quantize{exclude=...}', or use --bits 32",
-        )
-    seconds, row = min(costs.values(), key=lambda entry: entry[0])
-    # that a row for any op has nothing for this one is no news
-    general = {other.name for other in target.rows if "*" in other.ops}
-    reasons = {name: why for name, why in reasons.items() if name not in general}
-    for name, (other, _) in costs.items():
-        if name != row.name:
-            reasons[name] = f"predicted {other * 1e6:.1f} us against {seconds * 1e6:.1f} us"
-    return Choice(node, row, row.plan(node), seconds, reasons)
 
 
 class _Weights:
@@ -224,6 +179,7 @@ def _layer_report(choice: Choice, functions: list[str]) -> dict[str, object]:
         "variant": choice.plan.kernel,
         "functions": functions,
         "predicted_seconds": choice.seconds,
+        **({"tuned": choice.tuned} if choice.tuned else {}),
         "rejected": choice.rejected,
         "macs": op_of(node).macs(node),
         "inputs": ["-" if v is None else type_text(v.type) for v in node.inputs],
@@ -239,6 +195,7 @@ def lower(
     *,
     threads: int = 1,
     progress: Progress | None = None,
+    chooser: Chooser = choose,
 ) -> Program:
     """Lower a graph for a target.
 
@@ -248,6 +205,7 @@ def lower(
         build_object: compiles TIR functions (``dlcc.tir.build``).
         threads: upper bound on the threads of an instance.
         progress: told how far each phase is.
+        chooser: picks the kernel of a layer.
 
     Raises:
         DlccError: a layer has no kernel on this target.
@@ -260,7 +218,7 @@ def lower(
     work = [node for node in prepared.nodes if not is_aliased(node)]
     tell("kernels", 0.0)
     for done, node in enumerate(work):
-        choice = choose(node, target)
+        choice = chooser(node, target)
         needed.update(choice.plan.features)
         layers.append(_layer_report(choice, assembler.add_layer(choice)))
         tell("kernels", (done + 1) / len(work))

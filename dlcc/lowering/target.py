@@ -33,6 +33,21 @@ class KernelRow(ABC):
     def plan(self, node: Node) -> KernelPlan:
         """The kernels for this layer, specialised to its shapes and encodings."""
 
+    def variants(self, node: Node) -> list[str]:
+        """Other ways this row can compute ``node`` than :meth:`plan`, best predicted first.
+
+        For measuring (``dlcc tune``); each name is an argument of :meth:`plan_variant`.
+        """
+        return []
+
+    def plan_variant(self, node: Node, variant: str) -> KernelPlan:
+        """As :meth:`plan`, in the way that ``variant`` names.
+
+        Raises:
+            ValueError: it is none of :meth:`variants`.
+        """
+        raise ValueError(f"{self.name} has no variant {variant!r}")
+
 
 @dataclass(frozen=True)
 class Target:
