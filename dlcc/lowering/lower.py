@@ -14,7 +14,7 @@ from dlcc.ir import Graph, Node, Value
 from dlcc.ir.encodings import Array
 from dlcc.ir.text import encoding_text, type_text
 from dlcc.lowering.choice import Choice, Chooser, choose
-from dlcc.lowering.kernel import ARENA_SLACK, KernelPlan, KernelStep
+from dlcc.lowering.kernel import ARENA_SLACK, KernelStep
 from dlcc.lowering.layout import assign_layouts
 from dlcc.lowering.memory import Span, place
 from dlcc.lowering.target import Target
