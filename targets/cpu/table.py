@@ -12,7 +12,11 @@ from targets.cpu.default import DefaultRow
 from targets.cpu.isa import Isa
 from targets.cpu.kernels import conv
 from targets.cpu.kernels.depthwise import depthwise, depthwise_cost
+from targets.cpu.kernels.gemm import ranked_blocks
 from targets.cpu.kernels.matmul import matmul, matmul_cost
+
+MOST_BLOCKS = 8
+"""Register blocks beside the predicted best that may be measured."""
 
 
 class _Row(KernelRow):
@@ -46,6 +50,22 @@ class ConvRow(_Row):
 
     def plan(self, node: Node) -> KernelPlan:
         """Staging where borders need it, then the GEMM with its epilogue."""
+        return self._planned(node, None)
+
+    def variants(self, node: Node) -> list[str]:
+        """Other register blocks, as ``rows x columns x channel blocks``."""
+        geo = conv.geometry(layers.conv_spec(node), self.isa, amx=self.amx)
+        return [_block_text(b) for b in ranked_blocks(geo.gemm, geo.unit)[1 : 1 + MOST_BLOCKS]]
+
+    def plan_variant(self, node: Node, variant: str) -> KernelPlan:
+        """The same with another register block."""
+        geo = conv.geometry(layers.conv_spec(node), self.isa, amx=self.amx)
+        for block in ranked_blocks(geo.gemm, geo.unit):
+            if _block_text(block) == variant:
+                return self._planned(node, block)
+        return super().plan_variant(node, variant)
+
+    def _planned(self, node: Node, block: tuple[int, int, int] | None) -> KernelPlan:
         made = layers.layer_constants(node)
         return conv.conv2d(
             layers.conv_spec(node),
@@ -55,7 +75,12 @@ class ConvRow(_Row):
             made.multiplier,
             made.ratio,
             amx=self.amx,
+            block=block,
         )
+
+
+def _block_text(block: tuple[int, int, int]) -> str:
+    return "x".join(map(str, block))
 
 
 class AmxConvRow(ConvRow):

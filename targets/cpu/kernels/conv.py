@@ -67,8 +67,17 @@ def _stage_of(spec: ConvSpec, unit: Unit) -> Stage | None:
     )
 
 
-def geometry(spec: ConvSpec, isa: Isa, *, amx: bool = True) -> Geometry:
-    """Reduces ``spec`` to an implicit GEMM on ``isa`` (``amx=False``: on its vector unit)."""
+def geometry(
+    spec: ConvSpec,
+    isa: Isa,
+    *,
+    amx: bool = True,
+    block: tuple[int, int, int] | None = None,
+) -> Geometry:
+    """Reduces ``spec`` to an implicit GEMM on ``isa`` (``amx=False``: on its vector unit).
+
+    ``block``: as :attr:`Gemm.block`.
+    """
     unit = unit_for(isa, spec.in_dtype, amx=amx)
     merged = _merged_groups(spec, unit)
     stage = _stage_of(spec, unit)
@@ -92,6 +101,7 @@ def geometry(spec: ConvSpec, isa: Isa, *, amx: bool = True) -> Geometry:
         a_dtype=stage.dst if stage else spec.in_dtype,
         out=spec.epilogue.out,
         residual=spec.epilogue.residual,
+        block=block,
     )
     if unit.kind == "amx" and rows > 1 and spec.stride == (1, 1):
         running = _running_columns(gemm, width)
@@ -168,6 +178,7 @@ def conv2d(
     ratio: np.ndarray | None = None,
     *,
     amx: bool = True,
+    block: tuple[int, int, int] | None = None,
 ) -> KernelPlan:
     """Plans a convolution (or linear layer) of any groups, stride, dilation and padding.
 
@@ -179,10 +190,11 @@ def conv2d(
         multiplier: ``[oc]`` f32, for u8 activations only: accumulator -> output units.
         ratio: ``[oc]`` f32, for a u8 residual: residual units -> accumulator units.
         amx: use AMX tiles where the instruction set has them; else its vector unit.
+        block: the register block to use (:attr:`Gemm.block`; None: by predicted cycles).
 
     The plan's inputs: 0 the activation, 1 the residual if there is one.
     """
-    geo = geometry(spec, isa, amx=amx)
+    geo = geometry(spec, isa, amx=amx, block=block)
     if spec.in_dtype == "u8":
         if multiplier is None:
             raise ValueError("u8 activations need a multiplier")

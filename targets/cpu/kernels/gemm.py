@@ -56,6 +56,9 @@ class Gemm:
 
     ``paired``: channel blocks come in pairs whose channels are ordered for ``packssdw``
     (:func:`channel_order`), which requantises two blocks in fewer instructions.
+
+    ``block``: the register (tile) block asked for: rows, columns, channel blocks (None: the one
+    with the fewest predicted cycles).
     """
 
     images: int
@@ -79,6 +82,7 @@ class Gemm:
     pitch: int = 0
     kept: int = 0
     paired: bool = False
+    block: tuple[int, int, int] | None = None
 
     @property
     def runs(self) -> int:
@@ -218,30 +222,46 @@ def _shapes(gemm: Gemm, unit: Unit) -> list[tuple[int, int, int]]:
 @lru_cache(maxsize=4096)
 def choose_blocking(gemm: Gemm, unit: Unit) -> tuple[Blocking, float]:
     """The blocking with the fewest predicted cycles, and these cycles."""
-    steps = gemm.runs * ceil(gemm.run / unit.k)
-    blocks = ceil(gemm.n / unit.lanes)
-    best: tuple[float, tuple[Cut, Cut, Cut]] | None = None
-    for height, width, nr in _shapes(gemm, unit):
-        rows, cols = tail_cut(gemm.rows, height), even_cut(gemm.cols, width)
-        channels = tail_cut(blocks, nr)
-        cycles = 0.0
-        for (rc, rs), (cc, cs), (nc, ns) in product(
-            *((cut.first, cut.rest) for cut in (rows, cols, channels))
-        ):
-            if rc * cc * nc:
-                spatial = rs * ceil(cs / TILE)
-                step = _block_cycles(unit, rs * cs, ns, spatial, steps)
-                cycles += rc * cc * nc * (steps * step + 30 + 6 * rs * cs * ns)
-        variants = len(rows.sizes) * len(cols.sizes) * len(channels.sizes)
-        cycles *= 1.0 + 0.01 * variants  # code size; also settles ties
-        if best is None or cycles < best[0]:
-            best = (cycles, (rows, cols, channels))
-    assert best is not None
-    cycles, (rows, cols, channels) = best
+    shape = gemm.block or ranked_blocks(gemm, unit)[0]
+    rows, cols, channels = _cuts(gemm, unit, shape)
+    cycles = _layer_cycles(gemm, unit, (rows, cols, channels))
     strips, per_item, m_major = _items(gemm, unit, rows, cols, channels)
     return Blocking(rows, cols, channels, strips, per_item, m_major), (
         cycles * gemm.images * gemm.groups
     )
+
+
+@lru_cache(maxsize=4096)
+def ranked_blocks(gemm: Gemm, unit: Unit) -> tuple[tuple[int, int, int], ...]:
+    """Register blocks (rows, columns, channel blocks), those with fewest predicted cycles first.
+
+    Of blocks that cut the layer alike only the first is kept.
+    """
+    ranked: dict[tuple[Cut, Cut, Cut], tuple[float, tuple[int, int, int]]] = {}
+    for shape in _shapes(gemm, unit):
+        cuts = _cuts(gemm, unit, shape)
+        ranked.setdefault(cuts, (_layer_cycles(gemm, unit, cuts), shape))
+    return tuple(shape for _, shape in sorted(ranked.values(), key=lambda entry: entry[0]))
+
+
+def _cuts(gemm: Gemm, unit: Unit, shape: tuple[int, int, int]) -> tuple[Cut, Cut, Cut]:
+    """Rows, columns and channel blocks cut into register blocks of at most ``shape``."""
+    height, width, nr = shape
+    blocks = ceil(gemm.n / unit.lanes)
+    return tail_cut(gemm.rows, height), even_cut(gemm.cols, width), tail_cut(blocks, nr)
+
+
+def _layer_cycles(gemm: Gemm, unit: Unit, cuts: tuple[Cut, Cut, Cut]) -> float:
+    """Predicted cycles of one group of one image."""
+    steps = gemm.runs * ceil(gemm.run / unit.k)
+    cycles = 0.0
+    for (rc, rs), (cc, cs), (nc, ns) in product(*((cut.first, cut.rest) for cut in cuts)):
+        if rc * cc * nc:
+            spatial = rs * ceil(cs / TILE)
+            step = _block_cycles(unit, rs * cs, ns, spatial, steps)
+            cycles += rc * cc * nc * (steps * step + 30 + 6 * rs * cs * ns)
+    variants = prod(len(cut.sizes) for cut in cuts)
+    return cycles * (1.0 + 0.01 * variants)  # code size; also settles ties
 
 
 def _items(gemm: Gemm, unit: Unit, rows: Cut, cols: Cut, channels: Cut) -> tuple[int, int, bool]:
