@@ -23,6 +23,10 @@ MACS_PER_SECOND = 1e9
 """Nominal rate of plain loops, so that a kernel made for products always ranks before them."""
 
 
+ELEMENTS_PER_SECOND = 1.5e9
+"""Nominal rate of results of plain loops on codes, which conversions and selects bound."""
+
+
 def physical(value: Value) -> Array:
     """Stored array of a constant in memory order, at least one axis."""
     stored = np.transpose(value.stored(), value.type.permutation)
@@ -54,10 +58,12 @@ class DefaultRow(KernelRow):
         return ""
 
     def cost(self, node: Node) -> float:
-        """Bytes moved and products summed at nominal rates."""
+        """Bytes moved, codes made and products summed at nominal rates."""
         values = [v for v in (*node.inputs, *node.outputs) if v is not None]
         macs = op_of(node).macs(node)
-        return sum(v.type.bytes for v in values) / BYTES_PER_SECOND + macs / MACS_PER_SECOND + 1e-7
+        codes = sum(v.type.elements for v in node.outputs if not v.type.is_dense)
+        moved = sum(v.type.bytes for v in values) / BYTES_PER_SECOND
+        return max(moved, codes / ELEMENTS_PER_SECOND) + macs / MACS_PER_SECOND + 1e-7
 
     def plan(self, node: Node) -> KernelPlan:
         """One step; constants are passed in memory order."""

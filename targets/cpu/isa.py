@@ -35,8 +35,13 @@ class Isa:
     fma: bool = True
 
     def without_amx(self) -> Isa:
-        """The vector level below an AMX level (itself otherwise)."""
-        return AVX512VNNI if self.dot == "amx" else self
+        """What an AMX level has without its tiles (itself otherwise)."""
+        return _AMX_VECTORS if self.dot == "amx" else self
+
+    @property
+    def byte_permute(self) -> bool:
+        """Whether bytes can be permuted across a whole register (AVX512_VBMI)."""
+        return "avx512vbmi" in self.flags
 
 
 _V3 = ("avx", "avx2", "fma", "bmi1", "bmi2", "movbe", "f16c", "abm")
@@ -47,11 +52,14 @@ AVX2 = Isa("avx2", "x86-64-v3", (), _V3, 8, 16, "madd")
 AVXVNNI = Isa("avxvnni", "x86-64-v3", ("+avxvnni",), (*_V3, "avx_vnni"), 8, 16, "vnni")
 AVX512 = Isa("avx512", "x86-64-v4", (), _V4, 16, 32, "madd")
 AVX512VNNI = Isa("avx512vnni", "x86-64-v4", ("+avx512vnni",), (*_V4, "avx512_vnni"), 16, 32, "vnni")
+_VBMI = ("+avx512vnni", "+avx512vbmi")
+_AMX_FLAGS = (*AVX512VNNI.flags, "avx512vbmi")  # every CPU with tiles has it
+_AMX_VECTORS = Isa("avx512vnni", "x86-64-v4", _VBMI, _AMX_FLAGS, 16, 32, "vnni")
 AMX = Isa(
     "amx",
     "x86-64-v4",
-    ("+avx512vnni", "+amx-tile", "+amx-int8"),
-    (*_V4, "avx512_vnni", "amx_tile", "amx_int8"),
+    (*_VBMI, "+amx-tile", "+amx-int8"),
+    (*_AMX_FLAGS, "amx_tile", "amx_int8"),
     16,
     32,
     "amx",

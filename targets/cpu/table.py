@@ -8,6 +8,7 @@ from dlcc.ir import Affine, Node
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from targets.cpu import layers
+from targets.cpu.codes import TableRow
 from targets.cpu.default import DefaultRow
 from targets.cpu.isa import Isa
 from targets.cpu.kernels import conv
@@ -188,4 +189,4 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
     ]
     if isa.dot == "amx":
         rows += [AmxConvRow(isa), AmxMatmulRow(isa)]
-    return (*rows, DefaultRow(isa))
+    return (*rows, TableRow(isa), DefaultRow(isa))

@@ -26,7 +26,11 @@ def test_detect_refuses_unknown_machines(tmp_path):
 
 
 def test_levels_below_amx():
-    assert AMX.without_amx() is AVX512VNNI
+    below = AMX.without_amx()
+    assert below.dot == AVX512VNNI.dot
+    assert set(AVX512VNNI.flags) < set(below.flags) < set(AMX.flags)
+    assert below.byte_permute
+    assert not AVX512VNNI.byte_permute
     assert AVXVNNI.without_amx() is AVXVNNI
     assert supports(AVX512VNNI, frozenset(AMX.flags))
     assert not supports(AMX, frozenset(AVX512VNNI.flags))

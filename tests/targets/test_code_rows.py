@@ -1,0 +1,89 @@
+"""Rows for layers without products: chosen, and equal to the reference on every ISA at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from dlcc.ir import F32, Affine, Graph, Node, TensorType
+from dlcc.lowering.lower import choose
+from dlcc.ops import build, op_of
+from targets import get_target
+from tests.targets.running import Runner, isa_params
+
+Q = Affine.per_tensor(8, False, 0.05, 120)
+
+
+def u8(*shape: int, encoding: Affine = Q, layout: str = "") -> TensorType:
+    return TensorType(shape, F32, encoding, layout)
+
+
+def node_of(
+    op: str, operands: list[TensorType], out: Affine | None = Q, layout: str = "", **attrs
+) -> Node:
+    """One node on graph inputs; ``out``: encoding of its result (None: dense)."""
+    graph = Graph("g")
+    inputs = [graph.add_input(f"x{i}", type_) for i, type_ in enumerate(operands)]
+    node = build(graph, op, inputs, attrs, loc="layer")
+    made = node.output.type.with_(layout=layout)
+    node.output.type = made if out is None else made.with_(encoding=out)
+    graph.set_outputs([node.output])
+    return node
+
+
+def memory(array: np.ndarray, type_: TensorType) -> np.ndarray:
+    """A logical array as it lies in memory."""
+    return np.ascontiguousarray(array.transpose(type_.permutation))
+
+
+def random_inputs(node: Node, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    arrays = []
+    for value in node.inputs:
+        assert value is not None
+        if str(value.type.storage.numpy) == "uint8":
+            arrays.append(rng.integers(0, 256, value.type.shape, dtype=np.uint8))
+        else:
+            arrays.append(rng.normal(0, 4, value.type.shape).astype(np.float32))
+    return arrays
+
+
+S8 = Affine.per_tensor(8, True, 0.04, -3)
+NODES: dict[str, tuple[str, Callable[[], Node]]] = {
+    "gelu": ("table", lambda: node_of("gelu", [u8(3, 700)])),
+    "sigmoid-s8": ("table", lambda: node_of("sigmoid", [u8(1, 5, 3, 3)], S8)),
+    "tanh-nhwc": (
+        "table",
+        lambda: node_of("tanh", [u8(2, 19, 30, 15, layout="nhwc")], layout="nhwc"),
+    ),
+}
+
+
+@pytest.mark.parametrize("isa", isa_params())
+def test_equals_the_reference(isa):
+    target = get_target(f"cpu:{isa.name}")
+    chosen = {}
+    for name, (row, make) in NODES.items():
+        node = make()
+        choice = choose(node, target)
+        assert choice.row.name == row, (name, choice.rejected)
+        chosen[name] = (node, choice.plan)
+    runner = Runner([plan for _, plan in chosen.values()], isa)
+    for name, (node, plan) in chosen.items():
+        arrays = random_inputs(node)
+        want = memory(op_of(node).reference(node, arrays)[0], node.output.type)
+        feeds = [memory(a, v.type) for a, v in zip(arrays, node.inputs, strict=True)]
+        for cuts in (1, 3):
+            got = runner.run(plan, feeds, np.full_like(want, 77), cuts, slack=0)
+            np.testing.assert_array_equal(got, want, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("node", "row", "why"),
+    [(node_of("gelu", [TensorType((4, 5), F32)], None), "table", "no function of one u8")],
+)
+def test_refusals(node, row, why):
+    rows = {r.name: r for r in get_target("cpu:avx2").rows}
+    assert why in rows[row].refuses(node)
