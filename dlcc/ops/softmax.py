@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from dlcc.tir.access import TirContext
 
 
+TABLE = 16
+"""Entries of a factor's table: what one vector permutation of AVX-512 selects from."""
+
+
 class _SoftmaxLike(Op):
     attributes: ClassVar[Mapping[str, Any]] = {"axis": -1}
 
@@ -44,8 +48,9 @@ class _SoftmaxLike(Op):
 class Softmax(_SoftmaxLike):
     """exp(x - max) / sum(exp(x - max)) along ``axis``.
 
-    Integer, for codes of up to 8 bits: d = max(xq) - xq selects e = table[d], the int32
-    rint(exp(-d * sx) * 2^k) with k such that a row's sum stays below 2^31 (at most 24);
+    Integer, for codes of up to 8 bits: d = max(xq) - xq selects the int32 e = rint(C[d // 16] *
+    F[d % 16]), a float32 product of C[i] = f32(exp(-16 * i * sx) * 2^k) and F[i] = f32(exp(-i *
+    sx)), with k such that a row's sum stays below 2^31 (at most 24);
     y = clamp(rint(f32(e) * (f32(1 / sy) / f32(sum))) + zy). With a Dense output sy is 1, and rint,
     zy and clamp fall away.
     """
@@ -61,16 +66,23 @@ class Softmax(_SoftmaxLike):
         powers = np.exp(wide - wide.max(axis=axis, keepdims=True))
         return [(powers / powers.sum(axis=axis, keepdims=True, dtype=powers.dtype)).astype(x.dtype)]
 
-    def powers(self, node: Node) -> Array:
-        """int32 table over d = max - x of rint(exp(-d * sx) * 2^k)."""
+    def factors(self, node: Node) -> tuple[Array, Array]:
+        """C and F, float32: two tables short enough for vector registers."""
         encoding = node.input(0).type.affine
         if encoding.bits > 8 or encoding.axis is not None:
             raise type_error(node, "an integer softmax takes 8-bit codes with one scale")
         low, high = encoding.code_range
         length = node.input(0).type.shape[self.axis(node)]
         bits = min(24, 30 - (length - 1).bit_length())
-        exact = np.exp(-np.arange(high - low + 1) * np.float64(encoding.scale))
-        return np.rint(exact * 2.0**bits).astype(np.int32)
+        steps = np.arange(TABLE) * np.float64(encoding.scale)
+        coarse = np.exp(-TABLE * steps[: -(-(high - low + 1) // TABLE)]) * 2.0**bits
+        return coarse.astype(np.float32), np.exp(-steps).astype(np.float32)
+
+    def powers(self, node: Node) -> Array:
+        """int32 table over d = max - x of the exponentials e."""
+        coarse, fine = self.factors(node)
+        table: Array = np.rint(coarse[:, None] * fine).astype(np.int32).reshape(-1)
+        return table
 
     def evaluate_integer(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """Table, integer sum, separate float32 operations."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         undefined_symbols,
     )
     from dlcc.tir.builder import KernelBuilder, lanes_of
+    from dlcc.tir.math import Statements, exp
     from dlcc.tir.te_kernels import elementwise_like
 
 _HOME = {
@@ -33,6 +34,8 @@ _HOME = {
     "undefined_symbols": "dlcc.tir.build",
     "KernelBuilder": "dlcc.tir.builder",
     "lanes_of": "dlcc.tir.builder",
+    "exp": "dlcc.tir.math",
+    "Statements": "dlcc.tir.math",
     "elementwise_like": "dlcc.tir.te_kernels",
 }
 _TVM = {"te": "tvm.te", "s_tir": "tvm.s_tir", "tirx": "tvm.tirx", "T": "tvm.script.tirx"}
@@ -41,9 +44,11 @@ __all__ = [
     "LIBC_SYMBOLS",
     "KernelBuilder",
     "LLVMTarget",
+    "Statements",
     "assembly",
     "compile_object",
     "elementwise_like",
+    "exp",
     "lanes_of",
     "llvm_ir",
     "separate",

@@ -19,6 +19,7 @@ import numpy as np
 from tvm import te, tirx
 
 from dlcc.tir.build import separate
+from dlcc.tir.builder import KernelBuilder, lanes_of, vector_type
 
 Expr = Any
 
@@ -38,12 +39,17 @@ def _i32(value: int) -> Expr:
     return tirx.const(value, "int32")
 
 
+def _like(x: Expr, dtype: str) -> str:
+    """``dtype`` with as many lanes as ``x`` has."""
+    return vector_type(dtype, lanes_of(x))
+
+
 def _bits(x: Expr) -> Expr:
-    return tirx.reinterpret("int32", x)
+    return tirx.reinterpret(_like(x, "int32"), x)
 
 
 def _float(bits: Expr) -> Expr:
-    return tirx.reinterpret("float32", bits)
+    return tirx.reinterpret(_like(bits, "float32"), bits)
 
 
 class Names:
@@ -71,6 +77,18 @@ class Names:
         return result
 
 
+class Statements(Names):
+    """The same as statements of ``kb``, for functions that are written with a builder."""
+
+    def __init__(self, kb: KernelBuilder) -> None:
+        super().__init__()
+        self._kb = kb
+
+    def __call__(self, value: Expr) -> Expr:
+        """A name for ``value``, which is computed here."""
+        return self._kb.let(value)
+
+
 def _horner(x: Expr, coefficients: Sequence[float], const: Any = _f32) -> Expr:
     """Polynomial, coefficient of the highest power first."""
     total = const(coefficients[0])
@@ -94,6 +112,7 @@ def _nearest_f64(x: Expr) -> Expr:
 
 def _between(x: Expr, low: Expr, high: Expr, names: Names) -> Expr:
     """``x`` cut to [low, high]; NaN stays NaN."""
+    low, high = (KernelBuilder.splat(bound, lanes_of(x)) for bound in (low, high))
     x = names(tirx.Select(x < low, low, x))
     return names(tirx.Select(x > high, high, x))
 
@@ -109,9 +128,9 @@ def _scale(x: Expr, n: Expr, names: Names) -> Expr:
     return x * _power_of_two(half) * _power_of_two(n - half)
 
 
-def exp(x: Expr) -> Expr:
-    """e^x; 0 below -104, infinite above 88.73."""
-    names = Names()
+def exp(x: Expr, names: Names | None = None) -> Expr:
+    """e^x; 0 below -104, infinite above 88.73; ``names`` as of :class:`Statements`."""
+    names = names or Names()
     clamped = _between(names(x), _f32(-104.0), _f32(89.0), names)
     whole, n = _nearest(clamped * _f32(1.44269504088896341), names)
     r = names(clamped - whole * _f32(0.693359375) - whole * _f32(-2.12194440e-4))

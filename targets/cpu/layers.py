@@ -18,6 +18,7 @@ from dlcc.ir.encodings import Array
 from dlcc.lowering.views import root
 from dlcc.ops import op_of
 from dlcc.ops.integer import weight_scales
+from targets.cpu.kernels.softmax import SoftmaxSpec
 from targets.cpu.kernels.spec import (
     ConvSpec,
     ConvTransposeSpec,
@@ -247,3 +248,33 @@ def layer_constants(node: Node) -> Constants:
     if residual is not None:
         ratio = numerics.multiplier(residual.type.affine.scale / scales)
     return Constants(stored, bias, mult, ratio)
+
+
+def softmax_refusal(node: Node) -> str:
+    """Why the row kernel of softmax cannot take ``node``; "" if it can."""
+    x = node.input(0)
+    for value in (x, node.output):
+        why = _activation_refusal(value.type)
+        if why:
+            return f"%{value.name} {why}"
+    axis = int(op_of(node).get(node, "axis")) % x.type.rank
+    if x.type.permutation[-1] != axis or node.output.type.permutation != x.type.permutation:
+        return "the elements of a row are not neighbours in memory"
+    if not node.output.type.elements:
+        return "the output has no elements"
+    source, out = x.type.encoding, node.output.type.encoding
+    if isinstance(out, Affine) and not isinstance(source, Affine):
+        return "the output is quantised and the input is not"
+    if isinstance(source, Affine) and source.signed:
+        return "the input's codes are signed"
+    return ""
+
+
+def softmax_spec(node: Node) -> SoftmaxSpec:
+    """Spec of a ``softmax`` node along the last axis in memory."""
+    type_ = node.input(0).type
+    length = type_.physical_shape[-1]
+    out: OutType = "f32"
+    if isinstance(node.output.type.encoding, Affine):
+        out = "s8" if node.output.type.encoding.signed else "u8"
+    return SoftmaxSpec(type_.elements // length, length, _in_dtype(type_), out)

@@ -7,6 +7,7 @@ from typing import ClassVar
 from dlcc.ir import Affine, Node
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
+from dlcc.ops.softmax import Softmax
 from targets.cpu import layers
 from targets.cpu.codes import TableRow
 from targets.cpu.default import DefaultRow
@@ -15,6 +16,7 @@ from targets.cpu.kernels import conv
 from targets.cpu.kernels.depthwise import depthwise, depthwise_cost
 from targets.cpu.kernels.gemm import ranked_blocks
 from targets.cpu.kernels.matmul import matmul, matmul_cost
+from targets.cpu.kernels.softmax import softmax, softmax_cost
 
 MOST_BLOCKS = 8
 """Register blocks beside the predicted best that may be measured."""
@@ -179,6 +181,32 @@ class AmxMatmulRow(MatmulRow):
     amx: ClassVar[bool] = True
 
 
+class SoftmaxRow(_Row):
+    """Softmax over neighbouring elements."""
+
+    name: ClassVar[str] = "softmax-rows"
+    ops: ClassVar[tuple[str, ...]] = ("softmax",)
+
+    def refuses(self, node: Node) -> str:
+        """Other axes and dtypes."""
+        return layers.softmax_refusal(node)
+
+    def cost(self, node: Node) -> float:
+        """Cycles per vector."""
+        return softmax_cost(layers.softmax_spec(node), self.isa)
+
+    def plan(self, node: Node) -> KernelPlan:
+        """One step."""
+        spec = layers.softmax_spec(node)
+        if spec.in_dtype == "f32":
+            return softmax(spec, self.isa)
+        op, out = Softmax(), node.output.type.encoding
+        tables, unit = op.factors(node), float(op.factor(out))
+        if not isinstance(out, Affine):
+            return softmax(spec, self.isa, tables, unit)
+        return softmax(spec, self.isa, tables, unit, out.zero_point, out.code_range[1])
+
+
 def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
     """All rows that this feature level can run."""
     rows: list[KernelRow] = [
@@ -186,6 +214,7 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         DepthwiseRow(isa),
         ConvTransposeRow(isa),
         MatmulRow(isa),
+        SoftmaxRow(isa),
     ]
     if isa.dot == "amx":
         rows += [AmxConvRow(isa), AmxMatmulRow(isa)]

@@ -1,0 +1,90 @@
+"""Softmax over rows against the op's reference, on every ISA at hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dlcc.ir import Affine
+from dlcc.ir.encodings import DENSE
+from dlcc.ops import op_of
+from targets.cpu.isa import AVX2, LEVELS
+from targets.cpu.kernels.softmax import SoftmaxSpec, softmax
+from targets.cpu.table import SoftmaxRow
+from tests.ops.tir_harness import affine, case, f32, reference, u8
+from tests.targets.running import Runner, isa_params
+
+LENGTHS = (1, 2, 7, 16, 33, 128, 197, 256, 1001)
+OUTPUTS = {
+    "u8": affine(1 / 256, 0),
+    "u8-fine": affine(1e-12, 3),  # probabilities far beyond the codes
+    "s8": Affine.per_tensor(8, True, 1 / 255, -128),
+    "f32": DENSE,
+}
+
+
+def _cases():
+    """Rows of floats and of codes: wide and narrow, all equal, with every output."""
+    made = {f"f32-{n}": case("softmax", [f32(2, 5, n, seed=n, scale=4.0)]) for n in LENGTHS}
+    for n in LENGTHS:
+        for name, out in OUTPUTS.items():
+            x = u8(2, 5, n, seed=n, scale=0.03)
+            x.array[0, 0] = 255
+            x.array[0, 1] = 0
+            made[f"{name}-{n}"] = case("softmax", [x], out=out)
+    return made
+
+
+@pytest.fixture(scope="module", params=isa_params())
+def table(request):
+    """All cases planned for one ISA and compiled together."""
+    row, cases = SoftmaxRow(request.param), _cases()
+    assert not any(row.refuses(case.node) for case in cases.values())
+    plans = {name: row.plan(case.node) for name, case in cases.items()}
+    return cases, plans, Runner(list(plans.values()), request.param)
+
+
+@pytest.mark.parametrize("cuts", [1, 3])
+def test_against_the_reference(table, cuts):
+    cases, plans, runner = table
+    for name, made in cases.items():
+        (want,) = reference(made)
+        got = runner.run(plans[name], [made.arrays[0]], np.zeros_like(want), cuts, slack=0)
+        if name.startswith("f32") and made.arrays[0].dtype == np.float32:
+            np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-7, err_msg=name)
+        else:
+            np.testing.assert_array_equal(got, want, err_msg=name)
+
+
+@pytest.mark.isa("avx2")
+def test_floats_that_are_not_finite():
+    x = f32(4, 20)
+    x.array[0, 3] = -np.inf
+    x.array[1, 19] = np.nan
+    x.array[2] = 88.0
+    x.array[3, 0] = -3e38
+    made = case("softmax", [x])
+    plan = SoftmaxRow(AVX2).plan(made.node)
+    got = Runner([plan], AVX2).run(plan, [x.array], np.zeros_like(x.array), slack=0)
+    np.testing.assert_allclose(got, reference(made)[0], rtol=2e-5, atol=1e-7)
+
+
+def test_what_the_row_refuses():
+    row = SoftmaxRow(AVX2)
+    other_axis = case("softmax", [f32(2, 5, 9)], {"axis": 1})
+    assert "neighbours" in row.refuses(other_axis.node)
+    channels_last = case("softmax", [f32(2, 5, 3, 3, layout="nhwc")], {"axis": 1}, layout="nhwc")
+    assert not row.refuses(channels_last.node)
+    mixed = case("softmax", [f32(2, 5)], out=affine(1 / 256, 0))
+    assert "input is not" in row.refuses(mixed.node)
+    with pytest.raises(ValueError, match="tables"):
+        softmax(SoftmaxSpec(1, 4, "u8", "u8"), AVX2)
+    with pytest.raises(ValueError, match="gives f32"):
+        SoftmaxSpec(1, 4, "f32", "u8")
+
+
+def test_wider_vectors_cost_less():
+    made = case("softmax", [u8(4, 128)], out=affine(1 / 256, 0))
+    costs = [SoftmaxRow(LEVELS[name]).cost(made.node) for name in ("sse4", "avx2", "avx512")]
+    assert costs == sorted(costs, reverse=True)
+    assert op_of(made.node).name == "softmax"
