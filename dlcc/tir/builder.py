@@ -8,7 +8,7 @@ their lane count, LLVM intrinsics by name. What it makes needs no loop passes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -144,6 +144,11 @@ class KernelBuilder:
     def reinterpret(value: Any, dtype: str, lanes: int = 1) -> Any:
         """The same bits as another type of the same total width."""
         return tirx.reinterpret(vector_type(dtype, lanes), value)
+
+    @staticmethod
+    def shuffle(value: Any, order: Sequence[int]) -> Any:
+        """The vector whose lane i is lane ``order[i]`` of ``value``."""
+        return tirx.Shuffle([value], [tirx.IntImm("int32", lane) for lane in order])
 
     @staticmethod
     def pure(name: str, dtype: str, lanes: int, *args: Any) -> Any:

@@ -19,6 +19,7 @@ from targets.cpu.kernels.conv import (
     geometry,
 )
 from targets.cpu.kernels.gemm import (
+    bundles,
     channel_order,
     choose_blocking,
     even_cut,
@@ -292,12 +293,15 @@ def test_products_beyond_int32_are_not_packed(isa):
     np.testing.assert_array_equal(runner.run(plan, case.inputs, case.out), want)
 
 
-def test_channel_order_undoes_the_pack():
-    order = channel_order(3, 16, True)
-    first, second = order[:16].reshape(4, 4), order[16:32].reshape(4, 4)
-    np.testing.assert_array_equal(np.hstack([first, second]).reshape(-1), np.arange(32))
-    np.testing.assert_array_equal(order[32:], np.arange(32, 48))
-    np.testing.assert_array_equal(channel_order(3, 16, False), np.arange(48))
+@pytest.mark.parametrize(("interleave", "sizes"), [(1, [1] * 7), (2, [2, 2, 2, 1]), (4, [4, 2, 1])])
+def test_channel_order_deals_a_bundle_s_channels_to_its_blocks_in_turns(interleave, sizes):
+    assert bundles(7, interleave) == sizes
+    order, at = channel_order(7, 16, interleave), 0
+    for size in sizes:
+        blocks = order[16 * at : 16 * (at + size)].reshape(size, 16)
+        expected = np.arange(16 * at, 16 * (at + size))
+        np.testing.assert_array_equal(blocks.T.reshape(-1), expected)
+        at += size
 
 
 def test_transposed_cost_counts_the_inserted_zeros():

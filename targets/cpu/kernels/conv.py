@@ -110,14 +110,14 @@ def geometry(
     return Geometry(spec, stage, gemm, unit, merged)
 
 
-def _paired(geo: Geometry) -> Geometry:
-    """``geo`` with channel blocks in pairs, where blocks and epilogue have that form."""
+def _interleaved(geo: Geometry) -> Geometry:
+    """``geo`` with channel blocks in bundles, as large as a register block allows."""
     gemm, unit = geo.gemm, geo.unit
-    even = choose_blocking(gemm, unit)[0].channels.first[1] % 2 == 0
-    plain = gemm.out != "f32" and gemm.residual is None
-    if not (even and plain and unit.lanes == epilogue.PAIR_LANES):
+    if gemm.out == "f32" or unit.lanes != epilogue.BUNDLE_LANES:
         return geo
-    return replace(geo, gemm=replace(gemm, paired=True))
+    nr = choose_blocking(gemm, unit)[0].channels.first[1]
+    size = next(size for size in (4, 2, 1) if nr % size == 0)
+    return replace(geo, gemm=replace(gemm, interleave=size))
 
 
 def _running_columns(gemm: Gemm, width: int) -> Gemm:
@@ -154,18 +154,18 @@ def channel_constants(
     multiplier: np.ndarray | None,
     ratio: np.ndarray | None,
     *,
-    paired: bool = False,
+    interleave: int = 1,
 ) -> dict[str, np.ndarray]:
     """The constants of the epilogue, per channel and filled up to whole blocks."""
-    bias = pad_channels(bias, groups, lanes, paired=paired)
+    bias = pad_channels(bias, groups, lanes, interleave=interleave)
     made = {"bias": bias, "scalars": epilogue.scalars(epi)}
     if multiplier is not None:
         factors = multiplier.astype(np.float32)
-        made["multiplier"] = pad_channels(factors, groups, lanes, paired=paired)
+        made["multiplier"] = pad_channels(factors, groups, lanes, interleave=interleave)
     if epi.residual == "u8":
         if ratio is None:
             raise ValueError("a u8 residual needs its ratio per channel")
-        made["ratio"] = pad_channels(ratio.astype(np.float32), groups, lanes)
+        made["ratio"] = pad_channels(ratio.astype(np.float32), groups, lanes, interleave=interleave)
     return made
 
 
@@ -199,14 +199,21 @@ def conv2d(
         if multiplier is None:
             raise ValueError("u8 activations need a multiplier")
         bias = fold_zero_point(bias, weights, spec.in_zero_point)
-        if epilogue.products_fit(weights, bias, multiplier):
-            geo = _paired(geo)
+        if epilogue.products_fit(weights, bias, multiplier, ratio):
+            geo = _interleaved(geo)
     else:
         bias, multiplier = bias.astype(np.float32), None
-    paired = geo.gemm.paired
-    constants = {"weight": pack_weights(_weight_runs(weights, geo), geo.unit, paired=paired)}
+    interleave = geo.gemm.interleave
+    packed = pack_weights(_weight_runs(weights, geo), geo.unit, interleave=interleave)
+    constants = {"weight": packed}
     constants |= channel_constants(
-        spec.epilogue, geo.gemm.groups, geo.unit.lanes, bias, multiplier, ratio, paired=paired
+        spec.epilogue,
+        geo.gemm.groups,
+        geo.unit.lanes,
+        bias,
+        multiplier,
+        ratio,
+        interleave=interleave,
     )
     steps: list[KernelStep] = []
     source: KernelArg = ("in", 0)

@@ -131,11 +131,11 @@ def finish(
     kb.store_first(at.y, index, kb.cast(whole, NUMPY[out]), count)
 
 
-PAIR_LANES = 16
-"""Lanes that :func:`finish_pair` is written for: ``packssdw`` and ``vpmovwb`` of AVX-512."""
+BUNDLE_LANES = 16
+"""Lanes that :func:`finish_bundle` is written for: the packing instructions of AVX-512."""
 
 
-def finish_pair(
+def finish_bundle(
     kb: tir.KernelBuilder,
     at: Pointers,
     channels: list[Channels],
@@ -144,28 +144,89 @@ def finish_pair(
     count: int,
     out: OutType,
 ) -> None:
-    """:func:`finish` of two blocks in the order of ``channel_order``, to an integer output.
+    """:func:`finish` of a bundle of 2 or 4 blocks (``channel_order``), to an integer output.
 
-    The halves are packed to int16 with saturation, where zero point and clamp cost half as much.
-    Every ``t * m`` must fit an int32, or its conversion would lose its sign.
+    The blocks are packed to int16 with saturation, where the zero point costs half as much, and
+    four of them to bytes, where the clamp does too. Every ``t * m`` must fit an int32, or its
+    conversion would lose its sign.
     """
+    lanes, size = BUNDLE_LANES, len(values)
+    totals = [value + channel.bias for value, channel in zip(values, channels, strict=True)]
+    if at.residual is not None:
+        added = _bundle_residuals(kb, at, channels, index, count)
+        totals = [total + more for total, more in zip(totals, added, strict=True)]
     whole = [
-        _to_int(kb, kb.cast(value + channel.bias, "float32") * channel.multiplier, PAIR_LANES)
-        for value, channel in zip(values, channels, strict=True)
+        _to_int(kb, kb.cast(total, "float32") * channel.multiplier, lanes)
+        for total, channel in zip(totals, channels, strict=True)
     ]
-    lanes = 2 * PAIR_LANES
-    words = kb.pure("llvm.x86.avx512.packssdw.512", "int16", lanes, *whole)
     zero, low, high = (kb.cast(kb.load(at.scalars, i), "int32") for i in range(3))
-    words = kb.pure("llvm.sadd.sat", "int16", lanes, words, kb.splat(kb.cast(zero, "int16"), lanes))
-    bounds = [kb.splat(kb.cast(bound + zero, "int16"), lanes) for bound in (low, high)]
-    words = tir.tirx.min(tir.tirx.max(words, bounds[0]), bounds[1])
-    kb.store_first(at.y, index, kb.cast(kb.let(words, "q"), NUMPY[out]), count)
+    shift = kb.splat(kb.cast(zero, "int16"), 2 * lanes)
+    words = []
+    for pair in (whole[i : i + 2] for i in range(0, size, 2)):
+        packed = kb.pure("llvm.x86.avx512.packssdw.512", "int16", 2 * lanes, *pair)
+        words.append(kb.pure("llvm.sadd.sat", "int16", 2 * lanes, packed, shift))
+    codes, dtype = words[0], "int16"
+    if size == 4:
+        name = {"u8": "packuswb", "s8": "packsswb"}[out]
+        dtype = NUMPY[out]
+        codes = kb.pure(f"llvm.x86.avx512.{name}.512", "int8", 4 * lanes, *words)
+        codes = kb.reinterpret(codes, dtype, 4 * lanes)
+    bounds = [kb.splat(kb.cast(bound + zero, dtype), size * lanes) for bound in (low, high)]
+    codes = tir.tirx.min(tir.tirx.max(codes, bounds[0]), bounds[1])
+    # in each 128-bit lane: 4 elements of the first block, 4 of the next, ...
+    order = [
+        lane + 4 * j + i
+        for lane in range(0, size * lanes, 4 * size)
+        for i in range(4)
+        for j in range(size)
+    ]
+    codes = kb.shuffle(kb.let(codes, "q"), order)
+    kb.store_first(at.y, index, kb.cast(codes, NUMPY[out]), count)
+
+
+def _bundle_residuals(
+    kb: tir.KernelBuilder, at: Pointers, channels: list[Channels], index: Any, count: int
+) -> list[Any]:
+    """Each block's residual in units of the accumulators, int32.
+
+    Lane i of block j is byte j of word i. A byte becomes a float without a conversion: below the
+    bits of 2**23 it is that much more than 2**23. Byte 1 is left where it is and counts 256 fold,
+    which its zero point and, by exact division, its ratio take into account.
+    """
+    lanes, size = BUNDLE_LANES, len(channels)
+    raw = kb.load_first(at.residual, index, size * lanes, count)
+    words = kb.reinterpret(raw, {2: "uint16", 4: "uint32"}[size], lanes)
+    halves = [kb.let(kb.cast(words, "uint32") if size == 2 else words, "residual")]
+    if size == 4:
+        halves.append(
+            kb.let(tir.tirx.shift_right(halves[0], kb.const(16, "uint32", lanes)), "high")
+        )
+    zero = kb.load(at.scalars, 3)
+    added = []
+    for j, channel in enumerate(channels):
+        unit = 256 if j % 2 else 1
+        bits = tir.tirx.bitwise_and(halves[j // 2], kb.const(255 * unit, "uint32", lanes))
+        bits = tir.tirx.bitwise_or(bits, kb.const(0x4B000000, "uint32", lanes))
+        offset = kb.splat(kb.const(2.0**23, "float32") + zero * float(unit), lanes)
+        ratio = channel.ratio * kb.const(1 / unit, "float32", lanes)
+        scaled = (kb.reinterpret(bits, "float32", lanes) - offset) * ratio
+        added.append(_to_int(kb, scaled, lanes))
+    return added
 
 
 def products_fit(
-    weights: np.ndarray, bias: np.ndarray, multiplier: np.ndarray, limit: float = 2.0**30
+    weights: np.ndarray,
+    bias: np.ndarray,
+    multiplier: np.ndarray,
+    ratio: np.ndarray | None = None,
+    limit: float = 2.0**30,
 ) -> bool:
-    """Whether no u8 accumulator (``bias`` folded) times its multiplier can leave int32."""
+    """Whether no u8 accumulator (``bias`` folded) times its multiplier can leave int32.
+
+    ``ratio``: of a u8 residual, which is part of the accumulator then.
+    """
     reach = 255.0 * np.abs(weights.astype(np.float64)).reshape(weights.shape[0], -1).sum(axis=1)
+    if ratio is not None:
+        reach = reach + 255.0 * np.abs(ratio.astype(np.float64)) + 1.0
     largest = (reach + np.abs(bias.astype(np.float64))) * np.abs(multiplier.astype(np.float64))
     return bool(largest.max() < limit)

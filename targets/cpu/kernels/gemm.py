@@ -54,8 +54,8 @@ class Gemm:
     ``pitch``: the GEMM's columns run on over all image rows, ``pitch`` columns a row, of which the
     first ``kept`` are output pixels and the others are computed and dropped (0: no such columns).
 
-    ``paired``: channel blocks come in pairs whose channels are ordered for ``packssdw``
-    (:func:`channel_order`), which requantises two blocks in fewer instructions.
+    ``interleave``: so many channel blocks (1, 2 or 4) share their channels out in turns
+    (:func:`channel_order`) and are requantised together, which takes fewer instructions.
 
     ``block``: the register (tile) block asked for: rows, columns, channel blocks (None: the one
     with the fewest predicted cycles).
@@ -81,7 +81,7 @@ class Gemm:
     bias_image: int = 0
     pitch: int = 0
     kept: int = 0
-    paired: bool = False
+    interleave: int = 1
     block: tuple[int, int, int] | None = None
 
     @property
@@ -278,21 +278,31 @@ def _items(gemm: Gemm, unit: Unit, rows: Cut, cols: Cut, channels: Cut) -> tuple
     return strips, blocks, packed <= L2_BYTES
 
 
-def channel_order(blocks: int, lanes: int, paired: bool) -> np.ndarray:
+def bundles(blocks: int, interleave: int) -> list[int]:
+    """Sizes of the bundles of interleaved blocks that ``blocks`` channel blocks are cut into."""
+    sizes = []
+    while blocks:
+        while interleave > blocks:
+            interleave //= 2
+        sizes.append(interleave)
+        blocks -= interleave
+    return sizes
+
+
+def channel_order(blocks: int, lanes: int, interleave: int) -> np.ndarray:
     """The channel of each lane of a group's channel blocks.
 
-    In a pair of blocks, each 128-bit lane of the first holds the lower four of eight consecutive
-    channels and the same lane of the second the upper four. A last odd block is in natural order.
+    In a bundle of b blocks, lane i of block j holds channel ``b * i + j`` of the bundle.
     """
-    order = np.arange(blocks * lanes)
-    if paired:
-        whole = blocks // 2 * 2 * lanes
-        pairs = order[:whole].reshape(blocks // 2, lanes // 4, 2, 4)
-        order[:whole] = pairs.transpose(0, 2, 1, 3).reshape(-1)
+    order, at = np.arange(blocks * lanes), 0
+    for size in bundles(blocks, interleave):
+        end = at + size * lanes
+        order[at:end] = order[at:end].reshape(lanes, size).T.reshape(-1)
+        at = end
     return order
 
 
-def pack_weights(weights: np.ndarray, unit: Unit, *, paired: bool = False) -> np.ndarray:
+def pack_weights(weights: np.ndarray, unit: Unit, *, interleave: int = 1) -> np.ndarray:
     """Packs ``[groups, n, runs, run]`` into ``[groups, blocks, runs, steps, lanes, k]``.
 
     Channels are filled up to whole blocks and runs to whole steps, with zeros. AMX has the layout
@@ -303,17 +313,15 @@ def pack_weights(weights: np.ndarray, unit: Unit, *, paired: bool = False) -> np
     inner = 4 if unit.kind == "amx" else unit.k
     full = np.zeros((groups, blocks * unit.lanes, runs, length), weights.dtype)
     full[:, :n, :, :run] = weights
-    full = full[:, channel_order(blocks, unit.lanes, paired)]
+    full = full[:, channel_order(blocks, unit.lanes, interleave)]
     split = full.reshape(groups, blocks, unit.lanes, runs, length // inner, inner)
     return np.ascontiguousarray(split.transpose(0, 1, 3, 4, 2, 5))
 
 
-def pad_channels(
-    values: np.ndarray, groups: int, lanes: int, *, paired: bool = False
-) -> np.ndarray:
+def pad_channels(values: np.ndarray, groups: int, lanes: int, *, interleave: int = 1) -> np.ndarray:
     """Per-channel numbers ``[groups * n]``, each group filled up to whole blocks, in lane order."""
     n = values.size // groups
     blocks = ceil(n / lanes)
     full = np.zeros((groups, blocks * lanes), values.dtype)
     full[:, :n] = values.reshape(groups, n)
-    return full[:, channel_order(blocks, lanes, paired)].reshape(-1)
+    return full[:, channel_order(blocks, lanes, interleave)].reshape(-1)

@@ -9,7 +9,7 @@ from typing import Any
 
 from dlcc import tir
 from targets.cpu.kernels import epilogue
-from targets.cpu.kernels.gemm import Blocking, Cut, Gemm, Unit
+from targets.cpu.kernels.gemm import Blocking, Cut, Gemm, Unit, bundles
 
 
 @dataclass
@@ -240,18 +240,15 @@ def _store_pixel(
     """The epilogue of one pixel's channel blocks; ``last``: valid lanes of the last block."""
     kb, gemm, lanes = ctx.kb, ctx.gemm, ctx.unit.lanes
     j, end = 0, len(values)
-    while j < end:
-        at = index + j * lanes
-        if gemm.paired and j + 1 < end:
-            count = lanes + (last if j + 2 == end else lanes)
-            epilogue.finish_pair(
-                kb, ctx.out, channels[j : j + 2], values[j : j + 2], at, count, gemm.out
-            )
-            j += 2
+    for size in bundles(end, gemm.interleave):
+        at, stop = index + j * lanes, j + size
+        count = (size - 1) * lanes + (last if stop == end else lanes)
+        if size > 1:
+            bundle = (channels[j:stop], values[j:stop])
+            epilogue.finish_bundle(kb, ctx.out, *bundle, at, count, gemm.out)
         else:
-            count = last if j + 1 == end else lanes
             epilogue.finish(kb, ctx.out, channels[j], values[j], at, count, gemm.out)
-            j += 1
+        j = stop
 
 
 def _pixel(ctx: Context, row: Any, col: Any) -> tuple[Any, Any]:
