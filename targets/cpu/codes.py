@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from dlcc.lowering.target import KernelRow
 from dlcc.ops import op_of
 from dlcc.ops.base import Quantised
 from targets.cpu.isa import Isa
-from targets.cpu.kernels import lookup
+from targets.cpu.kernels import lookup, quantise
 
 CLOCK = 3.5e9
 """Cycles per second of the predicted core."""
@@ -39,6 +40,15 @@ class _CodesRow(KernelRow):
         """A plan of one step, on the vector unit."""
         return KernelPlan((step,), constants, features=self.isa.without_amx().flags, kernel=kernel)
 
+
+READ_BANDWIDTH = 45e9
+"""Bytes per second of a tensor from the second-level cache, at best."""
+
+PLANES = 4
+"""Most channels that are interleaved from planes."""
+
+QUANTISE_PIXELS = 1 << 11
+"""Pixels of a work item of quantisation."""
 
 ITEM_BYTES = 1 << 14
 """Bytes of a work item of an elementwise kernel: about a microsecond."""
@@ -75,9 +85,69 @@ class TableRow(_CodesRow):
         key = name_key("table", elements, ITEM_BYTES, self.isa)
         step = KernelStep(
             key,
-            lambda: lookup.lookup_function(key, elements, ITEM_BYTES, self.isa),
+            partial(lookup.lookup_function, key, elements, ITEM_BYTES, self.isa),
             (("in", 0), ("const", "table"), ("out", 0)),
             -(-elements // ITEM_BYTES),
         )
         constants = {"table": lookup.table_constant(table, self.isa)}
         return self._plan(step, constants, f"table {node.op}")
+
+
+class QuantizeRow(_CodesRow):
+    """Float numbers to codes, with the channels of few planes brought side by side."""
+
+    name: ClassVar[str] = "quantise"
+    ops: ClassVar[tuple[str, ...]] = ("quantize",)
+
+    def refuses(self, node: Node) -> str:
+        """Codes other than u8, orders other than the operand's or few planes to NHWC."""
+        x, y = node.input(0).type, node.output.type
+        if not x.is_dense or str(x.dtype) != "f32" or not is_u8(y):
+            return "the numbers are not float32, or the codes not unsigned bytes with one scale"
+        shape = _planes(x, y)
+        if shape is None:
+            return "the order changes otherwise than from a few planes to NHWC"
+        if shape[2] < quantise.NARROW:
+            return f"fewer than {quantise.NARROW} numbers"
+        return ""
+
+    def cost(self, node: Node) -> float:
+        """Instructions of a vector of floats, its share of the packs, and reading from memory."""
+        elements = node.output.type.elements
+        cycles = elements / self.isa.lanes * (4.0 if self._spec(node).divide else 2.5)
+        return max((cycles + elements / 16) / CLOCK, 4 * elements / READ_BANDWIDTH)
+
+    def _spec(self, node: Node) -> quantise.Quantise:
+        encoding = node.output.type.affine
+        shape = _planes(node.input(0).type, node.output.type)
+        assert shape is not None
+        low, high = (code - encoding.zero_point for code in encoding.code_range)
+        exact = self.isa.fma and quantise.reciprocal(encoding.scale, low, high) is not None
+        return quantise.Quantise(*shape, divide=not exact, item=QUANTISE_PIXELS)
+
+    def plan(self, node: Node) -> KernelPlan:
+        """One step over chunks of pixels."""
+        spec, encoding = self._spec(node), node.output.type.affine
+        key = name_key("quantise", spec, self.isa)
+        step = KernelStep(
+            key,
+            partial(quantise.quantise_function, key, spec, self.isa),
+            (("in", 0), ("const", "terms"), ("out", 0)),
+            spec.images * spec.chunks,
+        )
+        low, high = encoding.code_range
+        terms = quantise.parameters(encoding.scale, encoding.zero_point, low, high)
+        return self._plan(step, {"terms": terms}, f"quantise {spec.channels} planes")
+
+
+def _planes(x: TensorType, y: TensorType) -> tuple[int, int, int] | None:
+    """(images, channels, pixels) of a change of encoding from ``x`` to ``y``, if it is one."""
+
+    def order(type_: TensorType) -> list[int]:
+        return [axis for axis in type_.permutation if type_.shape[axis] != 1]
+
+    if order(x) == order(y):
+        return 1, 1, y.elements
+    if x.layout or y.layout != "nhwc" or y.shape[1] > PLANES:
+        return None
+    return y.shape[0], y.shape[1], y.shape[2] * y.shape[3]

@@ -9,7 +9,7 @@ from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from dlcc.ops.softmax import Softmax
 from targets.cpu import layers
-from targets.cpu.codes import TableRow
+from targets.cpu.codes import QuantizeRow, TableRow
 from targets.cpu.default import DefaultRow
 from targets.cpu.isa import Isa
 from targets.cpu.kernels import conv
@@ -218,4 +218,4 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
     ]
     if isa.dot == "amx":
         rows += [AmxConvRow(isa), AmxMatmulRow(isa)]
-    return (*rows, TableRow(isa), DefaultRow(isa))
+    return (*rows, QuantizeRow(isa), TableRow(isa), DefaultRow(isa))

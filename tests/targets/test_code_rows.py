@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -46,8 +47,14 @@ def random_inputs(node: Node, seed: int = 0) -> list[np.ndarray]:
         if str(value.type.storage.numpy) == "uint8":
             arrays.append(rng.integers(0, 256, value.type.shape, dtype=np.uint8))
         else:
-            arrays.append(rng.normal(0, 4, value.type.shape).astype(np.float32))
+            real = rng.normal(0, 4, value.type.shape).astype(np.float32)
+            real.flat[:9] = (np.nan, np.inf, -np.inf, 1e30, -1e30, 0.0, -0.0, 0.05, 1e-40)
+            arrays.append(real)
     return arrays
+
+
+def f32(*shape: int) -> TensorType:
+    return TensorType(shape, F32)
 
 
 S8 = Affine.per_tensor(8, True, 0.04, -3)
@@ -59,6 +66,21 @@ NODES: dict[str, tuple[str, Callable[[], Node]]] = {
         lambda: node_of("tanh", [u8(2, 19, 30, 15, layout="nhwc")], layout="nhwc"),
     ),
 }
+POWER = Affine.per_tensor(8, False, 0.125, 128)
+NARROW = Affine(8, False, (0.037,), (118,), narrow=True)
+for name, shape, encoding in (
+    ("image", (2, 3, 21, 15), Q),
+    ("image-of-two-items", (1, 3, 50, 47), NARROW),
+    ("small-image", (1, 3, 4, 5), POWER),
+    ("two-channels", (1, 2, 9, 9), Q),
+    ("four-channels", (1, 4, 16, 4), Q),
+    ("one-channel", (1, 1, 28, 28), Q),
+):
+    NODES[f"quantise-{name}"] = (
+        "quantise",
+        partial(node_of, "quantize", [f32(*shape)], encoding, "nhwc"),
+    )
+NODES["quantise-rows"] = ("quantise", partial(node_of, "quantize", [f32(3, 641)], POWER))
 
 
 @pytest.mark.parametrize("isa", isa_params())
