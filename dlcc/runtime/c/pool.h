@@ -1,15 +1,22 @@
 /* Fork and join over the threads of one instance.
  *
- * A step is cut into one contiguous part per thread. Every thread first claims its own part, which
- * keeps a layer's weights in that core's cache from run to run, then any part that nobody has
- * claimed yet: a worker that the system wakes late delays nobody. Workers spin for some tens of
- * microseconds between steps, then sleep on a futex. */
+ * A step is cut into one contiguous part per thread. Every thread computes its own part, which keeps
+ * a layer's weights in that core's cache from run to run; the caller's is never another's. Who has
+ * waited in vain for a microsecond or so then takes parts that nobody has begun: a worker that the
+ * system wakes late delays nobody. Not sooner, because looking at another thread's claim takes its
+ * cache line away. Workers spin for some tens of microseconds between steps, then sleep on a futex.
+ *
+ * A fork writes one cache line that the workers poll, a join reads one that they write. */
 #ifndef DLCC_POOL_H
 #define DLCC_POOL_H
 
 #include <linux/futex.h>
 
-#define DLCC_SPINS 1000 /* of some 40 ns each */
+/* Looks at a word before its thread sleeps on it: the first ones follow each other closely, because
+ * most waits are short; the others are some 40 ns apart and leave the core to its other thread. */
+#define DLCC_EAGER 256
+#define DLCC_SPINS (DLCC_EAGER + 1000)
+#define DLCC_PATIENCE (DLCC_EAGER + 15) /* looks before taking over parts of others */
 
 struct dlcc_pool;
 
@@ -22,19 +29,19 @@ typedef struct dlcc_worker {
 
 typedef struct dlcc_pool {
   _Alignas(DLCC_ALIGNMENT) _Atomic uint64_t job; /* generation << 16 | number of parts */
-  _Atomic uint32_t bell;                         /* the generation's low bits; workers sleep on it */
   const dlcc_step *step;                         /* of the job; stable while a part is unfinished */
   const dlcc_frame *frame;
-  _Alignas(DLCC_ALIGNMENT) _Atomic uint32_t pending; /* unfinished parts of the job */
+  _Alignas(DLCC_ALIGNMENT) _Atomic uint32_t pending; /* unfinished parts but the caller's own */
   _Atomic uint32_t waiting;                          /* 1: the caller sleeps on pending */
   _Atomic int32_t failure;
   _Alignas(DLCC_ALIGNMENT) _Atomic uint32_t sleepers;
+  _Atomic uint32_t bell; /* sleepers wait for it to change */
   _Atomic uint32_t stop;
   uint32_t threads; /* the caller's included */
   uint32_t started; /* worker threads to join */
   uint32_t spins;
   pid_t process; /* that started them */
-  dlcc_worker *workers; /* [threads]; [0] is the caller's */
+  dlcc_worker *workers; /* [threads]; [0], the caller's, is not used */
 } dlcc_pool;
 
 static void dlcc_futex_wait(_Atomic uint32_t *word, uint32_t value) {
@@ -62,76 +69,115 @@ static int dlcc_claim(dlcc_worker *slot, uint64_t generation) {
   return 0;
 }
 
-static void dlcc_help(dlcc_pool *pool, uint32_t index) {
-  const uint64_t job = atomic_load(&pool->job);
-  const uint64_t generation = job >> 16;
+static inline void dlcc_pool_pause(uint32_t looks) {
+  if (looks >= DLCC_EAGER) dlcc_cpu_relax();
+}
+
+static void dlcc_try(dlcc_pool *pool, uint64_t job, uint32_t part) {
+  if (!dlcc_claim(&pool->workers[part], job >> 16)) return;
+  const int32_t result = dlcc_part(pool->step, pool->frame, part, job & 0xffff);
+  if (result != 0) atomic_store(&pool->failure, result);
+  if (atomic_fetch_sub(&pool->pending, 1) == 1 && atomic_load(&pool->waiting))
+    dlcc_futex_wake(&pool->pending, 1);
+}
+
+/* Takes every part of the job that nobody has begun, the ones after `index` first. */
+static void dlcc_help(dlcc_pool *pool, uint64_t job, uint32_t index) {
   const uint32_t parts = job & 0xffff;
-  for (uint32_t i = 0; i < parts; i++) {
+  for (uint32_t i = 1; i < parts; i++) {
     const uint32_t part = (index + i) % parts;
-    if (!dlcc_claim(&pool->workers[part], generation)) continue;
-    const int32_t result = dlcc_part(pool->step, pool->frame, part, parts);
-    if (result != 0) atomic_store(&pool->failure, result);
-    if (atomic_fetch_sub(&pool->pending, 1) == 1 && atomic_load(&pool->waiting))
-      dlcc_futex_wake(&pool->pending, 1);
+    if (part != 0) dlcc_try(pool, job, part);
   }
+}
+
+/* Between the look at `job` and the wait the caller may publish another: it then sees the sleeper
+ * and changes the bell, and the wait returns at once. */
+static void dlcc_sleep(dlcc_pool *pool, uint64_t seen) {
+  const uint32_t bell = atomic_load(&pool->bell);
+  atomic_fetch_add(&pool->sleepers, 1);
+  if (atomic_load(&pool->job) == seen) dlcc_futex_wait(&pool->bell, bell);
+  atomic_fetch_sub(&pool->sleepers, 1);
+}
+
+/* Waits for another job than `seen`, and helps that one if it lasts. */
+static uint64_t dlcc_next_job(dlcc_pool *pool, uint64_t seen, uint32_t index) {
+  uint64_t job;
+  uint32_t looks = 0;
+  while ((job = atomic_load_explicit(&pool->job, memory_order_acquire)) == seen) {
+    if (looks == DLCC_PATIENCE) dlcc_help(pool, seen, index);
+    if (looks < pool->spins)
+      dlcc_pool_pause(looks++);
+    else
+      dlcc_sleep(pool, seen);
+  }
+  return job;
 }
 
 static void *dlcc_worker_main(void *argument) {
   const dlcc_worker *self = argument;
   dlcc_pool *pool = self->pool;
-  uint32_t seen = 0;
+  uint64_t job = 0;
   dlcc_cpu_float_enter(); /* a thread inherits its creator's environment */
-  while (!atomic_load(&pool->stop)) {
-    uint32_t spins = pool->spins;
-    while (atomic_load_explicit(&pool->bell, memory_order_relaxed) == seen) {
-      if (spins > 0) {
-        spins--;
-        dlcc_cpu_relax();
-        continue;
-      }
-      atomic_fetch_add(&pool->sleepers, 1);
-      if (atomic_load(&pool->bell) == seen) dlcc_futex_wait(&pool->bell, seen);
-      atomic_fetch_sub(&pool->sleepers, 1);
-    }
-    seen = atomic_load(&pool->bell);
-    dlcc_help(pool, self->index);
+  for (;;) {
+    job = dlcc_next_job(pool, job, self->index);
+    if (atomic_load_explicit(&pool->stop, memory_order_relaxed)) return NULL;
+    if (self->index < (job & 0xffff)) dlcc_try(pool, job, self->index);
   }
-  return NULL;
 }
 
-static void dlcc_pool_ring(dlcc_pool *pool, uint64_t generation, int threads) {
-  atomic_store(&pool->bell, (uint32_t)generation);
-  if (atomic_load(&pool->sleepers) > 0) dlcc_futex_wake(&pool->bell, threads);
+/* Publishes a job; returns how many workers slept. */
+static uint32_t dlcc_pool_publish(dlcc_pool *pool, uint64_t job) {
+  atomic_store(&pool->job, job);
+  const uint32_t sleepers = atomic_load(&pool->sleepers);
+  if (sleepers > 0) {
+    atomic_fetch_add(&pool->bell, 1);
+    dlcc_futex_wake(&pool->bell, INT_MAX);
+  }
+  return sleepers;
 }
 
-static void dlcc_pool_join(dlcc_pool *pool) {
-  for (uint32_t spins = pool->spins; spins > 0; spins--) {
-    if (atomic_load_explicit(&pool->pending, memory_order_acquire) == 0) return;
-    dlcc_cpu_relax();
+/* Whether all parts are done after some of the looks from number `from` to `to`. */
+static int dlcc_pool_spin(dlcc_pool *pool, uint32_t from, uint32_t to) {
+  for (uint32_t looks = from;; looks++) {
+    if (atomic_load_explicit(&pool->pending, memory_order_acquire) == 0) return 1;
+    if (looks >= to) return 0;
+    dlcc_pool_pause(looks);
   }
+}
+
+static void dlcc_pool_join(dlcc_pool *pool, uint64_t job, uint32_t patience) {
+  if (dlcc_pool_spin(pool, 0, patience)) return;
+  dlcc_help(pool, job, 0);
+  if (dlcc_pool_spin(pool, patience, pool->spins)) return;
   atomic_store(&pool->waiting, 1);
   uint32_t left;
   while ((left = atomic_load(&pool->pending)) != 0) dlcc_futex_wait(&pool->pending, left);
   atomic_store(&pool->waiting, 0);
 }
 
-/* Runs one step on as many threads as help it. Returns 0 or what a kernel returned. */
-static int32_t dlcc_pool_run(dlcc_pool *pool, const dlcc_step *step, const dlcc_frame *frame) {
-  uint32_t parts = pool->threads;
-  if (step->max_threads > 0 && parts > step->max_threads) parts = step->max_threads;
-  if (step->work_items <= 0) return 0;
-  if (parts > (uint32_t)step->work_items) parts = (uint32_t)step->work_items;
-  if (parts <= 1) return dlcc_part(step, frame, 0, 1);
-  const uint64_t generation = (atomic_load(&pool->job) >> 16) + 1;
+static __attribute__((noinline)) int32_t dlcc_pool_fork(dlcc_pool *pool, const dlcc_step *step,
+                                                        const dlcc_frame *frame, uint32_t parts) {
+  const uint64_t generation = (atomic_load_explicit(&pool->job, memory_order_relaxed) >> 16) + 1;
+  const uint64_t job = generation << 16 | parts;
   pool->step = step;
   pool->frame = frame;
   atomic_store_explicit(&pool->failure, 0, memory_order_relaxed);
-  atomic_store_explicit(&pool->pending, parts, memory_order_relaxed);
-  atomic_store(&pool->job, generation << 16 | parts);
-  dlcc_pool_ring(pool, generation, (int)parts - 1);
-  dlcc_help(pool, 0);
-  dlcc_pool_join(pool);
-  return atomic_load_explicit(&pool->failure, memory_order_relaxed);
+  atomic_store_explicit(&pool->pending, parts - 1, memory_order_relaxed);
+  const uint32_t sleepers = dlcc_pool_publish(pool, job);
+  const int32_t result = dlcc_part(step, frame, 0, parts);
+  dlcc_pool_join(pool, job, sleepers > 0 ? 0 : DLCC_PATIENCE);
+  const int32_t failure = atomic_load_explicit(&pool->failure, memory_order_relaxed);
+  return failure != 0 ? failure : result;
+}
+
+/* Runs one step on as many threads as it pays for. Returns 0 or what a kernel returned. */
+static inline int32_t dlcc_pool_run(dlcc_pool *pool, const dlcc_step *step,
+                                    const dlcc_frame *frame) {
+  uint32_t parts = pool->threads;
+  if (step->max_threads > 0 && parts > step->max_threads) parts = step->max_threads;
+  if (parts > (uint32_t)step->work_items) parts = (uint32_t)step->work_items;
+  if (parts <= 1) return step->call(frame, 0, 0, step->work_items);
+  return dlcc_pool_fork(pool, step, frame, parts);
 }
 
 /* CPUs this process may run on. */
@@ -147,7 +193,7 @@ static void dlcc_pool_stop(dlcc_pool *pool) {
   if (pool->workers == NULL) return;
   if (pool->process != getpid()) pool->started = 0;
   atomic_store(&pool->stop, 1);
-  dlcc_pool_ring(pool, (atomic_load(&pool->job) >> 16) + 1, INT_MAX);
+  dlcc_pool_publish(pool, ((atomic_load(&pool->job) >> 16) + 1) << 16);
   for (uint32_t i = 1; i <= pool->started; i++) pthread_join(pool->workers[i].thread, NULL);
   free(pool->workers);
 }
