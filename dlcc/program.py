@@ -48,7 +48,7 @@ class Step:
     args: tuple[Arg, ...]
     work_items: int
     max_threads: int = 0
-    """0: as many as the instance has; 1: faster on one thread."""
+    """0: as many as the instance has; else more threads than that would make it slower."""
 
 
 @dataclass(frozen=True)

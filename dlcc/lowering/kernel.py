@@ -40,14 +40,14 @@ class KernelStep:
             keys mean equal functions; constants' values are never part of it.
         build: makes the PrimFunc.
         args: the pointer arguments, in parameter order.
-        max_threads: 0: as many as there are; 1: faster on one thread.
+        seconds: predicted on one thread; 0: the layer's whole prediction. Bounds the threads.
     """
 
     name_key: str
     build: Callable[[], Any]
     args: tuple[KernelArg, ...]
     work_items: int
-    max_threads: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

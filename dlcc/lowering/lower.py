@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from dlcc.lowering.kernel import ARENA_SLACK, KernelStep
 from dlcc.lowering.layout import assign_layouts
 from dlcc.lowering.memory import Span, place
 from dlcc.lowering.target import Target
+from dlcc.lowering.threads import Work, worthwhile_threads
 from dlcc.lowering.unsigned import make_activations_unsigned
 from dlcc.lowering.views import Buffer, assign_buffers, is_aliased, pin_outputs
 from dlcc.ops.base import op_of
@@ -89,6 +90,7 @@ class _Assembler:
         self.functions = _Functions()
         self.spans: dict[int, Span] = {}
         self.pending: list[tuple[Step, list[Arg | Buffer | _Scratch]]] = []
+        self.work: list[Work] = []
         self.scratches: list[_Scratch] = []
 
     def add_layer(self, choice: Choice) -> list[str]:
@@ -112,8 +114,6 @@ class _Assembler:
         activations = [v for v in node.inputs if v is not None and not v.is_constant]
         names = []
         for step in plan.steps:
-            function = self.functions.add(step)
-            names.append(function)
             args: list[Arg | Buffer | _Scratch] = []
             for kind, which in step.args:
                 if kind == "const":
@@ -126,9 +126,9 @@ class _Assembler:
                     args.append(self.buffers[activations[int(which)]])
                 else:
                     args.append(self.buffers[node.outputs[int(which)]])
-            self.pending.append(
-                (Step(node.loc, function, (), step.work_items, step.max_threads), args)
-            )
+            names.append(self.functions.add(step))
+            self.pending.append((Step(node.loc, names[-1], (), step.work_items), args))
+            self.work.append(Work(step.seconds or choice.seconds, _bytes_read(step, args)))
         return names
 
     def _encoding_of(self, node: Node, name: str) -> str:
@@ -152,14 +152,26 @@ class _Assembler:
         for key, buffer in arena.items():
             buffer.offset = self.spans[key].offset
         steps = []
-        for step, args in self.pending:
+        threads = worthwhile_threads(self.work, self.threads)
+        for (step, args), most in zip(self.pending, threads, strict=True):
             final = tuple(_final_arg(arg) for arg in args)
-            steps.append(Step(step.layer, step.function, final, step.work_items, step.max_threads))
+            steps.append(replace(step, args=final, max_threads=most))
         return tuple(steps), size
 
 
 def _round_up(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _bytes_read(step: KernelStep, args: list[Arg | Buffer | _Scratch]) -> int:
+    """Bytes of the activations that a step reads."""
+    sizes = 0
+    for (kind, _), arg in zip(step.args, args, strict=True):
+        if kind == "in" and isinstance(arg, Buffer):
+            sizes += arg.size
+        elif kind == "scratch" and isinstance(arg, _Scratch):
+            sizes += arg.span.size
+    return sizes
 
 
 def _final_arg(arg: Arg | Buffer | _Scratch) -> Arg:
@@ -186,6 +198,15 @@ def _layer_report(choice: Choice, functions: list[str]) -> dict[str, object]:
         "outputs": [type_text(v.type) for v in node.outputs],
         "weight_bytes": sum(int(a.nbytes) for a in choice.plan.constants.values()),
     }
+
+
+def _report_threads(layers: list[dict[str, object]], steps: tuple[Step, ...], threads: int) -> None:
+    """Adds to each layer how many threads its widest step is split over at most."""
+    widest: dict[str, int] = {}
+    for step in steps:
+        widest[step.layer] = max(widest.get(step.layer, 1), step.max_threads or threads)
+    for layer in layers:
+        layer["threads"] = widest.get(str(layer["layer"]), 1)
 
 
 def lower(
@@ -224,6 +245,7 @@ def lower(
         tell("kernels", (done + 1) / len(work))
     tell("code", 0.0)
     steps, arena_bytes = assembler.finish()
+    _report_threads(layers, steps, threads)
     object_code = build_object(assembler.functions.code, target)
     tell("code", 1.0)
     return Program(

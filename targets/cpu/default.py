@@ -16,7 +16,7 @@ from dlcc.lowering.target import KernelRow
 from dlcc.ops import Op, op_of
 from targets.cpu.isa import Isa
 
-BYTES_PER_SECOND = 8e9
+BYTES_PER_SECOND = 16e9
 """Nominal rate of memory-bound kernels; only ranks rows."""
 
 MACS_PER_SECOND = 1e9

@@ -336,16 +336,17 @@ def conv_cost(spec: ConvSpec, isa: Isa, *, amx: bool = True) -> float:
     packed = geo.gemm.groups * ceil(geo.gemm.n / geo.unit.lanes) * geo.unit.lanes
     packed *= geo.gemm.runs * ceil(geo.gemm.run / geo.unit.k) * geo.unit.k
     moved = packed * (4 if spec.in_dtype == "f32" else 1)
-    seconds = max(cycles / CLOCK, moved / WEIGHT_BANDWIDTH)
+    bandwidth = CACHED_BANDWIDTH if moved <= CACHED_WEIGHTS else WEIGHT_BANDWIDTH
+    seconds = max(cycles / CLOCK, moved / bandwidth)
     if geo.stage is not None:
-        seconds += 2 * geo.stage.bytes / COPY_BANDWIDTH
+        seconds += geo.stage.seconds
     return seconds
 
 
 def conv_transpose_cost(spec: ConvTransposeSpec, isa: Isa, *, amx: bool = True) -> float:
     """Predicted seconds of :func:`conv2d_transpose` on one thread (only good for comparison)."""
     conv, stage = _as_convolution(spec, isa, amx)
-    return conv_cost(conv, isa, amx=amx) + 2 * stage.bytes / COPY_BANDWIDTH
+    return conv_cost(conv, isa, amx=amx) + stage.seconds
 
 
 CLOCK = 3.5e9
@@ -354,5 +355,8 @@ CLOCK = 3.5e9
 WEIGHT_BANDWIDTH = 25e9
 """Bytes per second of weights that are read once, from memory."""
 
-COPY_BANDWIDTH = 20e9
-"""Bytes per second of a staging copy, read and written bytes together."""
+CACHED_WEIGHTS = 256 << 10
+"""Bytes of weights up to which a layer may find them in the second-level cache."""
+
+CACHED_BANDWIDTH = 150e9
+"""Bytes per second of weights from the second-level cache."""

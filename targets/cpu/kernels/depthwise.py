@@ -19,7 +19,6 @@ from targets.cpu.kernels import depthwise_vnni as vnni
 from targets.cpu.kernels import epilogue
 from targets.cpu.kernels.conv import (
     CLOCK,
-    COPY_BANDWIDTH,
     channel_constants,
     fold_zero_point,
 )
@@ -382,7 +381,7 @@ def depthwise_cost(spec: ConvSpec, isa: Isa) -> float:
     if vnni.shape_of(spec, isa) is not None:
         per_vector = ceil(spec.kh / 4) * (0.5 * spec.kw + 1.5) + 3.5
     seconds = vectors * per_vector / CLOCK
-    return seconds + (2 * stage.bytes / COPY_BANDWIDTH if stage else 0.0)
+    return seconds + (stage.seconds if stage else 0.0)
 
 
 def is_depthwise(spec: ConvSpec) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from targets.cpu.isa import Isa
-from targets.cpu.kernels.conv import CLOCK, COPY_BANDWIDTH, channel_constants, gemm_step
+from targets.cpu.kernels.conv import CLOCK, channel_constants, gemm_step
 from targets.cpu.kernels.gemm import Gemm, Unit, choose_blocking, unit_for
 from targets.cpu.kernels.pack import (
     Pack,
@@ -163,7 +163,7 @@ def matmul_cost(spec: MatmulSpec, isa: Isa, *, amx: bool = True) -> float:
     _, cycles = choose_blocking(made.gemm, made.unit)
     seconds = cycles / CLOCK
     if made.stage is not None:
-        seconds += 2 * made.stage.bytes / COPY_BANDWIDTH
+        seconds += made.stage.seconds
     if made.pack is not None:
         seconds += spec.batch * spec.k * spec.n * (1.0 if spec.transpose_b else 0.25) / CLOCK
     if made.gemm.row_terms:

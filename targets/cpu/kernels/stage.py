@@ -16,6 +16,9 @@ from dlcc.lowering.kernel import KernelArg, KernelStep, name_key
 from targets.cpu.kernels.skeleton import divide
 from targets.cpu.kernels.spec import NUMPY, SIZE
 
+COPY_BANDWIDTH = 20e9
+"""Bytes per second of a staging copy, read and written bytes together."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -46,6 +49,11 @@ class Stage:
     def bytes(self) -> int:
         """Bytes of the copy."""
         return self.elements * SIZE[self.dst]
+
+    @property
+    def seconds(self) -> float:
+        """Predicted time on one thread."""
+        return 2 * self.bytes / COPY_BANDWIDTH
 
 
 def rows_stage(rows: int, c: int, src: str, dst: str) -> Stage:
@@ -139,4 +147,5 @@ def stage_step(stage: Stage, source: KernelArg, fill: str, scratch: int) -> Kern
         lambda: stage_function(key, stage),
         (source, ("const", fill), ("scratch", scratch)),
         stage.n * stage.out_h,
+        stage.seconds,
     )
