@@ -19,9 +19,13 @@ from dlcc.data import batches_from
 from dlcc.frontends import load_graph
 from dlcc.ir import Graph
 from dlcc.ir.encodings import Array
+from dlcc.lowering.choice import choose
 from dlcc.lowering.lower import lower
 from dlcc.lowering.target import Target
+from dlcc.lowering.tuning import TuningDatabase
 from dlcc.program import Program
+from dlcc.tuner import CANDIDATES, ROUNDS, LayerTimes
+from dlcc.tuner import tune as measure_candidates
 from passes.base import Pass, PassContext, Remark
 from passes.manager import PassManager, PassRecord, Selection
 from passes.pipeline import parse_pipeline, print_pipeline
@@ -50,6 +54,7 @@ class CompileOptions:
         threads: upper bound on threads at run time; 0 for :data:`DEFAULT_THREADS`.
         shapes: symbolic dimension -> size, or input name -> shape.
         calibration: .npz file, or a callable that starts an iterator of feeds.
+        tuning: database file of ``dlcc tune``; kernels it has measured are chosen by it.
         emit: kinds of library to write (``so``, ``a``, ``o``).
         embed: put the weights into the library.
         verify_numerics: samples on which exact passes are checked (0: none).
@@ -64,6 +69,7 @@ class CompileOptions:
     threads: int = 0
     shapes: Mapping[str, Any] | None = None
     calibration: Calibration | None = None
+    tuning: str | Path | None = None
     emit: tuple[str, ...] = ("so",)
     embed: bool = False
     verify_numerics: int = 0
@@ -182,10 +188,13 @@ def compile(
     target = target_library.get_target(chosen.target)
     check_output(output)  # nobody wants to hear of it after a minute of compiling
     threads = chosen.threads or DEFAULT_THREADS
+    chooser = choose if chosen.tuning is None else TuningDatabase.load(Path(chosen.tuning)).choose
     marks = [time.perf_counter()]
     optimised = optimise(model, chosen, progress)
     marks.append(time.perf_counter())
-    program = lower(optimised.graph, target, build_object, threads=threads, progress=progress)
+    program = lower(
+        optimised.graph, target, build_object, threads=threads, progress=progress, chooser=chooser
+    )
     marks.append(time.perf_counter())
     program.report.update(_report(optimised))
     progress("link", 0.0)
@@ -201,6 +210,53 @@ def compile(
     names = ("passes", "lowering", "link")
     seconds = {n: b - a for n, a, b in zip(names, marks, marks[1:], strict=False)}
     return CompileResult(artifact, optimised, program, seconds)
+
+
+def tune(
+    model: str | Path | Graph | Any,
+    database: str | Path,
+    *,
+    options: CompileOptions | None = None,
+    rounds: int = ROUNDS,
+    candidates: int = CANDIDATES,
+    progress: Progress = _silent,
+    **changes: Any,
+) -> list[LayerTimes]:
+    """Measure the kernels of a network's layers on this machine and keep the times in a file.
+
+    Args:
+        model: as for :func:`compile`.
+        database: the file; measurements that it holds of other layers and targets are kept.
+        options: what the network is to be compiled with, or single options by keyword; ``threads``
+            is the number of threads of the measured runs (0: one).
+        rounds: interleaved rounds of measurement.
+        candidates: ways of computing a layer that are measured at most.
+        progress: told of each phase.
+        changes: single options, where ``options`` is not given.
+
+    Returns:
+        The layers that had a choice.
+
+    Raises:
+        DlccError: anything the user can mend; TARGET if this machine cannot run the target's code.
+    """
+    chosen = options or CompileOptions(**changes)
+    target = target_library.get_target(chosen.target)
+    path = Path(database)
+    known = TuningDatabase.load(path) if path.exists() else TuningDatabase()
+    optimised = optimise(model, chosen, progress)
+    results = measure_candidates(
+        optimised.graph,
+        target,
+        build_object,
+        known,
+        threads=chosen.threads or 1,
+        rounds=rounds,
+        limit=candidates,
+        progress=progress,
+    )
+    known.save(path)
+    return results
 
 
 def _report(optimised: Optimised) -> dict[str, object]:
@@ -227,4 +283,5 @@ __all__ = [
     "compile",
     "import_model",
     "optimise",
+    "tune",
 ]

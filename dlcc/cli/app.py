@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from dlcc.cli import building, listing, running
+from dlcc.cli import building, listing, running, tuning
 from dlcc.cli.console import Console
 from dlcc.errors import DlccError, ExitCode
 
@@ -77,6 +77,7 @@ def _root(
 
 building.register(app)
 running.register(app)
+tuning.register(app)
 listing.register(app)
 
 

@@ -124,6 +124,15 @@ def compile_model(
         typer.Option("--threads", min=0, help="Most threads a run may use; 0: all cores here."),
     ] = 0,
     shape: ShapeOption = None,
+    tuning: Annotated[
+        Path | None,
+        typer.Option(
+            "--tuning",
+            metavar="FILE.json",
+            help="Choose kernels by the times that `dlcc tune` measured.",
+            show_default="by predicted cost",
+        ),
+    ] = None,
     emit: Annotated[
         str, typer.Option("--emit", metavar="KINDS", help="Libraries to write: so, a, o.")
     ] = "so",
@@ -152,6 +161,7 @@ def compile_model(
         threads=threads,
         shapes=parse_shapes(shape),
         calibration=calib,
+        tuning=tuning,
         emit=kinds,
         embed=embed,
         verify_numerics=verify_numerics,

@@ -21,7 +21,7 @@ from dlcc.ir import graphs_equal
 from tests.cli import models
 
 FOLD = "canonicalize,fold-batch-norm,fuse-epilogues,eliminate-dead-code"
-VERBS = ("compile", "opt", "export", "run", "eval", "compare", "bench", "inspect", "passes",
+VERBS = ("compile", "opt", "export", "run", "eval", "compare", "bench", "tune", "inspect", "passes",
          "targets")  # fmt: skip
 
 
