@@ -1,25 +1,31 @@
 # make demo   compile, evaluate, time and call from C a network trained on handwritten digits
 # make test   ruff, mypy and the default test run
-# Both set up everything they need in $(VENV) first; a second run skips that.
+# make bench  time dlcc against other CPU engines on 13 networks (docs/benchmarking.md)
+# All set up everything they need in $(VENV) first; a second run skips that.
 #
 # Settings: PYTHON=python3.12   interpreter that makes the virtual environment (3.11 or newer)
 #           VENV=.venv          where the virtual environment lies
 #           WORKERS=2           pytest processes
 #           TORCH=torch==2.13.0 also install torch, so that the tests of dlcc.from_torch run
+#           BENCH_CACHE=DIR     where make bench keeps the other engines, models and results
+#           BENCH=...           options of make bench: --networks a,b --threads 1 --rounds 3 ...
 
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 TORCH ?=
 ARGS ?=
+BENCH_CACHE ?= $(HOME)/.cache/dlcc-bench
+BENCH ?=
 
 SHELL := /bin/bash
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 PACKAGES := dlcc passes targets
+PEERS := $(RUN) -m benchmarks.peers
 
-.PHONY: help demo test test-slow pytest lint format setup clean
+.PHONY: help demo bench test test-slow pytest lint format setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +33,14 @@ help:
 
 demo: $(VENV)/.demo
 	$(RUN) examples/digits/demo.py $(ARGS)
+
+# Each step goes on where it ended, so that an interrupted run can be started again.
+bench: export DLCC_BENCH = $(BENCH_CACHE)
+bench: $(VENV)/.plain
+	$(PEERS) setup
+	$(PEERS) run $(BENCH)
+	$(PEERS) memory
+	$(PEERS) table
 
 # Lint and tests both run, whatever the first finds; either failing fails the target.
 test: $(VENV)/.dev
@@ -65,6 +79,11 @@ $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV) || { test "$$was" || rm -rf $(VENV); \
 	  echo "make: '$(PYTHON) -m venv' failed (see above); on Debian and Ubuntu the package" \
 	       "python3-venv provides it" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.plain: $(VENV)/.made pyproject.toml
+	@echo "installing dlcc (once; takes a minute)"
+	@$(PIP) -e .
 	@touch $@
 
 # One stamp for each set of extras; a change of pyproject.toml installs again.

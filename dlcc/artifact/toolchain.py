@@ -145,6 +145,13 @@ class Toolchain:
         flags += ["-Wl,-z,noexecstack", "-lpthread"]
         self._run(["cc", "-target", self._target, *objects, "-o", output, *flags])
 
+    def link_program(
+        self, sources: Sequence[str], output: str, libraries: Sequence[str] = ()
+    ) -> None:
+        """Compiles C files to a program for the baseline of the architecture."""
+        flags = ["-std=c11", "-O2", "-g0", "-s", "-D_GNU_SOURCE", "-Wall", "-Wextra"]
+        self._run(["cc", "-target", self._target, *flags, *sources, "-o", output, *libraries])
+
 
 def versions() -> dict[str, str]:
     """The installed compilers that took part in a library."""

@@ -1,0 +1,221 @@
+"""Markdown tables of results: dlcc against the best peer, every engine, errors, memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from benchmarks.peers.catalogue import (
+    CONTENDERS,
+    FP32_GOAL,
+    FP32_GOAL_MEAN,
+    GOAL_MEAN,
+    GOALS,
+    NETWORKS,
+)
+from benchmarks.peers.memory import ALLOWANCE_KB
+from benchmarks.peers.results import Cell, Group, Results, ratio
+
+WRONG = 0.5
+"""An output this far from the fp32 network's (relative, by norms) is no answer: int8 on random
+weights stays below 0.2."""
+NOISY = 0.2
+"""CPUs' worth of foreign work on the contender's CPUs from which a time is marked with ``*``."""
+RIVALS = {"int8": ("int8", "bf16", "fp32"), "bf16": ("bf16", "fp32"), "fp32": ("fp32",)}
+"""Precision of dlcc -> those of the peers that it must beat: the same and every finer one."""
+
+
+@dataclass(frozen=True)
+class Duel:
+    """dlcc against the best peer on one network.
+
+    Attributes:
+        network: its name.
+        ours: dlcc's cell.
+        peer: name of the fastest peer whose results are right; "" if there is none.
+        best: its cell.
+        ratio: times as long as dlcc that it takes; NaN where one of both has no time.
+        common: whether that is from common rounds.
+        goal: what the ratio is to be at least.
+    """
+
+    network: str
+    ours: Cell
+    peer: str
+    best: Cell
+    ratio: float
+    common: bool
+    goal: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the goal is met; a NaN never is."""
+        return self.ratio >= self.goal
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Geometric mean; NaN of nothing."""
+    logarithms = [math.log(value) for value in values]
+    return math.exp(sum(logarithms) / len(logarithms)) if logarithms else math.nan
+
+
+def duel(network: str, row: dict[str, Cell], precision: str) -> Duel:
+    """Choose the best peer of a group: of :data:`RIVALS`' precisions, with right results."""
+    ours = row.get(f"dlcc:{precision}", Cell(failed="not measured"))
+    rivals = {
+        name: cell
+        for name, cell in row.items()
+        if not CONTENDERS[name].ours
+        and cell.timed
+        and cell.error <= WRONG
+        and CONTENDERS[name].precision in RIVALS[precision]
+    }
+    goal = GOALS[network] if precision == "int8" else FP32_GOAL
+    if not rivals:
+        return Duel(network, ours, "", Cell(), math.nan, False, goal)
+    if ours.timed and ours.error <= WRONG:
+        ratios = {name: ratio(cell, ours) for name, cell in rivals.items()}
+        peer = min(ratios, key=lambda name: ratios[name][0])
+        return Duel(network, ours, peer, rivals[peer], *ratios[peer], goal)
+    peer = min(rivals, key=lambda name: rivals[name].seconds)
+    return Duel(network, ours, peer, rivals[peer], math.nan, False, goal)
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; a leading ``>`` of a column's name sets it right."""
+    names = [c.removeprefix(">") for c in columns]
+    rules = ["---:" if c.startswith(">") else "---" for c in columns]
+    lines = [names, rules, *([cell.replace("|", "/") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def report(results: Results, threads: Sequence[int], amx: Sequence[bool]) -> str:
+    """All tables of the chosen thread counts, with AMX and without."""
+    return "\n\n".join(_sections(results, threads, amx)) + "\n"
+
+
+def _sections(results: Results, threads: Sequence[int], amx: Sequence[bool]) -> Iterator[str]:
+    if results.machine:
+        facts = results.machine
+        yield f"{facts['cpu']}, {facts['cpus']} CPUs ({' '.join(facts['features'])}), " + (
+            f"{facts['system']}, {facts['date']}. Batch 1, fp32 at the border."
+        )
+    for with_amx in amx:
+        for count in threads:
+            groups = [Group(network, count, with_amx) for network in NETWORKS]
+            groups = [g for g in groups if g in results.cells]
+            if not groups:
+                continue
+            where = f"{count} thread{'s' * (count > 1)}"
+            where += "" if with_amx else ", AMX hidden from all engines"
+            for precision in ("int8", "fp32", "bf16"):
+                ours = [results.cells[g].get(f"dlcc:{precision}", Cell()) for g in groups]
+                if any(cell.timed for cell in ours):
+                    yield f"### dlcc {precision}, {where}"
+                    yield _duels(results, groups, precision)
+            yield f"### Every engine, {where}: ms (error of the output)"
+            yield _engines(results, groups)
+    if failures := _failures(results, threads, amx):
+        yield "### What did not run"
+        yield markdown(("where", "engine", "why"), failures)
+    if results.memory:
+        yield "### Peak resident memory of a C program that runs the artifact, kB"
+        yield _memory(results)
+
+
+def _duels(results: Results, groups: Sequence[Group], precision: str) -> str:
+    duels = [duel(g.network, results.cells[g], precision) for g in groups]
+    duels.sort(key=lambda d: (d.met, NETWORKS.index(d.network)))  # missed ones first
+    rows = [
+        (
+            d.network,
+            d.peer or "none",
+            _time(d.best),
+            _error(d.best),
+            _time(d.ours),
+            _error(d.ours),
+            _ratio(d),
+            f"{d.goal:g}",
+            "met" if d.met else "**missed**",
+        )
+        for d in duels
+    ]
+    known = [d.ratio for d in duels if not math.isnan(d.ratio)]
+    mean, goal = geometric_mean(known), GOAL_MEAN if precision == "int8" else FP32_GOAL_MEAN
+    kinds = " or ".join(RIVALS[precision])
+    columns = ("network", f"best peer ({kinds})", ">ms", ">error", ">dlcc ms", ">error")
+    table = markdown((*columns, ">peer / dlcc", ">goal", ""), rows)
+    verdict = "met" if mean >= goal else "**missed**"
+    return (
+        f"{table}\n\nGeometric mean over {len(known)} networks: {mean:.2f} (goal {goal:g}: "
+        f"{verdict}). Goals met: {sum(d.met for d in duels)} of {len(duels)}."
+    )
+
+
+def _engines(results: Results, groups: Sequence[Group]) -> str:
+    names = [n for n in CONTENDERS if any(n in results.cells[g] for g in groups)]
+    rows = []
+    for group in groups:
+        row = results.cells[group]
+        cells = [row.get(name, Cell()) for name in names]
+        rows.append((group.network, *(_time_and_error(cell) for cell in cells)))
+    return markdown(("network", *(f">{name}" for name in names)), rows)
+
+
+def _failures(
+    results: Results, threads: Sequence[int], amx: Sequence[bool]
+) -> list[tuple[str, str, str]]:
+    """(where, engine, reason); a reason that is the same everywhere is told once."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for group, row in results.cells.items():
+        if group.threads not in threads or group.amx not in amx:
+            continue
+        where = f"{group.network} {group.threads}T{'' if group.amx else ' no AMX'}"
+        for name, cell in row.items():
+            reason = cell.failed
+            if cell.timed and cell.error > WRONG:
+                reason = f"not counted: its output is wrong (error {cell.error:.2g})"
+            if reason:
+                places.setdefault((name, reason), []).append(where)
+    return [
+        (", ".join(where) if len(where) <= 4 else f"{where[0]} and {len(where) - 1} more", *key)
+        for key, where in places.items()
+    ]
+
+
+def _memory(results: Results) -> str:
+    rows = []
+    entries = sorted(results.memory, key=lambda e: (e["precision"], e["threads"]))
+    for e in sorted(entries, key=lambda e: NETWORKS.index(e["network"])):
+        where = (e["network"], e["precision"], str(e["threads"]))
+        if e.get("failed"):
+            rows.append((*where, *[""] * 5, e["failed"]))
+            continue
+        bound = e["weights_kb"] + e["arena_kb"] + ALLOWANCE_KB
+        numbers = (e["weights_kb"], e["arena_kb"], e["border_kb"], e["peak_kb"], bound)
+        verdict = "met" if e["peak_kb"] <= bound else "**missed**"
+        rows.append((*where, *(f"{n:.0f}" for n in numbers), verdict))
+    columns = ("network", "precision", ">threads", ">weights", ">arena", ">inputs and outputs")
+    bound_name = f">weights + arena + {ALLOWANCE_KB} kB"
+    return markdown((*columns, ">peak", bound_name, ""), rows)
+
+
+def _time(cell: Cell) -> str:
+    if not cell.timed:
+        return "-"
+    return f"{1e3 * cell.seconds:.4g}" + ("*" if cell.foreign > NOISY else "")
+
+
+def _error(cell: Cell) -> str:
+    return f"{cell.error:.1e}" if cell.timed else ""
+
+
+def _time_and_error(cell: Cell) -> str:
+    return f"{_time(cell)} ({_error(cell)})" if cell.timed else "-"
+
+
+def _ratio(d: Duel) -> str:
+    if math.isnan(d.ratio):
+        return "-"
+    return f"{d.ratio:.2f}" + ("" if d.common else "~")
