@@ -57,6 +57,7 @@ class CompileOptions:
         tuning: database file of ``dlcc tune``; kernels it has measured are chosen by it.
         emit: kinds of library to write (``so``, ``a``, ``o``).
         embed: put the weights into the library.
+        without: rows of the target's kernel table that may not be used (``winograd``, say).
         verify_numerics: samples on which exact passes are checked (0: none).
         print_before: names of passes before which the IR is printed ("all" for every one).
         print_after: the same, after.
@@ -72,6 +73,7 @@ class CompileOptions:
     tuning: str | Path | None = None
     emit: tuple[str, ...] = ("so",)
     embed: bool = False
+    without: tuple[str, ...] = ()
     verify_numerics: int = 0
     print_before: tuple[str, ...] = ()
     print_after: tuple[str, ...] = ()
@@ -185,7 +187,7 @@ def compile(
         DlccError: anything the user can mend.
     """
     chosen = options or CompileOptions(**changes)
-    target = target_library.get_target(chosen.target)
+    target = target_library.get_target(chosen.target).without(chosen.without)
     check_output(output)  # nobody wants to hear of it after a minute of compiling
     threads = chosen.threads or DEFAULT_THREADS
     chooser = choose if chosen.tuning is None else TuningDatabase.load(Path(chosen.tuning)).choose

@@ -139,6 +139,15 @@ def compile_model(
     embed: Annotated[
         bool, typer.Option("--embed", help="Put the weights into the library.")
     ] = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--without",
+            metavar="ROW",
+            help="Kernel row not to use, e.g. winograd. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     print_before: PrintBeforeOption = None,
     print_after: PrintAfterOption = None,
     dump_dir: DumpOption = None,
@@ -164,6 +173,7 @@ def compile_model(
         tuning=tuning,
         emit=kinds,
         embed=embed,
+        without=split_names(without),
         verify_numerics=verify_numerics,
         print_before=split_names(print_before),
         print_after=split_names(print_after),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Node
 from dlcc.lowering.kernel import KernelPlan
 
@@ -72,3 +74,20 @@ class Target:
     def rows_for(self, op: str) -> list[KernelRow]:
         """Rows that may serve ``op``."""
         return [row for row in self.rows if op in row.ops or "*" in row.ops]
+
+    def without(self, names: Collection[str]) -> Target:
+        """This target with the rows called ``names`` left out of its table.
+
+        Raises:
+            DlccError: the table has no row of such a name.
+        """
+        for name in names:
+            if name not in {row.name for row in self.rows}:
+                raise DlccError(
+                    ExitCode.USAGE,
+                    f"target {self.name} has no kernel row {name!r}",
+                    where="--without",
+                    why=f"its rows are {', '.join(row.name for row in self.rows)}",
+                    fix="leave the option out to choose among all of them",
+                )
+        return replace(self, rows=tuple(row for row in self.rows if row.name not in names))

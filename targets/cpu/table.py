@@ -12,11 +12,12 @@ from targets.cpu import layers
 from targets.cpu.codes import QuantizeRow, TableRow
 from targets.cpu.default import DefaultRow
 from targets.cpu.isa import Isa
-from targets.cpu.kernels import conv
+from targets.cpu.kernels import conv, winograd
 from targets.cpu.kernels.depthwise import depthwise, depthwise_cost
 from targets.cpu.kernels.gemm import ranked_blocks
 from targets.cpu.kernels.matmul import matmul, matmul_cost
 from targets.cpu.kernels.softmax import softmax, softmax_cost
+from targets.cpu.kernels.winograd_code import Winograd
 
 MOST_BLOCKS = 8
 """Register blocks beside the predicted best that may be measured."""
@@ -91,6 +92,41 @@ class AmxConvRow(ConvRow):
 
     name: ClassVar[str] = "implicit-gemm-amx"
     amx: ClassVar[bool] = True
+
+
+class WinogradRow(_Row):
+    """3x3 convolution of stride 1 in float32 by Winograd's minimal filtering."""
+
+    name: ClassVar[str] = "winograd"
+    ops: ClassVar[tuple[str, ...]] = ("conv2d",)
+
+    def refuses(self, node: Node) -> str:
+        """Everything but 3x3 kernels of stride 1 without groups, in float32."""
+        return super().refuses(node) or winograd.refusal(layers.conv_spec(node))
+
+    def cost(self, node: Node) -> float:
+        """Products, transforms and the weights' stream of the best arrangement."""
+        return winograd.winograd_cost(layers.conv_spec(node), self.isa)
+
+    def plan(self, node: Node) -> KernelPlan:
+        """The best arrangement: one step in bands of tiles, or three over all tiles."""
+        return self._planned(node, None)
+
+    def variants(self, node: Node) -> list[str]:
+        """Other tile sizes and bands."""
+        shapes = winograd.arrangements(layers.conv_spec(node), self.isa)
+        return [winograd.shape_text(shape) for shape in shapes[1 : 1 + MOST_BLOCKS]]
+
+    def plan_variant(self, node: Node, variant: str) -> KernelPlan:
+        """The same in another arrangement."""
+        for shape in winograd.arrangements(layers.conv_spec(node), self.isa):
+            if winograd.shape_text(shape) == variant:
+                return self._planned(node, shape)
+        return super().plan_variant(node, variant)
+
+    def _planned(self, node: Node, shape: Winograd | None) -> KernelPlan:
+        made = layers.layer_constants(node)
+        return winograd.winograd(layers.conv_spec(node), self.isa, made.weights, made.bias, shape)
 
 
 class ConvTransposeRow(_Row):
@@ -212,6 +248,7 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
     rows: list[KernelRow] = [
         ConvRow(isa),
         DepthwiseRow(isa),
+        WinogradRow(isa),
         ConvTransposeRow(isa),
         MatmulRow(isa),
         SoftmaxRow(isa),

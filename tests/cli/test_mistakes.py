@@ -137,6 +137,7 @@ OPTIONS = [
     (["--target", "cpu:z80"], ExitCode.TARGET, ["cpu:z80"]),
     (["--emit", "exe"], ExitCode.USAGE, ["--emit", "exe", "so, a, o"]),
     (["--emit", ""], ExitCode.USAGE, ["--emit"]),
+    (["--without", "winnograd"], ExitCode.USAGE, ["winnograd", "--without", "winograd,"]),
     (["--threads", "-1"], ExitCode.USAGE, ["--threads"]),
     (["--passes", "fold-batch-nrom"], ExitCode.USAGE, ["fold-batch-nrom", "fold-batch-norm"]),
     (["--passes", "canonicalize{"], ExitCode.USAGE, ["pipeline, column 14"]),

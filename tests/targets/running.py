@@ -103,4 +103,6 @@ class Runner:
             places[("const", name)] = guarded(array, ARENA_SLACK, 64)
         for i, size in enumerate(plan.scratch):
             places[("scratch", i)] = guarded(np.full(size, 0xCD, np.uint8), ARENA_SLACK, 64)
+        for i, size in enumerate(plan.thread_scratch):
+            places[("thread_scratch", i)] = guarded(np.full(size, 0xCD, np.uint8), 0, 64)
         return [(step, [places[arg] for arg in step.args]) for step in plan.steps]
