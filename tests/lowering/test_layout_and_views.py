@@ -1,9 +1,20 @@
 """Layout assignment, views and buffers: same numbers, no needless copies."""
 
+from itertools import product
+
 import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dlcc.analysis.execute import execute
 from dlcc.ir import Graph
+from dlcc.lowering.layout import (
+    ABSORBED_COST,
+    NHWC_OPS,
+    RELAYOUT_COST,
+    ROW_MAJOR_OPS,
+    apply_layouts,
+)
 from dlcc.lowering.lower import prepare
 from dlcc.lowering.views import assign_buffers, is_aliased, is_view
 from dlcc.ops import build
@@ -105,3 +116,71 @@ def test_views_share_their_source_s_buffer():
     assert is_aliased(flat)
     assert buffers[flat.output] is buffers[y]
     assert buffers[z].kind == "output"
+
+
+def test_an_op_between_the_layouts_writes_the_one_that_is_read():
+    """The last op before a reshape reads NHWC and writes row-major: no pass of its own."""
+    graph = Graph("between")
+    x = graph.add_input("x", typed((1, 4, 6, 6)))
+    value = conv(graph, x, 4, loc="a")
+    value = build(graph, "sigmoid", [value], loc="s").output
+    flat = build(graph, "reshape", [value], {"shape": (1, 64)}, loc="flat").output
+    graph.set_outputs([flat], ["y"])
+    ready = prepare(graph)
+    ops = [n.op for n in ready.nodes]
+    assert ops[:3] == ["relayout", "conv2d", "sigmoid"]
+    assert ops.count("relayout") == 1
+    assert ready.nodes[2].output.type.layout == ""
+    assert np.array_equal(execute(graph, feed(graph))["y"], execute(ready, feed(graph))["y"])
+
+
+def moved_elements(graph: Graph) -> int:
+    """What the assignment minimises, counted on its result."""
+    own = NHWC_OPS | ROW_MAJOR_OPS
+    total = 0
+    for node in graph.nodes:
+        result = node.output.type.layout
+        for value in dict.fromkeys(v for v in node.inputs if v is not None):
+            if value.is_constant or value.type.rank != 4:
+                continue
+            if node.op == "relayout":
+                total += RELAYOUT_COST * value.type.elements
+            elif node.op not in own and value.type.layout != result:
+                total += ABSORBED_COST * value.type.elements
+    return total
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from(["conv", "sigmoid", "add", "transpose"]), min_size=2, max_size=7))
+def test_no_other_assignment_moves_less(ops):
+    """Against all assignments of the free ops, by brute force."""
+    graph = Graph("random")
+    values = [graph.add_input("x", typed((1, 4, 4, 4)))]
+    for index, op in enumerate(ops):
+        name = f"{op}{index}"
+        if op == "conv":
+            made = conv(graph, values[-1], 4, loc=name, pads=(1, 1, 1, 1))
+        elif op == "sigmoid":
+            made = build(graph, "sigmoid", [values[-1]], loc=name).output
+        elif op == "add":
+            made = build(graph, "add", [values[-1], values[len(values) // 2]], loc=name).output
+        else:
+            made = build(graph, "transpose", [values[-1]], {"perm": (0, 2, 1, 3)}, loc=name).output
+        values.append(made)
+    graph.set_outputs([values[-1]], ["y"])
+    inputs = {v.name: np.random.default_rng(0).standard_normal(v.type.shape) for v in graph.inputs}
+    inputs = {name: array.astype(np.float32) for name, array in inputs.items()}
+    ready = prepare(graph)
+    np.testing.assert_allclose(execute(ready, inputs)["y"], execute(graph, inputs)["y"], rtol=1e-6)
+    names = [n.loc for n in graph.nodes if n.op in ("sigmoid", "add")]
+    best = min(
+        moved_elements(_assigned(graph, {n for n, take in zip(names, picks, strict=True) if take}))
+        for picks in product((False, True), repeat=len(names))
+    )
+    assert moved_elements(ready) <= best
+
+
+def _assigned(graph: Graph, in_nhwc: set[str]) -> Graph:
+    made = graph.copy()
+    apply_layouts(made, {node for node in made.nodes if node.loc in in_nhwc})
+    return made
