@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.engines import Job
+from benchmarks.peers.engines import Job, Opened
 from benchmarks.peers.hide_amx import hide_amx
 
 WARM_SECONDS, WARM_CALLS, WARM_MOST = 0.4, 3, 6.0
@@ -39,7 +39,7 @@ def main() -> None:
         answers.flush()
 
     try:
-        run, facts = open_job(Job.from_text(sys.argv[1]))
+        engine, facts = open_job(Job.from_text(sys.argv[1]))
     except Exception as error:
         traceback.print_exc()
         lines = str(error).strip().splitlines() or ["no message"]
@@ -49,11 +49,11 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         batch = batch_of(facts["call_seconds"])
-        say(slot(run, request["seconds"], request["least"], batch))
+        say(slot(engine.run, request["seconds"], request["least"], batch))
 
 
-def open_job(job: Job) -> tuple[Callable[[], Any], dict[str, Any]]:
-    """Load, run, check and warm an engine; its call, and the first answer."""
+def open_job(job: Job) -> tuple[Opened, dict[str, Any]]:
+    """Load, run, check and warm an engine; it, and the first answer."""
     os.sched_setaffinity(0, job.cpus)
     if job.hide_amx:
         hide_amx()
@@ -77,7 +77,7 @@ def open_job(job: Job) -> tuple[Callable[[], Any], dict[str, Any]]:
         "call_seconds": warm(engine.run),
         "peak_kb": resident_kb("VmHWM"),
     }
-    return engine.run, facts
+    return engine, facts
 
 
 def relative_error(output: np.ndarray, reference: np.ndarray) -> float:

@@ -55,11 +55,13 @@ class Opened:
         version: of the engine.
         run: one inference.
         output: the result of the last :attr:`run`, fp32.
+        kept: what must live as long as the engine runs, such as bound arrays.
     """
 
     version: str
     run: Callable[[], Any]
     output: Callable[[], np.ndarray]
+    kept: object = None
 
 
 def sample_of(job: Job) -> np.ndarray:

@@ -20,10 +20,10 @@ def open_engine(job: Job) -> Opened:
     binding.bind_ortvalue_input("x", value)
     binding.bind_output("y")
 
-    def run(_kept: object = value) -> None:
+    def run() -> None:
         session.run_with_iobinding(binding)
 
     def output() -> np.ndarray:
         return np.asarray(binding.get_outputs()[0].numpy())
 
-    return Opened(ort.__version__, run, output)
+    return Opened(ort.__version__, run, output, kept=value)

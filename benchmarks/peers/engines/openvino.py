@@ -22,10 +22,8 @@ def open_engine(job: Job) -> Opened:
     tensor = ov.Tensor(sample_of(job))
     request.set_input_tensor(tensor)
 
-    def run(_kept: object = (tensor, compiled)) -> None:
-        request.infer()
-
     def output() -> np.ndarray:
         return np.array(request.get_output_tensor().data)
 
-    return Opened(str(ov.__version__).split("-")[0], run, output)
+    version = str(ov.__version__).split("-")[0]
+    return Opened(version, request.infer, output, kept=(tensor, compiled))
