@@ -35,6 +35,13 @@ CASES = {
     "dilated": ConvSpec(2, 9, 31, 33, 33, 3, 7, dilation=(1, 2), groups=33),
     "few-rows": ConvSpec(1, 4, 4, 160, 160, 3, 3, (1, 2), pads=(1, 1, 1, 1), groups=160),
     "row": ConvSpec(1, 1, 40, 8, 8, 1, 9, pads=(0, 4, 0, 4), groups=8),
+    "few-channels": ConvSpec(2, 9, 29, 8, 8, 3, 3, pads=(1, 1, 1, 1), groups=8),
+    "few-channels-strided": ConvSpec(
+        1, 13, 27, 16, 16, 3, 3, (2, 2), pads=(0, 0, 1, 1), groups=16, input_slack=False
+    ),
+    "few-channels-dilated": ConvSpec(
+        1, 8, 70, 4, 4, 2, 5, (3, 3), (1, 2), pads=(1, 3, 0, 6), groups=4
+    ),
     "no-slack": ConvSpec(1, 6, 6, 5, 5, 3, 3, groups=5, input_slack=False),
     "int32-accumulator": ConvSpec(1, 25, 26, 5, 5, 23, 23, groups=5, epilogue=Epilogue("f32")),
 }
@@ -83,7 +90,7 @@ def test_any_split_gives_the_same_bytes(table, name):
 @st.composite
 def layers(draw):
     """Small depthwise layers of any stride, dilation and padding, zero point 0 included."""
-    c = draw(st.integers(2, 40))
+    c = draw(st.one_of(st.integers(2, 40), st.sampled_from([4, 8, 16])))
     return ConvSpec(
         draw(st.integers(1, 2)),
         draw(st.integers(1, 9)),

@@ -377,11 +377,11 @@ def depthwise_cost(spec: ConvSpec, isa: Isa) -> float:
     shape, stage = _shape(spec, isa)
     taps = spec.kh * spec.kw
     vectors = spec.n * spec.oh * spec.ow * shape.blocks
-    per_vector = taps * (0.5 if isa.fma else 1.0) + 9.0
-    if vnni.shape_of(spec, isa) is not None:
-        per_vector = ceil(spec.kh / 4) * (0.5 * spec.kw + 1.5) + 3.5
-    seconds = vectors * per_vector / CLOCK
-    return seconds + (stage.seconds if stage else 0.0)
+    cycles = vectors * (taps * (0.5 if isa.fma else 1.0) + 9.0)
+    fast = vnni.shape_of(spec, isa)
+    if fast is not None:
+        cycles = fast.cycles
+    return cycles / CLOCK + (stage.seconds if stage else 0.0)
 
 
 def is_depthwise(spec: ConvSpec) -> bool:

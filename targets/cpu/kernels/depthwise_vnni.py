@@ -6,6 +6,9 @@ packs bring them back into natural order after the requantisation. Weights and p
 are stored in the former order. Padding is the zero point, substituted in registers: the zero
 point's share of the bias stays a constant.
 
+A vector holds as many channels as it has bytes, or, where a layer has too few of them, the same
+channels of ``fold`` neighbouring output pixels.
+
 Only a plain requantisation to 8 bits has this form: the packs saturate, so every product
 ``acc * m`` must fit an int32, which :func:`epilogue.products_fit` proves
 from the constants.
@@ -21,7 +24,7 @@ import numpy as np
 
 from dlcc import tir
 from targets.cpu.isa import Isa
-from targets.cpu.kernels.gemm import MIN_ITEMS, Cut, even_cut
+from targets.cpu.kernels.gemm import MIN_ITEMS, Cut, even_cut, tail_cut
 from targets.cpu.kernels.skeleton import divide
 from targets.cpu.kernels.spec import NUMPY, Borders, ConvSpec
 
@@ -56,14 +59,23 @@ class DepthwiseVnni(Borders):
         return ceil(self.kernel[0] / 4)
 
     @property
+    def fold(self) -> int:
+        """Neighbouring output pixels in one vector: their channels lie side by side in NHWC.
+
+        More than two only: narrower vectors share what they interleave between the kernel columns.
+        """
+        whole = self.c % 4 == 0 and self.width % self.c == 0
+        return self.width // self.c if whole and self.width > 2 * self.c else 1
+
+    @property
     def cols(self) -> Cut:
         """Output columns in strips."""
-        return even_cut(self.ow, self.strip)
+        return tail_cut(self.ow, self.fold) if self.fold > 1 else even_cut(self.ow, self.strip)
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels of each block: the widest vector as often as it fits, then narrower ones."""
-        full, left = divmod(self.c, self.width)
+        full, left = divmod(self.c * self.fold, self.width)
         tail: tuple[int, ...] = ()
         if left:
             tail = (min(v for v in (16, 32, 64) if v >= left),)
@@ -78,6 +90,18 @@ class DepthwiseVnni(Borders):
     def items(self) -> int:
         """Work items: output rows by channel chunks."""
         return self.n * self.oh * self.chunks
+
+    @property
+    def cycles(self) -> float:
+        """Predicted cycles: interleaving, dot products and requantisation of every vector."""
+        rows, kw = self.n * self.oh, self.kernel[1]
+        if self.fold > 1:
+            picking = 3.0 * kw if self.stride[1] > 1 else 0.0
+            return rows * self.cols.count * (self.groups * (7.0 * kw + picking) + 12.0)
+        whole = self.groups * (2.0 * kw + 4.0) + 14.0
+        half = 0.68  # of the time for a vector of half the width or less
+        vectors = sum(1.0 if width == 64 else half for width in self.widths)
+        return rows * self.ow * vectors * whole
 
     def weight_bytes(self, width: int) -> int:
         """Packed weights of a block of ``width`` channels."""
@@ -120,7 +144,7 @@ def pack_weights(weights: np.ndarray, shape: DepthwiseVnni) -> np.ndarray:
     """``[c, 1, kh, kw]`` as ``[block][kw][row group][quarter][lane * 4 + element][4 rows]``."""
     kh, kw = shape.kernel
     full = np.zeros((sum(shape.widths), shape.groups * 4, kw), np.int8)
-    full[: shape.c, :kh] = weights[:, 0]
+    full[: shape.c * shape.fold, :kh] = np.tile(weights[:, 0], (shape.fold, 1, 1))
     pieces, start = [], 0
     for width in shape.widths:
         block = full[start : start + width].reshape(width, shape.groups, 4, kw)
@@ -132,7 +156,7 @@ def pack_weights(weights: np.ndarray, shape: DepthwiseVnni) -> np.ndarray:
 def pack_channels(values: np.ndarray, shape: DepthwiseVnni) -> np.ndarray:
     """Per-channel numbers in the order of the accumulators."""
     full = np.zeros(sum(shape.widths), values.dtype)
-    full[: shape.c] = values
+    full[: shape.c * shape.fold] = np.tile(values, shape.fold)
     pieces, start = [], 0
     for width in shape.widths:
         pieces.append(full[start : start + width][_order(width)].reshape(-1))
@@ -182,8 +206,37 @@ def _shuffle(a: Any, b: Any, unit: int, high: bool) -> Any:
     return tir.tirx.Shuffle([a, b], [tir.tirx.IntImm("int32", i) for i in index])
 
 
+def _folded(em: _Emitter, width: int, start: Any, at: int, first: int | None) -> Any:
+    """Input column ``at`` of each of ``fold`` neighbouring windows, side by side.
+
+    ``start``: of the input row; ``first``: first output column where it is known (then columns
+    outside the input are the zero point), else all columns lie inside.
+    """
+    kb, shape = em.kb, em.shape
+    fold, step = shape.fold, shape.stride[1]
+    begin = at if first is None else first * step - shape.pads[1] + at
+    base = begin if first is None else max(begin, 0)
+    limit = base + fold * step if first is None else shape.w
+    index = start + base * shape.c
+    values = [
+        kb.reinterpret(kb.load(em.x, index + i * width, width), "int32", width // 4)
+        for i in range(step)
+        if base + i * fold < limit
+    ]
+    zero = len(values) * fold
+    columns = [begin + i * step for i in range(fold)]
+    source = [i - base if base <= i < limit else zero for i in columns]
+    if source == list(range(fold)):
+        return kb.reinterpret(values[0], "uint8", width)
+    values.append(kb.reinterpret(kb.splat(kb.load(em.zero, 0), width), "int32", width // 4))
+    words = shape.c // 4
+    order = [i * words + j for i in source for j in range(words)]
+    picked = tir.tirx.Shuffle(values, [tir.tirx.IntImm("int32", i) for i in order])
+    return kb.reinterpret(picked, "uint8", width)
+
+
 def _column(
-    em: _Emitter, block: _Block, group: int, at: int, inside: bool, x_col: Any
+    em: _Emitter, block: _Block, group: int, at: int, first: int | None, x_col: Any
 ) -> list[Any]:
     """Four rows of one input column, side by side: a vector for each quarter of the channels."""
     kb, shape, width = em.kb, em.shape, block.width
@@ -195,8 +248,12 @@ def _column(
             continue
         start, keep, fill = em.rows[i]
         value = zero
-        if inside:
-            value = kb.load(em.x, start + x_col + at * shape.c, width)
+        col = at if first is None else first * shape.stride[1] - shape.pads[1] + at
+        if shape.fold > 1 or first is None or 0 <= col < shape.w:
+            if shape.fold > 1:
+                value = _folded(em, width, start if first is not None else start + x_col, at, first)
+            else:
+                value = kb.load(em.x, start + x_col + at * shape.c, width)
             if keep is not None:
                 kept = tir.tirx.bitwise_and(value, kb.splat(keep, width))
                 value = tir.tirx.bitwise_or(kept, kb.splat(fill, width))
@@ -225,10 +282,7 @@ def _accumulate(
     name = f"llvm.x86.avx512.vpdpbusd.{_DOT[block.width]}"
     for group in range(shape.groups):
         for at in sorted(taps):
-            inside = True
-            if first is not None:
-                inside = 0 <= first * shape.stride[1] - shape.pads[1] + at < shape.w
-            quarters = _column(em, block, group, at, inside, x_col)
+            quarters = _column(em, block, group, at, first, x_col)
             for col, j in taps[at]:
                 tap_at = block.weight_at + (j * shape.groups + group) * 4 * block.width
                 for q, value in enumerate(quarters):
@@ -287,6 +341,10 @@ def _blocks(em: _Emitter, size: int, col: Any, first: int | None) -> None:
     compiler would carry them through a loop over strips in registers that it does not have.
     """
     kb, shape = em.kb, em.shape
+    if shape.fold > 1:
+        block = _Block(shape.width, size * shape.c, tir.tirx.IntImm("int32", 0), 0)
+        _strip(em, block, 1, col, first)
+        return
     widths, full = shape.widths, shape.c // shape.width
     start, stop = em.blocks
     if full:
@@ -303,6 +361,11 @@ def _blocks(em: _Emitter, size: int, col: Any, first: int | None) -> None:
             _strip(em, tail, size, col, first)
 
 
+def _inside(shape: DepthwiseVnni, col: int, size: int) -> bool:
+    """Whether a strip reads the input's columns only, and fills its vectors."""
+    return not shape.touches_border(col, size) and size % shape.fold == 0
+
+
 def _strips(em: _Emitter) -> None:
     """One output row: border strips by themselves, the others in loops."""
     kb, shape = em.kb, em.shape
@@ -311,7 +374,7 @@ def _strips(em: _Emitter) -> None:
         at = 0
         while at < count:
             inner = at
-            while inner < count and not shape.touches_border(start + inner * size, size):
+            while inner < count and _inside(shape, start + inner * size, size):
                 inner += 1
             if inner > at:
                 with kb.loop(at, inner, "strip") as strip:
