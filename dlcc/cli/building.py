@@ -54,6 +54,15 @@ CalibOption = Annotated[
         show_default="none: synthetic inputs",
     ),
 ]
+TuningOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tuning",
+        metavar="FILE.json",
+        help="Choose kernels by the times that `dlcc tune` measured.",
+        show_default="by predicted cost",
+    ),
+]
 PrintBeforeOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -124,15 +133,7 @@ def compile_model(
         typer.Option("--threads", min=0, help="Most threads a run may use; 0: all cores here."),
     ] = 0,
     shape: ShapeOption = None,
-    tuning: Annotated[
-        Path | None,
-        typer.Option(
-            "--tuning",
-            metavar="FILE.json",
-            help="Choose kernels by the times that `dlcc tune` measured.",
-            show_default="by predicted cost",
-        ),
-    ] = None,
+    tuning: TuningOption = None,
     emit: Annotated[
         str, typer.Option("--emit", metavar="KINDS", help="Libraries to write: so, a, o.")
     ] = "so",
