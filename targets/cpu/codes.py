@@ -13,11 +13,8 @@ from dlcc.lowering.kernel import KernelPlan, KernelStep, name_key
 from dlcc.lowering.target import KernelRow
 from dlcc.ops import op_of
 from dlcc.ops.base import Quantised
-from targets.cpu.isa import Isa
+from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels import lookup, quantise
-
-CLOCK = 3.5e9
-"""Cycles per second of the predicted core."""
 
 
 def is_u8(type_: TensorType) -> bool:

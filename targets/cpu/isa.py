@@ -9,6 +9,9 @@ from typing import Literal
 
 from dlcc.errors import DlccError, ExitCode
 
+CLOCK = 3.5e9
+"""Cycles per second that predictions assume."""
+
 DotUnit = Literal["madd", "vnni", "amx"]
 
 

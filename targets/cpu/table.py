@@ -13,6 +13,7 @@ from targets.cpu.codes import QuantizeRow, TableRow
 from targets.cpu.default import DefaultRow
 from targets.cpu.isa import Isa
 from targets.cpu.kernels import conv, winograd
+from targets.cpu.kernels.columns import columns_refusal
 from targets.cpu.kernels.depthwise import depthwise, depthwise_cost
 from targets.cpu.kernels.gemm import ranked_blocks
 from targets.cpu.kernels.matmul import matmul, matmul_cost
@@ -47,10 +48,12 @@ class ConvRow(_Row):
 
     name: ClassVar[str] = "implicit-gemm"
     ops: ClassVar[tuple[str, ...]] = ("conv2d", "linear")
+    columns: ClassVar[bool] = False
 
     def cost(self, node: Node) -> float:
         """By the blocking's cycles and the bytes of weights and staging."""
-        return conv.conv_cost(layers.conv_spec(node), self.isa, amx=self.amx)
+        spec = layers.conv_spec(node)
+        return conv.conv_cost(spec, self.isa, amx=self.amx, columns=self.columns)
 
     def plan(self, node: Node) -> KernelPlan:
         """Staging where borders need it, then the GEMM with its epilogue."""
@@ -58,16 +61,20 @@ class ConvRow(_Row):
 
     def variants(self, node: Node) -> list[str]:
         """Other register blocks, as ``rows x columns x channel blocks``."""
-        geo = conv.geometry(layers.conv_spec(node), self.isa, amx=self.amx)
+        geo = self._geometry(node)
         return [_block_text(b) for b in ranked_blocks(geo.gemm, geo.unit)[1 : 1 + MOST_BLOCKS]]
 
     def plan_variant(self, node: Node, variant: str) -> KernelPlan:
         """The same with another register block."""
-        geo = conv.geometry(layers.conv_spec(node), self.isa, amx=self.amx)
+        geo = self._geometry(node)
         for block in ranked_blocks(geo.gemm, geo.unit):
             if _block_text(block) == variant:
                 return self._planned(node, block)
         return super().plan_variant(node, variant)
+
+    def _geometry(self, node: Node) -> conv.Geometry:
+        spec = layers.conv_spec(node)
+        return conv.geometry(spec, self.isa, amx=self.amx, columns=self.columns)
 
     def _planned(self, node: Node, block: tuple[int, int, int] | None) -> KernelPlan:
         made = layers.layer_constants(node)
@@ -79,6 +86,7 @@ class ConvRow(_Row):
             made.multiplier,
             made.ratio,
             amx=self.amx,
+            columns=self.columns,
             block=block,
         )
 
@@ -127,6 +135,25 @@ class WinogradRow(_Row):
     def _planned(self, node: Node, shape: Winograd | None) -> KernelPlan:
         made = layers.layer_constants(node)
         return winograd.winograd(layers.conv_spec(node), self.isa, made.weights, made.bias, shape)
+
+
+class ColumnsConvRow(ConvRow):
+    """Convolutions of few channels over a copy with kernel rows side by side."""
+
+    name: ClassVar[str] = "implicit-gemm-columns"
+    ops: ClassVar[tuple[str, ...]] = ("conv2d",)
+    columns: ClassVar[bool] = True
+
+    def refuses(self, node: Node) -> str:
+        """As for other convolutions, and what the copy is not made for."""
+        return super().refuses(node) or columns_refusal(layers.conv_spec(node), self.isa)
+
+
+class AmxColumnsConvRow(ColumnsConvRow):
+    """The same on AMX tiles."""
+
+    name: ClassVar[str] = "implicit-gemm-columns-amx"
+    amx: ClassVar[bool] = True
 
 
 class ConvTransposeRow(_Row):
@@ -254,5 +281,7 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         SoftmaxRow(isa),
     ]
     if isa.dot == "amx":
-        rows += [AmxConvRow(isa), AmxMatmulRow(isa)]
+        rows += [AmxConvRow(isa), AmxMatmulRow(isa), AmxColumnsConvRow(isa)]
+    if isa.byte_permute:
+        rows.append(ColumnsConvRow(isa))
     return (*rows, QuantizeRow(isa), TableRow(isa), DefaultRow(isa))

@@ -8,8 +8,9 @@ from math import ceil
 import numpy as np
 
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
-from targets.cpu.isa import Isa
+from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels import epilogue
+from targets.cpu.kernels.columns import Columns, columns_of, columns_step
 from targets.cpu.kernels.gemm import (
     Gemm,
     Unit,
@@ -28,7 +29,7 @@ class Geometry:
     """A convolution reduced to an implicit GEMM: what is staged, and the GEMM over it."""
 
     spec: ConvSpec
-    stage: Stage | None
+    stage: Stage | Columns | None
     gemm: Gemm
     unit: Unit
     merged: int
@@ -72,13 +73,17 @@ def geometry(
     isa: Isa,
     *,
     amx: bool = True,
+    columns: bool = False,
     block: tuple[int, int, int] | None = None,
 ) -> Geometry:
     """Reduces ``spec`` to an implicit GEMM on ``isa`` (``amx=False``: on its vector unit).
 
-    ``block``: as :attr:`Gemm.block`.
+    ``columns``: over a copy with kernel rows side by side (:mod:`columns`). ``block``: as
+    :attr:`Gemm.block`.
     """
     unit = unit_for(isa, spec.in_dtype, amx=amx)
+    if columns:
+        return _columns_geometry(spec, unit, block)
     merged = _merged_groups(spec, unit)
     stage = _stage_of(spec, unit)
     height, width = spec.padded
@@ -110,6 +115,29 @@ def geometry(
     return Geometry(spec, stage, gemm, unit, merged)
 
 
+def _columns_geometry(spec: ConvSpec, unit: Unit, block: tuple[int, int, int] | None) -> Geometry:
+    """The GEMM whose one run is a whole window."""
+    stage = columns_of(spec)
+    gemm = Gemm(
+        spec.n,
+        spec.oh,
+        spec.ow,
+        spec.oh * stage.pitch,
+        stage.pitch,
+        spec.stride[1] * stage.column,
+        ((1, 0),),
+        spec.kw * stage.column,
+        n=spec.oc,
+        groups=1,
+        a_group=0,
+        a_dtype=spec.in_dtype,
+        out=spec.epilogue.out,
+        residual=spec.epilogue.residual,
+        block=block,
+    )
+    return Geometry(spec, stage, gemm, unit, 1)
+
+
 def _interleaved(geo: Geometry) -> Geometry:
     """``geo`` with channel blocks in bundles, as large as a register block allows."""
     gemm, unit = geo.gemm, geo.unit
@@ -129,6 +157,8 @@ def _running_columns(gemm: Gemm, width: int) -> Gemm:
 def _weight_runs(weights: np.ndarray, geo: Geometry) -> np.ndarray:
     """Weights ``[oc, c/groups, kh, kw]`` as ``[groups, n, runs, run]`` of the merged GEMM."""
     spec, merged, gemm = geo.spec, geo.merged, geo.gemm
+    if isinstance(geo.stage, Columns):
+        return weights.transpose(0, 3, 2, 1).reshape(1, spec.oc, 1, gemm.run)
     per_group, n = spec.c // spec.groups, spec.oc // spec.groups
     split = weights.transpose(0, 2, 3, 1).reshape(
         gemm.groups, merged, n, spec.kh, spec.kw, per_group
@@ -178,6 +208,7 @@ def conv2d(
     ratio: np.ndarray | None = None,
     *,
     amx: bool = True,
+    columns: bool = False,
     block: tuple[int, int, int] | None = None,
 ) -> KernelPlan:
     """Plans a convolution (or linear layer) of any groups, stride, dilation and padding.
@@ -190,11 +221,12 @@ def conv2d(
         multiplier: ``[oc]`` f32, for u8 activations only: accumulator -> output units.
         ratio: ``[oc]`` f32, for a u8 residual: residual units -> accumulator units.
         amx: use AMX tiles where the instruction set has them; else its vector unit.
+        columns: stage kernel rows side by side (:func:`geometry`).
         block: the register block to use (:attr:`Gemm.block`; None: by predicted cycles).
 
     The plan's inputs: 0 the activation, 1 the residual if there is one.
     """
-    geo = geometry(spec, isa, amx=amx, block=block)
+    geo = geometry(spec, isa, amx=amx, columns=columns, block=block)
     if spec.in_dtype == "u8":
         if multiplier is None:
             raise ValueError("u8 activations need a multiplier")
@@ -219,7 +251,10 @@ def conv2d(
     source: KernelArg = ("in", 0)
     if geo.stage is not None:
         constants["fill"] = fill_constant(spec.in_zero_point, spec.in_dtype)
-        steps.append(stage_step(geo.stage, source, "fill", 0))
+        if isinstance(geo.stage, Columns):
+            steps.append(columns_step(geo.stage, source, "fill", 0))
+        else:
+            steps.append(stage_step(geo.stage, source, "fill", 0))
         source = ("scratch", 0)
     steps.append(gemm_step(geo.gemm, geo.unit, source, ("const", "weight")))
     return KernelPlan(
@@ -227,7 +262,7 @@ def conv2d(
         constants,
         scratch=(geo.stage.bytes,) if geo.stage else (),
         features=_features(isa, geo.unit),
-        kernel=f"conv-{geo.unit.kind}",
+        kernel=f"conv-{geo.unit.kind}" + ("-columns" if columns else ""),
     )
 
 
@@ -329,9 +364,9 @@ def _as_convolution(spec: ConvTransposeSpec, isa: Isa, amx: bool) -> tuple[ConvS
     return conv, stage
 
 
-def conv_cost(spec: ConvSpec, isa: Isa, *, amx: bool = True) -> float:
+def conv_cost(spec: ConvSpec, isa: Isa, *, amx: bool = True, columns: bool = False) -> float:
     """Predicted seconds of :func:`conv2d` on one thread (only good for comparison)."""
-    geo = geometry(spec, isa, amx=amx)
+    geo = geometry(spec, isa, amx=amx, columns=columns)
     _, cycles = choose_blocking(geo.gemm, geo.unit)
     packed = geo.gemm.groups * ceil(geo.gemm.n / geo.unit.lanes) * geo.unit.lanes
     packed *= geo.gemm.runs * ceil(geo.gemm.run / geo.unit.k) * geo.unit.k
@@ -348,9 +383,6 @@ def conv_transpose_cost(spec: ConvTransposeSpec, isa: Isa, *, amx: bool = True) 
     conv, stage = _as_convolution(spec, isa, amx)
     return conv_cost(conv, isa, amx=amx) + stage.seconds
 
-
-CLOCK = 3.5e9
-"""Cycles per second of the predicted core."""
 
 WEIGHT_BANDWIDTH = 25e9
 """Bytes per second of weights that are read once, from memory."""

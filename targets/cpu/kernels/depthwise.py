@@ -14,14 +14,10 @@ import numpy as np
 
 from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
-from targets.cpu.isa import Isa
+from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels import depthwise_vnni as vnni
 from targets.cpu.kernels import epilogue
-from targets.cpu.kernels.conv import (
-    CLOCK,
-    channel_constants,
-    fold_zero_point,
-)
+from targets.cpu.kernels.conv import channel_constants, fold_zero_point
 from targets.cpu.kernels.gemm import MIN_ITEMS, Cut, even_cut
 from targets.cpu.kernels.skeleton import divide
 from targets.cpu.kernels.spec import NUMPY, Borders, ConvSpec, OutType, ResidualType

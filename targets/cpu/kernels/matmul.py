@@ -8,8 +8,8 @@ from math import ceil
 import numpy as np
 
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
-from targets.cpu.isa import Isa
-from targets.cpu.kernels.conv import CLOCK, channel_constants, gemm_step
+from targets.cpu.isa import CLOCK, Isa
+from targets.cpu.kernels.conv import channel_constants, gemm_step
 from targets.cpu.kernels.gemm import Gemm, Unit, choose_blocking, unit_for
 from targets.cpu.kernels.pack import (
     Pack,

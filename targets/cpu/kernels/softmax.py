@@ -15,7 +15,7 @@ import numpy as np
 
 from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
-from targets.cpu.isa import Isa
+from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels.spec import NUMPY, InType, OutType
 
 UNROLLED = 16
@@ -26,9 +26,6 @@ TABLE = 16
 
 CYCLES = 8.0
 """Predicted cycles for one vector of a row."""
-
-CLOCK = 3.5e9
-"""Cycles per second of the predicted core."""
 
 
 @dataclass(frozen=True)

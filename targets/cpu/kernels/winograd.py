@@ -21,9 +21,9 @@ from math import ceil
 import numpy as np
 
 from dlcc.lowering.kernel import ArgumentKind, KernelArg, KernelPlan, KernelStep, name_key
-from targets.cpu.isa import Isa
+from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels import epilogue
-from targets.cpu.kernels.conv import CLOCK, channel_constants
+from targets.cpu.kernels.conv import channel_constants
 from targets.cpu.kernels.gemm import pack_weights, unit_for
 from targets.cpu.kernels.spec import ConvSpec
 from targets.cpu.kernels.winograd_code import (
