@@ -46,6 +46,12 @@ CASES = {
     "linear-m5-f32-residual": ConvSpec(
         1, 1, 5, 70, 33, epilogue=Epilogue("f32", -2.5, 3.0, residual="f32")
     ),
+    "one-block-flat": ConvSpec(1, 9, 13, 8, 16, epilogue=U8),
+    "one-block-odd": ConvSpec(2, 8, 23, 1, 6, 5, 5, pads=(2, 2, 2, 2), epilogue=U8),
+    "one-block-long": ConvSpec(1, 5, 21, 40, 11, 3, 3, stride=(1, 2), epilogue=Epilogue("s8")),
+    "one-block-residual": ConvSpec(
+        1, 6, 7, 20, 12, 3, 2, dilation=(1, 2), epilogue=Epilogue("u8", 9, 240, 9, "u8", 5)
+    ),
     "wide": ConvSpec(1, 3, 50, 64, 96, 3, 3, pads=(1, 1, 1, 1)),
     "narrow": ConvSpec(2, 7, 6, 70, 50, 3, 3, pads=(1, 1, 1, 1)),
     "no-slack": ConvSpec(1, 5, 5, 7, 9, input_slack=False),
@@ -125,7 +131,9 @@ def test_against_numpy(table, name, dtype):
     case.check(runner.run(case.plan, case.inputs, case.out, slack=slack))
 
 
-@pytest.mark.parametrize("name", ["wide", "flat-1x1-s8-residual", "linear-m1", "stem"])
+@pytest.mark.parametrize(
+    "name", ["wide", "flat-1x1-s8-residual", "linear-m1", "stem", "one-block-odd"]
+)
 def test_any_split_gives_the_same_bytes(table, name):
     cases, runner = table
     for dtype in ("u8", "f32"):
@@ -331,3 +339,17 @@ def test_plans_refuse_what_they_cannot_do():
 
 def test_host_is_one_of_the_levels():
     assert any(supports(isa, host_flags()) for isa in LEVELS.values())
+
+
+@pytest.mark.parametrize("isa", isa_params("avx512vnni"))
+def test_four_pixels_are_requantised_together_only_where_their_products_fit(isa):
+    spec = typed(CASES["one-block-flat"], "u8")
+    case = Case(spec, isa)
+    assert geometry(spec, isa).gemm.pixel_bundles
+    assert not geometry(replace(spec, oc=17), isa).gemm.pixel_bundles
+    huge = np.full(spec.oc, 1e6, np.float32)
+    plan = conv2d(spec, isa, case.w, case.bias, huge)
+    assert plan.steps[-1].name_key != case.plan.steps[-1].name_key
+    case.check(Runner([case.plan], isa).run(case.plan, case.inputs, case.out))
+    want = finish(conv_accumulators(case.x, case.w, spec), spec.epilogue, case.bias, huge)
+    np.testing.assert_array_equal(Runner([plan], isa).run(plan, case.inputs, case.out), want)

@@ -108,6 +108,7 @@ def geometry(
         residual=spec.epilogue.residual,
         block=block,
     )
+    gemm = _bundling_pixels(gemm, unit)
     if unit.kind == "amx" and rows > 1 and spec.stride == (1, 1):
         running = _running_columns(gemm, width)
         if choose_blocking(running, unit)[1] < choose_blocking(gemm, unit)[1]:
@@ -135,7 +136,14 @@ def _columns_geometry(spec: ConvSpec, unit: Unit, block: tuple[int, int, int] | 
         residual=spec.epilogue.residual,
         block=block,
     )
-    return Geometry(spec, stage, gemm, unit, 1)
+    return Geometry(spec, stage, _bundling_pixels(gemm, unit), unit, 1)
+
+
+def _bundling_pixels(gemm: Gemm, unit: Unit) -> Gemm:
+    """``gemm`` by four pixels at a time, where it has few channels and a fitting epilogue."""
+    few = gemm.groups == 1 and gemm.n <= unit.lanes
+    packs = unit.kind == "vnni" and unit.lanes == epilogue.BUNDLE_LANES and gemm.out != "f32"
+    return replace(gemm, pixel_bundles=True) if few and packs else gemm
 
 
 def _interleaved(geo: Geometry) -> Geometry:
@@ -233,6 +241,8 @@ def conv2d(
         bias = fold_zero_point(bias, weights, spec.in_zero_point)
         if epilogue.products_fit(weights, bias, multiplier, ratio):
             geo = _interleaved(geo)
+        else:
+            geo = replace(geo, gemm=replace(geo.gemm, pixel_bundles=False))
     else:
         bias, multiplier = bias.astype(np.float32), None
     interleave = geo.gemm.interleave
@@ -373,6 +383,8 @@ def conv_cost(spec: ConvSpec, isa: Isa, *, amx: bool = True, columns: bool = Fal
     moved = packed * (4 if spec.in_dtype == "f32" else 1)
     bandwidth = CACHED_BANDWIDTH if moved <= CACHED_WEIGHTS else WEIGHT_BANDWIDTH
     seconds = max(cycles / CLOCK, moved / bandwidth)
+    if geo.unit.kind == "amx":
+        seconds += TILE_SETUP
     if geo.stage is not None:
         seconds += geo.stage.seconds
     return seconds
@@ -386,6 +398,9 @@ def conv_transpose_cost(spec: ConvTransposeSpec, isa: Isa, *, amx: bool = True) 
 
 WEIGHT_BANDWIDTH = 25e9
 """Bytes per second of weights that are read once, from memory."""
+
+TILE_SETUP = 0.1e-6
+"""Seconds of a call on AMX tiles beyond its products: configuration and release of the tiles."""
 
 CACHED_WEIGHTS = 256 << 10
 """Bytes of weights up to which a layer may find them in the second-level cache."""

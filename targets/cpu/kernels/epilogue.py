@@ -66,7 +66,10 @@ def argument_names(integer: bool, residual: ResidualType | None) -> list[str]:
 
 @dataclass
 class Channels:
-    """Per-channel vectors of one block of channels, loaded once."""
+    """Per-channel vectors of one block of channels, loaded once.
+
+    ``bias``: None where the accumulators start with it.
+    """
 
     bias: Any
     multiplier: Any = None
@@ -110,7 +113,7 @@ def finish(
 ) -> None:
     """Stores the first ``count`` lanes of accumulator ``acc`` (i32 or f32) at output ``index``."""
     lanes = tir.lanes_of(acc)
-    total = acc + channel.bias
+    total = acc if channel.bias is None else acc + channel.bias
     residual = None
     if at.residual is not None:
         residual = kb.load_first(at.residual, index, lanes, count)
@@ -159,6 +162,24 @@ def finish_bundle(
         _to_int(kb, kb.cast(total, "float32") * channel.multiplier, lanes)
         for total, channel in zip(totals, channels, strict=True)
     ]
+    codes = _packed(kb, at, whole, out)
+    # in each 128-bit lane: 4 elements of the first block, 4 of the next, ...
+    order = [
+        lane + 4 * j + i
+        for lane in range(0, size * lanes, 4 * size)
+        for i in range(4)
+        for j in range(size)
+    ]
+    codes = kb.shuffle(kb.let(codes, "q"), order)
+    kb.store_first(at.y, index, kb.cast(codes, NUMPY[out]), count)
+
+
+def _packed(kb: tir.KernelBuilder, at: Pointers, whole: list[Any], out: OutType) -> Any:
+    """2 or 4 vectors of int32 as one of int16 (2) or bytes (4), with zero point and clamp.
+
+    In each 128-bit lane: 4 elements of the first vector, 4 of the next, ...
+    """
+    lanes, size = BUNDLE_LANES, len(whole)
     zero, low, high = (kb.cast(kb.load(at.scalars, i), "int32") for i in range(3))
     shift = kb.splat(kb.cast(zero, "int16"), 2 * lanes)
     words = []
@@ -172,16 +193,49 @@ def finish_bundle(
         codes = kb.pure(f"llvm.x86.avx512.{name}.512", "int8", 4 * lanes, *words)
         codes = kb.reinterpret(codes, dtype, 4 * lanes)
     bounds = [kb.splat(kb.cast(bound + zero, dtype), size * lanes) for bound in (low, high)]
-    codes = tir.tirx.min(tir.tirx.max(codes, bounds[0]), bounds[1])
-    # in each 128-bit lane: 4 elements of the first block, 4 of the next, ...
-    order = [
-        lane + 4 * j + i
-        for lane in range(0, size * lanes, 4 * size)
-        for i in range(4)
-        for j in range(size)
-    ]
-    codes = kb.shuffle(kb.let(codes, "q"), order)
-    kb.store_first(at.y, index, kb.cast(codes, NUMPY[out]), count)
+    return tir.tirx.min(tir.tirx.max(codes, bounds[0]), bounds[1])
+
+
+PIXEL_BUNDLE = 4
+"""Pixels that :func:`finish_pixels` takes."""
+
+
+def finish_pixels(
+    kb: tir.KernelBuilder,
+    at: Pointers,
+    channel: Channels,
+    values: list[Any],
+    index: Any,
+    n: int,
+    out: OutType,
+) -> None:
+    """:func:`finish` of ``n`` channels (at most 16) of 4 neighbouring pixels.
+
+    Accumulators ``values`` hold the bias already; every ``t * m`` must fit an int32.
+    """
+    lanes, whole = BUNDLE_LANES, []
+    for i, total in enumerate(values):
+        if at.residual is not None:
+            residual = kb.load_first(at.residual, index + i * n, lanes, n)
+            zero = kb.splat(kb.load(at.scalars, 3), lanes)
+            scaled = (kb.cast(kb.cast(residual, "int32"), "float32") - zero) * channel.ratio
+            total = total + _to_int(kb, scaled, lanes)
+        real = kb.cast(total, "float32") * channel.multiplier
+        whole.append(kb.let(_to_int(kb, real, lanes), "whole"))
+    words = kb.reinterpret(kb.let(_packed(kb, at, whole, out), "q"), "int32", lanes)
+    if n % 4 == 0:
+        order = [4 * word + i for i in range(PIXEL_BUNDLE) for word in range(n // 4)]
+        order += [0] * (lanes - len(order))
+        codes = kb.reinterpret(kb.shuffle(words, order), NUMPY[out], 4 * lanes)
+        kb.store_first(at.y, index, codes, PIXEL_BUNDLE * n)
+        return
+    for i in range(PIXEL_BUNDLE):
+        codes = kb.shuffle(words, [4 * word + i for word in range(4)])
+        codes = kb.reinterpret(codes, NUMPY[out], lanes)
+        # a store may run into the pixels after it, which are still to come
+        room = (PIXEL_BUNDLE - i) * n
+        size = next((size for size in (1, 2, 4, 8, 16) if n <= size <= room), n)
+        kb.store_first(at.y, index + i * n, codes, size)
 
 
 def _bundle_residuals(

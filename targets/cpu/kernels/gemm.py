@@ -57,6 +57,9 @@ class Gemm:
     ``interleave``: so many channel blocks (1, 2 or 4) share their channels out in turns
     (:func:`channel_order`) and are requantised together, which takes fewer instructions.
 
+    ``pixel_bundles``: there is one channel block, and pixels are requantised four at a time
+    (:mod:`narrow`).
+
     ``block``: the register (tile) block asked for: rows, columns, channel blocks (None: the one
     with the fewest predicted cycles).
     """
@@ -82,6 +85,7 @@ class Gemm:
     pitch: int = 0
     kept: int = 0
     interleave: int = 1
+    pixel_bundles: bool = False
     block: tuple[int, int, int] | None = None
 
     @property
@@ -207,6 +211,8 @@ def _block_cycles(unit: Unit, m: int, nr: int, spatial: int, steps: int) -> floa
 def _shapes(gemm: Gemm, unit: Unit) -> list[tuple[int, int, int]]:
     """Register blocks worth looking at: (rows, columns, channel blocks)."""
     blocks = ceil(gemm.n / unit.lanes)
+    if gemm.pixel_bundles:
+        return [(1, min(width, gemm.cols), 1) for width in (16, 20, 24, 8, 4)]
     if unit.kind == "amx":
         sizes = product((1, 2, 4), (TILE, 2 * TILE), {min(nr, blocks) for nr in (1, 2, 4)})
         return [(r, c, nr) for r, c, nr in sizes if r * ceil(c / TILE) * nr <= 4]
@@ -259,7 +265,8 @@ def _layer_cycles(gemm: Gemm, unit: Unit, cuts: tuple[Cut, Cut, Cut]) -> float:
         if rc * cc * nc:
             spatial = rs * ceil(cs / TILE)
             step = _block_cycles(unit, rs * cs, ns, spatial, steps)
-            cycles += rc * cc * nc * (steps * step + 30 + 6 * rs * cs * ns)
+            finish = 10 + 3 * rs * cs if gemm.pixel_bundles else 30 + 6 * rs * cs * ns
+            cycles += rc * cc * nc * (steps * step + finish)
     variants = prod(len(cut.sizes) for cut in cuts)
     return cycles * (1.0 + 0.01 * variants)  # code size; also settles ties
 

@@ -7,6 +7,7 @@ from typing import Any
 from dlcc import tir
 from targets.cpu.kernels import amx, epilogue
 from targets.cpu.kernels.gemm import Blocking, Gemm, Unit
+from targets.cpu.kernels.narrow import emit_narrow_block
 from targets.cpu.kernels.registers import emit_register_block
 from targets.cpu.kernels.skeleton import Context, emit_items
 from targets.cpu.kernels.spec import NUMPY
@@ -28,7 +29,7 @@ def gemm_function(name: str, gemm: Gemm, unit: Unit, blocking: Blocking) -> Any:
     out = epilogue.parameters(kb, gemm.a_dtype != "f32", gemm.out, gemm.residual)
     ctx = Context(kb, gemm, unit, blocking, a, b, terms, out)
     if unit.kind != "amx":
-        emit_items(ctx, emit_register_block)
+        emit_items(ctx, emit_narrow_block if gemm.pixel_bundles else emit_register_block)
         return kb.build()
     amx.configure(ctx)
     emit_items(ctx, amx.emit_tile_block)

@@ -14,7 +14,7 @@ _MADD = {
 }
 
 
-def _load_a(ctx: Context, index: Any) -> Any:
+def load_a(ctx: Context, index: Any) -> Any:
     """One step of one pixel's run, in every lane."""
     kb, unit = ctx.kb, ctx.unit
     if unit.kind == "fma":
@@ -24,7 +24,7 @@ def _load_a(ctx: Context, index: Any) -> Any:
     return kb.let(kb.reinterpret(kb.splat(word, unit.lanes), dtype, lanes), "a")
 
 
-def _load_b(ctx: Context, index: Any) -> Any:
+def load_b(ctx: Context, index: Any) -> Any:
     """One step of one channel block; s8 weights are widened for pmaddwd."""
     kb, unit = ctx.kb, ctx.unit
     value = kb.load(ctx.b, index, unit.lanes * unit.k)
@@ -33,7 +33,7 @@ def _load_b(ctx: Context, index: Any) -> Any:
     return kb.let(value, "b")
 
 
-def _mac(ctx: Context, acc: Any, a: Any, b: Any) -> Any:
+def multiply_add(ctx: Context, acc: Any, a: Any, b: Any) -> Any:
     """``acc`` + the inner products of one step."""
     kb, unit = ctx.kb, ctx.unit
     if unit.kind == "fma":
@@ -59,12 +59,12 @@ def emit_register_block(ctx: Context, block: Block) -> None:
         a_run, b_run = kb.let(a_run, "a_run"), kb.let(b_run, "b_run")
         with kb.loop(0, -(-gemm.run // unit.k), "k") as k:
             a_at, b_at = kb.let(a_run + k * unit.k, "a_at"), kb.let(b_run + k * b_step, "b_at")
-            weights = [_load_b(ctx, b_at + j * ctx.b_block) for j in range(nr)]
+            weights = [load_b(ctx, b_at + j * ctx.b_block) for j in range(nr)]
             for i, (r, c) in enumerate(pixels):
-                a = _load_a(ctx, a_at + (r * gemm.a_row + c * gemm.a_col))
+                a = load_a(ctx, a_at + (r * gemm.a_row + c * gemm.a_col))
                 for j in range(nr):
                     at = (i * nr + j) * lanes
-                    kb.store(acc, at, _mac(ctx, kb.load(acc, at, lanes), a, weights[j]))
+                    kb.store(acc, at, multiply_add(ctx, kb.load(acc, at, lanes), a, weights[j]))
     spill, start = kb.alloc_aligned(dtype, len(pixels) * nr * lanes)
     for i in range(len(pixels) * nr):
         kb.store(spill, start + i * lanes, kb.load(acc, i * lanes, lanes))
