@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import statistics
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from dlcc.errors import DlccError, ExitCode
 from dlcc.executable import CompiledNetwork, random_feed
 from dlcc.ir import Affine, Graph, Node, TensorType, Value
 from dlcc.ir.encodings import Array
+from dlcc.limits import Limits, Work
 from dlcc.ops.base import op_of
 
-PROFILE_RUNS = 20
+PROFILE_RUNS, PROFILE_SECONDS, PROFILE_MOST_RUNS = 20, 0.1, 2000
 
 
 @dataclass
@@ -35,6 +37,8 @@ class Layer:
         weight_bytes: bytes of its constants (a shared constant counts at its first user).
         macs: multiply-accumulates of one inference.
         seconds: median time of one inference, where it was measured.
+        activation_bytes: bytes of its inputs and outputs (0 in a model).
+        limit_seconds: what the machine needs for it at least, where its time was measured.
     """
 
     layer: str
@@ -46,6 +50,8 @@ class Layer:
     weight_bytes: int
     macs: int
     seconds: float | None = None
+    activation_bytes: int = 0
+    limit_seconds: float | None = None
 
 
 @dataclass
@@ -95,14 +101,21 @@ class Report:
 
 
 def inspect_artifact(
-    folder: str | Path, *, profile: bool = False, feed: Mapping[str, Array] | None = None
+    folder: str | Path,
+    *,
+    profile: bool = False,
+    feed: Mapping[str, Array] | None = None,
+    threads: int = 0,
+    limits: Callable[[int], Limits] | None = None,
 ) -> Report:
     """Everything about an artifact; the sizes sum to the sizes of its files.
 
     Args:
         folder: the artifact.
-        profile: measure each layer's time: the median of :data:`PROFILE_RUNS` runs.
+        profile: measure each layer's time: the median of :data:`PROFILE_RUNS` runs or more.
         feed: inputs for that, by name; random ones where None.
+        threads: threads for that; 0: as many as there are CPUs.
+        limits: gives the machine's limits for a number of threads, to compare the times with.
 
     Raises:
         DlccError: ARTIFACT if a file is missing or corrupt; DATA if ``feed`` does not fit.
@@ -113,20 +126,25 @@ def inspect_artifact(
     files = {name: (artifact.folder / name).stat().st_size for name in {r[0] for r in rows}}
     _check_sums(rows, files, artifact.folder)
     report = _read_report(artifact)
-    times = _profile(artifact, feed) if profile else {}
+    used, times = _profile(artifact, feed, threads) if profile else (0, {})
     manifest = artifact.manifest
     facts: dict[str, Any] = {"source": str(artifact.folder)}
     for key in ("target", "triple", "pipeline", "threads", "arena_bytes", "features", "needed"):
         if key in manifest:
             facts[key] = manifest[key]
     facts["weight_bytes"] = manifest["weights"]["content_bytes"]
+    layers = _artifact_layers(manifest, report, times)
+    if profile:
+        facts["profiled_threads"] = used
+        if limits is not None:
+            _add_limits(layers, limits(used), manifest)
     return Report(
         "artifact",
         str(manifest["name"]),
         facts,
         [f"{t.name}: {t.dtype}{list(t.shape)}" for t in artifact.inputs],
         [f"{t.name}: {t.dtype}{list(t.shape)}" for t in artifact.outputs],
-        _artifact_layers(manifest, report, times),
+        layers,
         rows,
         dict(sorted(files.items())),
     )
@@ -194,6 +212,7 @@ def _artifact_layers(
                 weight_bytes=stored[name] if alone else int(row.get("weight_bytes", 0)),
                 macs=int(row.get("macs", 0)),
                 seconds=_time_of(name, row, times, alone),
+                activation_bytes=int(row.get("activation_bytes", 0)),
             )
         )
     return layers
@@ -218,18 +237,43 @@ def _time_of(
     return sum(times.get(f"{name}\0{f}", 0.0) for f in row.get("functions", ()))
 
 
-def _profile(artifact: Artifact, feed: Mapping[str, Array] | None) -> dict[str, float]:
-    """Median seconds by ``layer NUL function``."""
-    with CompiledNetwork(artifact.folder) as network:
+def _add_limits(layers: Sequence[Layer], limits: Limits, manifest: Mapping[str, Any]) -> None:
+    features, weights = manifest["features"], int(manifest["weights"]["content_bytes"])
+    for layer in layers:
+        layer.limit_seconds = limits.least_seconds(work_of(layer), features, weights)
+
+
+def work_of(layer: Layer) -> Work:
+    """What a layer of an artifact cannot avoid."""
+    operands = layer.encoding.partition(" -> ")[0].split(" x ")
+    kind = "fp32"
+    if re.fullmatch(r"[us]8(/axis\d+)?|uint8|int8", operands[0]):
+        kind = "int8"
+    elif any(operand.startswith("bf16") for operand in operands):
+        kind = "bf16"
+    return Work(kind, layer.macs, layer.weight_bytes, layer.activation_bytes)
+
+
+def _profile(
+    artifact: Artifact, feed: Mapping[str, Array] | None, threads: int
+) -> tuple[int, dict[str, float]]:
+    """Threads, and median seconds by ``layer NUL function``."""
+    # An artifact has an upper bound on threads: take fewer rather than fail.
+    most = min(threads, int(artifact.manifest["threads"]))
+    with CompiledNetwork(artifact.folder, threads=most) as network:
         inputs = dict(feed) if feed is not None else random_feed(network.inputs)
         network.model.run(inputs)  # the first run touches all pages of the weights
         runs: list[dict[str, float]] = []
-        for _ in range(PROFILE_RUNS):
+        end = time.perf_counter() + PROFILE_SECONDS
+        while len(runs) < PROFILE_RUNS or (
+            time.perf_counter() < end and len(runs) < PROFILE_MOST_RUNS
+        ):
             total: Counter[str] = Counter()
             for step in network.model.profile(*(inputs[t.name] for t in network.inputs)):
                 total[f"{step.layer}\0{step.function}"] += step.nanoseconds
             runs.append({key: ns * 1e-9 for key, ns in total.items()})
-    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        used = network.model.threads
+    return used, {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
 _TYPE = re.compile(
@@ -357,4 +401,5 @@ __all__ = [
     "model_file_bytes",
     "short_type",
     "type_summary",
+    "work_of",
 ]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlcc.cli.common import JsonOption, ShapeOption, parse_shapes
-from dlcc.cli.console import Console, Table, bytes_text, count_text, seconds_text
+from dlcc.cli.common import JsonOption, ShapeOption, ThreadsOption, parse_shapes
+from dlcc.cli.console import Console, Table, bytes_text, count_text
+from dlcc.cli.layers import LimitsOption, limits_from, show_profile
 from dlcc.errors import DlccError, ExitCode
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def inspect_network(
             show_default="random numbers",
         ),
     ] = None,
+    threads: ThreadsOption = 0,
+    limits: LimitsOption = None,
     every_byte: Annotated[
         bool, typer.Option("--bytes", help="List every section of every file.")
     ] = False,
@@ -51,7 +54,11 @@ def inspect_network(
     if network.is_dir():
         if shape:
             raise _only_for("--shape", "models", network)
-        report = inspect_artifact(network, profile=profile, feed=_feed(network, inputs, profile))
+        feed = _feed(network, inputs, profile)
+        measured = limits_from(limits) if profile else None
+        report = inspect_artifact(
+            network, profile=profile, feed=feed, threads=threads, limits=measured
+        )
     else:
         if profile or inputs or every_byte:
             option = "--profile" if profile else "--inputs" if inputs else "--bytes"
@@ -95,24 +102,19 @@ def _show_report(console: Console, report: Report, every_byte: bool) -> None:
     for text in report.outputs:
         console.line(f"  output {text}")
     console.line()
-    timed = any(layer.seconds is not None for layer in report.layers)
+    if any(layer.seconds is not None for layer in report.layers):
+        show_profile(console, report.layers)
+        return
     columns = ["layer", "op", "encoding", "shape", ">weights", ">MACs"]
-    columns += ["kernel"] if report.kind == "artifact" else []
-    columns += [">time"] if timed else []
-    columns += ["why"] if report.kind == "artifact" else []
+    columns += ["kernel", "why"] if report.kind == "artifact" else []
     rows = []
     for layer in report.layers:
         shape = "x".join(map(str, layer.shape))
         row = [layer.layer, layer.op, layer.encoding, shape]
         row += [bytes_text(layer.weight_bytes), count_text(layer.macs)]
-        row += [layer.kernel] if report.kind == "artifact" else []
-        row += [seconds_text(layer.seconds or 0.0)] if timed else []
-        row += [layer.why] if report.kind == "artifact" else []
+        row += [layer.kernel, layer.why] if report.kind == "artifact" else []
         rows.append(row)
     console.table(Table(tuple(columns), rows))
-    if timed:
-        total = sum(layer.seconds or 0.0 for layer in report.layers)
-        console.line(f"all layers: {seconds_text(total)}")
     if report.files:
         console.line()
         _show_bytes(console, report, every_byte)

@@ -18,6 +18,7 @@ from dlcc.cli.common import (
     parse_shapes,
 )
 from dlcc.cli.console import Console, Table, seconds_text
+from dlcc.cli.layers import LimitsOption, limits_from, show_profile
 from dlcc.errors import DlccError, ExitCode
 
 if TYPE_CHECKING:
@@ -240,6 +241,10 @@ def bench_artifact(
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads for each.")] = 1,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Interleaved rounds.")] = 7,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Also each layer's time and share of the limit.")
+    ] = False,
+    limits: LimitsOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -264,9 +269,18 @@ def bench_artifact(
         with PhaseProgress(quiet) as progress:
             result = bench(artifact, contenders, threads=threads, rounds=rounds, progress=progress)
     result.unavailable.update({p: f"it is not installed (pip install {p})" for p in missing})
-    console.json(result.to_json())
+    report = None
+    if layers:
+        from dlcc.inspection import inspect_artifact
+
+        given = limits_from(limits)
+        report = inspect_artifact(artifact, profile=True, threads=threads, limits=given)
+    told = {"layers": report.to_json()["layers"]} if report else {}
+    console.json({**result.to_json(), **told})
     if not as_json:
         _show_bench(console, result)
+        if report:
+            show_profile(console, report.layers)
 
 
 def _contenders(peers: list[str], model: Path | None, work: Path) -> list[Contender]:

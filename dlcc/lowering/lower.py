@@ -197,6 +197,11 @@ def _layer_report(choice: Choice, functions: list[str]) -> dict[str, object]:
         "inputs": ["-" if v is None else type_text(v.type) for v in node.inputs],
         "outputs": [type_text(v.type) for v in node.outputs],
         "weight_bytes": sum(int(a.nbytes) for a in choice.plan.constants.values()),
+        "activation_bytes": sum(
+            v.type.elements * v.type.storage.bytes
+            for v in dict.fromkeys((*node.inputs, *node.outputs))
+            if v is not None and not v.is_constant
+        ),
     }
 
 

@@ -340,7 +340,7 @@ def test_inspect_accounts_for_every_byte(dlcc, artifact):
         assert sum(parts[:-1]) == counts[-1]
 
 
-def test_inspect_layers(dlcc, artifact, samples):
+def test_inspect_layers(dlcc, artifact, samples, tmp_path):
     rows = dlcc("inspect", artifact, "--json").json()["layers"]
     assert all(row["kernel"] for row in rows)
     assert all(row["seconds"] is None for row in rows)
@@ -349,10 +349,18 @@ def test_inspect_layers(dlcc, artifact, samples):
     assert convolution["why"]
     stored = Artifact.open(artifact).manifest["weights"]["entries"]
     assert convolution["weight_bytes"] == sum(e["size"] for e in stored if e["layer"] == "conv1")
-    for extra in ([], ["--inputs", samples]):
-        timed = dlcc("inspect", artifact, "--profile", "--json", *extra).json()["layers"]
+    limits = ("--limits", tmp_path / "limits.json")
+    for extra in ([], ["--inputs", samples], ["--threads", 1]):
+        timed = dlcc("inspect", artifact, "--profile", "--json", *limits, *extra).json()["layers"]
         assert sum(row["seconds"] for row in timed) > 0
-    assert "all layers:" in dlcc("inspect", artifact, "--profile").out
+        assert all(row["limit_seconds"] > 0 for row in timed if row["activation_bytes"])
+    # conv1: 3x8x8 floats in, the output's own shape out
+    convolution = next(row for row in timed if row["layer"] == "conv1")
+    shape = convolution["shape"]
+    assert convolution["activation_bytes"] == 4 * (3 * 64 + shape[1] * shape[2] * shape[3])
+    assert "of the machine's limit" in dlcc("inspect", artifact, "--profile", *limits).out
+    benched = dlcc("bench", artifact, "--rounds", 1, "--layers", "--json", *limits).json()
+    assert [row["layer"] for row in benched["layers"]] == [row["layer"] for row in timed]
 
 
 def test_damaged_artifacts_are_refused(dlcc, artifact, samples, tmp_path):
