@@ -49,7 +49,7 @@ class CompileOptions:
 
     Attributes:
         target: ``cpu`` (this machine), or a name from ``dlcc targets``.
-        bits: 8 for post-training int8, 32 for float.
+        bits: 8 for post-training int8, 16 for bfloat16, 32 for float.
         passes: pipeline text or passes; None for the default pipeline of ``bits``.
         threads: upper bound on threads at run time; 0 for :data:`DEFAULT_THREADS`.
         shapes: symbolic dimension -> size, or input name -> shape.

@@ -21,7 +21,7 @@ OPTIMISE = (
 )
 """Exact passes only: what a network that stays at 32 bits goes through."""
 
-BITS = (8, 32)
+BITS = (8, 16, 32)
 """The widths that :func:`default_pipeline` knows."""
 
 
@@ -29,7 +29,8 @@ def default_pipeline(bits: int = 32) -> str:
     """Text of the default pipeline for weights and activations of ``bits`` bits.
 
     Args:
-        bits: 32 leaves the network in float32; 8 quantises it after training.
+        bits: 32 leaves the network in float32; 16 rounds it to bfloat16; 8 quantises it after
+            training.
 
     Raises:
         DlccError: another width.
@@ -41,4 +42,5 @@ def default_pipeline(bits: int = 32) -> str:
             why=f"the widths are {', '.join(map(str, BITS))}",
             fix="choose one of them, or give a pipeline with --passes",
         )
-    return OPTIMISE if bits == 32 else f"{OPTIMISE},quantize{{bits={bits}}}"
+    lossy = {8: ",quantize{bits=8}", 16: ",round-to-bfloat16", 32: ""}[bits]
+    return f"{OPTIMISE}{lossy}"

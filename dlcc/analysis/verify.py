@@ -81,6 +81,8 @@ def _check_types(node: Node) -> None:
     affine = [t for t in types if isinstance(t.encoding, Affine)]
     if affine and op.quantised is Quantised.FLOAT:
         raise type_error(node, "has no integer form but has a quantised operand or result")
+    if affine and any(t.is_bfloat16 for t in types):
+        raise type_error(node, "mixes integer codes and bfloat16 numbers")
     if affine and op.quantised is Quantised.SAME:
         activations = [
             v.type for v in node.inputs if v is not None and v.type.rank and v.type.dtype.is_float

@@ -125,7 +125,9 @@ def compile_model(
     target: Annotated[
         str, typer.Option("--target", help="Machine to compile for; see `dlcc targets`.")
     ] = "cpu",
-    bits: Annotated[int, typer.Option("--bits", help="8: int8 after training; 32: float.")] = 8,
+    bits: Annotated[
+        int, typer.Option("--bits", help="8: int8 after training; 16: bfloat16; 32: float.")
+    ] = 8,
     calib: CalibOption = None,
     passes: PassesOption = None,
     threads: Annotated[

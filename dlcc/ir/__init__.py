@@ -8,7 +8,7 @@ from dlcc.ir.compressed import (
     Ternary,
 )
 from dlcc.ir.dtypes import BF16, BOOL, F16, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64, DType
-from dlcc.ir.encodings import DENSE, Affine, Dense, Encoding
+from dlcc.ir.encodings import BFLOAT16, DENSE, Affine, BFloat16, Dense, Encoding
 from dlcc.ir.graph import AttrValue, Constant, Graph, Node, Value
 from dlcc.ir.sparse import Sparse
 from dlcc.ir.text import graphs_equal, parse_graph, print_graph
@@ -16,6 +16,7 @@ from dlcc.ir.types import TensorType
 
 __all__ = [
     "BF16",
+    "BFLOAT16",
     "BOOL",
     "DENSE",
     "F16",
@@ -31,6 +32,7 @@ __all__ = [
     "U64",
     "Affine",
     "AttrValue",
+    "BFloat16",
     "Binary",
     "Codebook",
     "Constant",

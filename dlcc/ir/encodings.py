@@ -206,4 +206,33 @@ class Affine(Encoding):
         return int(codes + len(self.scales) * (4 + zero_bytes))
 
 
+@dataclass(frozen=True)
+class BFloat16(Encoding):
+    """Real numbers rounded to bfloat16: the upper half of a float32, rounded half to even.
+
+    Eight bits of exponent as in float32, eight significant bits: the relative error of a number is
+    at most 2^-8 (Kalamkar et al. 2019, "A study of bfloat16 for deep learning training").
+    """
+
+    name: ClassVar[str] = "bfloat16"
+
+    def encode(self, values: Array) -> dict[str, Array]:
+        """Round half to even; infinities and NaN stay what they are."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return {"values": np.ascontiguousarray(values).astype(dtypes.BF16.numpy)}
+
+    def decode(self, parts: Parts, shape: tuple[int, ...]) -> Array:
+        """The numbers as float32, exactly."""
+        return parts["values"].reshape(shape).astype(np.float32)
+
+    def stored_bytes(self, parts: Parts) -> int:
+        """Two bytes for each number."""
+        return int(parts["values"].nbytes)
+
+    def storage(self, logical: DType) -> DType:
+        """``bf16``."""
+        return dtypes.BF16
+
+
 DENSE = Dense()
+BFLOAT16 = BFloat16()

@@ -327,8 +327,8 @@ class _Parser:
         parts = {k[len(prefix) :]: a for k, a in self.sidecar.items() if k.startswith(prefix)}
         if not parts:
             raise self.fail(f"the sidecar .npz has no parts of constant {token}")
-        if type_.dtype.kind == "bfloat":  # numpy's files know bfloat16 only as two raw bytes
-            half = type_.dtype.numpy
+        if type_.storage.kind == "bfloat":  # numpy's files know bfloat16 only as two raw bytes
+            half = type_.storage.numpy
             parts = {k: a.view(half) if a.dtype.kind == "V" else a for k, a in parts.items()}
         value = self.define(token, type_)
         value.constant = Constant(parts)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from dlcc.ir.dtypes import F32, DType
-from dlcc.ir.encodings import DENSE, Affine, Dense, Encoding
+from dlcc.ir.encodings import DENSE, Affine, BFloat16, Dense, Encoding
 
 Shape = tuple[int, ...]
 
@@ -55,6 +55,11 @@ class TensorType:
     def is_dense(self) -> bool:
         """True if the elements are stored in the logical dtype."""
         return isinstance(self.encoding, Dense)
+
+    @property
+    def is_bfloat16(self) -> bool:
+        """True if real numbers are stored as bfloat16."""
+        return isinstance(self.encoding, BFloat16)
 
     @property
     def affine(self) -> Affine:

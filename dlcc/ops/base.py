@@ -17,7 +17,7 @@ import numpy as np
 
 from dlcc import numerics
 from dlcc.errors import DlccError, ExitCode
-from dlcc.ir import Affine, AttrValue, Graph, Node, TensorType, Value
+from dlcc.ir import BF16, BFLOAT16, Affine, AttrValue, Graph, Node, TensorType, Value
 from dlcc.ir.encodings import Array
 
 if TYPE_CHECKING:
@@ -67,12 +67,15 @@ class Op(ABC):
         operands: their names; a trailing ``?`` marks an optional one, ``*`` any number of them.
         attributes: name -> default. An attribute without a default has the value ``...``.
         quantised: what the op can do on integer codes.
+        multiplied: the two operands whose products are summed. If one of them is stored as
+            bfloat16, the products are those of bfloat16 numbers: the other one is rounded too.
     """
 
     name: ClassVar[str] = ""
     operands: ClassVar[tuple[str, ...]] = ("x",)
     attributes: ClassVar[Mapping[str, Any]] = {}
     quantised: ClassVar[Quantised] = Quantised.FLOAT
+    multiplied: ClassVar[tuple[int, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -118,6 +121,8 @@ class Op(ABC):
     def reference(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """Reference on *stored* arrays: what a kernel for this node must compute, bit for bit."""
         types = [v.type for v in (*node.inputs, *node.outputs) if v is not None]
+        if any(t.is_bfloat16 for t in types):
+            return self.evaluate(node, self._real(node, xs))
         if all(not isinstance(t.encoding, Affine) for t in types):
             return self.evaluate(node, xs)
         if self.quantised is Quantised.SAME:
@@ -125,6 +130,20 @@ class Op(ABC):
         if self.quantised is Quantised.TABLE:
             return [self.lookup(node, _present(xs[0]))]
         return self.evaluate_integer(node, xs)
+
+    def multiplies_bfloat16(self, node: Node) -> bool:
+        """Whether ``node`` sums products of bfloat16 numbers, in float32."""
+        return any(node.input(i).type.is_bfloat16 for i in self.multiplied)
+
+    def _real(self, node: Node, xs: Sequence[Array | None]) -> list[Array | None]:
+        """Operands as float32 where any is bfloat16; those that are multiplied are rounded."""
+        rounded = self.multiplied if self.multiplies_bfloat16(node) else ()
+        out: list[Array | None] = []
+        for index, array in enumerate(xs):
+            if array is not None and (array.dtype == BF16.numpy or index in rounded):
+                array = BFLOAT16.decode(BFLOAT16.encode(array), array.shape)
+            out.append(array)
+        return out
 
     def table(self, node: Node) -> Array:
         """Output code of every input code (``Quantised.TABLE`` ops with Affine in and out)."""

@@ -192,6 +192,7 @@ class Conv2d(Op):
         "act_max": _INF,
     }
     quantised = Quantised.INTEGER
+    multiplied = (0, 1)
 
     def infer(self, node: Node) -> list[TensorType]:
         """[N,C,H,W], [O,C/g,KH,KW] -> [N,O,OH,OW]."""
@@ -298,6 +299,7 @@ class ConvTranspose2d(Op):
         "act_max": _INF,
     }
     quantised = Quantised.INTEGER
+    multiplied = (0, 1)
 
     def infer(self, node: Node) -> list[TensorType]:
         """[N,C,H,W], [C,O/g,KH,KW] -> [N,O,OH,OW]."""

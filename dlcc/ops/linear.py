@@ -53,6 +53,7 @@ class Linear(Op):
     operands = ("x", "weight", "bias?", "residual?")
     attributes = _CLAMP
     quantised = Quantised.INTEGER
+    multiplied = (0, 1)
 
     def infer(self, node: Node) -> list[TensorType]:
         """[...,K], [N,K] -> [...,N]."""
@@ -129,6 +130,7 @@ class MatMul(Op):
     operands = ("a", "b", "residual?")
     attributes: ClassVar[Mapping[str, Any]] = {"transpose_b": False, **_CLAMP}
     quantised = Quantised.INTEGER
+    multiplied = (0, 1)
 
     def infer(self, node: Node) -> list[TensorType]:
         """[...,M,K], [...,K,N] -> [...,M,N]."""

@@ -162,6 +162,7 @@ class Pad(Movement):
     def compute(self, node: Node, ctx: TirContext) -> None:
         """A guarded read, or a map of indices into the axis."""
         from dlcc.tir import expr
+        from dlcc.tir.access import element
 
         x, shape, mode = ctx.read(0), node.input(0).type.shape, self.get(node, "mode")
         before = tuple(self.get(node, "pads"))[: len(shape)]
@@ -187,7 +188,7 @@ class Pad(Movement):
             ]
             if not conditions:
                 return x(*inner)
-            border = expr.const(self._value(node).item(), str(node.output.type.storage.numpy))
+            border = expr.const(self._value(node).item(), element(node.output.type))
             return expr.guarded(expr.both(*conditions), x(*inner), border)
 
         ctx.output(0, body)

@@ -39,6 +39,7 @@ _HOME = {
     "elementwise_like": "dlcc.tir.te_kernels",
 }
 _TVM = {"te": "tvm.te", "s_tir": "tvm.s_tir", "tirx": "tvm.tirx", "T": "tvm.script.tirx"}
+_TVM["bfloat16"] = "dlcc.tir.bfloat16"
 
 __all__ = [
     "LIBC_SYMBOLS",

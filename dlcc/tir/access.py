@@ -16,6 +16,7 @@ from tvm import te
 
 from dlcc.ir import Node, TensorType
 from dlcc.ir.encodings import Array
+from dlcc.tir import bfloat16
 
 Reader = Callable[..., Any]
 
@@ -43,9 +44,12 @@ class TirContext:
 
     def read(self, index: int) -> Reader:
         """Access to operand ``index`` by logical indices."""
-        tensor = self.operands[index]
+        tensor, type_ = self.operands[index], self.node.input(index).type
         assert tensor is not None
-        return self.view(tensor, self.node.input(index).type)
+        read = self.view(tensor, type_)
+        if not type_.is_bfloat16:
+            return read
+        return lambda *logical: bfloat16.widened(read(*logical))
 
     @staticmethod
     def view(tensor: te.Tensor, type_: TensorType) -> Reader:
@@ -71,6 +75,8 @@ class TirContext:
     def output(self, index: int, body: Callable[..., Any]) -> None:
         """Declare output ``index`` by its logical indices."""
         type_ = self.node.outputs[index].type
+        if type_.is_bfloat16:
+            body = _rounding(body)
         if not type_.rank:
             self.results[index] = te.compute((1,), lambda _: body(), name=f"y{index}")
             return
@@ -85,6 +91,15 @@ class TirContext:
         self.results[index] = te.compute(type_.physical_shape, physical, name=f"y{index}")
 
 
+def _rounding(body: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *logical: bfloat16.rounded(body(*logical))
+
+
+def element(type_: TensorType) -> str:
+    """The dtype of what a read of such a tensor gives, and of what its definition must give."""
+    return "float32" if type_.is_bfloat16 else str(type_.storage.numpy)
+
+
 def _placeholder(type_: TensorType, name: str) -> te.Tensor:
-    dtype = type_.storage.numpy
-    return te.placeholder(type_.physical_shape or (1,), str(dtype), name=name)
+    dtype = bfloat16.BITS if type_.is_bfloat16 else str(type_.storage.numpy)
+    return te.placeholder(type_.physical_shape or (1,), dtype, name=name)

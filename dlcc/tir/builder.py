@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from tvm import tirx
+from tvm.ir import StringImm
 
+from dlcc.tir import bfloat16
 from dlcc.tir.build import LOWERED
 
 _UNBOUNDED = 2**31 - 1
@@ -46,10 +48,13 @@ class KernelBuilder:
     Attributes:
         begin: first work item (int32 expression).
         end: one past the last work item.
+
+    ``bfloat16``: the CPU has the instructions of AVX512-BF16.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, bfloat16: bool = False) -> None:
         self.name = name
+        self._bfloat16 = bfloat16
         self.begin = tirx.Var("begin", "int32")
         self.end = tirx.Var("end", "int32")
         self._params: list[Any] = []
@@ -145,6 +150,12 @@ class KernelBuilder:
         """The same bits as another type of the same total width."""
         return tirx.reinterpret(vector_type(dtype, lanes), value)
 
+    def to_bfloat16(self, value: Any) -> Any:
+        """float32 numbers rounded to bfloat16, as their bits."""
+        if self._bfloat16 and lanes_of(value) == bfloat16.NATIVE_LANES:
+            return bfloat16.rounded_natively(value)
+        return bfloat16.rounded(value)
+
     @staticmethod
     def shuffle(value: Any, order: Sequence[int]) -> Any:
         """The vector whose lane i is lane ``order[i]`` of ``value``."""
@@ -193,7 +204,11 @@ class KernelBuilder:
         """The finished PrimFunc."""
         if len(self._scopes) != 1:
             raise ValueError(f"{self.name}: built inside an open loop")
-        func = tirx.PrimFunc([*self._params, self.begin, self.end], self._close())
+        body = self._close()
+        if self._bfloat16:
+            text = StringImm(bfloat16.NATIVE)
+            body = tirx.AttrStmt(tirx.IntImm("int32", 0), "pragma_import_llvm", text, body)
+        func = tirx.PrimFunc([*self._params, self.begin, self.end], body)
         func = func.with_attr("global_symbol", self.name).with_attr("tirx.noalias", True)
         return func.with_attr(LOWERED, 1)
 

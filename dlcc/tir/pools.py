@@ -10,7 +10,7 @@ from tvm import te
 from dlcc.ir import Affine, Node
 from dlcc.ops.windows import Window
 from dlcc.tir import expr
-from dlcc.tir.access import TirContext
+from dlcc.tir.access import TirContext, element
 from dlcc.tir.staging import highest_of, mean_factor, scaled_output, stage, write_real
 
 
@@ -49,7 +49,7 @@ def _taps(node: Node, ctx: TirContext, window: Window, pad: Any, convert: Any) -
 
 
 def _max(node: Node, ctx: TirContext, window: Window) -> None:
-    dtype = str(node.input(0).type.storage.numpy)
+    dtype = element(node.input(0).type)
     reducer = highest_of(dtype)
     kind = np.dtype(dtype)
     lowest = np.iinfo(kind).min if kind.kind in "iu" else -float("inf")

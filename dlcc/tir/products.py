@@ -10,7 +10,8 @@ from tvm import te
 
 from dlcc import numerics
 from dlcc.ir import Affine, Node
-from dlcc.tir import expr
+from dlcc.ops.base import op_of
+from dlcc.tir import bfloat16, expr
 from dlcc.tir.access import Reader, TirContext
 from dlcc.tir.staging import stage
 
@@ -44,12 +45,15 @@ def _broadcast(node: Node, ctx: TirContext, index: int) -> Reader:
     """Operand ``index`` by the output's leading indices; codes come centred, as int32."""
     read, type_ = ctx.read(index), node.input(index).type
     encoding, lead = type_.encoding, type_.shape[:-2]
+    narrow = op_of(node).multiplies_bfloat16(node) and not type_.is_bfloat16
 
     def at(*i: Any) -> Any:
         outer: Sequence[Any] = i[len(i) - 2 - len(lead) : -2]
         zero = expr.const(0, "int32")
         place = [zero if d == 1 else v for v, d in zip(outer, lead, strict=True)]
         value = read(*place, *i[-2:])
+        if narrow:
+            return bfloat16.widened(bfloat16.rounded(value))
         return expr.centred(value, encoding) if isinstance(encoding, Affine) else value
 
     return at

@@ -12,7 +12,7 @@ from tvm import te
 from dlcc.ir import Affine, Node
 from dlcc.tir import expr
 from dlcc.tir import math as tir_math
-from dlcc.tir.access import Reader, TirContext
+from dlcc.tir.access import Reader, TirContext, element
 from dlcc.tir.staging import (
     highest_of,
     lowest_of,
@@ -68,7 +68,7 @@ def emit(node: Node, ctx: TirContext, kind: str, axes: Sequence[int]) -> None:
     if kind == "mean":
         _mean(node, ctx, over, x)
     elif kind in ("max", "min"):
-        dtype = str(node.input(0).type.storage.numpy)
+        dtype = element(node.input(0).type)
         reducer = highest_of(dtype) if kind == "max" else lowest_of(dtype)
         best = over.reduced(reducer, lambda _, place: x(*place), "best")
         ctx.output(0, lambda *i: best(*i))
@@ -129,7 +129,7 @@ def _log_sum_exp(node: Node, ctx: TirContext, over: _Over, x: Reader) -> None:
 def emit_arg(node: Node, ctx: TirContext, largest: bool, axis: int, last: bool) -> None:
     """Declare the output of argmax or argmin along ``axis``; ``last``: the last of equal ones."""
     over, x = _Over(node, (axis,)), ctx.read(0)
-    dtype = str(node.input(0).type.storage.numpy)
+    dtype = element(node.input(0).type)
     reducer = highest_of(dtype) if largest else lowest_of(dtype)
     best = over.reduced(reducer, lambda _, p: x(*p), "best")
 

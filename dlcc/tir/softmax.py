@@ -11,7 +11,7 @@ from tvm import te
 from dlcc.ir import Affine, Node
 from dlcc.tir import expr
 from dlcc.tir import math as tir_math
-from dlcc.tir.access import Reader, TirContext
+from dlcc.tir.access import Reader, TirContext, element
 from dlcc.tir.staging import STAGE_ELEMENTS, highest_of, kept, reduced, scaled_output, write_real
 
 
@@ -49,7 +49,7 @@ class _Rows:
 def emit(node: Node, ctx: TirContext, axis: int) -> None:
     """Declare the output of a softmax or log_softmax node along ``axis``."""
     rows, x = _Rows(node, ctx, axis), ctx.read(0)
-    dtype = str(node.input(0).type.storage.numpy)
+    dtype = element(node.input(0).type)
     best = rows.reduced(highest_of(dtype), x, "best")
     if isinstance(node.input(0).type.encoding, Affine):
         _integer(node, ctx, rows, best)

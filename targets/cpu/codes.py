@@ -35,7 +35,7 @@ class _CodesRow(KernelRow):
 
     def _plan(self, step: KernelStep, constants: dict[str, Array], kernel: str) -> KernelPlan:
         """A plan of one step, on the vector unit."""
-        return KernelPlan((step,), constants, features=self.isa.without_amx().flags, kernel=kernel)
+        return KernelPlan((step,), constants, features=self.isa.vector_flags(), kernel=kernel)
 
 
 READ_BANDWIDTH = 45e9

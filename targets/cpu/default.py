@@ -97,7 +97,7 @@ class DefaultRow(KernelRow):
             self._kernels[key] = self._schedule(key, context, placeholders)
         kernel = self._kernels[key]
         step = KernelStep(key, kernel.build, tuple(args), kernel.work_items)
-        features = self.isa.without_amx().flags
+        features = self.isa.vector_flags()
         return KernelPlan((step,), constants, features=features, kernel=f"te {node.op}")
 
     def _key(self, node: Node, context: Any) -> str:

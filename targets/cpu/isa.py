@@ -13,6 +13,7 @@ CLOCK = 3.5e9
 """Cycles per second that predictions assume."""
 
 DotUnit = Literal["madd", "vnni", "amx"]
+Bfloat16Unit = Literal["widen", "dot", "amx"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Isa:
         lanes: 32-bit lanes of a vector register; ``registers``: how many of them.
         dot: the u8 x s8 unit: pmaddwd on widened values, vpdpbusd, or AMX tiles.
         fma: fused multiply-add exists.
+        bfloat16: the unit for bfloat16: widening to float32, vdpbf16ps, or AMX tiles.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Isa:
     registers: int
     dot: DotUnit
     fma: bool = True
+    bfloat16: Bfloat16Unit = "widen"
 
     def without_amx(self) -> Isa:
         """What an AMX level has without its tiles (itself otherwise)."""
@@ -45,6 +48,17 @@ class Isa:
     def byte_permute(self) -> bool:
         """Whether bytes can be permuted across a whole register (AVX512_VBMI)."""
         return "avx512vbmi" in self.flags
+
+    def vector_flags(self, *, bfloat16: bool = False) -> tuple[str, ...]:
+        """Features of the vector unit, with its instructions for bfloat16 or without."""
+        extra = ("avx512_bf16",) if bfloat16 and self.bfloat16 != "widen" else ()
+        kept = (f for f in self.without_amx().flags if f != "avx512_bf16")
+        return (*kept, *extra)
+
+    def tile_flags(self, *, bfloat16: bool = False) -> tuple[str, ...]:
+        """Features of the vector unit and of the tiles for 8-bit codes, or for bfloat16."""
+        tiles = ("amx_tile", "amx_bf16" if bfloat16 else "amx_int8")
+        return (*self.vector_flags(bfloat16=bfloat16), *tiles)
 
 
 _V3 = ("avx", "avx2", "fma", "bmi1", "bmi2", "movbe", "f16c", "abm")
@@ -58,17 +72,28 @@ AVX512VNNI = Isa("avx512vnni", "x86-64-v4", ("+avx512vnni",), (*_V4, "avx512_vnn
 _VBMI = ("+avx512vnni", "+avx512vbmi")
 _AMX_FLAGS = (*AVX512VNNI.flags, "avx512vbmi")  # every CPU with tiles has it
 _AMX_VECTORS = Isa("avx512vnni", "x86-64-v4", _VBMI, _AMX_FLAGS, 16, 32, "vnni")
+AVX512BF16 = Isa(
+    "avx512bf16",
+    "x86-64-v4",
+    ("+avx512vnni", "+avx512bf16"),
+    (*AVX512VNNI.flags, "avx512_bf16"),
+    16,
+    32,
+    "vnni",
+    bfloat16="dot",
+)
 AMX = Isa(
     "amx",
     "x86-64-v4",
-    (*_VBMI, "+amx-tile", "+amx-int8"),
-    (*_AMX_FLAGS, "amx_tile", "amx_int8"),
+    (*_VBMI, "+avx512bf16", "+amx-tile", "+amx-int8", "+amx-bf16"),
+    (*_AMX_FLAGS, "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"),
     16,
     32,
     "amx",
+    bfloat16="amx",
 )
 
-LEVELS = {isa.name: isa for isa in (SSE4, AVX2, AVXVNNI, AVX512, AVX512VNNI, AMX)}
+LEVELS = {isa.name: isa for isa in (SSE4, AVX2, AVXVNNI, AVX512, AVX512VNNI, AVX512BF16, AMX)}
 """All levels by name, from the oldest to the newest."""
 
 

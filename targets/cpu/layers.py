@@ -12,7 +12,7 @@ from math import prod
 import numpy as np
 
 from dlcc import numerics
-from dlcc.ir import Affine, Node, TensorType, Value
+from dlcc.ir import BFLOAT16, Affine, Node, TensorType, Value
 from dlcc.ir.dtypes import F32
 from dlcc.ir.encodings import Array
 from dlcc.lowering.views import root
@@ -33,9 +33,9 @@ from targets.cpu.kernels.spec import (
 class Constants:
     """Constants of a layer, not yet packed.
 
-    ``weights`` as in the IR (codes or float32), a linear layer's as [N,K,1,1]; ``bias`` int32 or
-    float32 [channels]; ``multiplier`` and ``ratio`` (of the residual) float32 [channels] (integer
-    layers, else None).
+    ``weights`` as in the IR (codes, float32, or bits of bfloat16), a linear layer's as [N,K,1,1];
+    ``bias`` int32 or float32 [channels]; ``multiplier`` and ``ratio`` (of the residual) float32
+    [channels] (integer layers, else None).
     """
 
     weights: Array
@@ -64,7 +64,7 @@ def refusal(node: Node) -> str:
 
 def _activation_refusal(type_: TensorType) -> str:
     if type_.dtype != F32:
-        return f"is {type_.dtype}; these kernels take f32 and 8-bit activations"
+        return f"is {type_.dtype}; these kernels take f32, bf16 and 8-bit activations"
     encoding = type_.encoding
     if isinstance(encoding, Affine) and (encoding.bits != 8 or encoding.axis is not None):
         return "is quantised, but not to 8 bits with one scale"
@@ -74,7 +74,8 @@ def _activation_refusal(type_: TensorType) -> str:
 def _weight_refusal(type_: TensorType, quantised: bool) -> str:
     encoding = type_.encoding
     if not quantised:
-        return "" if type_.is_dense else "a float layer needs dense weights"
+        known = type_.is_dense or type_.is_bfloat16
+        return "" if known else "a float layer needs dense or bfloat16 weights"
     if not isinstance(encoding, Affine) or encoding.bits > 8:
         return "an integer layer needs weights of at most 8 bits"
     if not encoding.signed or any(encoding.zero_points):
@@ -109,8 +110,15 @@ def _matmul_refusal(node: Node) -> str:
     return ""
 
 
-def _in_dtype(type_: TensorType) -> InType:
-    return "u8" if isinstance(type_.encoding, Affine) else "f32"
+def _memory_dtype(type_: TensorType) -> InType:
+    if isinstance(type_.encoding, Affine):
+        return "u8"
+    return "bf16" if type_.is_bfloat16 else "f32"
+
+
+def _in_dtype(node: Node) -> InType:
+    """What is multiplied: bf16 where any operand is."""
+    return "bf16" if op_of(node).multiplies_bfloat16(node) else _memory_dtype(node.input(0).type)
 
 
 def _zero_point(type_: TensorType) -> int:
@@ -127,11 +135,12 @@ def epilogue(node: Node) -> Epilogue:
     op = op_of(node)
     low, high = float(op.get(node, "act_min")), float(op.get(node, "act_max"))
     residual = node.optional_input(3) if node.op in ("conv2d", "linear") else None
-    kind: InType | None = None if residual is None else _in_dtype(residual.type)
+    kind: InType | None = None if residual is None else _memory_dtype(residual.type)
     zero = 0 if residual is None else _zero_point(residual.type)
     out = node.output.type.encoding
     if not isinstance(out, Affine):
-        return Epilogue("f32", low, high, 0, kind, zero)
+        real: OutType = "bf16" if node.output.type.is_bfloat16 else "f32"
+        return Epilogue(real, low, high, 0, kind, zero)
     code_low, code_high = numerics.activation_codes(out, low, high)
     name: OutType = "s8" if out.signed else "u8"
     return Epilogue(name, float(code_low), float(code_high), out.zero_point, kind, zero)
@@ -147,10 +156,11 @@ def conv_spec(node: Node) -> ConvSpec:
             prod(x.type.shape[:-1]),
             x.type.shape[-1],
             weight.type.shape[0],
-            in_dtype=_in_dtype(x.type),
+            in_dtype=_in_dtype(node),
             in_zero_point=_zero_point(x.type),
             epilogue=epilogue(node),
             input_slack=_has_slack(x),
+            stored=_memory_dtype(x.type),
         )
     n, c, h, w = x.type.shape
     op = op_of(node)
@@ -166,10 +176,11 @@ def conv_spec(node: Node) -> ConvSpec:
         dilation=op.get(node, "dilations"),
         pads=op.get(node, "pads"),
         groups=op.get(node, "groups"),
-        in_dtype=_in_dtype(x.type),
+        in_dtype=_in_dtype(node),
         in_zero_point=_zero_point(x.type),
         epilogue=epilogue(node),
         input_slack=_has_slack(x),
+        stored=_memory_dtype(x.type),
     )
 
 
@@ -192,9 +203,10 @@ def conv_transpose_spec(node: Node) -> ConvTransposeSpec:
         pads=op.get(node, "pads"),
         output_padding=op.get(node, "output_padding"),
         groups=groups,
-        in_dtype=_in_dtype(node.input(0).type),
+        in_dtype=_in_dtype(node),
         in_zero_point=_zero_point(node.input(0).type),
         epilogue=epilogue(node),
+        stored=_memory_dtype(node.input(0).type),
     )
 
 
@@ -207,13 +219,15 @@ def matmul_spec(node: Node) -> MatmulSpec:
         m,
         k,
         node.output.type.shape[-1],
-        in_dtype=_in_dtype(a.type),
+        in_dtype=_in_dtype(node),
         a_zero_point=_zero_point(a.type),
         b_zero_point=_zero_point(b.type),
         transpose_b=bool(op_of(node).get(node, "transpose_b")),
         epilogue=epilogue(node),
         a_slack=_has_slack(a),
         b_slack=_has_slack(b),
+        a_stored=_memory_dtype(a.type),
+        b_stored=_memory_dtype(b.type),
     )
 
 
@@ -237,8 +251,10 @@ def layer_constants(node: Node) -> Constants:
         stored = stored.reshape(*stored.shape, 1, 1)
     source = x.type.encoding
     if not isinstance(source, Affine):
-        bias = np.zeros(channels, np.float32) if given is None else given.stored()
-        return Constants(stored.astype(np.float32), bias.astype(np.float32))
+        bias = np.zeros(channels, np.float32) if given is None else given.decoded()
+        if _in_dtype(node) != "bf16":
+            return Constants(stored.astype(np.float32), bias.astype(np.float32))
+        return Constants(BFLOAT16.encode(stored)["values"].view(np.uint16), bias)
     bias = np.zeros(channels, np.int32) if given is None else given.stored()
     scales = source.scale * weight_scales(weight.type.affine, channels)
     out = node.output.type.encoding
@@ -267,6 +283,8 @@ def softmax_refusal(node: Node) -> str:
         return "the output is quantised and the input is not"
     if isinstance(source, Affine) and source.signed:
         return "the input's codes are signed"
+    if x.type.is_bfloat16 or node.output.type.is_bfloat16:
+        return "the numbers are bfloat16"
     return ""
 
 
@@ -277,4 +295,4 @@ def softmax_spec(node: Node) -> SoftmaxSpec:
     out: OutType = "f32"
     if isinstance(node.output.type.encoding, Affine):
         out = "s8" if node.output.type.encoding.signed else "u8"
-    return SoftmaxSpec(type_.elements // length, length, _in_dtype(type_), out)
+    return SoftmaxSpec(type_.elements // length, length, _memory_dtype(type_), out)

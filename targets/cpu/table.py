@@ -7,6 +7,7 @@ from typing import ClassVar
 from dlcc.ir import Affine, Node
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
+from dlcc.ops import op_of
 from dlcc.ops.softmax import Softmax
 from targets.cpu import layers
 from targets.cpu.codes import QuantizeRow, TableRow
@@ -17,6 +18,7 @@ from targets.cpu.kernels.columns import columns_refusal
 from targets.cpu.kernels.depthwise import depthwise, depthwise_cost
 from targets.cpu.kernels.gemm import ranked_blocks
 from targets.cpu.kernels.matmul import matmul, matmul_cost
+from targets.cpu.kernels.matmul_bf16 import matmul_bf16, matmul_bf16_cost
 from targets.cpu.kernels.softmax import softmax, softmax_cost
 from targets.cpu.kernels.winograd_code import Winograd
 
@@ -38,8 +40,9 @@ class _Row(KernelRow):
     def refuses(self, node: Node) -> str:
         """Types and shapes outside the GEMM family."""
         why = layers.refusal(node)
-        if not why and self.amx and not isinstance(node.input(0).type.encoding, Affine):
-            why = "AMX tiles take 8-bit activations"
+        coded = isinstance(node.input(0).type.encoding, Affine)
+        if not why and self.amx and not (coded or op_of(node).multiplies_bfloat16(node)):
+            why = "AMX tiles take 8-bit or bfloat16 activations"
         return why
 
 
@@ -204,6 +207,8 @@ class DepthwiseRow(_Row):
         if why:
             return why
         spec = layers.conv_spec(node)
+        if spec.in_dtype == "bf16" != spec.stored:
+            return "the input is float32, to be rounded to bfloat16"
         if not spec.groups == spec.c == spec.oc:
             return f"{spec.groups} groups of {spec.c} channels to {spec.oc} are not depthwise"
         return ""
@@ -228,11 +233,15 @@ class MatmulRow(_Row):
 
     def cost(self, node: Node) -> float:
         """Packing of the second operand and the product."""
-        return matmul_cost(layers.matmul_spec(node), self.isa, amx=self.amx)
+        spec = layers.matmul_spec(node)
+        cost = matmul_bf16_cost if spec.in_dtype == "bf16" else matmul_cost
+        return cost(spec, self.isa, amx=self.amx)
 
     def plan(self, node: Node) -> KernelPlan:
         """Pack, then the GEMM."""
         spec = layers.matmul_spec(node)
+        if spec.in_dtype == "bf16":
+            return matmul_bf16(spec, self.isa, amx=self.amx)
         multiplier = layers.matmul_multiplier(node) if spec.in_dtype == "u8" else None
         return matmul(spec, self.isa, multiplier, amx=self.amx)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from targets.cpu.kernels.spec import ConvSpec, Epilogue
+from targets.cpu.kernels.spec import ConvSpec, ConvTransposeSpec, Epilogue
 
 
 def conv_accumulators(x: np.ndarray, w: np.ndarray, spec: ConvSpec) -> np.ndarray:
@@ -25,6 +25,25 @@ def conv_accumulators(x: np.ndarray, w: np.ndarray, spec: ConvSpec) -> np.ndarra
                 at = slice(g * n, (g + 1) * n)
                 out[..., at] += part[..., g * per : (g + 1) * per] @ w[at, :, i, j].astype(kind).T
     return out
+
+
+def transposed_accumulators(x: np.ndarray, w: np.ndarray, spec: ConvTransposeSpec) -> np.ndarray:
+    """Scatters every input pixel, then crops the padding."""
+    (sh, sw), (dh, dw), (top, left, bottom, right) = spec.stride, spec.dilation, spec.pads
+    full_h = (spec.h - 1) * sh + dh * (spec.kh - 1) + 1 + spec.output_padding[0]
+    full_w = (spec.w - 1) * sw + dw * (spec.kw - 1) + 1 + spec.output_padding[1]
+    kind = np.int64 if spec.in_dtype == "u8" else np.float64
+    full = np.zeros((spec.n, full_h, full_w, spec.oc), kind)
+    per, n = spec.c // spec.groups, spec.oc // spec.groups
+    for i in range(spec.kh):
+        for j in range(spec.kw):
+            rows = slice(i * dh, i * dh + (spec.h - 1) * sh + 1, sh)
+            cols = slice(j * dw, j * dw + (spec.w - 1) * sw + 1, sw)
+            for g in range(spec.groups):
+                at = slice(g * per, (g + 1) * per)
+                part = x[..., at].astype(kind) @ w[at, :, i, j].astype(kind)
+                full[:, rows, cols, g * n : (g + 1) * n] += part
+    return full[:, top : full_h - bottom, left : full_w - right]
 
 
 def finish(

@@ -46,7 +46,7 @@ def guarded(array: np.ndarray, slack: int, align: int = 1) -> np.ndarray:
     pages = -(-size // mmap.PAGESIZE)
     memory = mmap.mmap(-1, (pages + 1) * mmap.PAGESIZE)
     whole = np.frombuffer(memory, np.uint8)
-    whole[:] = 0xAB
+    whole[:] = 0xFF  # NaN as bfloat16 and as float32
     end = pages * mmap.PAGESIZE
     fence = ctypes.c_void_p(whole.ctypes.data + end)
     assert ctypes.CDLL(None).mprotect(fence, ctypes.c_size_t(mmap.PAGESIZE), _PROT_NONE) == 0

@@ -28,7 +28,7 @@ from targets.cpu.kernels.gemm import (
     unit_for,
 )
 from targets.cpu.kernels.spec import NUMPY, ConvSpec, ConvTransposeSpec, Epilogue
-from tests.targets.reference import conv_accumulators, finish
+from tests.targets.reference import conv_accumulators, finish, transposed_accumulators
 from tests.targets.running import Runner, isa_params
 
 U8 = Epilogue("u8", 3, 250, 10)
@@ -151,7 +151,8 @@ def test_function_does_not_depend_on_constants(table):
         in_zero_point=99,
         epilogue=Epilogue("u8", 40, 180, 41, "u8", 1),
     )
-    isa = next(i for i in LEVELS.values() if i.flags == cases["stem", "u8"].plan.features)
+    features = set(cases["stem", "u8"].plan.features)
+    isa = next(i for i in LEVELS.values() if features <= set(i.flags))
     case = Case(spec, isa, seed=5)
     old = cases["residual-relu6", "u8"].plan
     assert [s.name_key for s in case.plan.steps] == [s.name_key for s in old.steps]
@@ -173,7 +174,7 @@ def test_transposed(isa, dtype):
     factor = rng.uniform(2e-3, 4e-3, 12).astype(np.float32)
     if not integer:
         x, w, bias = x.astype(np.float32) / 64, w.astype(np.float32) / 64, bias / np.float32(500)
-    acc = _transposed_reference(x.astype(np.int64) - 11 if integer else x, w, spec)
+    acc = transposed_accumulators(x.astype(np.int64) - 11 if integer else x, w, spec)
     want = finish(acc, spec.epilogue, bias, factor if integer else None)
     plan = conv2d_transpose(spec, isa, w, bias, factor if integer else None)
     got = Runner([plan], isa).run(plan, [x], np.zeros_like(want), 3)
@@ -181,25 +182,6 @@ def test_transposed(isa, dtype):
         np.testing.assert_array_equal(got, want)
     else:
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
-
-
-def _transposed_reference(x: np.ndarray, w: np.ndarray, spec: ConvTransposeSpec) -> np.ndarray:
-    """Scatters every input pixel, then crops the padding."""
-    (sh, sw), (dh, dw), (top, left, bottom, right) = spec.stride, spec.dilation, spec.pads
-    full_h = (spec.h - 1) * sh + dh * (spec.kh - 1) + 1 + spec.output_padding[0]
-    full_w = (spec.w - 1) * sw + dw * (spec.kw - 1) + 1 + spec.output_padding[1]
-    kind = np.int64 if spec.in_dtype == "u8" else np.float64
-    full = np.zeros((spec.n, full_h, full_w, spec.oc), kind)
-    per, n = spec.c // spec.groups, spec.oc // spec.groups
-    for i in range(spec.kh):
-        for j in range(spec.kw):
-            rows = slice(i * dh, i * dh + (spec.h - 1) * sh + 1, sh)
-            cols = slice(j * dw, j * dw + (spec.w - 1) * sw + 1, sw)
-            for g in range(spec.groups):
-                at = slice(g * per, (g + 1) * per)
-                part = x[..., at].astype(kind) @ w[at, :, i, j].astype(kind)
-                full[:, rows, cols, g * n : (g + 1) * n] += part
-    return full[:, top : full_h - bottom, left : full_w - right]
 
 
 @st.composite

@@ -65,6 +65,7 @@ static const dlcc_cpu_feature dlcc_cpu_features[] = {
 
 /* What to compile for instead, best first, and the newest feature each of these targets needs. */
 static const char *const dlcc_cpu_levels[][2] = {
+    {"cpu:avx512bf16", "avx512_bf16"},
     {"cpu:avx512vnni", "avx512_vnni"},
     {"cpu:avx512", "avx512bw"},
     {"cpu:avxvnni", "avx_vnni"},

@@ -9,7 +9,7 @@ import numpy as np
 
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from targets.cpu.isa import CLOCK, Isa
-from targets.cpu.kernels import epilogue
+from targets.cpu.kernels import bfloat16, epilogue
 from targets.cpu.kernels.columns import Columns, columns_of, columns_step
 from targets.cpu.kernels.gemm import (
     Gemm,
@@ -20,7 +20,7 @@ from targets.cpu.kernels.gemm import (
     unit_for,
 )
 from targets.cpu.kernels.implicit import gemm_function
-from targets.cpu.kernels.spec import ConvSpec, ConvTransposeSpec, Epilogue
+from targets.cpu.kernels.spec import FLOATS, ConvSpec, ConvTransposeSpec, Epilogue
 from targets.cpu.kernels.stage import Stage, fill_constant, rows_stage, stage_step
 
 
@@ -52,19 +52,20 @@ def _runs(spec: ConvSpec, width: int, merged: int) -> tuple[tuple[tuple[int, int
     return ((spec.kh, down), (spec.kw, right)), per_group
 
 
-def _stage_of(spec: ConvSpec, unit: Unit) -> Stage | None:
-    """The staged copy that this kernel needs, if any."""
-    widen = unit.kind == "madd"
-    overrun = unit.k > 1 and not spec.input_slack
-    if not (any(spec.pads) or widen or overrun):
+def _stage_of(spec: ConvSpec, unit: Unit, spare: int) -> Stage | None:
+    """The staged copy that this kernel needs, if any; ``spare`` of its channels are not stored."""
+    source, dst = spec.stored or spec.in_dtype, unit.reads(spec.in_dtype)
+    rounded = bfloat16.is_rounded(source, spec.in_dtype)
+    overrun = unit.k > 1 and not spec.input_slack and not unit.bf16
+    if not (any(spec.pads) or dst != source or rounded or spare or overrun):
         return None
     height, width = spec.padded
     top, left = spec.pads[:2]
-    dst = "i16" if widen else spec.in_dtype
+    c = spec.c - spare
     if not any(spec.pads) and spec.h == 1:  # a linear layer: its rows are the work items
-        return rows_stage(spec.n * spec.w, spec.c, spec.in_dtype, dst)
+        return rows_stage(spec.n * spec.w, c, source, dst, rounded=rounded, spare=spare)
     return Stage(
-        spec.n, spec.h, spec.w, spec.c, height, width, top, left, (1, 1), spec.in_dtype, dst
+        spec.n, spec.h, spec.w, c, height, width, top, left, (1, 1), source, dst, rounded, spare
     )
 
 
@@ -81,13 +82,16 @@ def geometry(
     ``columns``: over a copy with kernel rows side by side (:mod:`columns`). ``block``: as
     :attr:`Gemm.block`.
     """
+    spare = bfloat16.spare_channels(spec, isa, amx=amx)
+    spec = replace(spec, c=spec.c + spare) if spare else spec
     unit = unit_for(isa, spec.in_dtype, amx=amx)
     if columns:
         return _columns_geometry(spec, unit, block)
     merged = _merged_groups(spec, unit)
-    stage = _stage_of(spec, unit)
     height, width = spec.padded
     loops, run = _runs(spec, width, merged)
+    unit = unit_for(isa, spec.in_dtype, amx=amx, run=run)
+    stage = _stage_of(spec, unit, spare)
     images, rows, cols = spec.n, spec.oh, spec.ow
     strides = (height * width * spec.c, spec.stride[0] * width * spec.c, spec.stride[1] * spec.c)
     if spec.kh == spec.kw == 1 and spec.stride == (1, 1):  # all pixels are one long row
@@ -142,14 +146,14 @@ def _columns_geometry(spec: ConvSpec, unit: Unit, block: tuple[int, int, int] | 
 def _bundling_pixels(gemm: Gemm, unit: Unit) -> Gemm:
     """``gemm`` by four pixels at a time, where it has few channels and a fitting epilogue."""
     few = gemm.groups == 1 and gemm.n <= unit.lanes
-    packs = unit.kind == "vnni" and unit.lanes == epilogue.BUNDLE_LANES and gemm.out != "f32"
+    packs = unit.kind == "vnni" and unit.lanes == epilogue.BUNDLE_LANES and gemm.out not in FLOATS
     return replace(gemm, pixel_bundles=True) if few and packs else gemm
 
 
 def _interleaved(geo: Geometry) -> Geometry:
     """``geo`` with channel blocks in bundles, as large as a register block allows."""
     gemm, unit = geo.gemm, geo.unit
-    if gemm.out == "f32" or unit.lanes != epilogue.BUNDLE_LANES:
+    if gemm.out in FLOATS or unit.lanes != epilogue.BUNDLE_LANES:
         return geo
     nr = choose_blocking(gemm, unit)[0].channels.first[1]
     size = next(size for size in (4, 2, 1) if nr % size == 0)
@@ -168,6 +172,8 @@ def _weight_runs(weights: np.ndarray, geo: Geometry) -> np.ndarray:
     if isinstance(geo.stage, Columns):
         return weights.transpose(0, 3, 2, 1).reshape(1, spec.oc, 1, gemm.run)
     per_group, n = spec.c // spec.groups, spec.oc // spec.groups
+    if weights.shape[1] < per_group:  # of spare channels
+        weights = np.pad(weights, ((0, 0), (0, per_group - weights.shape[1]), (0, 0), (0, 0)))
     split = weights.transpose(0, 2, 3, 1).reshape(
         gemm.groups, merged, n, spec.kh, spec.kw, per_group
     )
@@ -224,7 +230,7 @@ def conv2d(
     Args:
         spec: the layer.
         isa: the instruction set.
-        weights: ``[oc, c / groups, kh, kw]``, s8 or f32.
+        weights: ``[oc, c / groups, kh, kw]``, s8, f32 or the bits of bf16.
         bias: ``[oc]``, s32 or f32. The input's zero point is folded in here: pass it unfolded.
         multiplier: ``[oc]`` f32, for u8 activations only: accumulator -> output units.
         ratio: ``[oc]`` f32, for a u8 residual: residual units -> accumulator units.
@@ -264,22 +270,21 @@ def conv2d(
         if isinstance(geo.stage, Columns):
             steps.append(columns_step(geo.stage, source, "fill", 0))
         else:
-            steps.append(stage_step(geo.stage, source, "fill", 0))
+            steps.append(stage_step(geo.stage, isa, source, "fill", 0))
         source = ("scratch", 0)
     steps.append(gemm_step(geo.gemm, geo.unit, source, ("const", "weight")))
     return KernelPlan(
         tuple(steps),
         constants,
         scratch=(geo.stage.bytes,) if geo.stage else (),
-        features=_features(isa, geo.unit),
+        features=features_of(isa, geo.unit),
         kernel=f"conv-{geo.unit.kind}" + ("-columns" if columns else ""),
     )
 
 
-def _features(isa: Isa, unit: Unit) -> tuple[str, ...]:
-    if unit.kind == "amx":
-        return isa.flags
-    return isa.without_amx().flags
+def features_of(isa: Isa, unit: Unit) -> tuple[str, ...]:
+    """CPU features that code for ``unit`` needs."""
+    return (isa.tile_flags if unit.kind == "amx" else isa.vector_flags)(bfloat16=unit.bf16)
 
 
 def gemm_step(
@@ -293,7 +298,7 @@ def gemm_step(
     """The step of an implicit GEMM; a residual is the layer's input 1."""
     blocking, _ = choose_blocking(gemm, unit)
     key = name_key(f"gemm_{unit.kind}", gemm, unit, blocking)
-    names = epilogue.argument_names(gemm.a_dtype != "f32", gemm.residual)
+    names = epilogue.argument_names(gemm.integer, gemm.residual)
     args: list[KernelArg] = [a, b]
     args += [row_terms] if row_terms is not None else []
     args += [bias if name == "bias" else ("const", name) for name in names]
@@ -329,7 +334,7 @@ def conv2d_transpose(
     constants = inner.constants | {"fill": fill_constant(spec.in_zero_point, spec.in_dtype)}
     last = inner.steps[-1]
     reads = tuple(("scratch", 0) if arg == ("in", 0) else arg for arg in last.args)
-    steps = (stage_step(stage, ("in", 0), "fill", 0), replace(last, args=reads))
+    steps = (stage_step(stage, isa, ("in", 0), "fill", 0), replace(last, args=reads))
     return replace(
         inner, steps=steps, constants=constants, scratch=(stage.bytes,), kernel=f"{inner.kernel}-t"
     )
@@ -343,20 +348,6 @@ def _as_convolution(spec: ConvTransposeSpec, isa: Isa, amx: bool) -> tuple[ConvS
         raise ValueError("padding larger than the kernel's reach is not supported")
     height = (spec.h - 1) * sh + 1 + 2 * edge_h - top - bottom + spec.output_padding[0]
     width = (spec.w - 1) * sw + 1 + 2 * edge_w - left - right + spec.output_padding[1]
-    widen = unit_for(isa, spec.in_dtype, amx=amx).kind == "madd"
-    stage = Stage(
-        spec.n,
-        spec.h,
-        spec.w,
-        spec.c,
-        height,
-        width,
-        edge_h - top,
-        edge_w - left,
-        spec.stride,
-        spec.in_dtype,
-        "i16" if widen else spec.in_dtype,
-    )
     conv = ConvSpec(
         spec.n,
         height,
@@ -371,6 +362,24 @@ def _as_convolution(spec: ConvTransposeSpec, isa: Isa, amx: bool) -> tuple[ConvS
         in_zero_point=spec.in_zero_point,
         epilogue=spec.epilogue,
     )
+    spare = bfloat16.spare_channels(conv, isa, amx=amx)
+    conv = replace(conv, c=conv.c + spare)
+    source = spec.stored or spec.in_dtype
+    stage = Stage(
+        spec.n,
+        spec.h,
+        spec.w,
+        spec.c,
+        height,
+        width,
+        edge_h - top,
+        edge_w - left,
+        spec.stride,
+        source,
+        geometry(conv, isa, amx=amx).unit.reads(spec.in_dtype),
+        bfloat16.is_rounded(source, spec.in_dtype),
+        spare,
+    )
     return conv, stage
 
 
@@ -380,7 +389,7 @@ def conv_cost(spec: ConvSpec, isa: Isa, *, amx: bool = True, columns: bool = Fal
     _, cycles = choose_blocking(geo.gemm, geo.unit)
     packed = geo.gemm.groups * ceil(geo.gemm.n / geo.unit.lanes) * geo.unit.lanes
     packed *= geo.gemm.runs * ceil(geo.gemm.run / geo.unit.k) * geo.unit.k
-    moved = packed * (4 if spec.in_dtype == "f32" else 1)
+    moved = packed * np.dtype(geo.unit.packed).itemsize
     bandwidth = CACHED_BANDWIDTH if moved <= CACHED_WEIGHTS else WEIGHT_BANDWIDTH
     seconds = max(cycles / CLOCK, moved / bandwidth)
     if geo.unit.kind == "amx":

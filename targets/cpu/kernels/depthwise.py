@@ -20,7 +20,7 @@ from targets.cpu.kernels import epilogue
 from targets.cpu.kernels.conv import channel_constants, fold_zero_point
 from targets.cpu.kernels.gemm import MIN_ITEMS, Cut, even_cut
 from targets.cpu.kernels.skeleton import divide
-from targets.cpu.kernels.spec import NUMPY, Borders, ConvSpec, OutType, ResidualType
+from targets.cpu.kernels.spec import FLOATS, NUMPY, Borders, ConvSpec, OutType, ResidualType
 from targets.cpu.kernels.stage import Stage, fill_constant, rows_stage, stage_step
 
 UNROLL = 320
@@ -33,7 +33,7 @@ class Depthwise(Borders):
 
     ``pads``: top and left padding (the output size tells the rest); taps on padding are left out.
     ``shifted``: the zero point is taken off every input, because taps that are left out may not
-    count; else it is folded into the bias.
+    count; else it is folded into the bias. ``native``: the CPU rounds to bf16 itself.
     """
 
     n: int
@@ -53,12 +53,13 @@ class Depthwise(Borders):
     fused: bool
     pads: tuple[int, int] = (0, 0)
     shifted: bool = False
+    native: bool = False
 
     @property
     def accumulator(self) -> str:
         """Dtype of the accumulators: f32 where it is exact (or the input is f32)."""
         exact = self.kernel[0] * self.kernel[1] * 255 * 128 < 1 << 24
-        return "float32" if self.in_dtype == "f32" or exact else "int32"
+        return "float32" if self.in_dtype in FLOATS or exact else "int32"
 
     @property
     def blocks(self) -> int:
@@ -108,6 +109,8 @@ def _weight(em: _Emitter, at: Any) -> Any:
     value = kb.load(em.w, at, shape.lanes)
     if shape.in_dtype == "u8":
         value = kb.cast(kb.cast(value, "int32"), shape.accumulator)
+    if shape.in_dtype == "bf16":
+        value = tir.bfloat16.widened(value)
     return kb.let(value, "w")
 
 
@@ -132,6 +135,8 @@ def _kernel_row(
         x = kb.load(em.x, x_at + at * shape.c, lanes)
         if shape.in_dtype == "u8":
             x = kb.cast(kb.cast(x, "int32"), shape.accumulator)
+        if shape.in_dtype == "bf16":
+            x = tir.bfloat16.widened(x)
         if shape.shifted:
             x = x - kb.splat(kb.load(em.zero, 0), lanes)
         x = kb.let(x, "x")
@@ -220,10 +225,10 @@ def _row(em: _Emitter, image: Any, row: Any, block: Any, valid: int) -> None:
 
 def depthwise_function(name: str, shape: Depthwise) -> Any:
     """The PrimFunc: parameters x, weights, [zero,] the epilogue's, [residual,] y."""
-    kb = tir.KernelBuilder(name)
+    kb = tir.KernelBuilder(name, bfloat16=shape.native)
     integer = shape.in_dtype == "u8"
     x = kb.pointer("x", NUMPY[shape.in_dtype], align=1)
-    w = kb.pointer("weights", "int8" if integer else "float32")
+    w = kb.pointer("weights", "int8" if integer else NUMPY[shape.in_dtype])
     zero = kb.pointer("zero", shape.accumulator) if shape.shifted else None
     out = epilogue.parameters(kb, integer, shape.out, shape.residual)
     em = _Emitter(kb, shape, x, w, zero, out)
@@ -273,6 +278,7 @@ def _shape(spec: ConvSpec, isa: Isa) -> tuple[Depthwise, Stage | None]:
         isa.fma,
         spec.pads[:2],
         any(spec.pads) and spec.in_dtype == "u8" and spec.in_zero_point != 0,
+        spec.epilogue.out == "bf16" and isa.bfloat16 != "widen",
     )
     return shape, stage
 
@@ -305,7 +311,7 @@ def depthwise(
     source: KernelArg = ("in", 0)
     if stage is not None:
         constants["fill"] = fill_constant(spec.in_zero_point, spec.in_dtype)
-        steps.append(stage_step(stage, source, "fill", 0))
+        steps.append(stage_step(stage, isa, source, "fill", 0))
         source = ("scratch", 0)
     key = name_key("depthwise", shape)
     args: list[KernelArg] = [source, ("const", "weight")]
@@ -321,7 +327,7 @@ def depthwise(
         tuple(steps),
         constants,
         scratch=(stage.bytes,) if stage else (),
-        features=isa.without_amx().flags,
+        features=isa.vector_flags(bfloat16=shape.native),
         kernel="depthwise",
     )
 
@@ -348,7 +354,7 @@ def _vnni_plan(
     if spec.c % shape.width and not spec.input_slack:
         stage = rows_stage(spec.n * spec.h * spec.w, spec.c, "u8", "u8")
         constants["fill"] = fill_constant(0, "u8")
-        steps.append(stage_step(stage, source, "fill", 0))
+        steps.append(stage_step(stage, isa, source, "fill", 0))
         source, scratch = ("scratch", 0), (stage.bytes,)
     key = name_key("depthwise_vnni", shape)
     steps.append(
@@ -363,7 +369,7 @@ def _vnni_plan(
         tuple(steps),
         constants,
         scratch,
-        features=isa.without_amx().flags,
+        features=isa.vector_flags(),
         kernel="depthwise-vnni",
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dlcc import tir
-from targets.cpu.kernels.spec import NUMPY, Epilogue, OutType, ResidualType
+from targets.cpu.kernels.spec import FLOATS, NUMPY, Epilogue, OutType, ResidualType
 
 
 def scalars(epilogue: Epilogue) -> np.ndarray:
@@ -22,7 +22,7 @@ def scalars(epilogue: Epilogue) -> np.ndarray:
     added, residual zero point. A constant, not code, so that layers can share a function.
     """
     lo, hi = epilogue.bounds
-    zero = epilogue.out_zero_point if epilogue.out != "f32" else 0
+    zero = epilogue.out_zero_point if epilogue.out not in FLOATS else 0
     return np.array([zero, lo - zero, hi - zero, epilogue.residual_zero_point], dtype=np.float32)
 
 
@@ -124,10 +124,14 @@ def finish(
     real = total
     if at.multiplier is not None:
         real = kb.cast(total, "float32") * channel.multiplier
-    if out == "f32":
+    if out in FLOATS:
         if residual is not None:
+            if str(at.residual.dtype) == NUMPY["bf16"]:
+                residual = tir.bfloat16.widened(residual)
             real = kb.pure("llvm.arithmetic.fence", "float32", lanes, real) + residual
-        kb.store_first(at.y, index, _clamp(kb, real, at, lanes), count)
+        real = _clamp(kb, real, at, lanes)
+        real = kb.to_bfloat16(kb.let(real, "real")) if out == "bf16" else real
+        kb.store_first(at.y, index, real, count)
         return
     zero = kb.cast(kb.load(at.scalars, 0), "int32")
     whole = _to_int(kb, _clamp(kb, real, at, lanes), lanes) + kb.splat(zero, lanes)

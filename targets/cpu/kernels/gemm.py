@@ -20,7 +20,7 @@ from math import ceil, prod
 import numpy as np
 
 from targets.cpu.isa import Isa
-from targets.cpu.kernels.spec import OutType, ResidualType
+from targets.cpu.kernels.spec import FLOATS, OutType, ResidualType
 
 ITEM_MACS = 1 << 21
 """Multiply-accumulates that a work item aims at: 5 to 20 microseconds on one core."""
@@ -89,6 +89,11 @@ class Gemm:
     block: tuple[int, int, int] | None = None
 
     @property
+    def integer(self) -> bool:
+        """Whether the operands are codes."""
+        return self.a_dtype not in FLOATS
+
+    @property
     def runs(self) -> int:
         """Runs in one reduction."""
         return prod(count for count, _ in self.loops)
@@ -109,7 +114,8 @@ class Unit:
     """How the inner product is computed.
 
     ``kind``: fma | madd | vnni | amx; ``lanes``: channels of a block; ``k``: elements of a run that
-    one step takes; ``registers``: vector registers the block may fill.
+    one step takes; ``registers``: vector registers the block may fill. ``bf16``: the operands are
+    bfloat16, multiplied by vdpbf16ps (vnni), tdpbf16ps (amx), or, widened, by fma.
     """
 
     kind: str
@@ -117,6 +123,23 @@ class Unit:
     k: int
     registers: int
     fused: bool = True
+    bf16: bool = False
+
+    @property
+    def accumulator(self) -> str:
+        """Dtype of the sums."""
+        return "float32" if self.kind == "fma" or self.bf16 else "int32"
+
+    @property
+    def packed(self) -> str:
+        """Dtype of packed weights."""
+        return "uint16" if self.bf16 else "float32" if self.kind == "fma" else "int8"
+
+    def reads(self, in_dtype: str) -> str:
+        """Dtype that activations of ``in_dtype`` must have in memory."""
+        if self.kind == "madd":
+            return "i16"
+        return "f32" if self.bf16 and self.kind == "fma" else in_dtype
 
     @property
     def spare(self) -> int:
@@ -124,15 +147,29 @@ class Unit:
         return 2 if self.kind == "madd" or not self.fused else 1
 
 
-def unit_for(isa: Isa, a_dtype: str, *, amx: bool = True) -> Unit:
-    """The inner-product unit of ``isa`` for activations of this dtype."""
+def unit_for(isa: Isa, a_dtype: str, *, amx: bool = True, run: int = 0) -> Unit:
+    """The inner-product unit of ``isa`` for activations of this dtype and runs of this length."""
     if a_dtype == "f32":
         return Unit("fma", isa.lanes, 1, isa.registers, isa.fma)
+    if a_dtype == "bf16":
+        if isa.bfloat16 == "amx" and amx and run % 2 == 0:
+            return Unit("amx", TILE, bf16_step(run), isa.registers, bf16=True)
+        if isa.bfloat16 == "widen" or run % 2:
+            return Unit("fma", isa.lanes, 1, isa.registers, isa.fma, bf16=True)
+        return Unit("vnni", isa.lanes, 2, isa.registers, bf16=True)
     if isa.dot == "madd":
         return Unit("madd", isa.lanes, 2, isa.registers)
     if isa.dot == "amx" and amx:
         return Unit("amx", TILE, 64, isa.registers)
     return Unit("vnni", isa.lanes, 4, isa.registers)
+
+
+def bf16_step(run: int) -> int:
+    """Elements of a run that a tile takes at a time: the largest even divisor of up to 32.
+
+    Whole steps only: what lies past the end of a run could be a NaN, and 0 * NaN is no 0.
+    """
+    return max((k for k in range(2, 33, 2) if run % k == 0), default=2)
 
 
 @dataclass(frozen=True)
@@ -202,9 +239,10 @@ def _block_cycles(unit: Unit, m: int, nr: int, spatial: int, steps: int) -> floa
         loads = nr * TILE * (0.5 if in_l1 else 1.5) + spatial * rows * 0.5
         return max(spatial * nr * rows, loads, 52.0) + 0.1 * loads  # 52: latency of tdpbusd
     factor = {"fma": 0.5 if unit.fused else 1.0, "vnni": 0.5, "madd": 1.0}[unit.kind]
+    factor = 1.0 if unit.bf16 and unit.kind == "vnni" else factor  # one port has vdpbf16ps
     latency = 5.0 if unit.kind != "fma" else 4.0
     loads = 0.5 * (m + nr)
-    widening = 0.5 * nr if unit.kind == "madd" else 0.0
+    widening = 0.5 * nr if unit.kind == "madd" else nr if unit.bf16 and unit.kind == "fma" else 0.0
     return max(factor * m * nr + widening, loads, latency) + 0.1 * loads
 
 
@@ -281,7 +319,7 @@ def _items(gemm: Gemm, unit: Unit, rows: Cut, cols: Cut, channels: Cut) -> tuple
     strips = cols.count if gemm.rows > 1 else min(cols.count, max(1, wanted // channels.count, 4))
     strips = min(strips, max(1, wanted))
     blocks = min(channels.count, max(1, round(wanted / strips)))
-    packed = gemm.runs * gemm.run * gemm.n * gemm.groups * (4 if unit.kind == "fma" else 1)
+    packed = gemm.runs * gemm.run * gemm.n * gemm.groups * np.dtype(unit.packed).itemsize
     return strips, blocks, packed <= L2_BYTES
 
 
@@ -317,7 +355,7 @@ def pack_weights(weights: np.ndarray, unit: Unit, *, interleave: int = 1) -> np.
     """
     groups, n, runs, run = weights.shape
     blocks, length = ceil(n / unit.lanes), ceil(run / unit.k) * unit.k
-    inner = 4 if unit.kind == "amx" else unit.k
+    inner = unit.k if unit.kind != "amx" else 2 if unit.bf16 else 4
     full = np.zeros((groups, blocks * unit.lanes, runs, length), weights.dtype)
     full[:, :n, :, :run] = weights
     full = full[:, channel_order(blocks, unit.lanes, interleave)]

@@ -19,14 +19,14 @@ def gemm_function(name: str, gemm: Gemm, unit: Unit, blocking: Blocking) -> Any:
     Parameters: a, b, [row terms,] then the epilogue's (:func:`epilogue.argument_names`), residual
     if there is one, y.
     """
-    kb = tir.KernelBuilder(name)
+    kb = tir.KernelBuilder(name, bfloat16=unit.bf16 and unit.kind != "fma")
     a = kb.pointer("a", NUMPY[gemm.a_dtype], align=1)
-    b_dtype = "float32" if gemm.a_dtype == "f32" else "int8"
+    b_dtype = unit.packed
     if gemm.b_image and unit.kind == "madd":
         b_dtype = "int16"
     b = kb.pointer("b", b_dtype, align=1 if gemm.b_row else 64)
     terms = kb.pointer("row_terms", "int32") if gemm.row_terms else None
-    out = epilogue.parameters(kb, gemm.a_dtype != "f32", gemm.out, gemm.residual)
+    out = epilogue.parameters(kb, gemm.integer, gemm.out, gemm.residual)
     ctx = Context(kb, gemm, unit, blocking, a, b, terms, out)
     if unit.kind != "amx":
         emit_items(ctx, emit_narrow_block if gemm.pixel_bundles else emit_register_block)

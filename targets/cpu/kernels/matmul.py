@@ -9,7 +9,7 @@ import numpy as np
 
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from targets.cpu.isa import CLOCK, Isa
-from targets.cpu.kernels.conv import channel_constants, gemm_step
+from targets.cpu.kernels.conv import channel_constants, features_of, gemm_step
 from targets.cpu.kernels.gemm import Gemm, Unit, choose_blocking, unit_for
 from targets.cpu.kernels.pack import (
     Pack,
@@ -106,12 +106,12 @@ def matmul(
     if made.stage is not None:
         constants["fill"] = fill_constant(spec.a_zero_point, spec.in_dtype)
         a = _new(scratch, made.stage.bytes)
-        steps.append(stage_step(made.stage, ("in", 0), "fill", len(scratch) - 1))
+        steps.append(stage_step(made.stage, isa, ("in", 0), "fill", len(scratch) - 1))
     b: KernelArg = ("in", 1)
     if made.copy_b is not None:
         constants.setdefault("fill", fill_constant(0, spec.in_dtype))
         b = _new(scratch, made.copy_b.bytes)
-        steps.append(stage_step(made.copy_b, ("in", 1), "fill", len(scratch) - 1))
+        steps.append(stage_step(made.copy_b, isa, ("in", 1), "fill", len(scratch) - 1))
     if made.pack is not None and spec.in_dtype == "u8":
         size, source = {"int8": 1, "int16": 2}[made.pack.dtype], b
         b = _new(scratch, made.pack.batch * made.pack.elements * size)
@@ -129,7 +129,7 @@ def matmul(
         tuple(steps),
         constants,
         scratch=tuple(scratch),
-        features=isa.flags if unit.kind == "amx" else isa.without_amx().flags,
+        features=features_of(isa, unit),
         kernel=f"matmul-{unit.kind}",
     )
 

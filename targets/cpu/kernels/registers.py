@@ -1,9 +1,10 @@
-"""Emits implicit-GEMM blocks in vector registers: FMA, vpdpbusd or widened pmaddwd."""
+"""Emits implicit-GEMM blocks in vector registers: FMA, vpdpbusd, vdpbf16ps or widened pmaddwd."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from dlcc import tir
 from targets.cpu.kernels.skeleton import Block, Context, a_start, b_start, runs, store_block
 
 _VNNI = {16: "llvm.x86.avx512.vpdpbusd.512", 8: "llvm.x86.avx512.vpdpbusd.256"}
@@ -20,6 +21,8 @@ def load_a(ctx: Context, index: Any) -> Any:
     if unit.kind == "fma":
         return kb.let(kb.splat(kb.load(ctx.a, index), unit.lanes), "a")
     word = kb.reinterpret(kb.load(ctx.a, index, unit.k), "int32")
+    if unit.bf16:
+        return kb.let(kb.splat(word, unit.lanes), "a")
     dtype, lanes = ("int16", 2 * unit.lanes) if unit.kind == "madd" else ("int8", 4 * unit.lanes)
     return kb.let(kb.reinterpret(kb.splat(word, unit.lanes), dtype, lanes), "a")
 
@@ -28,6 +31,9 @@ def load_b(ctx: Context, index: Any) -> Any:
     """One step of one channel block; s8 weights are widened for pmaddwd."""
     kb, unit = ctx.kb, ctx.unit
     value = kb.load(ctx.b, index, unit.lanes * unit.k)
+    if unit.bf16:
+        pairs = unit.kind == "vnni"
+        value = kb.reinterpret(value, "int32", unit.lanes) if pairs else tir.bfloat16.widened(value)
     if unit.kind == "madd" and str(ctx.b.dtype) != "int16":
         value = kb.cast(value, "int16")
     return kb.let(value, "b")
@@ -40,6 +46,8 @@ def multiply_add(ctx: Context, acc: Any, a: Any, b: Any) -> Any:
         if not unit.fused:
             return acc + a * b
         return kb.pure("llvm.fma", "float32", unit.lanes, a, b, acc)
+    if unit.bf16:
+        return tir.bfloat16.dot(acc, a, b)
     if unit.kind == "vnni":
         return kb.pure(_VNNI[unit.lanes], "int32", unit.lanes, acc, a, b)
     return acc + kb.pure(_MADD[unit.lanes], "int32", unit.lanes, a, b)
@@ -50,7 +58,7 @@ def emit_register_block(ctx: Context, block: Block) -> None:
     kb, gemm, unit = ctx.kb, ctx.gemm, ctx.unit
     lanes, nr = unit.lanes, block.channel_blocks
     pixels = [(r, c) for r in range(block.height) for c in range(block.width)]
-    dtype = "float32" if unit.kind == "fma" else "int32"
+    dtype = unit.accumulator
     acc = kb.alloc(dtype, len(pixels) * nr * lanes)
     for i in range(len(pixels) * nr):
         kb.store(acc, i * lanes, kb.const(0, dtype, lanes))

@@ -249,7 +249,7 @@ def softmax(
         (("in", 0), *names, ("out", 0)),
         spec.rows,
     )
-    return KernelPlan((step,), constants, features=isa.without_amx().flags, kernel="softmax rows")
+    return KernelPlan((step,), constants, features=isa.vector_flags(), kernel="softmax rows")
 
 
 def softmax_cost(spec: SoftmaxSpec, isa: Isa) -> float:

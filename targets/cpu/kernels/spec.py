@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
-InType = Literal["u8", "f32"]
-OutType = Literal["u8", "s8", "f32"]
-ResidualType = Literal["u8", "f32"]
+InType = Literal["u8", "f32", "bf16"]
+OutType = Literal["u8", "s8", "f32", "bf16"]
+ResidualType = Literal["u8", "f32", "bf16"]
 
-NUMPY = {"u8": "uint8", "s8": "int8", "f32": "float32", "i16": "int16"}
+NUMPY = {"u8": "uint8", "s8": "int8", "f32": "float32", "i16": "int16", "bf16": "uint16"}
 """numpy's (and TVM's) names of the short dtype names used in specs."""
 
-SIZE = {"u8": 1, "s8": 1, "i16": 2, "f32": 4}
+SIZE = {"u8": 1, "s8": 1, "i16": 2, "bf16": 2, "f32": 4}
 """Bytes of one element."""
+
+FLOATS = frozenset({"f32", "bf16"})
+"""Dtypes of real numbers; the others hold codes."""
 
 
 class Borders:
@@ -51,9 +54,9 @@ class Epilogue:
 
     u8 activations: ``t = acc + bias[c] (+ rint((r - residual_zero_point) * ratio[c]))``, then for
     an integer output ``clamp(rint(t * m[c]) + out_zero_point, lo, hi)`` with ``lo``, ``hi`` in q
-    units, or for an f32 output ``clamp(t * m[c] (+ r), lo, hi)`` in real units. f32 activations:
-    ``clamp(acc + bias[c] (+ r), lo, hi)``. A u8 residual belongs to an integer output, an f32
-    residual to an f32 output.
+    units, or for an f32 output ``clamp(t * m[c] (+ r), lo, hi)`` in real units. f32 and bf16
+    activations: ``clamp(acc + bias[c] (+ r), lo, hi)`` in f32, rounded once for a bf16 output. A u8
+    residual belongs to an integer output, an f32 or bf16 residual to an f32 or bf16 output.
     """
 
     out: OutType = "f32"
@@ -64,18 +67,18 @@ class Epilogue:
     residual_zero_point: int = 0
 
     def __post_init__(self) -> None:
-        if self.residual == "u8" and self.out == "f32":
+        if self.residual == "u8" and self.out in FLOATS:
             raise ValueError("a u8 residual needs an integer output")
-        if self.residual == "f32" and self.out != "f32":
+        if self.residual in FLOATS and self.out not in FLOATS:
             raise ValueError("an f32 residual needs an f32 output")
         lo, hi = self.bounds
-        if not lo <= hi or (self.out != "f32" and (lo % 1 or hi % 1)):
+        if not lo <= hi or (self.out not in FLOATS and (lo % 1 or hi % 1)):
             raise ValueError(f"[{self.lo}, {self.hi}] is no range of {self.out} values")
 
     @property
     def bounds(self) -> tuple[float, float]:
         """``lo`` and ``hi``, narrowed to what the output dtype can hold."""
-        low, high = {"u8": (0.0, 255.0), "s8": (-128.0, 127.0), "f32": (-inf, inf)}[self.out]
+        low, high = {"u8": (0.0, 255.0), "s8": (-128.0, 127.0)}.get(self.out, (-inf, inf))
         return max(low, self.lo), min(high, self.hi)
 
 
@@ -84,7 +87,8 @@ class ConvSpec:
     """A 2-D convolution; also a linear layer (``h=1, w=M, kh=kw=1``).
 
     ``pads`` are (top, left, bottom, right) and hold ``in_zero_point``. Weights are
-    ``[oc, c / groups, kh, kw]``: s8 (zero point 0) for u8 activations, f32 for f32.
+    ``[oc, c / groups, kh, kw]``: s8 (zero point 0) for u8 activations, f32 for f32, the bits of
+    bf16 for bf16. ``stored``: dtype in memory of an input that is rounded to bf16 as it is read.
     ``input_slack``: ARENA_SLACK bytes after the input's end may be read; where they may not (a
     caller's own buffer), the kernel copies the input first if it would read them.
     """
@@ -104,13 +108,14 @@ class ConvSpec:
     in_zero_point: int = 0
     epilogue: Epilogue = Epilogue()
     input_slack: bool = True
+    stored: InType | None = None
 
     def __post_init__(self) -> None:
         if self.c % self.groups or self.oc % self.groups:
             raise ValueError(f"{self.groups} groups must divide {self.c} and {self.oc} channels")
         if self.oh < 1 or self.ow < 1:
             raise ValueError(f"kernel {self.kh}x{self.kw} exceeds the padded input")
-        if self.in_dtype == "f32" and self.epilogue.out != "f32":
+        if self.in_dtype in FLOATS and self.epilogue.out not in FLOATS:
             raise ValueError("f32 activations give an f32 output")
 
     @property
@@ -158,6 +163,7 @@ class ConvTransposeSpec:
     in_dtype: InType = "u8"
     in_zero_point: int = 0
     epilogue: Epilogue = Epilogue()
+    stored: InType | None = None
 
 
 @dataclass(frozen=True)
@@ -180,6 +186,8 @@ class MatmulSpec:
     epilogue: Epilogue = Epilogue()
     a_slack: bool = True
     b_slack: bool = True
+    a_stored: InType | None = None
+    b_stored: InType | None = None
 
     @property
     def macs(self) -> int:

@@ -1,7 +1,8 @@
 """Staging: copies of the input in the form that the inner kernels read without conditions.
 
 A padded copy (borders hold the zero point), a copy with rows and columns of zero points inserted
-(transposed convolution), u8 widened to i16 for pmaddwd, or simply a copy with readable slack.
+(transposed convolution), u8 widened to i16 for pmaddwd, f32 rounded to bf16 or bf16 widened to f32,
+or simply a copy with readable slack.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelStep, name_key
+from targets.cpu.isa import Isa
 from targets.cpu.kernels.skeleton import divide
 from targets.cpu.kernels.spec import NUMPY, SIZE
 
@@ -25,7 +27,8 @@ class Stage:
     """A staged copy ``[n, out_h, out_w, c]`` of an input ``[n, h, w, c]``.
 
     Input pixel (i, j) lands at ``(top + i * spread_h, left + j * spread_w)``; the rest is the fill
-    value.
+    value. ``rounded``: f32 numbers are rounded to bf16 even if they stay f32. ``spare``: channels
+    beyond ``c`` of each pixel of the copy, which hold the fill value.
     """
 
     n: int
@@ -39,11 +42,18 @@ class Stage:
     spread: tuple[int, int]
     src: str
     dst: str
+    rounded: bool = False
+    spare: int = 0
 
     @property
     def elements(self) -> int:
         """Elements of the copy."""
-        return self.n * self.out_h * self.out_w * self.c
+        return self.n * self.out_h * self.out_w * self.pitch
+
+    @property
+    def pitch(self) -> int:
+        """Channels of the copy."""
+        return self.c + self.spare
 
     @property
     def bytes(self) -> int:
@@ -56,9 +66,11 @@ class Stage:
         return 2 * self.bytes / COPY_BANDWIDTH
 
 
-def rows_stage(rows: int, c: int, src: str, dst: str) -> Stage:
+def rows_stage(
+    rows: int, c: int, src: str, dst: str, *, rounded: bool = False, spare: int = 0
+) -> Stage:
     """A plain copy (or widening) of a ``[rows, c]`` matrix, one work item per row."""
-    return Stage(1, rows, 1, c, rows, 1, 0, 0, (1, 1), src, dst)
+    return Stage(1, rows, 1, c, rows, 1, 0, 0, (1, 1), src, dst, rounded, spare)
 
 
 def fill_constant(zero_point: int, src: str) -> np.ndarray:
@@ -77,9 +89,19 @@ def _copy(kb: tir.KernelBuilder, stage: Stage, put: Any, get: Any, x: Any, y: An
             lanes //= 2
         with kb.loop(0, n // lanes, "v") as v:
             value = kb.load(x, get + v * lanes + at, lanes)
-            kb.store(y, put + v * lanes + at, kb.cast(value, NUMPY[stage.dst]))
+            kb.store(y, put + v * lanes + at, _converted(kb, stage, value))
         at += n // lanes * lanes
         n %= lanes
+
+
+def _converted(kb: tir.KernelBuilder, stage: Stage, value: Any) -> Any:
+    """A vector of the input as the copy's dtype."""
+    if stage.src == stage.dst and not stage.rounded:
+        return value
+    if stage.src == "f32":
+        bits = kb.let(kb.to_bfloat16(value), "bits")
+        return bits if stage.dst == "bf16" else tir.bfloat16.widened(bits)
+    return tir.bfloat16.widened(value) if stage.src == "bf16" else kb.cast(value, NUMPY[stage.dst])
 
 
 def _fill(kb: tir.KernelBuilder, stage: Stage, put: Any, y: Any, value: Any, n: int) -> None:
@@ -98,23 +120,28 @@ def _row(
     kb: tir.KernelBuilder, stage: Stage, put: Any, get: Any, x: Any, y: Any, fill: Any
 ) -> None:
     """One staged row that has an input row in it."""
-    c, spread = stage.c, stage.spread[1]
+    c, spread = stage.pitch, stage.spread[1]
     _fill(kb, stage, put, y, fill, stage.left * c)
-    if spread == 1:
+    if spread == 1 and not stage.spare:
         _copy(kb, stage, put + stage.left * c, get, x, y, stage.w * c)
     else:
         with kb.loop(0, stage.w, "col") as col:
             at = kb.let(put + (stage.left + col * spread) * c, "put")
-            _copy(kb, stage, at, kb.let(get + col * c, "get"), x, y, c)
-            with kb.when(col < stage.w - 1):
-                _fill(kb, stage, at + c, y, fill, (spread - 1) * c)
+            _copy(kb, stage, at, kb.let(get + col * stage.c, "get"), x, y, stage.c)
+            _fill(kb, stage, at + stage.c, y, fill, stage.spare)
+            if spread > 1:
+                with kb.when(col < stage.w - 1):
+                    _fill(kb, stage, at + c, y, fill, (spread - 1) * c)
     end = stage.left + (stage.w - 1) * spread + 1
     _fill(kb, stage, kb.let(put + end * c, "end"), y, fill, (stage.out_w - end) * c)
 
 
-def stage_function(name: str, stage: Stage) -> Any:
-    """The staging kernel: parameters x, fill, y; one work item per staged row."""
-    kb = tir.KernelBuilder(name)
+def stage_function(name: str, stage: Stage, *, native: bool = False) -> Any:
+    """The staging kernel: parameters x, fill, y; one work item per staged row.
+
+    ``native``: the CPU has the instructions of AVX512-BF16.
+    """
+    kb = tir.KernelBuilder(name, bfloat16=native)
     x = kb.pointer("x", NUMPY[stage.src], align=1)
     fill = kb.pointer("fill", "int32" if stage.src == "u8" else "float32")
     y = kb.pointer("y", NUMPY[stage.dst])
@@ -124,7 +151,7 @@ def stage_function(name: str, stage: Stage) -> Any:
         image = image if stage.n > 1 else 0
         row = row if stage.out_h > 1 else 0
         value = kb.let(kb.cast(kb.load(fill, 0), NUMPY[stage.dst]), "fill")
-        put = kb.let(item * (stage.out_w * stage.c), "put")
+        put = kb.let(item * (stage.out_w * stage.pitch), "put")
         source, left_over = divide(kb, row - stage.top, stage.spread[0], "source")
         every_row = stage.out_h == stage.h
         inside = True if every_row else tir.tirx.all(row >= stage.top, row <= last)
@@ -135,16 +162,17 @@ def stage_function(name: str, stage: Stage) -> Any:
             _row(kb, stage, put, get, x, y, value)
         if not every_row:
             with kb.when(tir.tirx.Not(inside)):
-                _fill(kb, stage, put, y, value, stage.out_w * stage.c)
+                _fill(kb, stage, put, y, value, stage.out_w * stage.pitch)
     return kb.build()
 
 
-def stage_step(stage: Stage, source: KernelArg, fill: str, scratch: int) -> KernelStep:
+def stage_step(stage: Stage, isa: Isa, source: KernelArg, fill: str, scratch: int) -> KernelStep:
     """The step that stages ``source`` into buffer ``scratch``; ``fill`` names a constant."""
-    key = name_key("stage", stage)
+    native = stage.rounded and isa.bfloat16 != "widen"
+    key = name_key("stage", stage, native)
     return KernelStep(
         key,
-        lambda: stage_function(key, stage),
+        lambda: stage_function(key, stage, native=native),
         (source, ("const", fill), ("scratch", scratch)),
         stage.n * stage.out_h,
         stage.seconds,

@@ -61,7 +61,7 @@ L2_BYTES = 3 << 19
 
 def refusal(spec: ConvSpec) -> str:
     """Why Winograd's filtering does not apply to ``spec``; "" if it does."""
-    if spec.in_dtype != "f32":
+    if {spec.in_dtype, spec.epilogue.out, spec.epilogue.residual or "f32"} != {"f32"}:
         return "it is no float32 layer"
     if (spec.kh, spec.kw) != (TAPS, TAPS) or spec.stride != (1, 1) or spec.dilation != (1, 1):
         return "it is no 3x3 kernel of stride 1"
@@ -206,6 +206,6 @@ def winograd(
         constants,
         scratch=() if shape.band else shape.scratch,
         thread_scratch=shape.scratch if shape.band else (),
-        features=isa.without_amx().flags,
+        features=isa.vector_flags(),
         kernel=shape_text(shape),
     )
