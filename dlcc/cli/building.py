@@ -77,6 +77,15 @@ PrintAfterOption = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
+WithoutOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--without",
+        metavar="ROW",
+        help="Kernel row not to use, e.g. winograd. Repeatable.",
+        show_default=False,
+    ),
+]
 DumpOption = Annotated[
     Path | None,
     typer.Option(
@@ -142,15 +151,7 @@ def compile_model(
     embed: Annotated[
         bool, typer.Option("--embed", help="Put the weights into the library.")
     ] = False,
-    without: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--without",
-            metavar="ROW",
-            help="Kernel row not to use, e.g. winograd. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    without: WithoutOption = None,
     print_before: PrintBeforeOption = None,
     print_after: PrintAfterOption = None,
     dump_dir: DumpOption = None,

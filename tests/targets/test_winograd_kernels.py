@@ -33,8 +33,7 @@ RELU6 = Epilogue("f32", 0.0, 6.0)
 CASES = {
     "whole-tiles": (ConvSpec(1, 8, 12, 32, 48, 3, 3, pads=PADS, epilogue=RELU6), 0),
     "odd-everything": (ConvSpec(1, 9, 11, 13, 19, 3, 3, pads=(1, 0, 1, 1)), 0),
-    "no-pads-batch2": (ConvSpec(2, 7, 10, 16, 21, 3, 3), 0),
-    "wide-pads": (ConvSpec(1, 5, 6, 8, 16, 3, 3, pads=(2, 2, 2, 2)), 0),
+    "batch2": (ConvSpec(2, 5, 8, 16, 21, 3, 3, pads=(2, 2, 0, 0)), 0),
     "residual": (
         ConvSpec(1, 13, 9, 24, 40, 3, 3, pads=PADS, epilogue=Epilogue("f32", -1.0, residual="f32")),
         0,
@@ -75,9 +74,10 @@ def float_spec(spec: ConvSpec) -> ConvSpec:
     return replace(spec, in_dtype="f32", epilogue=replace(spec.epilogue, out="f32"))
 
 
-@pytest.fixture(scope="module", params=isa_params())
+@pytest.fixture(scope="module", params=isa_params("sse4", "avx2", "avx512"))
 def table(request):
-    """All cases planned for one ISA and compiled together."""
+    """All cases planned for one ISA and compiled together (the others have no float code of their
+    own)."""
     cases = {
         (name, m): Case(float_spec(spec), request.param, m, band)
         for name, (spec, band) in CASES.items()

@@ -12,6 +12,7 @@ from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels import bfloat16, epilogue
 from targets.cpu.kernels.columns import Columns, columns_of, columns_step
 from targets.cpu.kernels.gemm import (
+    L2_BYTES,
     Gemm,
     Unit,
     choose_blocking,
@@ -391,7 +392,10 @@ def conv_cost(spec: ConvSpec, isa: Isa, *, amx: bool = True, columns: bool = Fal
     packed *= geo.gemm.runs * ceil(geo.gemm.run / geo.unit.k) * geo.unit.k
     moved = packed * np.dtype(geo.unit.packed).itemsize
     bandwidth = CACHED_BANDWIDTH if moved <= CACHED_WEIGHTS else WEIGHT_BANDWIDTH
-    seconds = max(cycles / CLOCK, moved / bandwidth)
+    seconds = cycles / CLOCK
+    if spec.in_dtype == "f32" and moved > L2_BYTES:
+        seconds += moved / STREAM_BANDWIDTH
+    seconds = max(seconds, moved / bandwidth)
     if geo.unit.kind == "amx":
         seconds += TILE_SETUP
     if geo.stage is not None:
@@ -404,6 +408,9 @@ def conv_transpose_cost(spec: ConvTransposeSpec, isa: Isa, *, amx: bool = True) 
     conv, stage = _as_convolution(spec, isa, amx)
     return conv_cost(conv, isa, amx=amx) + stage.seconds
 
+
+STREAM_BANDWIDTH = 30e9
+"""Bytes per second of float32 weights beyond the second-level cache, while they are multiplied."""
 
 WEIGHT_BANDWIDTH = 25e9
 """Bytes per second of weights that are read once, from memory."""

@@ -243,7 +243,10 @@ def _block_cycles(unit: Unit, m: int, nr: int, spatial: int, steps: int) -> floa
     latency = 5.0 if unit.kind != "fma" else 4.0
     loads = 0.5 * (m + nr)
     widening = 0.5 * nr if unit.kind == "madd" else nr if unit.bf16 and unit.kind == "fma" else 0.0
-    return max(factor * m * nr + widening, loads, latency) + 0.1 * loads
+    weights = steps * nr * (2 if unit.bf16 else 4) * unit.lanes
+    from_l2 = unit.kind == "fma" and weights > L1_BYTES // 2
+    streams = 0.04 * nr * nr if from_l2 else 0.0
+    return max(factor * m * nr + widening, loads, latency) + 0.1 * loads + streams
 
 
 def _shapes(gemm: Gemm, unit: Unit) -> list[tuple[int, int, int]]:
@@ -295,6 +298,15 @@ def _cuts(gemm: Gemm, unit: Unit, shape: tuple[int, int, int]) -> tuple[Cut, Cut
     return tail_cut(gemm.rows, height), even_cut(gemm.cols, width), tail_cut(blocks, nr)
 
 
+def _finish_cycles(gemm: Gemm, unit: Unit, pixels: int, channel_blocks: int) -> float:
+    """Cycles of a block's start and epilogue."""
+    if gemm.pixel_bundles:
+        return 10.0 + 3 * pixels
+    if unit.kind == "fma":  # written out, from registers
+        return 30 + (2.5 * channel_blocks + 6) * pixels
+    return 30.0 + 6 * pixels * channel_blocks
+
+
 def _layer_cycles(gemm: Gemm, unit: Unit, cuts: tuple[Cut, Cut, Cut]) -> float:
     """Predicted cycles of one group of one image."""
     steps = gemm.runs * ceil(gemm.run / unit.k)
@@ -303,8 +315,7 @@ def _layer_cycles(gemm: Gemm, unit: Unit, cuts: tuple[Cut, Cut, Cut]) -> float:
         if rc * cc * nc:
             spatial = rs * ceil(cs / TILE)
             step = _block_cycles(unit, rs * cs, ns, spatial, steps)
-            finish = 10 + 3 * rs * cs if gemm.pixel_bundles else 30 + 6 * rs * cs * ns
-            cycles += rc * cc * nc * (steps * step + finish)
+            cycles += rc * cc * nc * (steps * step + _finish_cycles(gemm, unit, rs * cs, ns))
     variants = prod(len(cut.sizes) for cut in cuts)
     return cycles * (1.0 + 0.01 * variants)  # code size; also settles ties
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from dlcc import tir
-from targets.cpu.kernels.skeleton import Block, Context, a_start, b_start, runs, store_block
+from targets.cpu.kernels.skeleton import (
+    Block,
+    Context,
+    a_start,
+    b_start,
+    runs,
+    store_block,
+    store_registers,
+)
+
+UNROLL = 4
+"""Reduction steps of an fp32 block that are written out: the loop's own instructions take issue
+slots and ports from the multiplications."""
 
 _VNNI = {16: "llvm.x86.avx512.vpdpbusd.512", 8: "llvm.x86.avx512.vpdpbusd.256"}
 _MADD = {
@@ -53,6 +65,19 @@ def multiply_add(ctx: Context, acc: Any, a: Any, b: Any) -> Any:
     return acc + kb.pure(_MADD[unit.lanes], "int32", unit.lanes, a, b)
 
 
+def _step(
+    ctx: Context, acc: Any, pixels: list[tuple[int, int]], nr: int, a_at: Any, b_at: Any
+) -> None:
+    """One reduction step of all pixels and channel blocks."""
+    kb, gemm, lanes = ctx.kb, ctx.gemm, ctx.unit.lanes
+    weights = [load_b(ctx, b_at + j * ctx.b_block) for j in range(nr)]
+    for i, (r, c) in enumerate(pixels):
+        a = load_a(ctx, a_at + (r * gemm.a_row + c * gemm.a_col))
+        for j in range(nr):
+            at = (i * nr + j) * lanes
+            kb.store(acc, at, multiply_add(ctx, kb.load(acc, at, lanes), a, weights[j]))
+
+
 def emit_register_block(ctx: Context, block: Block) -> None:
     """Accumulates one block in registers and hands it to the epilogue."""
     kb, gemm, unit = ctx.kb, ctx.gemm, ctx.unit
@@ -65,14 +90,20 @@ def emit_register_block(ctx: Context, block: Block) -> None:
     b_step = gemm.b_row or lanes * unit.k
     with runs(ctx, a_start(ctx, block), b_start(ctx, block)) as (a_run, b_run):
         a_run, b_run = kb.let(a_run, "a_run"), kb.let(b_run, "b_run")
-        with kb.loop(0, -(-gemm.run // unit.k), "k") as k:
-            a_at, b_at = kb.let(a_run + k * unit.k, "a_at"), kb.let(b_run + k * b_step, "b_at")
-            weights = [load_b(ctx, b_at + j * ctx.b_block) for j in range(nr)]
-            for i, (r, c) in enumerate(pixels):
-                a = load_a(ctx, a_at + (r * gemm.a_row + c * gemm.a_col))
-                for j in range(nr):
-                    at = (i * nr + j) * lanes
-                    kb.store(acc, at, multiply_add(ctx, kb.load(acc, at, lanes), a, weights[j]))
+        steps = -(-gemm.run // unit.k)
+        unroll = UNROLL if unit.kind == "fma" and steps >= 4 * UNROLL else 1
+        whole = steps // unroll
+        if whole:
+            with kb.loop(0, whole, "k") as k:
+                a_at = kb.let(a_run + k * (unroll * unit.k), "a_at")
+                b_at = kb.let(b_run + k * (unroll * b_step), "b_at")
+                for i in range(unroll):
+                    _step(ctx, acc, pixels, nr, a_at + i * unit.k, b_at + i * b_step)
+        for i in range(whole * unroll, steps):
+            _step(ctx, acc, pixels, nr, a_run + i * unit.k, b_run + i * b_step)
+    if unit.kind == "fma" and block.last == lanes:  # a partial vector is stored in pieces
+        store_registers(ctx, block, acc)
+        return
     spill, start = kb.alloc_aligned(dtype, len(pixels) * nr * lanes)
     for i in range(len(pixels) * nr):
         kb.store(spill, start + i * lanes, kb.load(acc, i * lanes, lanes))

@@ -211,27 +211,57 @@ def store_block(
     ``acc`` holds pixel (r, c), channel block j at
     ``start + r * row_step + c * col_step + j * block_step``.
     """
+    kb = ctx.kb
+    channels = _channels(ctx, block)
+    with kb.loop(0, block.height, "r") as r, kb.loop(0, block.width, "c") as c:
+        base = kb.let(r * row_step + c * col_step + start, "acc_at")
+        at = [base + j * block_step for j in range(block.channel_blocks)]
+        _finish_pixel(ctx, block, channels, (r, c), [(acc, i) for i in at])
+
+
+def store_registers(ctx: Context, block: Block, acc: Any) -> None:
+    """The epilogue of a block whose accumulators lie in registers, written out.
+
+    ``acc`` holds the vectors of pixel 0's channel blocks, then those of pixel 1, in row order.
+    """
+    channels = _channels(ctx, block)
+    lanes, nr = ctx.unit.lanes, block.channel_blocks
+    for r in range(block.height):
+        for c in range(block.width):
+            first = (r * block.width + c) * nr
+            at = [(acc, (first + j) * lanes) for j in range(nr)]
+            _finish_pixel(ctx, block, channels, (r, c), at)
+
+
+def _channels(ctx: Context, block: Block) -> list[epilogue.Channels]:
+    """The per-channel vectors of all channel blocks."""
     kb, gemm, lanes = ctx.kb, ctx.gemm, ctx.unit.lanes
     first = kb.let((ctx.group * ctx.blocks + block.channel_block) * lanes, "channel")
     own = ctx.image * gemm.bias_image
-    channels = [
+    return [
         epilogue.load_channels(kb, ctx.out, first + j * lanes, lanes, own)
         for j in range(block.channel_blocks)
     ]
-    stride = gemm.groups * gemm.n
-    offset = ctx.group * gemm.n + block.channel_block * lanes
-    with kb.loop(0, block.height, "r") as r, kb.loop(0, block.width, "c") as c:
-        pixel, kept = _pixel(ctx, block.row + r, block.col + c)
-        with kb.when(kept):
-            index = kb.let(pixel * stride + offset, "y_at")
-            base = kb.let(r * row_step + c * col_step + start, "acc_at")
-            values = [
-                kb.load(acc, base + j * block_step, lanes) for j in range(block.channel_blocks)
-            ]
-            if ctx.terms is not None:
-                term = kb.splat(kb.load(ctx.terms, pixel), lanes)
-                values = [value + term for value in values]
-            _store_pixel(ctx, channels, values, index, block.last)
+
+
+def _finish_pixel(
+    ctx: Context,
+    block: Block,
+    channels: list[epilogue.Channels],
+    at: tuple[Any, Any],
+    sums: list[tuple[Any, Any]],
+) -> None:
+    """The epilogue of the block's pixel ``at`` (row, column); ``sums``: buffer and element."""
+    kb, gemm, lanes = ctx.kb, ctx.gemm, ctx.unit.lanes
+    pixel, kept = _pixel(ctx, block.row + at[0], block.col + at[1])
+    with kb.when(kept):
+        offset = ctx.group * gemm.n + block.channel_block * lanes
+        index = kb.let(pixel * (gemm.groups * gemm.n) + offset, "y_at")
+        values = [kb.load(buffer, where, lanes) for buffer, where in sums]
+        if ctx.terms is not None:
+            term = kb.splat(kb.load(ctx.terms, pixel), lanes)
+            values = [value + term for value in values]
+        _store_pixel(ctx, channels, values, index, block.last)
 
 
 def _store_pixel(

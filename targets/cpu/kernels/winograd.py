@@ -23,7 +23,7 @@ import numpy as np
 from dlcc.lowering.kernel import ArgumentKind, KernelArg, KernelPlan, KernelStep, name_key
 from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels import epilogue
-from targets.cpu.kernels.conv import channel_constants
+from targets.cpu.kernels.conv import STREAM_BANDWIDTH, channel_constants
 from targets.cpu.kernels.gemm import pack_weights, unit_for
 from targets.cpu.kernels.spec import ConvSpec
 from targets.cpu.kernels.winograd_code import (
@@ -46,13 +46,10 @@ BANDS = (14, 28, 56)
 FEWEST_BANDS = 8
 """Bands that a banded layer must have, so that threads get equal shares."""
 
-TRANSFORM_CYCLES = {2: (140.0, 130.0), 4: (450.0, 400.0)}
+TRANSFORM_CYCLES = {2: (140.0, 130.0), 4: (380.0, 340.0)}
 """Cycles to transform one input tile and one output tile of one channel vector."""
 
-STREAM_BANDWIDTH = 22e9
-"""Bytes per second of weights that the second-level cache does not hold."""
-
-SPILL_BANDWIDTH = 60e9
+SPILL_BANDWIDTH = 40e9
 """Bytes per second of scratch between the second- and the third-level cache."""
 
 L2_BYTES = 3 << 19
@@ -116,6 +113,7 @@ def _steps(shape: Winograd) -> tuple[KernelStep, ...]:
                 ceil(shape.tiles / shape.band),
             ),
         )
+    seconds = phase_seconds(shape)
     keys = [name_key(f"winograd_{phase}", shape, cut) for phase in ("in", "mul", "out")]
     return (
         KernelStep(
@@ -123,18 +121,21 @@ def _steps(shape: Winograd) -> tuple[KernelStep, ...]:
             lambda: input_function(keys[0], shape),
             (("in", 0), v),
             shape.tiles * shape.chunks(shape.in_blocks),
+            seconds[0],
         ),
         KernelStep(
             keys[1],
             lambda: products_function(keys[1], shape, cut),
             (v, u, p),
             shape.points * cut.channels.count,
+            seconds[1],
         ),
         KernelStep(
             keys[2],
             lambda: output_function(keys[2], shape),
             (p, *ends),
             shape.tiles * shape.chunks(shape.out_blocks),
+            seconds[2],
         ),
     )
 
@@ -150,21 +151,30 @@ def arrangements(spec: ConvSpec, isa: Isa) -> list[Winograd]:
 
 
 @lru_cache(maxsize=4096)
+def phase_seconds(shape: Winograd) -> tuple[float, float, float]:
+    """Predicted seconds of the three phases on one thread."""
+    bands = ceil(shape.tiles / shape.band) if shape.band else 1
+    into, out = TRANSFORM_CYCLES[shape.m]
+    tiles = shape.tiles * (1.0 if shape.registers > 16 else 1.3)  # spills
+    weights = 4 * shape.points * shape.out_blocks * shape.lanes * shape.c
+    v_bytes, p_bytes = shape.scratch
+    passes = bands if weights + v_bytes + p_bytes > L2_BYTES else 1
+    multiply = shape.points * bands * products_blocking(shape)[1] / CLOCK
+    seconds = [
+        tiles * shape.in_blocks * into / CLOCK,
+        multiply + passes * weights / STREAM_BANDWIDTH,
+        tiles * shape.out_blocks * out / CLOCK,
+    ]
+    if v_bytes + p_bytes > L2_BYTES:  # written by one phase, read by the next
+        seconds[0] += bands * v_bytes / SPILL_BANDWIDTH
+        seconds[1] += bands * (v_bytes + p_bytes) / SPILL_BANDWIDTH
+        seconds[2] += bands * p_bytes / SPILL_BANDWIDTH
+    return seconds[0], seconds[1], seconds[2]
+
+
 def shape_cost(shape: Winograd) -> float:
     """Predicted seconds on one thread."""
-    bands = ceil(shape.tiles / shape.band) if shape.band else 1
-    _, cycles = products_blocking(shape)
-    cycles *= shape.points * bands
-    into, out = TRANSFORM_CYCLES[shape.m]
-    narrow = 1.0 if shape.registers > 16 else 1.3  # spills
-    cycles += shape.tiles * narrow * (shape.in_blocks * into + shape.out_blocks * out)
-    weights = 4 * shape.points * shape.out_blocks * shape.lanes * shape.c
-    scratch = sum(shape.scratch)
-    passes = bands if weights + scratch > L2_BYTES else 1
-    seconds = cycles / CLOCK + passes * weights / STREAM_BANDWIDTH
-    if scratch > L2_BYTES:
-        seconds += 2 * bands * scratch / SPILL_BANDWIDTH
-    return seconds
+    return sum(phase_seconds(shape))
 
 
 def winograd_cost(spec: ConvSpec, isa: Isa) -> float:

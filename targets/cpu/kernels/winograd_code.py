@@ -10,6 +10,7 @@ from typing import Any
 from dlcc import tir
 from targets.cpu.kernels import epilogue
 from targets.cpu.kernels.gemm import MIN_ITEMS, Cut, even_cut, tail_cut
+from targets.cpu.kernels.registers import UNROLL
 from targets.cpu.kernels.skeleton import divide
 from targets.cpu.kernels.spec import ResidualType
 from targets.cpu.kernels.winograd_transform import (
@@ -285,21 +286,33 @@ def _register_block(
     acc = kb.alloc("float32", tiles * vectors * lanes)
     for i in range(tiles * vectors):
         kb.store(acc, i * lanes, kb.const(0.0, "float32", lanes))
-    with kb.loop(0, shape.c, "k") as k:
-        u_k, v_k = kb.let(u_at + k * lanes, "u_k"), kb.let(v_at + k, "v_k")
-        weights = [kb.let(kb.load(em.u, u_k + j * panel, lanes), "u") for j in range(vectors)]
-        for i in range(tiles):
-            value = kb.let(kb.splat(kb.load(em.v, v_k + i * row), lanes), "v")
-            for j in range(vectors):
-                slot_at = (i * vectors + j) * lanes
-                total = kb.load(acc, slot_at, lanes)
-                kb.store(acc, slot_at, _multiply_add(em, value, weights[j], total))
+    whole = shape.c // UNROLL
+    if whole:
+        with kb.loop(0, whole, "k") as k:
+            v_k = kb.let(v_at + k * UNROLL, "v_k")
+            u_k = kb.let(u_at + k * (UNROLL * lanes), "u_k")
+            for i in range(UNROLL):
+                _step(em, acc, v_k + i, u_k + i * lanes, tiles, vectors)
+    for i in range(whole * UNROLL, shape.c):
+        _step(em, acc, v_at + i, u_at + i * lanes, tiles, vectors)
     p_row = shape.out_blocks * lanes
     p_at = kb.let(at[2] + slot * p_row + block * lanes, "p_at")
     for i in range(tiles):
         for j in range(vectors):
             value = kb.load(acc, (i * vectors + j) * lanes, lanes)
             kb.store(em.p, p_at + (i * p_row + j * lanes), value)
+
+
+def _step(em: _Emitter, acc: Any, v_at: Any, u_at: Any, tiles: int, vectors: int) -> None:
+    """One reduction step of a register block."""
+    kb, shape, lanes = em.kb, em.shape, em.shape.lanes
+    row, panel = shape.in_blocks * lanes, shape.c * lanes
+    weights = [kb.let(kb.load(em.u, u_at + j * panel, lanes), "u") for j in range(vectors)]
+    for i in range(tiles):
+        value = kb.let(kb.splat(kb.load(em.v, v_at + i * row), lanes), "v")
+        for j in range(vectors):
+            at = (i * vectors + j) * lanes
+            kb.store(acc, at, _multiply_add(em, value, weights[j], kb.load(acc, at, lanes)))
 
 
 def _multiply_add(em: _Emitter, a: Any, b: Any, total: Any) -> Any:
