@@ -41,6 +41,7 @@ bench: $(VENV)/.plain
 	$(PEERS) run $(BENCH)
 	$(PEERS) memory
 	$(PEERS) table
+	$(PEERS) layers
 
 # Lint and tests both run, whatever the first finds; either failing fails the target.
 test: $(VENV)/.dev

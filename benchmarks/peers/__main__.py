@@ -10,6 +10,7 @@ import typer
 
 from benchmarks.peers.artifacts import Artifacts, NoArtifact
 from benchmarks.peers.catalogue import CONTENDERS, NETWORKS, Contender
+from benchmarks.peers.layers import profile, profile_table
 from benchmarks.peers.measure import Bench, Settings, describe
 from benchmarks.peers.memory import peak_program
 from benchmarks.peers.results import Group, Results, load_results
@@ -176,6 +177,28 @@ def memory_command(
                     say(f"{describe(Group(network, count, True))}, {precision}: {found}")
                     results.merge(Results(memory=[{**entry, **found}]))
                     results.save(path)
+
+
+@app.command("layers")
+def layers_command(
+    cache: CacheOption = DEFAULT_CACHE,
+    networks: NetworksOption = "",
+    precisions: Annotated[str, typer.Option(help="Comma-separated.")] = "int8,fp32",
+    threads: ThreadsOption = "1",
+    artifacts: GivenOption = None,
+) -> None:
+    """Fraction of the machine's limit that dlcc's networks use, and their worst layers."""
+    models = Artifacts(Cache(cache), artifacts)
+    profiles = []
+    for network in chosen_networks(networks):
+        for precision in precisions.split(","):
+            try:
+                folder = models.ready(network, precision)
+            except NoArtifact as error:
+                say(f"{network}, {precision}: {error}")
+                continue
+            profiles += [profile(network, precision, n, folder) for n in chosen_threads(threads)]
+    say(profile_table(profiles))
 
 
 @app.command("table")
