@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,9 +18,10 @@ from benchmarks.peers.catalogue import (
 from benchmarks.peers.memory import ALLOWANCE_KB
 from benchmarks.peers.results import Cell, Group, Results, ratio
 
-WRONG = 0.5
-"""An output this far from the fp32 network's (relative, by norms) is no answer: int8 on random
-weights stays below 0.2."""
+WRONG, WRONG_TIMES = 0.5, 3.0
+"""An output is no answer if it is this far from the fp32 network's (relative, by norms) and this
+many times as far as the others of the same precision are: the logits of a deep network with random
+weights may cancel, and every int8 engine is then far off."""
 NOISY = 0.2
 """CPUs' worth of foreign work on the contender's CPUs from which a time is marked with ``*``."""
 RIVALS = {"int8": ("int8", "bf16", "fp32"), "bf16": ("bf16", "fp32"), "fp32": ("fp32",)}
@@ -60,6 +62,18 @@ def geometric_mean(values: Iterable[float]) -> float:
     return math.exp(sum(logarithms) / len(logarithms)) if logarithms else math.nan
 
 
+def is_right(row: dict[str, Cell], name: str) -> bool:
+    """Whether a timed contender's output is near enough to count; a NaN never is."""
+    precision = CONTENDERS[name].precision
+    others = [
+        cell.error
+        for other, cell in row.items()
+        if other != name and cell.timed and CONTENDERS[other].precision == precision
+    ]
+    usual = statistics.median_low(others) if others else 0.0
+    return row[name].error <= max(WRONG, WRONG_TIMES * usual)
+
+
 def duel(network: str, row: dict[str, Cell], precision: str) -> Duel:
     """Choose the best peer of a group: of :data:`RIVALS`' precisions, with right results."""
     ours = row.get(f"dlcc:{precision}", Cell(failed="not measured"))
@@ -68,13 +82,13 @@ def duel(network: str, row: dict[str, Cell], precision: str) -> Duel:
         for name, cell in row.items()
         if not CONTENDERS[name].ours
         and cell.timed
-        and cell.error <= WRONG
+        and is_right(row, name)
         and CONTENDERS[name].precision in RIVALS[precision]
     }
     goal = GOALS[network] if precision == "int8" else FP32_GOAL
     if not rivals:
         return Duel(network, ours, "", Cell(), math.nan, False, goal)
-    if ours.timed and ours.error <= WRONG:
+    if ours.timed and is_right(row, f"dlcc:{precision}"):
         ratios = {name: ratio(cell, ours) for name, cell in rivals.items()}
         peer = min(ratios, key=lambda name: ratios[name][0])
         return Duel(network, ours, peer, rivals[peer], *ratios[peer], goal)
@@ -174,7 +188,7 @@ def _failures(
         where = f"{group.network} {group.threads}T{'' if group.amx else ' no AMX'}"
         for name, cell in row.items():
             reason = cell.failed
-            if cell.timed and cell.error > WRONG:
+            if cell.timed and not is_right(row, name):
                 reason = f"not counted: its output is wrong (error {cell.error:.2g})"
             if reason:
                 places.setdefault((name, reason), []).append(where)

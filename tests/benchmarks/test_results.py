@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.peers.catalogue import CONTENDERS, GOALS, NETWORKS, PRODUCTS
 from benchmarks.peers.results import Cell, Group, Results, load_results, ratio
-from benchmarks.peers.tables import duel, geometric_mean, markdown, report
+from benchmarks.peers.tables import duel, geometric_mean, is_right, markdown, report
 
 GROUP = Group("lenet5", 1, True)
 
@@ -105,6 +105,14 @@ def test_wrong_results_win_nothing() -> None:
     found = duel("vgg16", row, "int8")
     assert math.isnan(found.ratio)
     assert not found.met
+
+
+def test_network_on_which_everybody_is_far_off() -> None:
+    errors = {"dlcc": 0.8, "openvino": 0.6, "litert": 1.1, "onnxruntime": 0.5, "deepsparse": 9.0}
+    row = {f"{name}:int8": cell(1.0, error=error) for name, error in errors.items()}
+    row["litert:fp32"] = cell(1.0, error=0.6)  # judged among fp32 alone
+    right = {name for name in row if is_right(row, name)}
+    assert right == {"dlcc:int8", "openvino:int8", "litert:int8", "onnxruntime:int8"}
 
 
 def test_nobody_to_compare_with() -> None:
