@@ -147,7 +147,8 @@ def _columns_geometry(spec: ConvSpec, unit: Unit, block: tuple[int, int, int] | 
 def _bundling_pixels(gemm: Gemm, unit: Unit) -> Gemm:
     """``gemm`` by four pixels at a time, where it has few channels and a fitting epilogue."""
     few = gemm.groups == 1 and gemm.n <= unit.lanes
-    packs = unit.kind == "vnni" and unit.lanes == epilogue.BUNDLE_LANES and gemm.out not in FLOATS
+    packs = unit.kind in ("vnni", "amx") and unit.lanes == epilogue.BUNDLE_LANES
+    packs = packs and gemm.out not in FLOATS
     return replace(gemm, pixel_bundles=True) if few and packs else gemm
 
 
@@ -164,7 +165,7 @@ def _interleaved(geo: Geometry) -> Geometry:
 def _running_columns(gemm: Gemm, width: int) -> Gemm:
     """``gemm`` with columns that run on over its rows, so that narrow images fill tiles."""
     cols = (gemm.rows - 1) * width + gemm.cols
-    return replace(gemm, rows=1, cols=cols, pitch=width, kept=gemm.cols)
+    return replace(gemm, rows=1, cols=cols, pitch=width, kept=gemm.cols, pixel_bundles=False)
 
 
 def _weight_runs(weights: np.ndarray, geo: Geometry) -> np.ndarray:

@@ -215,10 +215,11 @@ def finish_pixels(
 ) -> None:
     """:func:`finish` of ``n`` channels (at most 16) of 4 neighbouring pixels.
 
-    Accumulators ``values`` hold the bias already; every ``t * m`` must fit an int32.
+    Every ``t * m`` must fit an int32.
     """
     lanes, whole = BUNDLE_LANES, []
-    for i, total in enumerate(values):
+    for i, value in enumerate(values):
+        total = value if channel.bias is None else value + channel.bias
         if at.residual is not None:
             residual = kb.load_first(at.residual, index + i * n, lanes, n)
             zero = kb.splat(kb.load(at.scalars, 3), lanes)

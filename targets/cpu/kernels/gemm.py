@@ -252,7 +252,7 @@ def _block_cycles(unit: Unit, m: int, nr: int, spatial: int, steps: int) -> floa
 def _shapes(gemm: Gemm, unit: Unit) -> list[tuple[int, int, int]]:
     """Register blocks worth looking at: (rows, columns, channel blocks)."""
     blocks = ceil(gemm.n / unit.lanes)
-    if gemm.pixel_bundles:
+    if gemm.pixel_bundles and unit.kind == "vnni":
         return [(1, min(width, gemm.cols), 1) for width in (16, 20, 24, 8, 4)]
     if unit.kind == "amx":
         sizes = product((1, 2, 4), (TILE, 2 * TILE), {min(nr, blocks) for nr in (1, 2, 4)})
@@ -300,7 +300,7 @@ def _cuts(gemm: Gemm, unit: Unit, shape: tuple[int, int, int]) -> tuple[Cut, Cut
 
 def _finish_cycles(gemm: Gemm, unit: Unit, pixels: int, channel_blocks: int) -> float:
     """Cycles of a block's start and epilogue."""
-    if gemm.pixel_bundles:
+    if gemm.pixel_bundles and unit.kind == "vnni":
         return 10.0 + 3 * pixels
     if unit.kind == "fma":  # written out, from registers
         return 30 + (2.5 * channel_blocks + 6) * pixels

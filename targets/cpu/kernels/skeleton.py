@@ -213,10 +213,36 @@ def store_block(
     """
     kb = ctx.kb
     channels = _channels(ctx, block)
-    with kb.loop(0, block.height, "r") as r, kb.loop(0, block.width, "c") as c:
+    bundle = epilogue.PIXEL_BUNDLE
+    whole = block.width // bundle if ctx.gemm.pixel_bundles else 0
+    if whole:
+        with kb.loop(0, block.height, "r") as r, kb.loop(0, whole, "bundle") as i:
+            base = kb.let(r * row_step + i * (bundle * col_step) + start, "acc_at")
+            values = [kb.load(acc, base + j * col_step, ctx.unit.lanes) for j in range(bundle)]
+            _finish_bundle(ctx, block, channels[0], (r, i * bundle), values)
+    if whole * bundle == block.width:
+        return
+    with (
+        kb.loop(0, block.height, "r") as r,
+        kb.loop(whole * bundle, block.width, "c") as c,
+    ):
         base = kb.let(r * row_step + c * col_step + start, "acc_at")
         at = [base + j * block_step for j in range(block.channel_blocks)]
         _finish_pixel(ctx, block, channels, (r, c), [(acc, i) for i in at])
+
+
+def _finish_bundle(
+    ctx: Context,
+    block: Block,
+    channel: epilogue.Channels,
+    at: tuple[Any, Any],
+    values: list[Any],
+) -> None:
+    """The epilogue of a bundle of pixels from ``at`` (row, column) of the only channel block."""
+    kb, gemm = ctx.kb, ctx.gemm
+    pixel, _ = _pixel(ctx, block.row + at[0], block.col + at[1])
+    index = kb.let(pixel * gemm.n, "y_at")
+    epilogue.finish_pixels(kb, ctx.out, channel, values, index, gemm.n, gemm.out)
 
 
 def store_registers(ctx: Context, block: Block, acc: Any) -> None:

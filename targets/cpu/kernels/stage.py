@@ -21,6 +21,12 @@ from targets.cpu.kernels.spec import NUMPY, SIZE
 COPY_BANDWIDTH = 20e9
 """Bytes per second of a staging copy, read and written bytes together."""
 
+CACHED_COPY = 512 << 10
+"""Bytes up to which source and copy lie in the second-level cache."""
+
+CACHED_COPY_BANDWIDTH = 100e9
+"""Bytes per second of a copy there."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -63,7 +69,8 @@ class Stage:
     @property
     def seconds(self) -> float:
         """Predicted time on one thread."""
-        return 2 * self.bytes / COPY_BANDWIDTH
+        cached = self.bytes <= CACHED_COPY
+        return 2 * self.bytes / (CACHED_COPY_BANDWIDTH if cached else COPY_BANDWIDTH)
 
 
 def rows_stage(
