@@ -108,7 +108,8 @@ def setup_command(
 ) -> None:
     """Make the engines' environments and the models; what is there stays."""
     names, contenders = chosen_networks(networks), chosen_contenders(engines)
-    failures = set_up(Cache(cache), names, contenders, say)
+    with Cache(cache).alone(say):
+        failures = set_up(Cache(cache), names, contenders, say)
     say(f"set up in {cache}" + (f"; {failures} things could not be made" if failures else ""))
 
 
@@ -143,11 +144,12 @@ def run_command(
     settings = Settings(rounds, slot, chosen, loading, realtime)
     models = Artifacts(folder, artifacts, max(2, *counts))
     bench = Bench(folder, models, settings, Slices(lock, lock_seconds), say)
-    results = load_results([path]) if path.exists() else Results()
     names = chosen_networks(networks)
     groups = [Group(n, t, a) for a in chosen_amx(amx) for t in counts for n in names]
     contenders = [c.name for c in chosen_contenders(engines)]
-    bench.run(groups, contenders, results, path, again)
+    with folder.alone(say):
+        results = load_results([path]) if path.exists() else Results()
+        bench.run(groups, contenders, results, path, again)
     say(f"results in {path}")
 
 
@@ -162,10 +164,10 @@ def memory_command(
 ) -> None:
     """Peak resident memory of a C program that runs dlcc's artifacts."""
     path = out or cache / "results" / "peers.json"
-    results = load_results([path]) if path.exists() else Results()
     models = Artifacts(Cache(cache), artifacts)
     folder, program = peak_program()
-    with folder:
+    with folder, Cache(cache).alone(say):
+        results = load_results([path]) if path.exists() else Results()
         for network in chosen_networks(networks):
             for precision in precisions.split(","):
                 for count in chosen_threads(threads):
@@ -190,8 +192,9 @@ def layers_command(
     """Fraction of the machine's limit that dlcc's networks use, and their worst layers."""
     models = Artifacts(Cache(cache), artifacts)
     profiles = []
-    for network in chosen_networks(networks):
-        for precision in precisions.split(","):
+    kinds = [(n, p) for n in chosen_networks(networks) for p in precisions.split(",")]
+    with Cache(cache).alone(say):
+        for network, precision in kinds:
             try:
                 folder = models.ready(network, precision)
             except NoArtifact as error:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +66,18 @@ class Cache:
                 why = self._failure(name)
                 return f"no {name}: {why.read_text() if why.exists() else 'not made yet'}"
         return None
+
+    @contextlib.contextmanager
+    def alone(self, say: Say) -> Iterator[None]:
+        """Wait until no other process makes or measures anything in this folder."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "used.lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"waiting for the process that uses {self.root}")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _failure(self, name: str) -> Path:
         return self.root / "logs" / f"{name}.failed"

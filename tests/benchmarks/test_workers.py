@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from benchmarks.peers import session
 from benchmarks.peers.engines import Job
 from benchmarks.peers.session import Slices, Worker, WorkerFailed, busy_seconds
+from benchmarks.peers.setup import REPOSITORY, Cache
 from benchmarks.peers.worker import batch_of, relative_error, slot
 
 Open = Callable[..., Worker]
@@ -111,6 +113,19 @@ def test_busy_seconds_leave_waiting_out() -> None:
     )
     ticks = os.sysconf("SC_CLK_TCK")
     assert busy_seconds(text) == {0: 156 / ticks, 12: 7 / ticks}
+
+
+def test_one_process_at_a_time_uses_a_cache(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from benchmarks.peers.setup import Cache\n"
+        "with Cache(Path(sys.argv[1])).alone(lambda text: print(text, flush=True)): print('in')"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with Cache(tmp_path).alone(print):
+        other = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        assert other.stdout is not None
+        assert other.stdout.readline().startswith("waiting for the process that uses")
+    assert other.communicate(timeout=30)[0] == "in\n"
 
 
 def test_lock_is_given_up_in_slices(tmp_path: Path) -> None:
