@@ -105,6 +105,7 @@ class Library:
             self.run = self._lib[f"{symbol}_run"]
             self.profile = self._lib[f"{symbol}_profile"]
             self._threads = self._lib[f"{symbol}_threads"]
+            self._pin = self._lib[f"{symbol}_pin"]
             self._destroy = self._lib[f"{symbol}_destroy"]
         except AttributeError as error:
             raise self._broken(str(error)) from None
@@ -115,6 +116,7 @@ class Library:
         self.run.argtypes = (pointer, pointers, pointers)
         self.profile.argtypes = (pointer, pointers, pointers, ctypes.POINTER(ctypes.c_uint64))
         self._threads.argtypes = (pointer,)
+        self._pin.argtypes = (pointer, ctypes.POINTER(ctypes.c_int))
         self._destroy.argtypes = (pointer,)
         self._destroy.restype = None
 
@@ -141,13 +143,23 @@ class Library:
         """Threads of the instance."""
         return int(self._threads(self._instance))
 
+    def pin(self) -> None:
+        """Pins each worker thread to a CPU of its own.
+
+        Raises:
+            DlccError: USAGE if there are fewer CPUs than threads.
+        """
+        status = self._pin(self._instance, None)
+        if status != 0:
+            raise self.failure(status)
+
     def failure(self, status: int) -> DlccError:
         """The error of this thread's last call, which returned ``status``."""
         text = (self._error() or b"").decode("utf-8", "replace")
         why, marker, rest = text.partition("; compile with ")
         fix = marker[2:] + rest
         code, what = _STATUS.get(status, (ExitCode.INTERNAL, f"status {status}"))
-        if why.startswith("threads is "):
+        if why.startswith(("threads is ", "cannot pin ")):
             code = ExitCode.USAGE
         if code == ExitCode.ARTIFACT and not fix:
             fix = "compile the model again"

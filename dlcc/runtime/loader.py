@@ -42,18 +42,20 @@ class _Slot:
     shape: tuple[int, ...]
 
 
-def load(folder: str | Path, *, threads: int = 0) -> Model:
+def load(folder: str | Path, *, threads: int = 0, pin: bool = False) -> Model:
     """Opens the artifact in ``folder`` after checking every file of it.
 
     Args:
         folder: what ``dlcc compile -o`` made.
         threads: 1 up to what it was compiled for; 0: as many of these as there are CPUs.
+        pin: bind each worker thread to a CPU of its own. The calling thread stays as it is.
 
     Raises:
         DlccError: ARTIFACT if a file is missing, truncated, corrupt or of another version; TARGET
-            if this CPU lacks a feature; USAGE for a bad ``threads``.
+            if this CPU lacks a feature; USAGE for a bad ``threads``, or if ``pin``
+            finds fewer CPUs than threads.
     """
-    return Model(Artifact.open(folder), threads=threads)
+    return Model(Artifact.open(folder), threads=threads, pin=pin)
 
 
 class Model:
@@ -63,7 +65,7 @@ class Model:
     Close it, or use it as a context manager, to free its memory before the garbage collector does.
     """
 
-    def __init__(self, artifact: Artifact, *, threads: int = 0) -> None:
+    def __init__(self, artifact: Artifact, *, threads: int = 0, pin: bool = False) -> None:
         """Opens ``artifact``; see :func:`load`."""
         self.artifact = artifact
         artifact.verify()
@@ -76,6 +78,8 @@ class Model:
         # Not at exit: a daemon thread may be in a run, and the system frees everything then.
         self._finalizer = weakref.finalize(self, self._library.close)
         self._finalizer.atexit = False
+        if pin:
+            self._library.pin()
 
     def _open(self, threads: int) -> Library:
         artifact = self.artifact

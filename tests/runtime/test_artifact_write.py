@@ -57,7 +57,17 @@ def test_manifest_lists_files_and_program(rows: Artifact) -> None:
 def test_library_exports_only_the_interface_and_needs_only_libc(rows: Artifact) -> None:
     elf = ElfFile((rows.folder / "librows.so").read_bytes())
     exported = {s.name for s in elf.symbols(SHT_DYNSYM) if s.section}
-    suffixes = ("info", "create", "create_in", "run", "profile", "threads", "destroy", "error")
+    suffixes = (
+        "info",
+        "create",
+        "create_in",
+        "run",
+        "profile",
+        "threads",
+        "pin",
+        "destroy",
+        "error",
+    )
     assert exported == {f"rows_{s}" for s in suffixes}
     assert set(elf.needed()) <= {"libc.so.6", "libpthread.so.0", "ld-linux-x86-64.so.2"}
     assert sorted(elf.needed()) == rows.manifest["needed"]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -499,3 +501,58 @@ def test_parallel_loading(rows: Artifact) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(once, range(40)))
+
+
+def cpus_of_threads() -> dict[str, str]:
+    """Thread id to the CPUs it may run on, for this process."""
+    found = {}
+    gc.collect()  # ends the threads of models that nobody has any more
+    for task in Path("/proc/self/task").iterdir():
+        status = (task / "status").read_text()
+        found[task.name] = next(
+            line.split()[1] for line in status.splitlines() if line.startswith("Cpus_allowed_list")
+        )
+    return found
+
+
+def test_pinned_workers_have_a_cpu_each_and_the_caller_keeps_its_own(rows: Artifact) -> None:
+    cpus = len(os.sched_getaffinity(0))
+    before = cpus_of_threads()
+    with load(rows.folder, threads=min(cpus, 4), pin=True) as model:
+        after = cpus_of_threads()
+        workers = [after[thread] for thread in after.keys() - before.keys()]
+        assert len(workers) == model.threads - 1
+        assert all(cpu.isdigit() for cpu in workers)
+        assert len(set(workers)) == len(workers)
+        caller = str(threading.get_native_id())
+        assert after[caller] == before[caller]
+        np.testing.assert_array_equal(model(X), row_reference(X))
+
+
+def test_pinning_more_threads_than_cpus_is_refused(rows: Artifact) -> None:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        with pytest.raises(DlccError, match="cannot pin 2 threads") as caught:
+            load(rows.folder, threads=2, pin=True)
+        with load(rows.folder, threads=1, pin=True) as model:
+            np.testing.assert_array_equal(model(X), row_reference(X))
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert caught.value.code == ExitCode.USAGE
+
+
+def test_workers_are_pinned_where_the_caller_says(rows: Artifact) -> None:
+    with load(rows.folder, threads=2) as model:
+        pin = model._library._pin
+        cpu = max(os.sched_getaffinity(0))
+        known = cpus_of_threads()
+        assert pin(model._library.instance, (ctypes.c_int * 1)(cpu)) == 0
+        changed = [c for thread, c in cpus_of_threads().items() if c != known[thread]]
+        assert changed in ([str(cpu)], [])  # none where there is one CPU
+        assert str(cpu) in cpus_of_threads().values()
+        pinned = cpus_of_threads()
+        for bad in (-1, 1 << 20):
+            assert pin(model._library.instance, (ctypes.c_int * 1)(bad)) == 1
+        assert cpus_of_threads() == pinned
+        assert pin(None, None) == 1

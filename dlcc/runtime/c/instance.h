@@ -166,6 +166,11 @@ DLCC_API int DLCC_NAME(threads)(const dlcc_instance *instance) {
   return instance == NULL ? 0 : (int)instance->pool.threads;
 }
 
+DLCC_API dlcc_status DLCC_NAME(pin)(dlcc_instance *instance, const int *cpus) {
+  if (instance == NULL) return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT), "the instance is NULL");
+  return dlcc_pool_pin(&instance->pool, cpus);
+}
+
 DLCC_API void DLCC_NAME(destroy)(dlcc_instance *instance) {
   if (instance == NULL) return;
   dlcc_pool_stop(&instance->pool);

@@ -198,6 +198,49 @@ static void dlcc_pool_stop(dlcc_pool *pool) {
   free(pool->workers);
 }
 
+/* The CPU for each worker, the caller's left out of `allowed`, in ascending order. */
+static dlcc_status dlcc_pool_cpus(uint32_t workers, cpu_set_t allowed, int *cpus) {
+  const int here = sched_getcpu(), most = CPU_COUNT(&allowed);
+  if (here >= 0 && here < CPU_SETSIZE) CPU_CLR(here, &allowed);
+  uint32_t found = 0;
+  for (int cpu = 0; cpu < CPU_SETSIZE && found < workers; cpu++) {
+    if (CPU_ISSET(cpu, &allowed)) cpus[found++] = cpu;
+  }
+  if (found == workers) return DLCC_CODE(OK);
+  return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT),
+                   "cannot pin %u threads: this thread may run on %d CPUs only", workers + 1, most);
+}
+
+static void dlcc_pool_bind(dlcc_pool *pool, uint32_t worker, int cpu) {
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(cpu, &one);
+  pthread_setaffinity_np(pool->workers[worker].thread, sizeof one, &one);
+}
+
+/* Pins worker i to cpus[i - 1]; NULL: to CPUs of its choice. */
+static dlcc_status dlcc_pool_pin(dlcc_pool *pool, const int *cpus) {
+  const uint32_t workers = pool->threads - 1;
+  cpu_set_t allowed;
+  int chosen[CPU_SETSIZE];
+  if (workers == 0) return DLCC_CODE(OK);
+  if (workers > CPU_SETSIZE || sched_getaffinity(0, sizeof allowed, &allowed) != 0)
+    return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT), "cannot pin threads: more than %d CPUs",
+                     CPU_SETSIZE);
+  if (cpus == NULL) {
+    const dlcc_status status = dlcc_pool_cpus(workers, allowed, chosen);
+    if (status != DLCC_CODE(OK)) return status;
+    cpus = chosen;
+  }
+  for (uint32_t i = 0; i < workers; i++) {
+    if (cpus[i] < 0 || cpus[i] >= CPU_SETSIZE || !CPU_ISSET(cpus[i], &allowed))
+      return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT),
+                       "cannot pin a thread to CPU %d: this thread may not run there", cpus[i]);
+  }
+  for (uint32_t i = 0; i < workers; i++) dlcc_pool_bind(pool, i + 1, cpus[i]);
+  return DLCC_CODE(OK);
+}
+
 static dlcc_status dlcc_pool_start(dlcc_pool *pool, int threads) {
   pool->threads = (uint32_t)threads;
   pool->process = getpid();
