@@ -58,6 +58,7 @@ class CompileOptions:
         emit: kinds of library to write (``so``, ``a``, ``o``).
         embed: put the weights into the library.
         without: rows of the target's kernel table that may not be used (``winograd``, say).
+        fuse: run layers band by band where that keeps large values in the cache; same results.
         verify_numerics: samples on which exact passes are checked (0: none).
         print_before: names of passes before which the IR is printed ("all" for every one).
         print_after: the same, after.
@@ -74,6 +75,7 @@ class CompileOptions:
     emit: tuple[str, ...] = ("so",)
     embed: bool = False
     without: tuple[str, ...] = ()
+    fuse: bool = True
     verify_numerics: int = 0
     print_before: tuple[str, ...] = ()
     print_after: tuple[str, ...] = ()
@@ -195,7 +197,13 @@ def compile(
     optimised = optimise(model, chosen, progress)
     marks.append(time.perf_counter())
     program = lower(
-        optimised.graph, target, build_object, threads=threads, progress=progress, chooser=chooser
+        optimised.graph,
+        target,
+        build_object,
+        threads=threads,
+        progress=progress,
+        chooser=chooser,
+        fuse=chosen.fuse,
     )
     marks.append(time.perf_counter())
     program.report.update(_report(optimised))

@@ -233,8 +233,11 @@ def _time_of(
     if not times:
         return None
     if alone:
-        return sum(t for key, t in times.items() if key.partition("\0")[0] == name)
-    return sum(times.get(f"{name}\0{f}", 0.0) for f in row.get("functions", ()))
+        found = [t for key, t in times.items() if key.partition("\0")[0] == name]
+    else:
+        keys = (f"{name}\0{f}" for f in row.get("functions", ()))
+        found = [times[key] for key in keys if key in times]
+    return sum(found) if found else None  # a fused step has one time, on a line of its own
 
 
 def _add_limits(layers: Sequence[Layer], limits: Limits, manifest: Mapping[str, Any]) -> None:

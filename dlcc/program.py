@@ -1,8 +1,9 @@
 """The lowered network: what the lowering hands to the artifact writer.
 
-A :class:`Program` is a straight list of :class:`Step`, each one compiled kernel function called on
-fixed places in four memories: the caller's inputs and outputs, one arena that all intermediate
-values share, and the read-only weights. Nothing here knows about graphs, TVM or files.
+A :class:`Program` is a straight list of steps. A :class:`Step` is one compiled kernel function
+called on fixed places in four memories: the caller's inputs and outputs, one arena that all
+intermediate values share, and the read-only weights. A :class:`FusedStep` is several of them, run
+band by band. Nothing here knows about graphs, TVM or files.
 
 Kernel ABI (plain C, default calling convention)::
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-ArgKind = Literal["input", "output", "arena", "weights"]
+ArgKind = Literal["input", "output", "arena", "weights", "window"]
 
 ALIGNMENT = 64
 """Bytes: alignment of every arena and weights offset."""
@@ -49,6 +50,72 @@ class Step:
     work_items: int
     max_threads: int = 0
     """0: as many as the instance has; else more threads than that would make it slower."""
+
+    @property
+    def calls(self) -> tuple[Step, ...]:
+        """The kernel calls it is made of: itself."""
+        return (self,)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One kernel of a :class:`FusedStep`.
+
+    In band ``b`` it computes the items up to ``until[b]``: from ``first[b]`` if the band is the
+    first one of a thread's range (what earlier bands made lies in other threads' windows), else
+    from ``until[b - 1]``.
+    """
+
+    layer: str
+    function: str
+    args: tuple[Arg, ...]
+    first: tuple[int, ...]
+    until: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Memory of one thread through which a fused step's intermediate value passes.
+
+    During band ``b`` it holds the value's bytes from ``start[b]`` (a multiple of 64, never falling)
+    on, at ``arena + offset + thread * per_thread``. Where ``start[b]`` differs from ``start[b -
+    1]``, a thread that comes from band ``b - 1`` first moves the ``kept[b]`` bytes from there on to
+    the front.
+    """
+
+    offset: int
+    per_thread: int
+    start: tuple[int, ...]
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FusedStep:
+    """Several kernels run band by band, so that what one makes is read while the cache has it.
+
+    A work item is one band of the last member's items. Every thread has a range of bands; the items
+    of earlier members that two ranges need are computed by both, into windows of their own.
+    """
+
+    members: tuple[Member, ...]
+    windows: tuple[Window, ...]
+    work_items: int
+    max_threads: int = 0
+
+    @property
+    def layer(self) -> str:
+        """Its layers, in order."""
+        return " + ".join(dict.fromkeys(m.layer for m in self.members))
+
+    @property
+    def function(self) -> str:
+        """Its kernels, in order."""
+        return " + ".join(m.function for m in self.members)
+
+    @property
+    def calls(self) -> tuple[Member, ...]:
+        """The kernel calls it is made of."""
+        return self.members
 
 
 @dataclass(frozen=True)
@@ -84,7 +151,7 @@ class WeightEntry:
 class Program:
     """A network ready to be linked.
 
-    ``object_code`` is a relocatable object for ``triple`` that defines every ``Step.function``.
+    ``object_code`` is a relocatable object for ``triple`` that defines every step's functions.
     ``features`` are the CPU features the code needs (names as in Linux's /proc/cpuinfo, e.g.
     ``avx512_vnni``, ``amx_int8``); the library refuses to start where one is missing.
     """
@@ -92,7 +159,7 @@ class Program:
     name: str
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[Step | FusedStep, ...]
     arena_bytes: int
     weights: bytes = field(repr=False)
     weight_entries: tuple[WeightEntry, ...]

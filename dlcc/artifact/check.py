@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from dlcc.artifact.elf import ElfError, ElfFile
 from dlcc.errors import DlccError, ExitCode
-from dlcc.program import ALIGNMENT, Arg, Program, Step, TensorInfo
+from dlcc.program import ALIGNMENT, Arg, FusedStep, Program, Step, TensorInfo, Window
 
 MOST_THREADS = 1024
 _INT32_MAX = 2**31 - 1
@@ -103,20 +104,48 @@ def _check_texts(program: Program) -> None:
             raise _bug("a name cannot be a C string", f"{text!r} has a zero or is not UTF-8")
 
 
-def _check_step(program: Program, step: Step) -> None:
+def _check_step(program: Program, step: Step | FusedStep) -> None:
     if not 0 <= step.work_items <= _INT32_MAX or step.max_threads < 0:
         raise _bug(
             "bad work split",
             f"work_items={step.work_items}, max_threads={step.max_threads}",
             step.layer,
         )
-    for position, arg in enumerate(step.args):
-        reason = _arg_fault(program, arg)
+    windows = step.windows if isinstance(step, FusedStep) else ()
+    for call in step.calls:
+        for position, arg in enumerate(call.args):
+            reason = _arg_fault(program, arg, len(windows))
+            if reason:
+                raise _bug(f"argument {position} of {call.function} is bad", reason, call.layer)
+    for index, window in enumerate(windows):
+        reason = _window_fault(program, window, step.work_items)
         if reason:
-            raise _bug(f"argument {position} of {step.function} is bad", reason, step.layer)
+            raise _bug(f"window {index} is bad", reason, step.layer)
+    if isinstance(step, FusedStep):
+        _check_bands(step)
 
 
-def _arg_fault(program: Program, arg: Arg) -> str:
+def _check_bands(step: FusedStep) -> None:
+    for member in step.members:
+        tables = member.first, member.until
+        if any(len(table) != step.work_items for table in tables):
+            raise _bug("bad bands", f"not {step.work_items} of them", member.layer)
+        if min((0, *member.first)) < 0 or any(a > b for a, b in pairwise(member.until)):
+            raise _bug("bad bands", "items out of order", member.layer)
+
+
+def _window_fault(program: Program, window: Window, bands: int) -> str:
+    arg = Arg("arena", window.offset, per_thread=window.per_thread)
+    if len(window.start) != bands or len(window.kept) != bands:
+        return f"not {bands} bands"
+    for band, (start, kept) in enumerate(zip(window.start, window.kept, strict=True)):
+        moved = start - window.start[band - 1] if band else 0
+        if start % ALIGNMENT or moved < 0 or not 0 <= kept + moved <= window.per_thread:
+            return f"start {start}, kept {kept} in band {band}"
+    return _arg_fault(program, arg, 0)
+
+
+def _arg_fault(program: Program, arg: Arg, windows: int) -> str:
     if arg.per_thread < 0 or (arg.per_thread > 0 and arg.kind != "arena"):
         return f"per_thread={arg.per_thread} in the memory {arg.kind!r}"
     if arg.kind in ("input", "output"):
@@ -128,6 +157,8 @@ def _arg_fault(program: Program, arg: Arg) -> str:
         size, alignment = program.arena_bytes, ALIGNMENT
     elif arg.kind == "weights":
         size, alignment = len(program.weights), ALIGNMENT
+    elif arg.kind == "window":
+        return "" if 0 <= arg.index < windows else f"window {arg.index} of {windows}"
     else:
         return f"unknown memory {arg.kind!r}"
     end = arg.offset + arg.per_thread * program.threads
@@ -139,7 +170,13 @@ def _arg_fault(program: Program, arg: Arg) -> str:
 
 
 def _check_outputs_written(program: Program) -> None:
-    written = {a.index for s in program.steps for a in s.args if a.kind == "output"}
+    written = {
+        arg.index
+        for step in program.steps
+        for call in step.calls
+        for arg in call.args
+        if arg.kind == "output"
+    }
     for index, tensor in enumerate(program.outputs):
         if index not in written and tensor.elements > 0:
             raise _bug("no step writes an output", "it would hold arbitrary bytes", tensor.name)
@@ -166,14 +203,14 @@ def _check_object(program: Program) -> None:
         raise _bug("the object code is unusable", str(error)) from error
     defined = {s.name for s in symbols if s.is_global and s.section}
     arity: dict[str, int] = {}
-    for step in program.steps:
-        if step.function not in defined:
-            raise _bug("a kernel is missing", f"the object lacks {step.function!r}", step.layer)
-        if arity.setdefault(step.function, len(step.args)) != len(step.args):
+    for call in (call for step in program.steps for call in step.calls):
+        if call.function not in defined:
+            raise _bug("a kernel is missing", f"the object lacks {call.function!r}", call.layer)
+        if arity.setdefault(call.function, len(call.args)) != len(call.args):
             raise _bug(
                 "a kernel is called in two ways",
-                f"{step.function}: {arity[step.function]} and {len(step.args)} arguments",
-                step.layer,
+                f"{call.function}: {arity[call.function]} and {len(call.args)} arguments",
+                call.layer,
             )
     for index, symbol in enumerate(symbols):
         if index not in used:

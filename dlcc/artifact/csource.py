@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 from dlcc.artifact.check import dtype_of, tensor_bytes
 from dlcc.artifact.manifest import compiler_name
-from dlcc.program import Arg, Program, Step, TensorInfo
+from dlcc.program import Arg, FusedStep, Member, Program, Step, TensorInfo
 
 WEIGHTS_SECTION = ".dlcc_weights"
 
@@ -54,6 +55,8 @@ def header_source(program: Program, symbol: str) -> str:
 
 def _address(arg: Arg) -> str:
     offset = f" + {arg.offset}" if arg.offset else ""
+    if arg.kind == "window":
+        return f"(void *)window[{arg.index}]"
     if arg.kind == "arena":
         scratch = f" + part * INT64_C({arg.per_thread})" if arg.per_thread else ""
         return f"frame->arena{offset}{scratch}"
@@ -63,14 +66,52 @@ def _address(arg: Arg) -> str:
     return f"(char *){pointer}{offset}"
 
 
-def _step_function(index: int, step: Step, kernel: str) -> str:
-    arguments = "".join(f"{_address(arg)}, " for arg in step.args)
-    return (
+def _call(call: Step | Member, kernels: Mapping[str, str], begin: str, end: str) -> str:
+    arguments = "".join(f"{_address(arg)}, " for arg in call.args)
+    return f"{kernels[call.function]}({arguments}{begin}, {end})"
+
+
+def _step_function(index: int, step: Step | FusedStep, kernels: Mapping[str, str]) -> str:
+    head = (
         f"static int32_t dlcc_step_{index}"
         "(const dlcc_frame *frame, int64_t part, int32_t begin, int32_t end) {\n"
         "  (void)frame;\n  (void)part;\n"
-        f"  return {kernel}({arguments}begin, end);\n}}\n"
     )
+    if isinstance(step, FusedStep):
+        return head + _fused_body(step, kernels)
+    return head + f"  return {_call(step, kernels, 'begin', 'end')};\n}}\n"
+
+
+def _table(name: str, rows: Sequence[Sequence[int]]) -> str:
+    body = ", ".join("{" + ", ".join(map(str, row)) + "}" for row in rows)
+    return f"  static const int32_t {name}[{len(rows)}][{len(rows[0])}] = {{{body}}};\n"
+
+
+def _fused_body(step: FusedStep, kernels: Mapping[str, str]) -> str:
+    """Bands in turn, and in each of them the members' items that it needs.
+
+    A window's address is that of the value's first byte, which lies before the window's memory when
+    the window has moved on: hence integers.
+    """
+    code = [
+        _table("first", [m.first for m in step.members]),
+        _table("until", [m.until for m in step.members]),
+        _table("start", [w.start for w in step.windows]),
+        _table("kept", [w.kept for w in step.windows]),
+        f"  uintptr_t window[{len(step.windows)}];\n  int32_t failure, from;\n",
+        "  for (int32_t band = begin; band < end; band++) {\n",
+    ]
+    for i, w in enumerate(step.windows):
+        base = _address(Arg("arena", w.offset, per_thread=w.per_thread))
+        code.append(f"    window[{i}] = dlcc_window({base}, start[{i}], kept[{i}], band, begin);\n")
+    for i, member in enumerate(step.members):
+        code.append(
+            f"    from = band == begin ? first[{i}][band] : until[{i}][band - 1];\n"
+            f"    if (from < until[{i}][band]) {{\n"
+            f"      failure = {_call(member, kernels, 'from', f'until[{i}][band]')};\n"
+            "      if (failure != 0) return failure;\n    }\n"
+        )
+    return "".join([*code, "  }\n  return 0;\n}\n"])
 
 
 def _tensor_table(role: str, tensors: tuple[TensorInfo, ...]) -> list[str]:
@@ -139,14 +180,16 @@ def model_source(
         '#include "runtime.h"',
         "",
     ]
-    arity = {step.function: len(step.args) for step in program.steps}
+    arity = {call.function: len(call.args) for step in program.steps for call in step.calls}
     for function, count in arity.items():
         parts.append(
             f"extern int32_t {kernels[function]}({'void *, ' * count}int32_t, int32_t) "
             '__attribute__((visibility("hidden")));'
         )
+    if any(isinstance(step, FusedStep) for step in program.steps):
+        parts.append('#include "bands.h"\n')
     for index, step in enumerate(program.steps):
-        parts.append(_step_function(index, step, kernels[step.function]))
+        parts.append(_step_function(index, step, kernels))
     parts.append("static const dlcc_step dlcc_steps[] = {")
     for index, step in enumerate(program.steps):
         parts.append(f"  {{dlcc_step_{index}, {step.work_items}, {step.max_threads}}},")

@@ -170,7 +170,7 @@ def _step_rows(program: Program) -> list[dict[str, object]]:
             "function": step.function,
             "work_items": step.work_items,
             "max_threads": step.max_threads,
-            "code_bytes": code_bytes.get(step.function, 0),
+            "code_bytes": sum(code_bytes.get(f, 0) for f in {c.function for c in step.calls}),
         }
         for step in program.steps
     ]

@@ -152,6 +152,9 @@ def compile_model(
         bool, typer.Option("--embed", help="Put the weights into the library.")
     ] = False,
     without: WithoutOption = None,
+    no_fuse: Annotated[
+        bool, typer.Option("--no-fuse", help="Run layers one by one, never band by band.")
+    ] = False,
     print_before: PrintBeforeOption = None,
     print_after: PrintAfterOption = None,
     dump_dir: DumpOption = None,
@@ -178,6 +181,7 @@ def compile_model(
         emit=kinds,
         embed=embed,
         without=split_names(without),
+        fuse=not no_fuse,
         verify_numerics=verify_numerics,
         print_before=split_names(print_before),
         print_after=split_names(print_after),

@@ -31,6 +31,23 @@ KernelArg = tuple[ArgumentKind, int | str]
 """
 
 
+Spans = np.ndarray
+"""Byte spans of one operand by work item: int64 ``[items, 2]``, first byte and end; an item that
+touches nothing has an empty span."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """The bytes that each work item of a step touches, by position of the argument.
+
+    A span covers at least what the item touches. Reads of up to ``ARENA_SLACK`` bytes after a span
+    whose values do not matter may be left out; writes may not.
+    """
+
+    reads: dict[int, Spans]
+    writes: dict[int, Spans]
+
+
 @dataclass(frozen=True)
 class KernelStep:
     """One function call over ``work_items`` independent items.
@@ -41,6 +58,8 @@ class KernelStep:
         build: makes the PrimFunc.
         args: the pointer arguments, in parameter order.
         seconds: predicted on one thread; 0: the layer's whole prediction. Bounds the threads.
+        footprint: tells what each item touches of the arguments that are neither constants nor
+            thread scratch; None: unknown, and the step is never interleaved with its neighbours.
     """
 
     name_key: str
@@ -48,6 +67,7 @@ class KernelStep:
     args: tuple[KernelArg, ...]
     work_items: int
     seconds: float = 0.0
+    footprint: Callable[[], Footprint] | None = None
 
 
 @dataclass(frozen=True)

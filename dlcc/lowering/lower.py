@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from dlcc.analysis.verify import verify
 from dlcc.ir import Graph, Node, Value
 from dlcc.ir.encodings import Array
 from dlcc.ir.text import encoding_text, type_text
+from dlcc.lowering.bands import Accesses, BandPlan
 from dlcc.lowering.choice import Choice, Chooser, choose
+from dlcc.lowering.fusion import Candidate, Fusion, Group, choose_groups
 from dlcc.lowering.kernel import ARENA_SLACK, KernelStep
 from dlcc.lowering.layout import assign_layouts
 from dlcc.lowering.memory import Span, place
@@ -22,7 +25,17 @@ from dlcc.lowering.threads import Work, worthwhile_threads
 from dlcc.lowering.unsigned import make_activations_unsigned
 from dlcc.lowering.views import Buffer, assign_buffers, is_aliased, pin_outputs
 from dlcc.ops.base import op_of
-from dlcc.program import ALIGNMENT, Arg, Program, Step, TensorInfo, WeightEntry
+from dlcc.program import (
+    ALIGNMENT,
+    Arg,
+    FusedStep,
+    Member,
+    Program,
+    Step,
+    TensorInfo,
+    WeightEntry,
+    Window,
+)
 
 Progress = Callable[[str, float], None]
 """Called with a phase's name and the fraction of it that is done."""
@@ -79,6 +92,35 @@ class _Scratch:
     per_thread: int
 
 
+@dataclass
+class _Pending:
+    """A step whose arguments have no place yet."""
+
+    layer: str
+    step: KernelStep
+    args: list[Arg | Buffer | _Scratch]
+    seconds: float
+    weight_bytes: int
+
+    def candidate(self) -> Candidate:
+        """The step as the choice of fused groups sees it."""
+        return Candidate(
+            self.layer,
+            frozenset(id(arg) for arg in self.args if not isinstance(arg, Arg)),
+            self._accesses(),
+            self.seconds,
+            self.weight_bytes,
+        )
+
+    def _accesses(self) -> Accesses | None:
+        if self.step.footprint is None:
+            return None
+        footprint = self.step.footprint()
+        reads = {id(self.args[position]): spans for position, spans in footprint.reads.items()}
+        writes = {id(self.args[position]): spans for position, spans in footprint.writes.items()}
+        return Accesses(self.step.work_items, reads, writes)
+
+
 class _Assembler:
     """Turns chosen kernels into steps, spans and weights."""
 
@@ -88,25 +130,16 @@ class _Assembler:
         self.buffers = assign_buffers(graph)
         self.weights = _Weights()
         self.functions = _Functions()
-        self.spans: dict[int, Span] = {}
-        self.pending: list[tuple[Step, list[Arg | Buffer | _Scratch]]] = []
-        self.work: list[Work] = []
-        self.scratches: list[_Scratch] = []
+        self.pending: list[_Pending] = []
 
     def add_layer(self, choice: Choice) -> list[str]:
         """Append the layer's steps; returns the names of their functions."""
         plan, node = choice.plan, choice.node
-        first = len(self.pending)
-        last = first + len(plan.steps) - 1
-        for value in (*node.inputs, *node.outputs):
-            if value is not None and not value.is_constant:
-                self._extend(self.buffers[value], first, last)
-        shared = [_Scratch(Span(size, first, last), 0) for size in plan.scratch]
+        shared = [_Scratch(Span(size), 0) for size in plan.scratch]
         private = [
-            _Scratch(Span(_round_up(size) * self.threads, first, last), _round_up(size))
+            _Scratch(Span(_round_up(size) * self.threads), _round_up(size))
             for size in plan.thread_scratch
         ]
-        self.scratches += shared + private
         constants = {
             name: self.weights.add(array, node.loc, name, self._encoding_of(node, name))
             for name, array in plan.constants.items()
@@ -127,8 +160,10 @@ class _Assembler:
                 else:
                     args.append(self.buffers[node.outputs[int(which)]])
             names.append(self.functions.add(step))
-            self.pending.append((Step(node.loc, names[-1], (), step.work_items), args))
-            self.work.append(Work(step.seconds or choice.seconds, _bytes_read(step, args)))
+            used = {str(which) for kind, which in step.args if kind == "const"}
+            weights = sum(int(plan.constants[name].nbytes) for name in used)
+            seconds = step.seconds or choice.seconds
+            self.pending.append(_Pending(node.loc, step, args, seconds, weights))
         return names
 
     def _encoding_of(self, node: Node, name: str) -> str:
@@ -138,45 +173,144 @@ class _Assembler:
                 return encoding_text(value.type.encoding)
         return ""
 
-    def _extend(self, buffer: Buffer, first: int, last: int) -> None:
-        span = self.spans.setdefault(id(buffer), Span(buffer.size, first, last))
-        span.first, span.last = min(span.first, first), max(span.last, last)
+    def finish(self, cache: int) -> tuple[tuple[Step | FusedStep, ...], int, dict[str, object]]:
+        """Fuse steps and place everything: the final steps, the arena's bytes, what was fused.
 
-    def finish(self) -> tuple[tuple[Step, ...], int]:
-        """Place everything; returns the final steps and the arena's size in bytes."""
-        arena = {
-            id(b): b for b in self.buffers.values() if b.kind == "arena" and id(b) in self.spans
+        Args:
+            cache: bytes of the second-level cache that steps are fused for; 0: none are.
+        """
+        fusion = self._fusion(cache)
+        groups = fusion.groups
+        times = _times(len(self.pending), groups)
+        windows = {
+            key: _Scratch(Span(_window_bytes(w.size) * self.threads), _window_bytes(w.size))
+            for group in groups
+            for key, w in group.plan.windows.items()
         }
-        spans = [self.spans[key] for key in arena] + [s.span for s in self.scratches]
-        size = place(spans, ARENA_SLACK)
-        for key, buffer in arena.items():
-            buffer.offset = self.spans[key].offset
-        steps = []
-        threads = worthwhile_threads(self.work, self.threads)
-        for (step, args), most in zip(self.pending, threads, strict=True):
-            final = tuple(_final_arg(arg) for arg in args)
-            steps.append(replace(step, args=final, max_threads=most))
-        return tuple(steps), size
+        places: dict[int, Span] = {}
+        for index, pending in enumerate(self.pending):
+            for arg in pending.args:
+                if isinstance(arg, _Scratch) or (isinstance(arg, Buffer) and arg.kind == "arena"):
+                    span = windows[id(arg)].span if id(arg) in windows else arg.span
+                    span.cover(times[index])
+                    places[id(span)] = span
+        size = place(list(places.values()), ARENA_SLACK)
+        return tuple(self._final_steps(groups, windows)), size, self._fusion_report(fusion)
+
+    def _fusion(self, cache: int) -> Fusion:
+        sizes = {
+            id(arg): arg.size if isinstance(arg, Buffer) else arg.span.size
+            for pending in self.pending
+            for arg in pending.args
+            if (isinstance(arg, Buffer) and arg.kind == "arena")
+            or (isinstance(arg, _Scratch) and not arg.per_thread)
+        }
+        candidates = [pending.candidate() for pending in self.pending]
+        return choose_groups(candidates, sizes, cache=cache, threads=self.threads)
+
+    def _fusion_report(self, fusion: Fusion) -> dict[str, object]:
+        layers = [pending.layer for pending in self.pending]
+        groups = [
+            {
+                "layers": list(dict.fromkeys(layers[group.first : group.last + 1])),
+                "bands": group.bands,
+                "window_bytes": sum(w.size for w in group.plan.windows.values()),
+                "predicted_gain_seconds": group.gain,
+            }
+            for group in fusion.groups
+        ]
+        apart = [
+            {"layers": list(dict.fromkeys(layers[index : index + 2])), "why": why}
+            for index, why in fusion.apart.items()
+        ]
+        return {"groups": groups, "apart": apart}
+
+    def _final_steps(
+        self, groups: Sequence[Group], windows: Mapping[int, _Scratch]
+    ) -> Iterator[Step | FusedStep]:
+        ends = {group.first: group.last + 1 for group in groups}
+        plans = {group.first: group.plan for group in groups}
+        starts = list(_starts(len(self.pending), groups))
+        runs = [self.pending[first : ends.get(first, first + 1)] for first in starts]
+        threads = worthwhile_threads([_work(run) for run in runs], self.threads)
+        for first, run, most in zip(starts, runs, threads, strict=True):
+            if first in plans:
+                yield _fused_step(plans[first], run, windows, most)
+            else:
+                args = tuple(_final_arg(arg) for arg in run[0].args)
+                step = run[0].step
+                yield Step(run[0].layer, step.name_key, args, step.work_items, most)
+
+
+def _starts(steps: int, groups: Sequence[Group]) -> Iterator[int]:
+    """The steps that are not run together with the one before."""
+    follows = {index for g in groups for index in range(g.first + 1, g.last + 1)}
+    return (index for index in range(steps) if index not in follows)
+
+
+def _work(run: list[_Pending]) -> Work:
+    """What steps that run together compute, and what they read that they have not made."""
+    made: set[int] = set()
+    read = 0
+    for pending in run:
+        for (kind, _), arg in zip(pending.step.args, pending.args, strict=True):
+            if id(arg) in made:
+                continue
+            if kind == "in" and isinstance(arg, Buffer):
+                read += arg.size
+            elif kind == "scratch" and isinstance(arg, _Scratch):
+                read += arg.span.size
+        made.update(id(arg) for arg in pending.args if not isinstance(arg, Arg))
+    return Work(sum(pending.seconds for pending in run), read)
+
+
+def _times(steps: int, groups: Sequence[Group]) -> list[int]:
+    """When each step runs; those of a group run at one time."""
+    starts = set(_starts(steps, groups))
+    return list(accumulate(index in starts for index in range(steps)))
+
+
+def _window_bytes(size: int) -> int:
+    """Bytes of one thread's window; what may be read past its end is no other thread's."""
+    return _round_up(size + ARENA_SLACK)
+
+
+def _fused_step(
+    plan: BandPlan, run: list[_Pending], windows: Mapping[int, _Scratch], threads: int
+) -> FusedStep:
+    order = {key: index for index, key in enumerate(plan.windows)}
+    members = [
+        Member(
+            one.layer,
+            one.step.name_key,
+            tuple(
+                Arg("window", index=order[id(arg)]) if id(arg) in order else _final_arg(arg)
+                for arg in one.args
+            ),
+            tuple(map(int, plan.first[index])),
+            tuple(map(int, plan.until[index])),
+        )
+        for index, one in enumerate(run)
+    ]
+    held = [
+        Window(
+            windows[key].span.offset,
+            windows[key].per_thread,
+            tuple(map(int, window.start)),
+            tuple(map(int, window.kept)),
+        )
+        for key, window in plan.windows.items()
+    ]
+    return FusedStep(tuple(members), tuple(held), plan.bands, threads)
 
 
 def _round_up(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _bytes_read(step: KernelStep, args: list[Arg | Buffer | _Scratch]) -> int:
-    """Bytes of the activations that a step reads."""
-    sizes = 0
-    for (kind, _), arg in zip(step.args, args, strict=True):
-        if kind == "in" and isinstance(arg, Buffer):
-            sizes += arg.size
-        elif kind == "scratch" and isinstance(arg, _Scratch):
-            sizes += arg.span.size
-    return sizes
-
-
 def _final_arg(arg: Arg | Buffer | _Scratch) -> Arg:
     if isinstance(arg, Buffer):
-        return Arg(arg.kind, arg.offset, arg.index)
+        return Arg(arg.kind, arg.span.offset if arg.kind == "arena" else 0, arg.index)
     if isinstance(arg, _Scratch):
         return Arg("arena", arg.span.offset, 0, arg.per_thread)
     return arg
@@ -205,11 +339,14 @@ def _layer_report(choice: Choice, functions: list[str]) -> dict[str, object]:
     }
 
 
-def _report_threads(layers: list[dict[str, object]], steps: tuple[Step, ...], threads: int) -> None:
+def _report_threads(
+    layers: list[dict[str, object]], steps: Sequence[Step | FusedStep], threads: int
+) -> None:
     """Adds to each layer how many threads its widest step is split over at most."""
     widest: dict[str, int] = {}
     for step in steps:
-        widest[step.layer] = max(widest.get(step.layer, 1), step.max_threads or threads)
+        for call in step.calls:
+            widest[call.layer] = max(widest.get(call.layer, 1), step.max_threads or threads)
     for layer in layers:
         layer["threads"] = widest.get(str(layer["layer"]), 1)
 
@@ -222,6 +359,7 @@ def lower(
     threads: int = 1,
     progress: Progress | None = None,
     chooser: Chooser = choose,
+    fuse: bool = True,
 ) -> Program:
     """Lower a graph for a target.
 
@@ -232,6 +370,7 @@ def lower(
         threads: upper bound on the threads of an instance.
         progress: told how far each phase is.
         chooser: picks the kernel of a layer.
+        fuse: run steps band by band where that keeps large values in the cache.
 
     Raises:
         DlccError: a layer has no kernel on this target.
@@ -249,7 +388,7 @@ def lower(
         layers.append(_layer_report(choice, assembler.add_layer(choice)))
         tell("kernels", (done + 1) / len(work))
     tell("code", 0.0)
-    steps, arena_bytes = assembler.finish()
+    steps, arena_bytes, fused = assembler.finish(target.l2_bytes if fuse else 0)
     _report_threads(layers, steps, threads)
     object_code = build_object(assembler.functions.code, target)
     tell("code", 1.0)
@@ -267,7 +406,7 @@ def lower(
         triple=target.triple,
         features=tuple(f for f in target.features if f in needed),
         threads=threads,
-        report={"target": target.name, "layers": layers},
+        report={"target": target.name, "layers": layers, "fusion": fused},
     )
 
 

@@ -10,12 +10,21 @@ from dlcc.program import ALIGNMENT
 
 @dataclass
 class Span:
-    """A buffer to place: live in steps ``first`` to ``last`` (inclusive), ``size`` bytes."""
+    """A buffer to place: live in steps ``first`` to ``last`` (inclusive), ``size`` bytes.
+
+    As made with no steps, it is live in none.
+    """
 
     size: int
-    first: int
-    last: int
+    first: int = 1
+    last: int = 0
     offset: int = -1
+
+    def cover(self, step: int) -> None:
+        """Make it live in ``step`` too."""
+        live = self.first <= self.last
+        self.first = min(self.first, step) if live else step
+        self.last = max(self.last, step) if live else step
 
     def meets(self, other: Span) -> bool:
         """True if both are live in some step."""

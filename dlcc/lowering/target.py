@@ -62,6 +62,8 @@ class Target:
         mattr: LLVM feature flags on top of it.
         features: CPU features that the code needs at run time (names as in /proc/cpuinfo).
         rows: the kernel table; the order only breaks ties of cost.
+        l2_bytes: second-level cache of a core; 0: none is counted on, and layers are run one after
+            the other.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Target:
     mattr: tuple[str, ...]
     features: tuple[str, ...]
     rows: tuple[KernelRow, ...]
+    l2_bytes: int = 0
 
     def rows_for(self, op: str) -> list[KernelRow]:
         """Rows that may serve ``op``."""

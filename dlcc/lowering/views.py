@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dlcc.ir import Graph, Node, Value
+from dlcc.lowering.memory import Span
 from dlcc.ops.base import build
 
 VIEW_OPS = frozenset({"reshape", "relayout", "transpose", "reinterpret"})
@@ -39,15 +40,18 @@ def is_view(node: Node) -> bool:
 class Buffer:
     """One span of memory that a set of values shares.
 
-    ``kind`` "arena" buffers get an offset from the memory plan; ``index`` counts the caller's
-    inputs or outputs.
+    ``kind`` "arena" buffers get their ``span`` placed by the memory plan; ``index`` counts the
+    caller's inputs or outputs.
     """
 
     kind: Literal["arena", "input", "output"]
     size: int
     index: int = 0
-    offset: int = 0
     values: list[Value] = field(default_factory=list)
+    span: Span = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.span = Span(self.size)
 
 
 def pin_outputs(graph: Graph) -> None:

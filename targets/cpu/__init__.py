@@ -47,7 +47,7 @@ class CpuFamily:
 @cache
 def _target(name: str) -> Target:
     isa = levels.LEVELS[name]
-    return Target(f"cpu:{name}", TRIPLE, isa.mcpu, isa.mattr, isa.flags, rows_for(isa))
+    return Target(f"cpu:{name}", TRIPLE, isa.mcpu, isa.mattr, isa.flags, rows_for(isa), isa.l2)
 
 
 FAMILY = CpuFamily()

@@ -28,6 +28,7 @@ class Isa:
         dot: the u8 x s8 unit: pmaddwd on widened values, vpdpbusd, or AMX tiles.
         fma: fused multiply-add exists.
         bfloat16: the unit for bfloat16: widening to float32, vdpbf16ps, or AMX tiles.
+        l2: bytes of the second-level cache of the smallest cores that have the level.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Isa:
     dot: DotUnit
     fma: bool = True
     bfloat16: Bfloat16Unit = "widen"
+    l2: int = 256 << 10
 
     def without_amx(self) -> Isa:
         """What an AMX level has without its tiles (itself otherwise)."""
@@ -66,9 +68,20 @@ _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 
 SSE4 = Isa("sse4", "x86-64-v2", (), ("sse4_1", "sse4_2", "ssse3", "popcnt"), 4, 16, "madd", False)
 AVX2 = Isa("avx2", "x86-64-v3", (), _V3, 8, 16, "madd")
-AVXVNNI = Isa("avxvnni", "x86-64-v3", ("+avxvnni",), (*_V3, "avx_vnni"), 8, 16, "vnni")
-AVX512 = Isa("avx512", "x86-64-v4", (), _V4, 16, 32, "madd")
-AVX512VNNI = Isa("avx512vnni", "x86-64-v4", ("+avx512vnni",), (*_V4, "avx512_vnni"), 16, 32, "vnni")
+AVXVNNI = Isa(
+    "avxvnni", "x86-64-v3", ("+avxvnni",), (*_V3, "avx_vnni"), 8, 16, "vnni", l2=1280 << 10
+)
+AVX512 = Isa("avx512", "x86-64-v4", (), _V4, 16, 32, "madd", l2=1 << 20)
+AVX512VNNI = Isa(
+    "avx512vnni",
+    "x86-64-v4",
+    ("+avx512vnni",),
+    (*_V4, "avx512_vnni"),
+    16,
+    32,
+    "vnni",
+    l2=1 << 20,
+)
 _VBMI = ("+avx512vnni", "+avx512vbmi")
 _AMX_FLAGS = (*AVX512VNNI.flags, "avx512vbmi")  # every CPU with tiles has it
 _AMX_VECTORS = Isa("avx512vnni", "x86-64-v4", _VBMI, _AMX_FLAGS, 16, 32, "vnni")
@@ -81,6 +94,7 @@ AVX512BF16 = Isa(
     32,
     "vnni",
     bfloat16="dot",
+    l2=1 << 20,
 )
 AMX = Isa(
     "amx",
@@ -91,6 +105,7 @@ AMX = Isa(
     32,
     "amx",
     bfloat16="amx",
+    l2=2 << 20,
 )
 
 LEVELS = {isa.name: isa for isa in (SSE4, AVX2, AVXVNNI, AVX512, AVX512VNNI, AVX512BF16, AMX)}

@@ -19,8 +19,12 @@ def typed(shape: tuple[int, ...], encoding: Affine | None = None) -> TensorType:
 def conv(
     graph: Graph, x: Value, channels: int, *, out: Affine | None = None, loc: str = "conv", **attrs
 ) -> Value:
-    """A 3x3 (or ``kernel``) convolution with seeded weights; integer if ``x`` is quantised."""
+    """A 3x3 (or ``kernel``) convolution with seeded weights; integer if ``x`` is quantised.
+
+    ``residual``: a value to add.
+    """
     kernel = attrs.pop("kernel", 3)
+    residual = attrs.pop("residual", None)
     groups = attrs.get("groups", 1)
     rng = np.random.default_rng(len(graph.nodes))
     shape = (channels, x.type.shape[1] // groups, kernel, kernel)
@@ -34,7 +38,9 @@ def conv(
     else:
         w = graph.add_constant(weights, name="w")
         b = graph.add_constant(bias, name="b")
-    node = build(graph, "conv2d", [x, w, b], attrs, loc=loc)
+    node = build(
+        graph, "conv2d", [x, w, b, *([] if residual is None else [residual])], attrs, loc=loc
+    )
     if out is not None:
         node.output.type = node.output.type.with_(encoding=out)
     return node.output

@@ -18,6 +18,7 @@ from targets.cpu.kernels.depthwise import depthwise
 from targets.cpu.kernels.gemm import bf16_step, unit_for
 from targets.cpu.kernels.matmul_bf16 import matmul_bf16, matmul_bf16_cost
 from targets.cpu.kernels.spec import ConvSpec, ConvTransposeSpec, Epilogue, MatmulSpec
+from tests.targets.footprints import check_footprints
 from tests.targets.reference import conv_accumulators, finish, transposed_accumulators
 from tests.targets.running import Runner, isa_params
 
@@ -113,6 +114,12 @@ def test_against_float64(table, name):
     cases, runner = table
     case = cases[name]
     check(runner.run(case.plan, case.inputs, case.out, slack=case.slack), case.want)
+
+
+@pytest.mark.parametrize("name", [*CASES, *DEPTHWISE])
+def test_items_touch_what_their_footprint_says(table, name):
+    cases, runner = table
+    check_footprints(runner, cases[name].plan, cases[name].inputs, cases[name].out)
 
 
 @pytest.mark.parametrize("name", ["wide", "stem-f32-input", "linear-m5", "depthwise-strided"])

@@ -8,6 +8,7 @@ from targets.cpu.isa import AMX, AVX512VNNI
 from targets.cpu.kernels.columns import columns_of, columns_refusal
 from targets.cpu.kernels.conv import conv2d, conv_cost
 from targets.cpu.kernels.spec import ConvSpec, Epilogue
+from tests.targets.footprints import check_footprints
 from tests.targets.running import Runner, isa_params
 from tests.targets.test_gemm_kernels import Case
 
@@ -45,6 +46,7 @@ def test_against_numpy(isa, amx):
     for case in cases.values():
         for cuts in (1, 3):
             case.check(runner.run(case.plan, case.inputs, case.out, cuts))
+        check_footprints(runner, case.plan, case.inputs, case.out)
 
 
 def test_the_copy_is_one_run_per_window():

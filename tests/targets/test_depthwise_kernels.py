@@ -13,6 +13,7 @@ from dlcc.lowering.kernel import ARENA_SLACK
 from targets.cpu.isa import AVX2, AVX512, LEVELS
 from targets.cpu.kernels.depthwise import depthwise, depthwise_cost, is_depthwise
 from targets.cpu.kernels.spec import ConvSpec, Epilogue
+from tests.targets.footprints import check_footprints
 from tests.targets.reference import conv_accumulators, finish
 from tests.targets.running import Runner, isa_params
 from tests.targets.test_gemm_kernels import Case, typed
@@ -152,3 +153,11 @@ def test_products_beyond_int32_take_the_other_kernel(isa):
     got = Runner([plan], isa).run(plan, case.inputs, case.out)
     want = finish(conv_accumulators(case.x, case.w, spec), spec.epilogue, case.bias, huge)
     np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", ["u8", "f32"])
+@pytest.mark.parametrize("name", CASES)
+def test_items_touch_what_their_footprint_says(table, name, dtype):
+    cases, runner = table
+    case = cases[name, dtype]
+    check_footprints(runner, case.plan, case.inputs, case.out)

@@ -28,6 +28,7 @@ from targets.cpu.kernels.gemm import (
     unit_for,
 )
 from targets.cpu.kernels.spec import NUMPY, ConvSpec, ConvTransposeSpec, Epilogue
+from tests.targets.footprints import check_footprints
 from tests.targets.reference import conv_accumulators, finish, transposed_accumulators
 from tests.targets.running import Runner, isa_params
 
@@ -335,3 +336,11 @@ def test_four_pixels_are_requantised_together_only_where_their_products_fit(isa)
     case.check(Runner([case.plan], isa).run(case.plan, case.inputs, case.out))
     want = finish(conv_accumulators(case.x, case.w, spec), spec.epilogue, case.bias, huge)
     np.testing.assert_array_equal(Runner([plan], isa).run(plan, case.inputs, case.out), want)
+
+
+@pytest.mark.parametrize("dtype", ["u8", "f32"])
+@pytest.mark.parametrize("name", CASES)
+def test_items_touch_what_their_footprint_says(table, name, dtype):
+    cases, runner = table
+    case = cases[name, dtype]
+    check_footprints(runner, case.plan, case.inputs, case.out)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dlcc import tir
-from dlcc.lowering.kernel import KernelArg, KernelStep, name_key
+from dlcc.lowering.kernel import Footprint, KernelArg, KernelStep, name_key
 from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels.skeleton import divide
 from targets.cpu.kernels.spec import ConvSpec
@@ -225,4 +225,17 @@ def columns_step(stage: Columns, source: KernelArg, fill: str, scratch: int) -> 
         (source, ("const", fill), ("scratch", scratch)),
         stage.n * stage.oh,
         stage.seconds,
+        lambda: _footprint(stage),
     )
+
+
+def _footprint(stage: Columns) -> Footprint:
+    """Bytes that each item touches: the window's input rows, and a staged row."""
+    item = np.arange(stage.n * stage.oh)
+    image, row = np.divmod(item, stage.oh)
+    top = row * stage.stride - stage.top
+    first = np.clip(top, 0, stage.h - 1)
+    end = np.clip(top + (stage.kh - 1) * stage.dilation + 1, first + 1, stage.h)
+    rows = np.stack([first, end], 1) + (image * stage.h)[:, None]
+    writes = np.stack([item, item + 1], 1) * stage.pitch
+    return Footprint({0: rows * (stage.w * stage.c)}, {2: writes})

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from dlcc import tir
-from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
+from dlcc.lowering.kernel import Footprint, KernelArg, KernelPlan, KernelStep, name_key
 from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels import depthwise_vnni as vnni
 from targets.cpu.kernels import epilogue
 from targets.cpu.kernels.conv import channel_constants, fold_zero_point
 from targets.cpu.kernels.gemm import MIN_ITEMS, Cut, even_cut
 from targets.cpu.kernels.skeleton import divide
-from targets.cpu.kernels.spec import FLOATS, NUMPY, Borders, ConvSpec, OutType, ResidualType
+from targets.cpu.kernels.spec import FLOATS, NUMPY, SIZE, Borders, ConvSpec, OutType, ResidualType
 from targets.cpu.kernels.stage import Stage, fill_constant, rows_stage, stage_step
 
 UNROLL = 320
@@ -322,7 +322,15 @@ def depthwise(
     args += [("const", name) for name in names]
     args += [("in", 1)] if shape.residual is not None else []
     args.append(("out", 0))
-    steps.append(KernelStep(key, lambda: depthwise_function(key, shape), tuple(args), shape.items))
+    steps.append(
+        KernelStep(
+            key,
+            lambda: depthwise_function(key, shape),
+            tuple(args),
+            shape.items,
+            footprint=lambda: _footprint(spec, shape, len(args)),
+        )
+    )
     return KernelPlan(
         tuple(steps),
         constants,
@@ -330,6 +338,16 @@ def depthwise(
         features=isa.vector_flags(bfloat16=shape.native),
         kernel="depthwise",
     )
+
+
+def _footprint(spec: ConvSpec, shape: Depthwise | vnni.DepthwiseVnni, arguments: int) -> Footprint:
+    """Bytes that each item touches; the operands are x, constants, the residual, the output."""
+    rows, out = shape.row_spans(shape.n, shape.chunks)
+    pixels = out * (shape.ow * shape.c)
+    reads = {0: rows * (shape.w * shape.c * SIZE[spec.in_dtype])}
+    if spec.epilogue.residual is not None:
+        reads[arguments - 2] = pixels * SIZE[spec.epilogue.residual]
+    return Footprint(reads, {arguments - 1: pixels * SIZE[spec.epilogue.out]})
 
 
 def _vnni_plan(
@@ -363,6 +381,7 @@ def _vnni_plan(
             lambda: vnni.depthwise_vnni_function(key, shape),
             (source, *args, ("out", 0)),
             shape.items,
+            footprint=lambda: _footprint(spec, shape, len(args) + 2),
         )
     )
     return KernelPlan(

@@ -231,6 +231,56 @@ class Blocking:
         return prod(self.item_counts(gemm))
 
 
+def _edges(cut: Cut, pieces: int) -> tuple[np.ndarray, np.ndarray]:
+    """First element and end of each item along an axis that takes ``pieces`` pieces at a time."""
+    sizes = [cut.first[1]] * cut.first[0] + [cut.rest[1]] * cut.rest[0]
+    ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    starts = np.arange(0, cut.count, pieces)
+    return ends[starts], ends[np.minimum(starts + pieces, cut.count)]
+
+
+def item_spans(gemm: Gemm, blocking: Blocking) -> tuple[np.ndarray, np.ndarray]:
+    """What each work item reads of A and which output pixels it makes.
+
+    Returns:
+        ``[items, 2]`` elements of A and ``[items, 2]`` output pixels: first and end.
+    """
+    along_m, along_n = blocking.item_counts(gemm)
+    items = np.arange(along_m * along_n)
+    m, n = (
+        (items // along_n, items % along_n)
+        if blocking.m_major
+        else (
+            items % along_m,
+            items // along_m,
+        )
+    )
+    chunk_starts, chunk_ends = _edges(blocking.cols, blocking.strips)
+    band_starts, band_ends = _edges(blocking.rows, 1)
+    rest, chunk = np.divmod(m, len(chunk_starts))
+    image, band = np.divmod(rest, len(band_starts))
+    group = n // (along_n // gemm.groups)
+    (top, bottom), (left, right) = (
+        (band_starts[band], band_ends[band] - 1),
+        (chunk_starts[chunk], chunk_ends[chunk] - 1),
+    )
+    origin = image * gemm.a_image + group * gemm.a_group
+    reach = sum((count - 1) * distance for count, distance in gemm.loops) + gemm.run
+    reads = origin + top * gemm.a_row + left * gemm.a_col
+    last = origin + bottom * gemm.a_row + right * gemm.a_col + reach
+    if gemm.pitch:
+        rows = ceil(gemm.cols / gemm.pitch)
+        before = [
+            at // gemm.pitch * gemm.kept + np.minimum(at % gemm.pitch, gemm.kept)
+            for at in (left, right + 1)
+        ]
+        first, end = (image * rows * gemm.kept + at for at in before)
+    else:
+        first = (image * gemm.rows + top) * gemm.cols + left
+        end = (image * gemm.rows + bottom) * gemm.cols + right + 1
+    return np.stack([reads, last], 1), np.stack([first, end], 1)
+
+
 def _block_cycles(unit: Unit, m: int, nr: int, spatial: int, steps: int) -> float:
     """Cycles of one reduction step of a block: arithmetic, loads, latency of the chains."""
     if unit.kind == "amx":

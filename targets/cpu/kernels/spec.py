@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
+import numpy as np
+
 InType = Literal["u8", "f32", "bf16"]
 OutType = Literal["u8", "s8", "f32", "bf16"]
 ResidualType = Literal["u8", "f32", "bf16"]
@@ -46,6 +48,21 @@ class Borders:
         left = col * self.stride[1] - self.pads[1]
         reach = (width - 1) * self.stride[1] + (self.kernel[1] - 1) * self.dilation[1]
         return left < 0 or left + reach >= self.w
+
+    def row_spans(self, images: int, parts: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows that each work item touches, where an item is one of ``parts`` of an output row.
+
+        Returns:
+            ``[items, 2]`` input rows and ``[items, 2]`` output rows of all images: first and end.
+        """
+        out = np.arange(images * self.oh * parts) // parts
+        image, row = np.divmod(out, self.oh)
+        top = row * self.stride[0] - self.pads[0]
+        below = top + (self.kernel[0] - 1) * self.dilation[0] + 1
+        first = np.clip(top, 0, self.h - 1)
+        end = np.maximum(np.minimum(below, self.h), first + 1)
+        reads = np.stack([first, end], 1) + (image * self.h)[:, None]
+        return reads, np.stack([out, out + 1], 1)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dlcc import tir
-from dlcc.lowering.kernel import KernelArg, KernelStep, name_key
+from dlcc.lowering.kernel import Footprint, KernelArg, KernelStep, name_key
 from targets.cpu.isa import Isa
 from targets.cpu.kernels.skeleton import divide
 from targets.cpu.kernels.spec import NUMPY, SIZE
@@ -183,4 +183,17 @@ def stage_step(stage: Stage, isa: Isa, source: KernelArg, fill: str, scratch: in
         (source, ("const", fill), ("scratch", scratch)),
         stage.n * stage.out_h,
         stage.seconds,
+        footprint=lambda: _footprint(stage),
     )
+
+
+def _footprint(stage: Stage) -> Footprint:
+    """Bytes that each item touches: a staged row, and the input row in it if there is one."""
+    item = np.arange(stage.n * stage.out_h)
+    image, row = np.divmod(item, stage.out_h)
+    source, between = np.divmod(row - stage.top, stage.spread[0])
+    inside = (between == 0) & (source >= 0) & (source < stage.h)
+    first = (image * stage.h + source) * inside
+    reads = np.stack([first, first + inside], 1) * (stage.w * stage.c * SIZE[stage.src])
+    writes = np.stack([item, item + 1], 1) * (stage.out_w * stage.pitch * SIZE[stage.dst])
+    return Footprint({0: reads}, {2: writes})
