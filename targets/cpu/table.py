@@ -14,9 +14,9 @@ from targets.cpu.codes import QuantizeRow, TableRow
 from targets.cpu.default import DefaultRow
 from targets.cpu.isa import Isa
 from targets.cpu.kernels import conv, winograd
+from targets.cpu.kernels.blocking import ranked_blocks
 from targets.cpu.kernels.columns import columns_refusal
 from targets.cpu.kernels.depthwise import depthwise, depthwise_cost
-from targets.cpu.kernels.gemm import ranked_blocks
 from targets.cpu.kernels.matmul import matmul, matmul_cost
 from targets.cpu.kernels.matmul_bf16 import matmul_bf16, matmul_bf16_cost
 from targets.cpu.kernels.softmax import softmax, softmax_cost

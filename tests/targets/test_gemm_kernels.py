@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dlcc.lowering.kernel import ARENA_SLACK
 from targets.cpu.isa import AVX2, AVX512VNNI, LEVELS, host_flags, supports
+from targets.cpu.kernels.blocking import choose_blocking
 from targets.cpu.kernels.conv import (
     conv2d,
     conv2d_transpose,
@@ -21,13 +22,13 @@ from targets.cpu.kernels.conv import (
 from targets.cpu.kernels.gemm import (
     bundles,
     channel_order,
-    choose_blocking,
     even_cut,
     pack_weights,
     tail_cut,
     unit_for,
 )
 from targets.cpu.kernels.spec import NUMPY, ConvSpec, ConvTransposeSpec, Epilogue
+from targets.cpu.kernels.tiles import tile_shape
 from tests.targets.footprints import check_footprints
 from tests.targets.reference import conv_accumulators, finish, transposed_accumulators
 from tests.targets.running import Runner, isa_params
@@ -56,6 +57,9 @@ CASES = {
     "wide": ConvSpec(1, 3, 50, 64, 96, 3, 3, pads=(1, 1, 1, 1)),
     "narrow": ConvSpec(2, 7, 6, 70, 50, 3, 3, pads=(1, 1, 1, 1)),
     "no-slack": ConvSpec(1, 5, 5, 7, 9, input_slack=False),
+    "rows-of-half-a-tile": ConvSpec(2, 13, 9, 70, 72, 3, 3, stride=(2, 1), pads=(1, 1, 1, 1)),
+    "pixels-three-tiles": ConvSpec(2, 9, 17, 24, 96, epilogue=Epilogue("u8", 0, 255, 9, "u8", 30)),
+    "rows-of-tiles-apart": ConvSpec(1, 4, 45, 16, 144, 1, 3, stride=(2, 1), pads=(0, 1, 0, 1)),
     "residual-relu6": ConvSpec(
         1, 10, 10, 24, 48, 3, 3, pads=(1, 1, 1, 1), epilogue=Epilogue("u8", 20, 200, 20, "u8", 128)
     ),
@@ -241,7 +245,11 @@ def test_blocking_fits_the_registers(isa):
         )
         assert cycles > 0
         if geo.unit.kind == "amx":
-            assert rows * -(-cols // 16) * blocks <= 4
+            shape = tile_shape(geo.gemm, blocking)
+            assert shape.accumulators + 2 <= 8
+            assert shape.turn <= blocks
+            assert (shape.height, shape.width) == (rows, cols)
+            assert shape.strips * shape.rows == rows * cols
         else:
             used = rows * cols * blocks + blocks + geo.unit.spare
             assert used <= isa.registers
@@ -260,7 +268,8 @@ def test_packed_weights_are_zero_past_the_run():
 def test_narrow_images_fill_tiles():
     gemm = geometry(CASES["narrow"], LEVELS["amx"]).gemm
     assert (gemm.rows, gemm.cols, gemm.pitch, gemm.kept) == (1, 6 * 8 + 6, 8, 6)
-    assert geometry(CASES["wide"], LEVELS["amx"]).gemm.pitch == 0
+    whole_tiles = replace(CASES["wide"], w=64)
+    assert geometry(whole_tiles, LEVELS["amx"]).gemm.pitch == 0
 
 
 def test_cost_ranks_the_units():

@@ -10,18 +10,9 @@ import numpy as np
 from dlcc.lowering.kernel import Footprint, KernelArg, KernelPlan, KernelStep, name_key
 from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels import bfloat16, epilogue
+from targets.cpu.kernels.blocking import L2_BYTES, choose_blocking, item_spans
 from targets.cpu.kernels.columns import Columns, columns_of, columns_step
-from targets.cpu.kernels.gemm import (
-    L2_BYTES,
-    Blocking,
-    Gemm,
-    Unit,
-    choose_blocking,
-    item_spans,
-    pack_weights,
-    pad_channels,
-    unit_for,
-)
+from targets.cpu.kernels.gemm import Blocking, Gemm, Unit, pack_weights, pad_channels, unit_for
 from targets.cpu.kernels.implicit import gemm_function
 from targets.cpu.kernels.spec import FLOATS, SIZE, ConvSpec, ConvTransposeSpec, Epilogue
 from targets.cpu.kernels.stage import Stage, fill_constant, rows_stage, stage_step
@@ -313,13 +304,15 @@ def gemm_step(
         lambda: gemm_function(key, gemm, unit, blocking),
         tuple(args),
         blocking.items(gemm),
-        footprint=(lambda: _footprint(gemm, blocking, len(args))) if b[0] == "const" else None,
+        footprint=(lambda: _footprint(gemm, unit, blocking, len(args)))
+        if b[0] == "const"
+        else None,
     )
 
 
-def _footprint(gemm: Gemm, blocking: Blocking, arguments: int) -> Footprint:
+def _footprint(gemm: Gemm, unit: Unit, blocking: Blocking, arguments: int) -> Footprint:
     """Bytes that each item touches; the operands are A, constants, the residual, the output."""
-    elements, pixels = item_spans(gemm, blocking)
+    elements, pixels = item_spans(gemm, unit, blocking)
     reads = {0: elements * SIZE[gemm.a_dtype]}
     channels = gemm.groups * gemm.n
     if gemm.residual is not None:

@@ -28,10 +28,10 @@ def scalars(epilogue: Epilogue) -> np.ndarray:
 
 @dataclass
 class Pointers:
-    """The kernel's parameters that the epilogue reads and writes."""
+    """The kernel's parameters that the epilogue reads and writes; ``scalars`` are values."""
 
     bias: Any
-    scalars: Any
+    scalars: list[Any]
     y: Any
     multiplier: Any = None
     ratio: Any = None
@@ -44,9 +44,10 @@ def parameters(
     """Declares the epilogue's parameters, in the order of :func:`argument_names`."""
     made = Pointers(
         bias=kb.pointer("bias", "int32" if integer else "float32"),
-        scalars=kb.pointer("scalars", "float32"),
+        scalars=[],
         y=None,
     )
+    scalars = kb.pointer("scalars", "float32")
     if integer:
         made.multiplier = kb.pointer("multiplier", "float32")
     if residual == "u8":
@@ -54,6 +55,8 @@ def parameters(
     if residual is not None:
         made.residual = kb.pointer("residual", NUMPY[residual], align=1)
     made.y = kb.pointer("y", NUMPY[out], align=1)
+    # read once: in a loop, tile stores between them would keep LLVM from moving the loads out
+    made.scalars = [kb.let(kb.load(scalars, i), "scalar") for i in range(4)]
     return made
 
 
@@ -97,8 +100,8 @@ def _to_int(kb: tir.KernelBuilder, value: Any, lanes: int) -> Any:
 
 
 def _clamp(kb: tir.KernelBuilder, value: Any, at: Pointers, lanes: int) -> Any:
-    low = kb.splat(kb.load(at.scalars, 1), lanes)
-    high = kb.splat(kb.load(at.scalars, 2), lanes)
+    low = kb.splat(at.scalars[1], lanes)
+    high = kb.splat(at.scalars[2], lanes)
     return tir.tirx.min(tir.tirx.max(value, low), high)
 
 
@@ -118,7 +121,7 @@ def finish(
     if at.residual is not None:
         residual = kb.load_first(at.residual, index, lanes, count)
     if at.ratio is not None:
-        zero = kb.splat(kb.load(at.scalars, 3), lanes)
+        zero = kb.splat(at.scalars[3], lanes)
         scaled = (kb.cast(kb.cast(residual, "int32"), "float32") - zero) * channel.ratio
         total = total + _to_int(kb, scaled, lanes)
     real = total
@@ -133,7 +136,7 @@ def finish(
         real = kb.to_bfloat16(kb.let(real, "real")) if out == "bf16" else real
         kb.store_first(at.y, index, real, count)
         return
-    zero = kb.cast(kb.load(at.scalars, 0), "int32")
+    zero = kb.cast(at.scalars[0], "int32")
     whole = _to_int(kb, _clamp(kb, real, at, lanes), lanes) + kb.splat(zero, lanes)
     kb.store_first(at.y, index, kb.cast(whole, NUMPY[out]), count)
 
@@ -184,7 +187,7 @@ def _packed(kb: tir.KernelBuilder, at: Pointers, whole: list[Any], out: OutType)
     In each 128-bit lane: 4 elements of the first vector, 4 of the next, ...
     """
     lanes, size = BUNDLE_LANES, len(whole)
-    zero, low, high = (kb.cast(kb.load(at.scalars, i), "int32") for i in range(3))
+    zero, low, high = (kb.cast(at.scalars[i], "int32") for i in range(3))
     shift = kb.splat(kb.cast(zero, "int16"), 2 * lanes)
     words = []
     for pair in (whole[i : i + 2] for i in range(0, size, 2)):
@@ -222,7 +225,7 @@ def finish_pixels(
         total = value if channel.bias is None else value + channel.bias
         if at.residual is not None:
             residual = kb.load_first(at.residual, index + i * n, lanes, n)
-            zero = kb.splat(kb.load(at.scalars, 3), lanes)
+            zero = kb.splat(at.scalars[3], lanes)
             scaled = (kb.cast(kb.cast(residual, "int32"), "float32") - zero) * channel.ratio
             total = total + _to_int(kb, scaled, lanes)
         real = kb.cast(total, "float32") * channel.multiplier
@@ -260,7 +263,7 @@ def _bundle_residuals(
         halves.append(
             kb.let(tir.tirx.shift_right(halves[0], kb.const(16, "uint32", lanes)), "high")
         )
-    zero = kb.load(at.scalars, 3)
+    zero = at.scalars[3]
     added = []
     for j, channel in enumerate(channels):
         unit = 256 if j % 2 else 1

@@ -13,8 +13,6 @@ This module decides the blocking and the work items; :mod:`skeleton` emits the f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import product
 from math import ceil, prod
 
 import numpy as np
@@ -22,17 +20,8 @@ import numpy as np
 from targets.cpu.isa import Isa
 from targets.cpu.kernels.spec import FLOATS, OutType, ResidualType
 
-ITEM_MACS = 1 << 21
-"""Multiply-accumulates that a work item aims at: 5 to 20 microseconds on one core."""
-
 MIN_ITEMS = 32
 """Work items that a layer is cut into at least, where its shape allows: twice 16 threads."""
-
-L1_BYTES = 48 << 10
-"""First-level data cache: a channel panel larger than half of it streams from the second level."""
-
-L2_BYTES = 1 << 20
-"""Packed weights up to this size are assumed to stay in the second-level cache."""
 
 TILE = 16
 """AMX: rows of a tile, and 32-bit columns of an accumulator tile."""
@@ -229,159 +218,6 @@ class Blocking:
     def items(self, gemm: Gemm) -> int:
         """Work items of the layer."""
         return prod(self.item_counts(gemm))
-
-
-def _edges(cut: Cut, pieces: int) -> tuple[np.ndarray, np.ndarray]:
-    """First element and end of each item along an axis that takes ``pieces`` pieces at a time."""
-    sizes = [cut.first[1]] * cut.first[0] + [cut.rest[1]] * cut.rest[0]
-    ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    starts = np.arange(0, cut.count, pieces)
-    return ends[starts], ends[np.minimum(starts + pieces, cut.count)]
-
-
-def item_spans(gemm: Gemm, blocking: Blocking) -> tuple[np.ndarray, np.ndarray]:
-    """What each work item reads of A and which output pixels it makes.
-
-    Returns:
-        ``[items, 2]`` elements of A and ``[items, 2]`` output pixels: first and end.
-    """
-    along_m, along_n = blocking.item_counts(gemm)
-    items = np.arange(along_m * along_n)
-    m, n = (
-        (items // along_n, items % along_n)
-        if blocking.m_major
-        else (
-            items % along_m,
-            items // along_m,
-        )
-    )
-    chunk_starts, chunk_ends = _edges(blocking.cols, blocking.strips)
-    band_starts, band_ends = _edges(blocking.rows, 1)
-    rest, chunk = np.divmod(m, len(chunk_starts))
-    image, band = np.divmod(rest, len(band_starts))
-    group = n // (along_n // gemm.groups)
-    (top, bottom), (left, right) = (
-        (band_starts[band], band_ends[band] - 1),
-        (chunk_starts[chunk], chunk_ends[chunk] - 1),
-    )
-    origin = image * gemm.a_image + group * gemm.a_group
-    reach = sum((count - 1) * distance for count, distance in gemm.loops) + gemm.run
-    reads = origin + top * gemm.a_row + left * gemm.a_col
-    last = origin + bottom * gemm.a_row + right * gemm.a_col + reach
-    if gemm.pitch:
-        rows = ceil(gemm.cols / gemm.pitch)
-        before = [
-            at // gemm.pitch * gemm.kept + np.minimum(at % gemm.pitch, gemm.kept)
-            for at in (left, right + 1)
-        ]
-        first, end = (image * rows * gemm.kept + at for at in before)
-    else:
-        first = (image * gemm.rows + top) * gemm.cols + left
-        end = (image * gemm.rows + bottom) * gemm.cols + right + 1
-    return np.stack([reads, last], 1), np.stack([first, end], 1)
-
-
-def _block_cycles(unit: Unit, m: int, nr: int, spatial: int, steps: int) -> float:
-    """Cycles of one reduction step of a block: arithmetic, loads, latency of the chains."""
-    if unit.kind == "amx":
-        rows = max(m / spatial, 4)
-        in_l1 = steps * nr * 1024 <= L1_BYTES // 2
-        loads = nr * TILE * (0.5 if in_l1 else 1.5) + spatial * rows * 0.5
-        return max(spatial * nr * rows, loads, 52.0) + 0.1 * loads  # 52: latency of tdpbusd
-    factor = {"fma": 0.5 if unit.fused else 1.0, "vnni": 0.5, "madd": 1.0}[unit.kind]
-    factor = 1.0 if unit.bf16 and unit.kind == "vnni" else factor  # one port has vdpbf16ps
-    latency = 5.0 if unit.kind != "fma" else 4.0
-    loads = 0.5 * (m + nr)
-    widening = 0.5 * nr if unit.kind == "madd" else nr if unit.bf16 and unit.kind == "fma" else 0.0
-    weights = steps * nr * (2 if unit.bf16 else 4) * unit.lanes
-    from_l2 = unit.kind == "fma" and weights > L1_BYTES // 2
-    streams = 0.04 * nr * nr if from_l2 else 0.0
-    return max(factor * m * nr + widening, loads, latency) + 0.1 * loads + streams
-
-
-def _shapes(gemm: Gemm, unit: Unit) -> list[tuple[int, int, int]]:
-    """Register blocks worth looking at: (rows, columns, channel blocks)."""
-    blocks = ceil(gemm.n / unit.lanes)
-    if gemm.pixel_bundles and unit.kind == "vnni":
-        return [(1, min(width, gemm.cols), 1) for width in (16, 20, 24, 8, 4)]
-    if unit.kind == "amx":
-        sizes = product((1, 2, 4), (TILE, 2 * TILE), {min(nr, blocks) for nr in (1, 2, 4)})
-        return [(r, c, nr) for r, c, nr in sizes if r * ceil(c / TILE) * nr <= 4]
-    shapes = []
-    for nr in {min(nr, blocks) for nr in (1, 2, 3, 4, 6, 8)}:
-        most = (unit.registers - unit.spare - nr) // nr
-        for height in range(1, min(gemm.rows, most, 7) + 1):
-            if (height == 1 or gemm.cols <= most) and most // height >= 1:
-                shapes.append((height, min(most // height, gemm.cols), nr))
-    return shapes
-
-
-@lru_cache(maxsize=4096)
-def choose_blocking(gemm: Gemm, unit: Unit) -> tuple[Blocking, float]:
-    """The blocking with the fewest predicted cycles, and these cycles."""
-    shape = gemm.block or ranked_blocks(gemm, unit)[0]
-    rows, cols, channels = _cuts(gemm, unit, shape)
-    cycles = _layer_cycles(gemm, unit, (rows, cols, channels))
-    strips, per_item, m_major = _items(gemm, unit, rows, cols, channels)
-    return Blocking(rows, cols, channels, strips, per_item, m_major), (
-        cycles * gemm.images * gemm.groups
-    )
-
-
-@lru_cache(maxsize=4096)
-def ranked_blocks(gemm: Gemm, unit: Unit) -> tuple[tuple[int, int, int], ...]:
-    """Register blocks (rows, columns, channel blocks), those with fewest predicted cycles first.
-
-    Of blocks that cut the layer alike only the first is kept.
-    """
-    ranked: dict[tuple[Cut, Cut, Cut], tuple[float, tuple[int, int, int]]] = {}
-    for shape in _shapes(gemm, unit):
-        cuts = _cuts(gemm, unit, shape)
-        ranked.setdefault(cuts, (_layer_cycles(gemm, unit, cuts), shape))
-    return tuple(shape for _, shape in sorted(ranked.values(), key=lambda entry: entry[0]))
-
-
-def _cuts(gemm: Gemm, unit: Unit, shape: tuple[int, int, int]) -> tuple[Cut, Cut, Cut]:
-    """Rows, columns and channel blocks cut into register blocks of at most ``shape``."""
-    height, width, nr = shape
-    blocks = ceil(gemm.n / unit.lanes)
-    return tail_cut(gemm.rows, height), even_cut(gemm.cols, width), tail_cut(blocks, nr)
-
-
-def _finish_cycles(gemm: Gemm, unit: Unit, pixels: int, channel_blocks: int) -> float:
-    """Cycles of a block's start and epilogue."""
-    if gemm.pixel_bundles and unit.kind == "vnni":
-        return 10.0 + 3 * pixels
-    if unit.kind == "fma":  # written out, from registers
-        return 30 + (2.5 * channel_blocks + 6) * pixels
-    return 30.0 + 6 * pixels * channel_blocks
-
-
-def _layer_cycles(gemm: Gemm, unit: Unit, cuts: tuple[Cut, Cut, Cut]) -> float:
-    """Predicted cycles of one group of one image."""
-    steps = gemm.runs * ceil(gemm.run / unit.k)
-    cycles = 0.0
-    for (rc, rs), (cc, cs), (nc, ns) in product(*((cut.first, cut.rest) for cut in cuts)):
-        if rc * cc * nc:
-            spatial = rs * ceil(cs / TILE)
-            step = _block_cycles(unit, rs * cs, ns, spatial, steps)
-            cycles += rc * cc * nc * (steps * step + _finish_cycles(gemm, unit, rs * cs, ns))
-    variants = prod(len(cut.sizes) for cut in cuts)
-    return cycles * (1.0 + 0.01 * variants)  # code size; also settles ties
-
-
-def _items(gemm: Gemm, unit: Unit, rows: Cut, cols: Cut, channels: Cut) -> tuple[int, int, bool]:
-    """Strips and channel groups of a work item, and the order of items."""
-    target = max(1, min(ITEM_MACS, gemm.macs // MIN_ITEMS))
-    per_block = (
-        rows.first[1] * cols.first[1] * channels.first[1] * unit.lanes * gemm.runs * gemm.run
-    )
-    wanted = max(1, round(target / per_block))
-    strips = cols.count if gemm.rows > 1 else min(cols.count, max(1, wanted // channels.count, 4))
-    strips = min(strips, max(1, wanted))
-    blocks = min(channels.count, max(1, round(wanted / strips)))
-    packed = gemm.runs * gemm.run * gemm.n * gemm.groups * np.dtype(unit.packed).itemsize
-    return strips, blocks, packed <= L2_BYTES
 
 
 def bundles(blocks: int, interleave: int) -> list[int]:

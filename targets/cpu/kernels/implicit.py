@@ -31,7 +31,5 @@ def gemm_function(name: str, gemm: Gemm, unit: Unit, blocking: Blocking) -> Any:
     if unit.kind != "amx":
         emit_items(ctx, emit_narrow_block if gemm.pixel_bundles else emit_register_block)
         return kb.build()
-    amx.configure(ctx)
-    emit_items(ctx, amx.emit_tile_block)
-    amx.release(ctx)
+    amx.emit_tile_items(ctx)
     return kb.build()

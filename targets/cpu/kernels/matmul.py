@@ -9,8 +9,9 @@ import numpy as np
 
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from targets.cpu.isa import CLOCK, Isa
+from targets.cpu.kernels.blocking import choose_blocking
 from targets.cpu.kernels.conv import channel_constants, features_of, gemm_step
-from targets.cpu.kernels.gemm import Gemm, Unit, choose_blocking, unit_for
+from targets.cpu.kernels.gemm import Gemm, Unit, unit_for
 from targets.cpu.kernels.pack import (
     Pack,
     pack_function,

@@ -16,8 +16,9 @@ from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels.bfloat16 import is_rounded
+from targets.cpu.kernels.blocking import choose_blocking
 from targets.cpu.kernels.conv import channel_constants, features_of, gemm_step
-from targets.cpu.kernels.gemm import Gemm, Unit, choose_blocking, unit_for
+from targets.cpu.kernels.gemm import Gemm, Unit, unit_for
 from targets.cpu.kernels.pack import Pack, transpose_function
 from targets.cpu.kernels.skeleton import divide
 from targets.cpu.kernels.spec import NUMPY, SIZE, MatmulSpec

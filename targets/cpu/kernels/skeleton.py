@@ -136,16 +136,29 @@ def _branches(ctx: Context, emit: EmitBlock, band: Any, strip: Any, block: Any) 
                 _pieces(kb, blocking.rows, band, row_side) as (height, row),
                 _pieces(kb, blocking.cols, strip, col_side) as (width, col),
             ):
-                for cut, first in _channel_cuts(blocking.channels, tail < ctx.unit.lanes):
-                    (count, size), start = cut.first, first * blocking.channels.first[1]
-                    ends = first + count == blocking.channels.count
-                    inside = True if count == blocking.channels.count else (block >= first)
-                    if inside is not True and not ends:
-                        inside = block < first + count
+                branches = channel_branches(blocking.channels, block, tail < ctx.unit.lanes)
+                for inside, at, size, ends in branches:
                     with kb.when(inside):
-                        at = kb.let((block - first) * size + start, "block")
                         last = tail if ends else ctx.unit.lanes
+                        at = kb.let(at, "block")
                         emit(ctx, Block(height, width, size, row, col, at, last))
+
+
+def channel_branches(
+    channels: Cut, index: Any, partial: bool
+) -> Iterator[tuple[Any, Any, int, bool]]:
+    """What group ``index`` of channel blocks may be, one for each code that it takes.
+
+    Yields the condition, the group's first channel block, how many there are, and whether the
+    layer's last one is among them, which ``partial`` says to be incomplete.
+    """
+    for cut, first in _channel_cuts(channels, partial):
+        (count, size), start = cut.first, first * channels.first[1]
+        ends = first + count == channels.count
+        inside = True if count == channels.count else (index >= first)
+        if inside is not True and not ends:
+            inside = index < first + count
+        yield inside, (index - first) * size + start, size, ends
 
 
 def _channel_cuts(channels: Cut, partial: bool) -> list[tuple[Cut, int]]:
@@ -212,37 +225,11 @@ def store_block(
     ``start + r * row_step + c * col_step + j * block_step``.
     """
     kb = ctx.kb
-    channels = _channels(ctx, block)
-    bundle = epilogue.PIXEL_BUNDLE
-    whole = block.width // bundle if ctx.gemm.pixel_bundles else 0
-    if whole:
-        with kb.loop(0, block.height, "r") as r, kb.loop(0, whole, "bundle") as i:
-            base = kb.let(r * row_step + i * (bundle * col_step) + start, "acc_at")
-            values = [kb.load(acc, base + j * col_step, ctx.unit.lanes) for j in range(bundle)]
-            _finish_bundle(ctx, block, channels[0], (r, i * bundle), values)
-    if whole * bundle == block.width:
-        return
-    with (
-        kb.loop(0, block.height, "r") as r,
-        kb.loop(whole * bundle, block.width, "c") as c,
-    ):
+    channels = block_channels(ctx, block.channel_block, block.channel_blocks)
+    with kb.loop(0, block.height, "r") as r, kb.loop(0, block.width, "c") as c:
         base = kb.let(r * row_step + c * col_step + start, "acc_at")
         at = [base + j * block_step for j in range(block.channel_blocks)]
         _finish_pixel(ctx, block, channels, (r, c), [(acc, i) for i in at])
-
-
-def _finish_bundle(
-    ctx: Context,
-    block: Block,
-    channel: epilogue.Channels,
-    at: tuple[Any, Any],
-    values: list[Any],
-) -> None:
-    """The epilogue of a bundle of pixels from ``at`` (row, column) of the only channel block."""
-    kb, gemm = ctx.kb, ctx.gemm
-    pixel, _ = _pixel(ctx, block.row + at[0], block.col + at[1])
-    index = kb.let(pixel * gemm.n, "y_at")
-    epilogue.finish_pixels(kb, ctx.out, channel, values, index, gemm.n, gemm.out)
 
 
 def store_registers(ctx: Context, block: Block, acc: Any) -> None:
@@ -250,7 +237,7 @@ def store_registers(ctx: Context, block: Block, acc: Any) -> None:
 
     ``acc`` holds the vectors of pixel 0's channel blocks, then those of pixel 1, in row order.
     """
-    channels = _channels(ctx, block)
+    channels = block_channels(ctx, block.channel_block, block.channel_blocks)
     lanes, nr = ctx.unit.lanes, block.channel_blocks
     for r in range(block.height):
         for c in range(block.width):
@@ -259,14 +246,13 @@ def store_registers(ctx: Context, block: Block, acc: Any) -> None:
             _finish_pixel(ctx, block, channels, (r, c), at)
 
 
-def _channels(ctx: Context, block: Block) -> list[epilogue.Channels]:
-    """The per-channel vectors of all channel blocks."""
-    kb, gemm, lanes = ctx.kb, ctx.gemm, ctx.unit.lanes
-    first = kb.let((ctx.group * ctx.blocks + block.channel_block) * lanes, "channel")
-    own = ctx.image * gemm.bias_image
+def block_channels(ctx: Context, channel_block: Any, count: int) -> list[epilogue.Channels]:
+    """The per-channel vectors of ``count`` channel blocks."""
+    kb, lanes = ctx.kb, ctx.unit.lanes
+    first = kb.let((ctx.group * ctx.blocks + channel_block) * lanes, "channel")
+    own = ctx.image * ctx.gemm.bias_image
     return [
-        epilogue.load_channels(kb, ctx.out, first + j * lanes, lanes, own)
-        for j in range(block.channel_blocks)
+        epilogue.load_channels(kb, ctx.out, first + j * lanes, lanes, own) for j in range(count)
     ]
 
 
@@ -278,23 +264,28 @@ def _finish_pixel(
     sums: list[tuple[Any, Any]],
 ) -> None:
     """The epilogue of the block's pixel ``at`` (row, column); ``sums``: buffer and element."""
-    kb, gemm, lanes = ctx.kb, ctx.gemm, ctx.unit.lanes
-    pixel, kept = _pixel(ctx, block.row + at[0], block.col + at[1])
-    with kb.when(kept):
-        offset = ctx.group * gemm.n + block.channel_block * lanes
-        index = kb.let(pixel * (gemm.groups * gemm.n) + offset, "y_at")
-        values = [kb.load(buffer, where, lanes) for buffer, where in sums]
-        if ctx.terms is not None:
-            term = kb.splat(kb.load(ctx.terms, pixel), lanes)
-            values = [value + term for value in values]
-        _store_pixel(ctx, channels, values, index, block.last)
+    kb, gemm = ctx.kb, ctx.gemm
+    row, col = ctx.image * gemm.rows + block.row + at[0], block.col + at[1]
+    pixel = kb.let(row * gemm.cols + col, "pixel")
+    values = [kb.load(buffer, where, ctx.unit.lanes) for buffer, where in sums]
+    store_pixel(ctx, channels, values, pixel, block.channel_block, block.last)
 
 
-def _store_pixel(
-    ctx: Context, channels: list[epilogue.Channels], values: list[Any], index: Any, last: int
+def store_pixel(
+    ctx: Context,
+    channels: list[epilogue.Channels],
+    values: list[Any],
+    pixel: Any,
+    channel_block: Any,
+    last: int,
 ) -> None:
-    """The epilogue of one pixel's channel blocks; ``last``: valid lanes of the last block."""
+    """The epilogue of one output pixel's channel blocks; ``last``: valid lanes of the last one."""
     kb, gemm, lanes = ctx.kb, ctx.gemm, ctx.unit.lanes
+    offset = ctx.group * gemm.n + channel_block * lanes
+    index = kb.let(pixel * (gemm.groups * gemm.n) + offset, "y_at")
+    if ctx.terms is not None:
+        term = kb.splat(kb.load(ctx.terms, pixel), lanes)
+        values = [value + term for value in values]
     j, end = 0, len(values)
     for size in bundles(end, gemm.interleave):
         at, stop = index + j * lanes, j + size
@@ -305,13 +296,3 @@ def _store_pixel(
         else:
             epilogue.finish(kb, ctx.out, channels[j], values[j], at, count, gemm.out)
         j = stop
-
-
-def _pixel(ctx: Context, row: Any, col: Any) -> tuple[Any, Any]:
-    """The output pixel at (row, col) of the current image, and whether it is kept."""
-    kb, gemm = ctx.kb, ctx.gemm
-    if not gemm.pitch:
-        return kb.let((ctx.image * gemm.rows + row) * gemm.cols + col, "pixel"), True
-    row, col = divide(kb, kb.let(col, "col"), gemm.pitch, "row")
-    rows = -(-gemm.cols // gemm.pitch)
-    return kb.let((ctx.image * rows + row) * gemm.kept + col, "pixel"), col < gemm.kept
