@@ -49,10 +49,10 @@ def test_against_numpy(isa, amx):
         check_footprints(runner, case.plan, case.inputs, case.out)
 
 
-def test_the_copy_is_one_run_per_window():
+def test_a_row_is_one_run_per_window():
     stage = columns_of(SPECS["stem-7x7"])
     assert (stage.column, stage.at_once, stage.part, stage.registers) == (21, 3, 16, 2)
-    assert stage.pitch >= stage.columns * 21
+    assert stage.bytes >= stage.columns * 21
 
 
 def test_refusals():

@@ -119,6 +119,8 @@ def emit_tile_items(ctx: Context) -> None:
         rest, image = divide(kb, sequence, gemm.images, "image")
         group, part = divide(kb, rest, blocking.channels.count, "part")
         ctx.image, ctx.group = image, group if gemm.groups > 1 else 0
+        if ctx.prepare is not None:
+            ctx.prepare(image if gemm.images > 1 else 0)
         for inside, at, size, ends in channel_branches(blocking.channels, part, tail < TILE):
             with kb.when(inside):
                 block = kb.let(at, "block")

@@ -54,7 +54,8 @@ def choose_blocking(gemm: Gemm, unit: Unit) -> tuple[Blocking, float]:
     rows, cols, channels = _cuts(gemm, unit, shape)
     cycles = _layer_cycles(gemm, unit, (rows, cols, channels))
     strips, per_item, m_major = _items(gemm, unit, rows, cols, channels)
-    return Blocking(rows, cols, channels, strips, per_item, m_major), (
+    bands = rows.count if gemm.whole_images else 1
+    return Blocking(rows, cols, channels, strips, per_item, m_major, bands), (
         cycles * gemm.images * gemm.groups
     )
 
@@ -88,7 +89,8 @@ def _finish_cycles(gemm: Gemm, unit: Unit, pixels: int, channel_blocks: int) -> 
         return 10.0 + 3 * pixels
     if unit.kind == "fma":  # written out, from registers
         return 30 + (2.5 * channel_blocks + 6) * pixels
-    return 30.0 + 6 * pixels * channel_blocks
+    bundled = unit.lanes == 16 and gemm.integer and channel_blocks % 4 == 0
+    return 30.0 + (5 if bundled else 6) * pixels * channel_blocks
 
 
 def _layer_cycles(gemm: Gemm, unit: Unit, cuts: tuple[Cut, Cut, Cut]) -> float:
@@ -107,6 +109,8 @@ def _layer_cycles(gemm: Gemm, unit: Unit, cuts: tuple[Cut, Cut, Cut]) -> float:
 
 def _items(gemm: Gemm, unit: Unit, rows: Cut, cols: Cut, channels: Cut) -> tuple[int, int, bool]:
     """Strips and channel groups of a work item, and the order of items."""
+    if gemm.whole_images:
+        return cols.count, 1 if unit.kind == "amx" else channels.count, unit.kind != "amx"
     target = max(1, min(ITEM_MACS, gemm.macs // MIN_ITEMS))
     per_block = (
         rows.first[1] * cols.first[1] * channels.first[1] * unit.lanes * gemm.runs * gemm.run
@@ -159,7 +163,7 @@ _Spans = tuple[_Pixel, _Pixel, np.ndarray, np.ndarray]
 def _register_spans(gemm: Gemm, blocking: Blocking, part: np.ndarray) -> _Spans:
     """The pixels of part ``part`` of an image: a band of rows by some strips of columns."""
     chunk_starts, chunk_ends = _edges(blocking.cols, blocking.strips)
-    band_starts, band_ends = _edges(blocking.rows, 1)
+    band_starts, band_ends = _edges(blocking.rows, blocking.bands)
     band, chunk = np.divmod(part, len(chunk_starts))
     top, bottom = band_starts[band], band_ends[band] - 1
     left, right = chunk_starts[chunk], chunk_ends[chunk] - 1

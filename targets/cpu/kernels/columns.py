@@ -1,10 +1,10 @@
 """Staging for convolutions of few channels: all kernel rows of a column side by side.
 
 The runs of such a layer, ``kw * c`` elements of one kernel row, fill only a part of a 64-byte tile
-row: 9 bytes of a 3x3 kernel over three channels. The staged copy holds for each output row and
-each column of the padded input the ``kh * c`` bytes ``[i, c]`` below each other in the image, so
-that a whole window ``[kw, kh, c]`` is one run. Each output row has a copy of its input rows: with
-stride 2 the copy is ``kh / 2`` times as large as the input, which is small where this is used.
+row: 9 bytes of a 3x3 kernel over three channels. A staged row holds for each column of the padded
+input the ``kh * c`` bytes ``[i, c]`` that one row of outputs sees below each other, so that a whole
+window ``[kw, kh, c]`` is one run. The kernel stages the rows of each work item itself: they stay in
+the first-level cache.
 
 One step makes as many columns as fit a register. Their bytes of each input row are loaded into a
 part of a register, and byte permutes (AVX512_VBMI) bring them into order.
@@ -18,20 +18,26 @@ from typing import Any
 import numpy as np
 
 from dlcc import tir
-from dlcc.lowering.kernel import Footprint, KernelArg, KernelStep, name_key
 from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels.skeleton import divide
 from targets.cpu.kernels.spec import ConvSpec
 
 _VECTOR = 64
 
+BAND_BYTES = 24 << 10
+"""Bytes staged at a time: half of the first-level cache. A single row would be read by tile loads
+while its stores are on their way."""
+
+LEAST_BANDS = 8
+"""Bands that a layer is cut into at least, where it has so many rows."""
+
 
 @dataclass(frozen=True)
 class Columns:
-    """A staged copy ``[n, oh, columns, kh, c]`` of u8 images ``[n, h, w, c]``.
+    """Staged rows ``[columns, kh, c]`` of u8 images ``[n, h, w, c]``, one for each output row.
 
-    Rows are ``pitch`` bytes apart. Output row r holds input rows ``r * stride + i * dilation -
-    top``; column j is input column ``j - left``. What lies outside is the fill value.
+    Row r holds input rows ``r * stride + i * dilation - top``; column j is input column ``j -
+    left``. What lies outside is the fill value. ``band`` rows are staged at a time.
     """
 
     n: int
@@ -45,6 +51,7 @@ class Columns:
     left: int
     oh: int
     columns: int
+    band: int
 
     @property
     def column(self) -> int:
@@ -58,13 +65,24 @@ class Columns:
 
     @property
     def pitch(self) -> int:
-        """Bytes of a staged row: its columns, and what vector stores write beyond them."""
-        return -(-(self.columns * self.column + _VECTOR - 1) // _VECTOR) * _VECTOR
+        """Bytes of a row, with what vector stores write beyond it."""
+        return _pitch(self.columns, self.column)
 
     @property
     def bytes(self) -> int:
-        """Bytes of the copy."""
-        return self.n * self.oh * self.pitch
+        """Bytes of a band, with what tile loads read beyond it."""
+        return self.band * self.pitch + _VECTOR
+
+    def sources(self, bands: np.ndarray) -> np.ndarray:
+        """The bytes of the images that bands ``[k]`` are made of: ``[k, 2]``, first and end."""
+        per_image = self.oh // self.band
+        image, band = np.divmod(bands, per_image)
+        top = band * self.band * self.stride - self.top
+        reach = (self.band - 1) * self.stride + (self.kh - 1) * self.dilation + 1
+        first = np.clip(top, 0, self.h - 1)
+        end = np.clip(top + reach, first + 1, self.h)
+        rows = np.stack([first, end], 1) + (image * self.h)[:, None]
+        return np.asarray(rows * (self.w * self.c))
 
     @property
     def part(self) -> int:
@@ -94,8 +112,15 @@ def columns_refusal(spec: ConvSpec, isa: Isa) -> str:
     return "" if spec.input_slack else "the bytes after the caller's input may not be read"
 
 
+def _pitch(columns: int, column: int) -> int:
+    return -(-(columns * column + _VECTOR) // _VECTOR) * _VECTOR
+
+
 def columns_of(spec: ConvSpec) -> Columns:
-    """The staged copy for a layer."""
+    """The staged rows of a layer."""
+    pitch = _pitch(spec.padded[1], spec.kh * spec.c)
+    most = min(BAND_BYTES // pitch, spec.n * spec.oh // LEAST_BANDS)
+    band = max(r for r in range(1, max(most, 1) + 1) if spec.oh % r == 0)
     return Columns(
         spec.n,
         spec.h,
@@ -108,35 +133,46 @@ def columns_of(spec: ConvSpec) -> Columns:
         spec.pads[1],
         spec.oh,
         spec.padded[1],
+        band,
     )
 
 
-def columns_function(name: str, stage: Columns) -> Any:
-    """The staging kernel: parameters x, fill, y; one work item per output row."""
-    kb = tir.KernelBuilder(name)
-    x = kb.pointer("x", "uint8", align=1)
-    fill = kb.pointer("fill", "int32")
-    y = kb.pointer("y", "uint8")
-    with kb.loop(kb.begin, kb.end, "item") as item:
-        image, row = divide(kb, item, stage.oh, "row")
+class StagedRows:
+    """The staging of bands of rows inside a kernel; declares the parameters x, fill, a."""
+
+    def __init__(self, kb: tir.KernelBuilder, stage: Columns) -> None:
+        self.kb, self.stage = kb, stage
+        self.x = kb.pointer("x", "uint8", align=1)
+        self.fill = kb.pointer("fill", "int32")
+        self.y = kb.pointer("a", "uint8")
+
+    def emit(self, item: Any) -> None:
+        """Stages band ``item`` (images one after the other) at the start of ``a``."""
+        kb, stage = self.kb, self.stage
+        image, band = divide(kb, item, stage.oh // stage.band, "band")
         image = image if stage.n > 1 else 0
-        row = row if stage.oh > 1 else 0
-        value = kb.let(kb.cast(kb.load(fill, 0), "uint8"), "fill")
-        put = kb.let(item * stage.pitch, "put")
+        start = band * stage.band if stage.oh > stage.band else 0
+        with kb.loop(0, stage.band, "row") as row:
+            self._row(image, kb.let(start + row, "row"), kb.let(row * stage.pitch, "put"))
+
+    def _row(self, image: Any, row: Any, put: Any) -> None:
+        """Stages one output row from byte ``put`` of ``a``."""
+        kb, stage = self.kb, self.stage
+        value = kb.let(kb.cast(kb.load(self.fill, 0), "uint8"), "fill")
         first = kb.let(row * stage.stride - stage.top, "first")
         reach = (stage.kh - 1) * stage.dilation
         inside = tir.tirx.all(first >= 0, first + reach < stage.h)
         borders = stage.top > 0 or (stage.oh - 1) * stage.stride - stage.top + reach >= stage.h
-        _fill(kb, stage, y, put, value, 0, stage.left)
+        _fill(kb, stage, self.y, put, value, 0, stage.left)
         rows = [image * stage.h + first + i * stage.dilation for i in range(stage.kh)]
         with kb.when(inside if borders else True):
             starts = [kb.let(r * (stage.w * stage.c), "start") for r in rows]
-            _inner(kb, stage, x, y, put, [(start, True) for start in starts], value)
+            _inner(kb, stage, self.x, self.y, put, [(start, True) for start in starts], value)
         if borders:
             with kb.when(tir.tirx.Not(inside)):
-                _inner(kb, stage, x, y, put, _guarded(kb, stage, image, first), value)
-        _fill(kb, stage, y, put, value, stage.left + stage.w, stage.columns)
-    return kb.build()
+                guarded = _guarded(kb, stage, image, first)
+                _inner(kb, stage, self.x, self.y, put, guarded, value)
+        _fill(kb, stage, self.y, put, value, stage.left + stage.w, stage.columns)
 
 
 def _guarded(kb: tir.KernelBuilder, stage: Columns, image: Any, first: Any) -> list[Any]:
@@ -214,28 +250,3 @@ def _places(stage: Columns) -> tuple[np.ndarray, np.ndarray]:
     row[column >= stage.at_once] = column[column >= stage.at_once] = 0
     register, place = np.divmod(row, _VECTOR // stage.part)
     return register, place * stage.part + column * stage.c + channel
-
-
-def columns_step(stage: Columns, source: KernelArg, fill: str, scratch: int) -> KernelStep:
-    """The step that stages ``source`` into buffer ``scratch``; ``fill`` names a constant."""
-    key = name_key("columns", stage)
-    return KernelStep(
-        key,
-        lambda: columns_function(key, stage),
-        (source, ("const", fill), ("scratch", scratch)),
-        stage.n * stage.oh,
-        stage.seconds,
-        lambda: _footprint(stage),
-    )
-
-
-def _footprint(stage: Columns) -> Footprint:
-    """Bytes that each item touches: the window's input rows, and a staged row."""
-    item = np.arange(stage.n * stage.oh)
-    image, row = np.divmod(item, stage.oh)
-    top = row * stage.stride - stage.top
-    first = np.clip(top, 0, stage.h - 1)
-    end = np.clip(top + (stage.kh - 1) * stage.dilation + 1, first + 1, stage.h)
-    rows = np.stack([first, end], 1) + (image * stage.h)[:, None]
-    writes = np.stack([item, item + 1], 1) * stage.pitch
-    return Footprint({0: rows * (stage.w * stage.c)}, {2: writes})

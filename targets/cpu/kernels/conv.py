@@ -11,7 +11,7 @@ from dlcc.lowering.kernel import Footprint, KernelArg, KernelPlan, KernelStep, n
 from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels import bfloat16, epilogue
 from targets.cpu.kernels.blocking import L2_BYTES, choose_blocking, item_spans
-from targets.cpu.kernels.columns import Columns, columns_of, columns_step
+from targets.cpu.kernels.columns import Columns, columns_of
 from targets.cpu.kernels.gemm import Blocking, Gemm, Unit, pack_weights, pad_channels, unit_for
 from targets.cpu.kernels.implicit import gemm_function
 from targets.cpu.kernels.spec import FLOATS, SIZE, ConvSpec, ConvTransposeSpec, Epilogue
@@ -115,13 +115,13 @@ def geometry(
 
 
 def _columns_geometry(spec: ConvSpec, unit: Unit, block: tuple[int, int, int] | None) -> Geometry:
-    """The GEMM whose one run is a whole window."""
+    """The GEMM whose one run is a whole window: its images are bands of staged output rows."""
     stage = columns_of(spec)
     gemm = Gemm(
-        spec.n,
-        spec.oh,
+        spec.n * spec.oh // stage.band,
+        stage.band,
         spec.ow,
-        spec.oh * stage.pitch,
+        0,
         stage.pitch,
         spec.stride[1] * stage.column,
         ((1, 0),),
@@ -132,6 +132,7 @@ def _columns_geometry(spec: ConvSpec, unit: Unit, block: tuple[int, int, int] | 
         a_dtype=spec.in_dtype,
         out=spec.epilogue.out,
         residual=spec.epilogue.residual,
+        whole_images=True,
         block=block,
     )
     return Geometry(spec, stage, _bundling_pixels(gemm, unit), unit, 1)
@@ -258,20 +259,21 @@ def conv2d(
         ratio,
         interleave=interleave,
     )
-    steps: list[KernelStep] = []
-    source: KernelArg = ("in", 0)
     if geo.stage is not None:
         constants["fill"] = fill_constant(spec.in_zero_point, spec.in_dtype)
-        if isinstance(geo.stage, Columns):
-            steps.append(columns_step(geo.stage, source, "fill", 0))
-        else:
-            steps.append(stage_step(geo.stage, isa, source, "fill", 0))
+    fused = geo.stage if isinstance(geo.stage, Columns) else None
+    copied = geo.stage if isinstance(geo.stage, Stage) else None
+    steps: list[KernelStep] = []
+    source: KernelArg = ("in", 0)
+    if copied is not None:
+        steps.append(stage_step(copied, isa, source, "fill", 0))
         source = ("scratch", 0)
-    steps.append(gemm_step(geo.gemm, geo.unit, source, ("const", "weight")))
+    steps.append(gemm_step(geo.gemm, geo.unit, source, ("const", "weight"), columns=fused))
     return KernelPlan(
         tuple(steps),
         constants,
-        scratch=(geo.stage.bytes,) if geo.stage else (),
+        scratch=(copied.bytes,) if copied else (),
+        thread_scratch=(fused.bytes,) if fused else (),
         features=features_of(isa, geo.unit),
         kernel=f"conv-{geo.unit.kind}" + ("-columns" if columns else ""),
     )
@@ -289,31 +291,41 @@ def gemm_step(
     b: KernelArg,
     bias: KernelArg = ("const", "bias"),
     row_terms: KernelArg | None = None,
+    *,
+    columns: Columns | None = None,
 ) -> KernelStep:
-    """The step of an implicit GEMM; a residual is the layer's input 1."""
+    """The step of an implicit GEMM; a residual is the layer's input 1.
+
+    ``columns``: how the rows of ``a`` are staged, which the step does itself.
+    """
     blocking, _ = choose_blocking(gemm, unit)
-    key = name_key(f"gemm_{unit.kind}", gemm, unit, blocking)
+    key = name_key(f"gemm_{unit.kind}", gemm, unit, blocking, *([columns] if columns else []))
     names = epilogue.argument_names(gemm.integer, gemm.residual)
-    args: list[KernelArg] = [a, b]
+    args: list[KernelArg] = [a, ("const", "fill"), ("thread_scratch", 0)] if columns else [a]
+    args.append(b)
     args += [row_terms] if row_terms is not None else []
     args += [bias if name == "bias" else ("const", name) for name in names]
     args += [("in", 1)] if gemm.residual is not None else []
     args.append(("out", 0))
     return KernelStep(
         key,
-        lambda: gemm_function(key, gemm, unit, blocking),
+        lambda: gemm_function(key, gemm, unit, blocking, columns),
         tuple(args),
         blocking.items(gemm),
-        footprint=(lambda: _footprint(gemm, unit, blocking, len(args)))
+        footprint=(lambda: _footprint(gemm, unit, blocking, columns, len(args)))
         if b[0] == "const"
         else None,
     )
 
 
-def _footprint(gemm: Gemm, unit: Unit, blocking: Blocking, arguments: int) -> Footprint:
+def _footprint(
+    gemm: Gemm, unit: Unit, blocking: Blocking, columns: Columns | None, arguments: int
+) -> Footprint:
     """Bytes that each item touches; the operands are A, constants, the residual, the output."""
     elements, pixels = item_spans(gemm, unit, blocking)
     reads = {0: elements * SIZE[gemm.a_dtype]}
+    if columns is not None:
+        reads = {0: columns.sources(pixels[:, 0] // (gemm.rows * gemm.cols))}
     channels = gemm.groups * gemm.n
     if gemm.residual is not None:
         reads[arguments - 2] = pixels * (channels * SIZE[gemm.residual])

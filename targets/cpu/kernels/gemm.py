@@ -46,6 +46,8 @@ class Gemm:
     ``interleave``: so many channel blocks (1, 2 or 4) share their channels out in turns
     (:func:`channel_order`) and are requantised together, which takes fewer instructions.
 
+    ``whole_images``: a work item is an image with all its channels.
+
     ``pixel_bundles``: there is one channel block, and pixels are requantised four at a time
     (:mod:`narrow`).
 
@@ -74,6 +76,7 @@ class Gemm:
     pitch: int = 0
     kept: int = 0
     interleave: int = 1
+    whole_images: bool = False
     pixel_bundles: bool = False
     block: tuple[int, int, int] | None = None
 
@@ -199,8 +202,8 @@ def tail_cut(length: int, size: int) -> Cut:
 class Blocking:
     """Rows, columns and channel blocks cut into register (tile) blocks, and blocks into items.
 
-    A work item is one band of rows, ``strips`` strips of columns, ``blocks`` groups of channel
-    blocks. ``m_major``: consecutive items share their pixels, not their channels.
+    A work item is ``bands`` bands of rows, ``strips`` strips of columns, ``blocks`` groups of
+    channel blocks. ``m_major``: consecutive items share their pixels, not their channels.
     """
 
     rows: Cut
@@ -209,10 +212,12 @@ class Blocking:
     strips: int
     blocks: int
     m_major: bool
+    bands: int = 1
 
     def item_counts(self, gemm: Gemm) -> tuple[int, int]:
         """Work items along pixels and along channels."""
-        along_m = gemm.images * self.rows.count * ceil(self.cols.count / self.strips)
+        along_m = gemm.images * ceil(self.rows.count / self.bands)
+        along_m *= ceil(self.cols.count / self.strips)
         return along_m, ceil(self.channels.count / self.blocks) * gemm.groups
 
     def items(self, gemm: Gemm) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from dlcc import tir
 from targets.cpu.kernels import amx, epilogue
+from targets.cpu.kernels.columns import Columns, StagedRows
 from targets.cpu.kernels.gemm import Blocking, Gemm, Unit
 from targets.cpu.kernels.narrow import emit_narrow_block
 from targets.cpu.kernels.registers import emit_register_block
@@ -13,14 +14,17 @@ from targets.cpu.kernels.skeleton import Context, emit_items
 from targets.cpu.kernels.spec import NUMPY
 
 
-def gemm_function(name: str, gemm: Gemm, unit: Unit, blocking: Blocking) -> Any:
+def gemm_function(
+    name: str, gemm: Gemm, unit: Unit, blocking: Blocking, columns: Columns | None = None
+) -> Any:
     """The PrimFunc of an implicit GEMM.
 
-    Parameters: a, b, [row terms,] then the epilogue's (:func:`epilogue.argument_names`), residual
-    if there is one, y.
+    Parameters: a (with ``columns``: the input, the fill value and a buffer for the staged rows), b,
+    [row terms,] then the epilogue's (:func:`epilogue.argument_names`), residual if there is one, y.
     """
     kb = tir.KernelBuilder(name, bfloat16=unit.bf16 and unit.kind != "fma")
-    a = kb.pointer("a", NUMPY[gemm.a_dtype], align=1)
+    rows = None if columns is None else StagedRows(kb, columns)
+    a = kb.pointer("a", NUMPY[gemm.a_dtype], align=1) if rows is None else rows.y
     b_dtype = unit.packed
     if gemm.b_image and unit.kind == "madd":
         b_dtype = "int16"
@@ -28,6 +32,7 @@ def gemm_function(name: str, gemm: Gemm, unit: Unit, blocking: Blocking) -> Any:
     terms = kb.pointer("row_terms", "int32") if gemm.row_terms else None
     out = epilogue.parameters(kb, gemm.integer, gemm.out, gemm.residual)
     ctx = Context(kb, gemm, unit, blocking, a, b, terms, out)
+    ctx.prepare = None if rows is None else rows.emit
     if unit.kind != "amx":
         emit_items(ctx, emit_narrow_block if gemm.pixel_bundles else emit_register_block)
         return kb.build()

@@ -24,6 +24,8 @@ class Context:
     b: Any
     terms: Any
     out: epilogue.Pointers
+    prepare: Callable[[Any], None] | None = None
+    """Emits what a work item of the image does before its blocks."""
     image: Any = 0
     group: Any = 0
 
@@ -96,12 +98,16 @@ def emit_items(ctx: Context, emit: EmitBlock) -> None:
         else:
             n, m = divide(kb, item, along_m, "n")
         rest, chunk = divide(kb, m, chunks, "chunk")
-        ctx.image, band = divide(kb, rest, blocking.rows.count, "band")
+        bands = -(-blocking.rows.count // blocking.bands)
+        ctx.image, band = divide(kb, rest, bands, "band")
         ctx.group, part = divide(kb, n, groups_of_blocks, "part")
         ctx.image = ctx.image if gemm.images > 1 else 0
         ctx.group = ctx.group if gemm.groups > 1 else 0
-        band = band if blocking.rows.count > 1 else 0
+        band = band if bands > 1 else 0
+        if ctx.prepare is not None:
+            ctx.prepare(ctx.image)
         with (
+            _span(kb, band, blocking.bands, blocking.rows.count) as band,
             _span(kb, part, blocking.blocks, blocking.channels.count) as block,
             _span(kb, chunk, blocking.strips, blocking.cols.count) as strip,
         ):
