@@ -21,6 +21,7 @@ SPECS = {
     "narrow": ConvSpec(1, 9, 3, 3, 17, 3, 2, pads=(1, 1, 1, 2)),
     "tall": ConvSpec(1, 49, 10, 1, 40, 10, 4, (2, 2), pads=(5, 1, 5, 1)),
     "dilated-rows": ConvSpec(1, 17, 12, 4, 32, 3, 3, dilation=(3, 1), pads=(3, 1, 3, 1)),
+    "many-channels": ConvSpec(2, 20, 11, 3, 150, 3, 3, (1, 2), pads=(1, 1, 1, 1)),
     "wide-columns": ConvSpec(1, 24, 40, 3, 33, 11, 11, (4, 4), pads=(2, 2, 2, 2)),
     "most-padding": ConvSpec(1, 2, 2, 8, 16, 5, 5, pads=(4, 4, 4, 4)),
     "f32-out": ConvSpec(1, 9, 10, 16, 20, 3, 3, pads=(1, 1, 1, 1), epilogue=Epilogue("f32")),
