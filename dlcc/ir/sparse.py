@@ -12,7 +12,9 @@ from dlcc.ir.compressed import Coded, finite_float32, matrix_view
 from dlcc.ir.encodings import DENSE, Affine, Array, Dense, Encoding, Parts
 from dlcc.ir.packing import pack_bits, unpack_bits
 
-_PATTERN = re.compile(r"unstructured|(?P<n>\d+):(?P<m>\d+)|block(?P<r>\d+)x(?P<c>\d+)")
+_PATTERN = re.compile(
+    r"unstructured|balanced(?P<share>\d+)|(?P<n>\d+):(?P<m>\d+)|block(?P<r>\d+)x(?P<c>\d+)"
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,9 @@ class Sparse(Encoding):
     The stored form of where they stand, one per pattern (all in the matrix view):
 
     * ``unstructured``: the non-zero elements; part ``mask``, one bit per element.
+    * ``balancedR``: as unstructured, and every R rows that follow one another store equally many
+      elements: those with fewer non-zero ones store zeros too. R must divide axis 0 (Yao et al.
+      2019, "Balanced sparsity for efficient DNN inference on GPU").
     * ``N:M``: N elements of every M columns, the largest; part ``positions``, N places of
       ceil(log2 M) bits per group, rising. M must divide axis 1 (Mishra et al. 2021).
     * ``blockRxC``: blocks of R rows and C columns that hold a non-zero element; part ``mask``, one
@@ -31,7 +36,7 @@ class Sparse(Encoding):
     its parts stand beside these. Scales of an inner axis are those of the whole tensor.
 
     Attributes:
-        pattern: "unstructured", "N:M" or "blockRxC".
+        pattern: "unstructured", "balancedR", "N:M" or "blockRxC".
         inner: Dense, Affine, Ternary, Binary or Codebook.
     """
 
@@ -50,20 +55,28 @@ class Sparse(Encoding):
         if not isinstance(self.inner, Dense | Affine | Coded):
             raise ValueError(f"sparse: {self.inner.name} cannot be the inner encoding")
 
-    def _sizes(self, first: str, second: str) -> tuple[int, int] | None:
+    def _sizes(self, *names: str) -> tuple[int, ...] | None:
         match = _PATTERN.fullmatch(self.pattern)
         assert match is not None
-        return (int(match[first]), int(match[second])) if match[first] else None
+        return tuple(int(match[name]) for name in names) if match[names[0]] else None
+
+    @property
+    def share(self) -> int | None:
+        """R of the pattern balancedR: rows that together store as much as any other R rows."""
+        sizes = self._sizes("share")
+        return None if sizes is None else sizes[0]
 
     @property
     def nm(self) -> tuple[int, int] | None:
         """N and M of the pattern N:M."""
-        return self._sizes("n", "m")
+        sizes = self._sizes("n", "m")
+        return None if sizes is None else (sizes[0], sizes[1])
 
     @property
     def block(self) -> tuple[int, int] | None:
         """Rows and columns of a block."""
-        return self._sizes("r", "c")
+        sizes = self._sizes("r", "c")
+        return None if sizes is None else (sizes[0], sizes[1])
 
     def encode(self, values: Array) -> dict[str, Array]:
         """Select, then encode what was selected."""
@@ -96,10 +109,14 @@ class Sparse(Encoding):
 
     # -- where ---------------------------------------------------------------------------------
 
-    def _layout(self, shape: tuple[int, ...]) -> Array:
-        """Logical flat index of every element, in groups that are kept as one; -1 outside.
+    def units(self, shape: tuple[int, ...]) -> Array:
+        """Logical flat index of every element, row by row of the matrix view; -1 outside.
 
-        [elements, 1], [groups, M] for N:M, or [blocks, R * C].
+        [elements, 1], [groups, M] for N:M (N of each are kept), or [blocks, R * C] (a block is kept
+        as a whole).
+
+        Raises:
+            ValueError: the pattern does not fit the shape.
         """
         flat = matrix_view(np.arange(int(np.prod(shape, dtype=np.int64))).reshape(shape))
         if self.nm is not None:
@@ -108,6 +125,8 @@ class Sparse(Encoding):
             if along % m:
                 raise ValueError(f"sparse: groups of {m} do not divide axis 1 of {list(shape)}")
             return flat.reshape(-1, m)
+        if self.share is not None and len(flat) % self.share:
+            raise ValueError(f"sparse: shares of {self.share} do not divide {len(flat)} rows")
         if self.block is not None:
             (r, c), (rows, columns) = self.block, flat.shape
             padded = np.pad(flat, ((0, -rows % r), (0, -columns % c)), constant_values=-1)
@@ -118,7 +137,7 @@ class Sparse(Encoding):
 
     def _select(self, array: Array) -> tuple[dict[str, Array], Array]:
         """The parts that say where, and the logical flat index of each stored element."""
-        layout = self._layout(array.shape)
+        layout = self.units(array.shape)
         grouped = np.where(layout >= 0, array.reshape(-1)[layout], 0) if array.size else layout
         if self.nm is not None:
             order = np.argsort(-np.abs(grouped), axis=1, kind="stable")[:, : self.nm[0]]
@@ -126,6 +145,8 @@ class Sparse(Encoding):
             places = np.take_along_axis(layout, chosen, axis=1).reshape(-1)
             return {"positions": pack_bits(chosen, self._position_bits)}, places
         kept = np.any(grouped != 0, axis=1)
+        if self.share is not None and kept.any():
+            kept = _filled_up(grouped.reshape(len(array) // self.share, -1))
         return {"mask": pack_bits(kept, 1)}, layout[kept].reshape(-1)
 
     @property
@@ -134,7 +155,7 @@ class Sparse(Encoding):
         return max(1, (self.nm[1] - 1).bit_length())
 
     def _places(self, parts: Parts, shape: tuple[int, ...]) -> Array:
-        layout: Array = self._layout(shape)
+        layout: Array = self.units(shape)
         if self.nm is not None:
             count = layout.shape[0] * self.nm[0]
             chosen = unpack_bits(parts["positions"], count, self._position_bits)
@@ -182,3 +203,12 @@ class Sparse(Encoding):
             assert isinstance(self.inner, Coded)
             real = self.inner.from_codes(whole, own)
         return np.where(inside, real.reshape(-1)[places], np.float32(0))
+
+
+def _filled_up(shares: Array) -> Array:
+    """bool[elements]: in each row of ``shares`` as many of the largest as the fullest has."""
+    most = int(np.count_nonzero(shares, axis=1).max())
+    order = np.argsort(-np.abs(shares), axis=1, kind="stable")[:, :most]
+    chosen = np.zeros(shares.shape, np.bool_)
+    np.put_along_axis(chosen, order, True, axis=1)
+    return chosen.reshape(-1)

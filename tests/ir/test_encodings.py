@@ -89,6 +89,8 @@ ENCODINGS: dict[str, Encoding] = {
     "sparse": Sparse("unstructured"),
     "sparse_affine": Sparse("unstructured", Affine.symmetric(8, np.array(SCALES), 0)),
     "sparse_codebook": Sparse("unstructured", Codebook(3)),
+    "balanced": Sparse("balanced2"),
+    "balanced_affine": Sparse("balanced1", Affine.symmetric(8, np.array(SCALES), 0)),
     "nm": Sparse("2:4"),
     "nm_affine": Sparse("1:8", Affine.per_tensor(4, True, 0.3, -2)),
     "nm_binary": Sparse("2:4", Binary(SCALES, 0)),
@@ -245,6 +247,20 @@ def test_unstructured_is_lossless() -> None:
     assert Sparse("unstructured").density(parts, (5, 7)) == np.mean(values != 0)
 
 
+@given(
+    hnp.arrays(np.float32, (6, 5), elements=st.sampled_from([0.0, 0.0, 1.5, -2.0])),
+    st.sampled_from([1, 2, 3, 6]),
+)
+def test_balanced_shares_store_equally_many(values: Array, share: int) -> None:
+    coder = Sparse(f"balanced{share}")
+    parts = coder.encode(values)
+    np.testing.assert_array_equal(coder.decode(parts, (6, 5)), values)
+    stored = unpack_bits(parts["mask"], 30, 1).reshape(6 // share, -1).sum(axis=1)
+    most = np.count_nonzero(values.reshape(6 // share, -1), axis=1).max()
+    assert stored.tolist() == [most] * (6 // share)
+    assert parts["values"].size == most * (6 // share)
+
+
 def test_n_of_m_keeps_the_largest_along_the_input_channels() -> None:
     values = random(*SHAPE)
     coder = Sparse("2:4")
@@ -282,6 +298,8 @@ def test_blocks_are_kept_whole() -> None:
         (lambda: Sparse("2:4", Sparse("unstructured")), "cannot be the inner"),
         (lambda: Sparse("2:4", ProductCodebook(8, 2)), "cannot be the inner"),
         (lambda: Sparse("2:4").encode(random(3, 6)), "do not divide axis 1"),
+        (lambda: Sparse("balanced0"), "unknown pattern"),
+        (lambda: Sparse("balanced2").encode(random(3, 6)), "do not divide 3 rows"),
         (lambda: ProductCodebook(4, 4).encode(random(3, 6)), "cannot be cut into runs"),
         (lambda: Binary((1.0, 2.0), 0).encode(random(3, 6)), "do not fit axis 0"),
         (lambda: Affine(1, True, (1.0,), (0,)), "must be 2 to 32"),

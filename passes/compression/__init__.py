@@ -1,0 +1,1 @@
+"""What the compression passes share: choice of layers, masks, statistics of inputs, re-fitting."""

@@ -1,0 +1,166 @@
+"""Pass ``prune``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from dlcc.errors import DlccError, ExitCode
+from dlcc.ir import Graph, Sparse
+from passes.base import Pass, PassContext, PassResult, option
+from passes.compression import pruning
+from passes.compression.layers import weight_layers
+from passes.compression.masks import check_pattern
+from passes.compression.pruning import Candidate, Pruned
+
+
+@dataclass(frozen=True)
+class Prune(Pass):
+    """Set the weights that matter least to zero and store the others alone.
+
+    How many: ``sparsity`` is a share of each layer's weights (scope=layer) or of the network's
+    (scope=global); ``threshold`` and ``deviations`` drop what is small. Which: those of least
+    ``saliency``. Where: the ``pattern`` says what is kept or dropped as a whole, and thereby which
+    kernels can run on it.
+
+    A layer stays as it was, with the reason in a remark, where the pattern does not fit it, where
+    no weight would be dropped, or all would. What is smaller dense is stored dense.
+
+    ::
+
+        %y = conv2d(%x, @w, @b)    // @w: f32[64,32,3,3]
+        ->
+        %y = conv2d(%x, @w, @b)    // @w: f32[64,32,3,3]!sparse<pattern="unstructured", ...>
+    """
+
+    name: ClassVar[str] = "prune"
+    lossy: ClassVar[bool] = True
+
+    sparsity: float | None = option(
+        None, "share of weights that are zero afterwards", unit="below 1", minimum=0.0, maximum=1.0
+    )
+    threshold: float | None = option(None, "smallest |weight| to keep", minimum=0.0)
+    deviations: float | None = option(
+        None,
+        "smallest |weight| to keep, over the standard deviation of the layer's weights",
+        unit="standard deviations",
+        minimum=0.0,
+    )
+    scope: Literal["layer", "global"] = option(
+        "layer", "among which weights the sparsity holds and saliencies are compared"
+    )
+    pattern: str = option(
+        "unstructured",
+        "which weights are kept: unstructured; N:M (2:4); blockRxC (block16x4), or block for what "
+        "suits the target; balancedR: equally many in every R rows, or balanced",
+    )
+    saliency: Literal["magnitude"] = option("magnitude", "what tells how much a weight matters")
+    only: tuple[str, ...] = option((), "layers to prune, by name; * and ? match; none for all")
+    exclude: tuple[str, ...] = option((), "layers to leave alone, by name; * and ? match")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_pattern(self.pattern, f"pass {self.name!r}")
+        amounts = [self.sparsity, self.threshold, self.deviations]
+        given = sum(a is not None for a in amounts)
+        if self._fixed:
+            if given or self.scope == "global":
+                raise self._usage(
+                    f"pattern={self.pattern} takes no sparsity, threshold or scope",
+                    "the pattern says how many weights are kept, everywhere",
+                    "leave them out",
+                )
+        elif given != 1:
+            raise self._usage(
+                "one of sparsity, threshold and deviations must be given",
+                f"{given} of them are",
+                "write prune{sparsity=0.8}, for example",
+            )
+        if self.sparsity == 1.0:
+            raise self._usage(
+                "option sparsity=1 is not valid", "no weight would be left", "choose less than 1"
+            )
+        if self.scope == "global" and self.sparsity is None and not self._fixed:
+            raise self._usage(
+                "scope=global goes with sparsity",
+                "a threshold is one for all layers anyway, deviations are of each layer",
+                "leave scope out",
+            )
+
+    @property
+    def _fixed(self) -> bool:
+        """The pattern alone says how many weights are kept."""
+        return self.pattern not in ("block", "balanced") and Sparse(self.pattern).nm is not None
+
+    def _usage(self, what: str, why: str, fix: str) -> DlccError:
+        return DlccError(ExitCode.USAGE, what, where=f"pass {self.name!r}", why=why, fix=fix)
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        """Prune in place.
+
+        Raises:
+            DlccError: a name pattern matches no layer.
+        """
+        result = PassResult()
+
+        def refuse(loc: str, why: str) -> None:
+            result.remarks.append(self.remark("refused", loc, why))
+
+        layers = weight_layers(graph, self.only, self.exclude, refuse)
+        saliencies = [np.square(layer.values, dtype=np.float64) for layer in layers]
+        found = pruning.candidates(layers, saliencies, self.pattern, context.target, refuse)
+        reports = []
+        for candidate, keep in zip(found, self._keep(found), strict=True):
+            mask = candidate.mask(keep)
+            why = self._why_not(
+                candidate, keep, int(np.count_nonzero(candidate.layer.values[~mask]))
+            )
+            if why:
+                refuse(candidate.layer.loc, why)
+                continue
+            values = np.where(mask, candidate.layer.values, 0)
+            reports.append(pruning.apply_mask(graph, candidate, values))
+            result.remarks.append(self.remark("applied", candidate.layer.loc, str(reports[-1])))
+        result.modified = bool(reports)
+        result.statistics.update(_totals(reports))
+        return result
+
+    def _keep(self, found: Sequence[Candidate]) -> list[int]:
+        """Units that each layer keeps."""
+        if self._fixed or not found:
+            return [c.units.count for c in found]  # the units know better
+        if self.sparsity is not None:
+            share = pruning.keep_in_all if self.scope == "global" else pruning.keep_in_each
+            return share(found, self.sparsity)
+        return [pruning.keep_above(c, self._smallest(c) ** 2) for c in found]
+
+    def _smallest(self, candidate: Candidate) -> float:
+        """Smallest |weight| of a layer to keep."""
+        if self.threshold is not None:
+            return self.threshold
+        assert self.deviations is not None
+        return self.deviations * float(candidate.layer.values.std(dtype=np.float64))
+
+    def _why_not(self, candidate: Candidate, keep: int, dropped: int) -> str:
+        """Why a layer stays as it is, or ""."""
+        if keep == 0 and self.sparsity is None and not self._fixed:
+            return f"none of its weights reaches {self._smallest(candidate):.3g}"
+        sparse = isinstance(candidate.layer.weight.type.encoding, Sparse)
+        zeros = candidate.layer.values.size - np.count_nonzero(candidate.layer.values)
+        return "" if dropped or (zeros and not sparse) else "no weight would be dropped"
+
+
+def _totals(reports: Sequence[Pruned]) -> dict[str, int | float]:
+    elements = sum(r.elements for r in reports)
+    zeros = sum(r.zeros for r in reports)
+    return {
+        "layers": len(reports),
+        "weights": elements,
+        "zeros": zeros,
+        "sparsity": round(zeros / max(1, elements), 4),
+        "bytes_before": sum(r.bytes_before for r in reports),
+        "bytes_after": sum(r.bytes_after for r in reports),
+    }
