@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dlcc.analysis.accumulators import Bounds, of_weights
 from dlcc.ir import Affine
 from dlcc.ir.encodings import Array
 from passes.quantization.ranges import SMALLEST, lattice
@@ -173,12 +174,9 @@ def accumulator_bound(
         residual_terms: largest |term| that a residual adds, [O].
     """
     low, high = source.code_range
-    most, least = high - source.zero_point, low - source.zero_point
-    wide = codes.astype(np.int64)
-    positive = np.maximum(wide, 0).sum(axis=1)
-    negative = np.minimum(wide, 0).sum(axis=1)
-    offset = np.zeros(len(wide), np.int64) if bias is None else bias.astype(np.int64)
-    extra = np.zeros(len(wide), np.int64) if residual_terms is None else residual_terms
-    top = positive * most + negative * least + offset + extra
-    bottom = positive * least + negative * most + offset - extra
-    return int(max(np.abs(top).max(initial=0), np.abs(bottom).max(initial=0)))
+    data = Bounds(low - source.zero_point, high - source.zero_point)
+    found = of_weights(codes, data, bias)
+    extra = 0 if residual_terms is None else residual_terms
+    return Bounds(
+        int((found.low - extra).min(initial=0)), int((found.high + extra).max(initial=0))
+    ).reach
