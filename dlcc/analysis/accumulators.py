@@ -2,8 +2,8 @@
 
 A layer accumulates ``sum_k x_k * w_k + offset`` in a register of P bits. A *wrapping* register
 holds the right result if the result itself fits, whatever its partial sums did, for it computes
-modulo 2^P. A *saturating* register must hold every partial sum; since kernels add in an order of their
-own, that means every sum of some of the terms.
+modulo 2^P. A *saturating* register must hold every partial sum; since kernels add in an order of
+their own, that means every sum of some of the terms.
 
 There are three guarantees, each tighter and weaker than the one before (de Bruin, Zivkovic and
 Corporaal 2018, "Quantization of constrained processor data paths applied to convolutional neural
