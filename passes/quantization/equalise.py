@@ -147,4 +147,5 @@ def _scale_inputs(graph: Graph, pair: Pair, factor: Array) -> None:
 
 def _set(graph: Graph, node: Node, index: int, array: Array) -> None:
     old = node.input(index)
-    node.set_input(index, graph.add_constant(array.astype(np.float32), name=old.name))
+    made = graph.add_constant(array.astype(np.float32), encoding=old.type.encoding, name=old.name)
+    node.set_input(index, made)

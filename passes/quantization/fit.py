@@ -27,6 +27,7 @@ from passes.quantization.structure import (
     ACCUMULATING,
     LAYERS,
     Structure,
+    is_pruned,
     key,
     output_axis,
     residual_slot,
@@ -139,7 +140,12 @@ class Fitter:
         moments = self._moments(node, live) if self.samples is not None else None
         per_tensor = node.op == "conv_transpose2d" and op_of(node).get(node, "groups") != 1
         result = weights.quantise_weight(
-            weight, self.options.bits, floor, moments, per_tensor=per_tensor
+            weight,
+            self.options.bits,
+            floor,
+            moments,
+            per_tensor=per_tensor,
+            keep_zeros=is_pruned(node.input(1)),
         )
         scales = _spread(node, result.scales, len(bias))
         if moments is not None and self.options.bias_correction:

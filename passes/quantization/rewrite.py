@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
-from dlcc.ir import DENSE, F32, Affine, Graph, Node, TensorType, Value
+from dlcc.ir import DENSE, F32, Affine, Graph, Node, Sparse, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import build
 from passes.quantization.structure import (
@@ -144,7 +145,7 @@ def layer_constants(node: Node) -> tuple[Array, Array]:
 def set_layer(
     graph: Graph, node: Node, codes: Array, weight: Affine, bias: Array | None, bias_scales: Array
 ) -> None:
-    """Give an integer layer its codes.
+    """Give an integer layer its codes. A sparse weight stays sparse, of the same pattern.
 
     Args:
         graph: the graph of ``node``.
@@ -161,10 +162,11 @@ def set_layer(
     stored = np.moveaxis(codes.reshape(moved), 0, axis)
     type_ = old.type.with_(encoding=weight)
     dtype = type_.storage.numpy
-    made = graph.add_stored(
-        {"values": np.ascontiguousarray(stored).astype(dtype)}, type_, name=old.name
-    )
-    node.set_input(1, made)
+    parts = {"values": np.ascontiguousarray(stored).astype(dtype)}
+    if isinstance(old.type.encoding, Sparse):
+        type_ = old.type.with_(encoding=replace(old.type.encoding, inner=weight))
+        parts = type_.encoding.encode(weight.dequantise(parts["values"]))
+    node.set_input(1, graph.add_stored(parts, type_, name=old.name))
     if bias is None:
         return
     scales = tuple(float(s) for s in bias_scales)

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from dlcc.ir import F32, Graph, Node, Value
+from dlcc.ir import F32, Dense, Graph, Node, Sparse, Value
 from dlcc.ops.base import Quantised, op_of
 
 LAYERS = ("conv2d", "conv_transpose2d", "linear")
@@ -46,6 +46,13 @@ def residual_slot(node: Node) -> int | None:
 def is_real(value: Value) -> bool:
     """True for a dense float32 tensor."""
     return value.type.dtype == F32 and value.type.is_dense
+
+
+def is_pruned(value: Value) -> bool:
+    """True for sparse float32 numbers, whose zeros are to stay zeros."""
+    encoding = value.type.encoding
+    sparse = isinstance(encoding, Sparse) and isinstance(encoding.inner, Dense)
+    return sparse and value.type.dtype == F32
 
 
 @dataclass
@@ -162,7 +169,8 @@ def _reason(node: Node, exclude: Sequence[str], limit: int) -> str:
         return "excluded by option"
     op = op_of(node)
     floats = [v for v in (*node.inputs, *node.outputs) if v is not None and v.type.dtype.is_float]
-    if any(not v.type.is_dense for v in floats) or node.op in _RECODING:
+    pruned = [node.input(1)] if node.op in LAYERS and is_pruned(node.input(1)) else []
+    if any(not v.type.is_dense for v in floats if v not in pruned) or node.op in _RECODING:
         return "already has operands in another encoding"
     if op.quantised is Quantised.FLOAT:
         return f"{node.op} has no integer form"

@@ -97,7 +97,13 @@ def nearest(weight: Array, scales: Array, bits: int) -> Array:
 
 
 def round_with_data(
-    weight: Array, scales: Array, second: Array, bits: int, damping: float = 0.01
+    weight: Array,
+    scales: Array,
+    second: Array,
+    bits: int,
+    *,
+    keep_zeros: bool = False,
+    damping: float = 0.01,
 ) -> Array:
     """Codes that minimise the layer's output error on data, not the weights' own error.
 
@@ -110,6 +116,8 @@ def round_with_data(
         scales: [O].
         second: [groups, K, K].
         bits: width of the codes.
+        keep_zeros: weights that are 0 keep the code 0; the others take up the errors before them
+            (Frantar and Alistarh 2023, SparseGPT).
         damping: added to the diagonal, as a part of its mean.
     """
     groups, depth, _ = second.shape
@@ -119,13 +127,14 @@ def round_with_data(
     diagonal = np.einsum("gkk->gk", second)
     order = np.argsort(-diagonal, axis=1, kind="stable")
     w = np.take_along_axis(w, order[:, None, :], axis=2)
+    free = (w != 0) | (not keep_zeros)
     upper = _inverse_factor(second, order, damping)
     codes = np.empty_like(w)
     for start in range(0, depth, _BLOCK):
         stop = min(start + _BLOCK, depth)
         errors = np.empty((groups, w.shape[1], stop - start))
         for k in range(start, stop):
-            codes[:, :, k] = np.clip(np.rint(w[:, :, k] / step), -last, last)
+            codes[:, :, k] = np.clip(np.rint(w[:, :, k] / step), -last, last) * free[:, :, k]
             error = (w[:, :, k] - codes[:, :, k] * step) / upper[:, None, k, k]
             w[:, :, k + 1 : stop] -= error[:, :, None] * upper[:, None, k, k + 1 : stop]
             errors[:, :, k - start] = error
@@ -149,16 +158,25 @@ def _inverse_factor(second: Array, order: Array, damping: float) -> Array:
 
 
 def quantise_weight(
-    weight: Array, bits: int, floor: Array, moments: Moments | None, *, per_tensor: bool = False
+    weight: Array,
+    bits: int,
+    floor: Array,
+    moments: Moments | None,
+    *,
+    per_tensor: bool = False,
+    keep_zeros: bool = False,
 ) -> QuantisedWeights:
-    """Codes and scales of a weight [O, K]; with data where its covariance is given."""
+    """Codes and scales of a weight [O, K]; with data where its covariance is given.
+
+    ``keep_zeros``: what is 0 stays 0, whatever the data says.
+    """
     scales, exact = channel_scales(weight, bits, floor)
     if per_tensor:
         scales = np.full_like(scales, scales.max())
     codes = nearest(weight, scales, bits)
     if not exact and moments is not None and moments.second is not None:
         with contextlib.suppress(np.linalg.LinAlgError):  # too singular: keep the nearest codes
-            codes = round_with_data(weight, scales, moments.second, bits)
+            codes = round_with_data(weight, scales, moments.second, bits, keep_zeros=keep_zeros)
     return QuantisedWeights(codes.astype(np.int8 if bits <= 8 else np.int32), scales, exact)
 
 

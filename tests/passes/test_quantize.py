@@ -13,7 +13,7 @@ from dlcc.analysis.rebatch import rebatched
 from dlcc.analysis.verify import verify
 from dlcc.errors import DlccError, ExitCode
 from dlcc.evaluate import fidelity
-from dlcc.ir import F32, Affine, Graph, Node, TensorType, Value, print_graph
+from dlcc.ir import F32, Affine, Graph, Node, Sparse, TensorType, Value, print_graph
 from dlcc.ir.encodings import Array
 from passes import PassContext, PassManager, PipelineResult
 from tests.passes.conftest import Net
@@ -401,3 +401,55 @@ def test_mixed_types_of_inputs(net: Net) -> None:
     quantise(graph)
     verify(graph)
     assert ops(graph).count("quantize") == 2
+
+
+# -- pruned weights ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "pattern", ["sparsity=0.6", "pattern=2:4", "sparsity=0.5 pattern=block4x2"]
+)
+def test_pruned_weights_keep_their_zeros(net: Net, pattern: str) -> None:
+    x = net.input(1, 8, 8, 8)
+    y = net.op("relu", net.conv(x, 16, pads=(1, 1, 1, 1), loc="a"))
+    y = net.op("relu", net.conv(y, 16, pads=(1, 1, 1, 1), groups=2, loc="b"))
+    flat = net.op("reshape", net.conv(y, 8, 1, loc="c"), shape=(1, 512))
+    graph = net.done(net.linear(flat, 8, loc="d"))
+    PassManager(f"{FUSED},prune{{{pattern}}}").run(graph)
+    float_graph = graph.copy()
+    result = quantise(graph, "bits=4")
+    assert result.records[0].statistics["layers"] == 4
+    assert result.records[0].statistics["equalised_pairs"] > 0
+    for before, after in zip(float_graph.nodes, ops_with_weights(graph), strict=False):
+        if before.op not in ("conv2d", "linear"):
+            continue
+        old, new = before.input(1), after.input(1)
+        assert isinstance(new.type.encoding, Sparse)
+        assert isinstance(old.type.encoding, Sparse)
+        assert isinstance(new.type.encoding.inner, Affine)
+        assert new.type.encoding.pattern == old.type.encoding.pattern
+        assert not new.decoded()[old.decoded() == 0].any()
+        assert np.count_nonzero(new.decoded()) > 0.7 * np.count_nonzero(old.decoded())
+    assert sqnr(float_graph, graph) > 8
+
+
+def ops_with_weights(graph: Graph) -> list[Node]:
+    return [n for n in graph.nodes if n.op in ("conv2d", "linear", "reshape")]
+
+
+def test_data_moves_pruned_weights_but_not_their_zeros(net: Net) -> None:
+    from passes.quantization.weights import round_with_data
+
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((6, 12)) * (rng.random((6, 12)) < 0.5)
+    x = rng.standard_normal((200, 3)) @ rng.standard_normal((3, 12))
+    second, scales = (x.T @ x / 200)[None], np.full(6, 0.4)
+    held = round_with_data(weight, scales, second, 4, keep_zeros=True)
+    assert not held[weight == 0].any()
+    assert round_with_data(weight, scales, second, 4)[weight == 0].any()
+    nearest = np.clip(np.rint(weight / 0.4), -7, 7)
+
+    def error(codes: Array) -> float:
+        return float(np.square(x @ (codes * 0.4 - weight).T).sum())
+
+    assert error(held) < 0.7 * error(nearest)
