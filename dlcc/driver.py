@@ -116,9 +116,12 @@ class CompileResult:
 
 
 def optimise(
-    model: str | Path | Graph | Any, options: CompileOptions, progress: Progress = _silent
+    model: str | Path | Graph | Any,
+    options: CompileOptions,
+    progress: Progress = _silent,
+    target: Target | None = None,
 ) -> Optimised:
-    """Import ``model`` and run the pipeline.
+    """Import ``model`` and run the pipeline, with the facts of ``target`` where it is known.
 
     Raises:
         DlccError: the model, the data or the pipeline is at fault.
@@ -135,6 +138,7 @@ def optimise(
     context = PassContext(
         calibration=calibration,
         verify_inputs=samples,
+        target={} if target is None else target.facts,
         remarks=remarks,
         progress=lambda p: progress(p.pass_name, p.fraction),
     )
@@ -194,7 +198,7 @@ def compile(
     threads = chosen.threads or DEFAULT_THREADS
     chooser = choose if chosen.tuning is None else TuningDatabase.load(Path(chosen.tuning)).choose
     marks = [time.perf_counter()]
-    optimised = optimise(model, chosen, progress)
+    optimised = optimise(model, chosen, progress, target)
     marks.append(time.perf_counter())
     program = lower(
         optimised.graph,
@@ -254,7 +258,7 @@ def tune(
     target = target_library.get_target(chosen.target)
     path = Path(database)
     known = TuningDatabase.load(path) if path.exists() else TuningDatabase()
-    optimised = optimise(model, chosen, progress)
+    optimised = optimise(model, chosen, progress, target)
     results = measure_candidates(
         optimised.graph,
         target,

@@ -62,6 +62,7 @@ class Target:
         mattr: LLVM feature flags on top of it.
         features: CPU features that the code needs at run time (names as in /proc/cpuinfo).
         rows: the kernel table; the order only breaks ties of cost.
+        sparse_block: rows and columns of blocks of a pruned weight that suit its kernels.
         l2_bytes: second-level cache of a core; 0: none is counted on, and layers are run one after
             the other.
     """
@@ -73,6 +74,13 @@ class Target:
     features: tuple[str, ...]
     rows: tuple[KernelRow, ...]
     l2_bytes: int = 0
+    sparse_block: tuple[int, int] = (16, 4)
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """What passes may depend on (:attr:`passes.PassContext.target`)."""
+        rows, columns = self.sparse_block
+        return {"sparse_rows": rows, "sparse_columns": columns}
 
     def rows_for(self, op: str) -> list[KernelRow]:
         """Rows that may serve ``op``."""
