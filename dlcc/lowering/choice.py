@@ -38,7 +38,7 @@ def choose(node: Node, target: Target) -> Choice:
     """
     reasons: dict[str, str] = {}
     costs: dict[str, tuple[float, KernelRow]] = {}
-    for row in target.rows_for(node.op):
+    for row in target.rows_for(node):
         refusal = row.refuses(node)
         if refusal:
             reasons[row.name] = refusal

@@ -18,10 +18,21 @@ class KernelRow(ABC):
     Attributes:
         name: shown in reports, e.g. ``conv-amx-int8``.
         ops: names of the ops it may serve; "*" for any.
+        encodings: names of the weight's encodings (operand 1) it is made for; empty for any.
     """
 
     name: ClassVar[str] = ""
     ops: ClassVar[tuple[str, ...]] = ()
+    encodings: ClassVar[tuple[str, ...]] = ()
+
+    def serves(self, node: Node) -> bool:
+        """Whether ``node`` is of the kind that the row is asked about at all."""
+        if node.op not in self.ops and "*" not in self.ops:
+            return False
+        weight = node.optional_input(1)
+        return not self.encodings or (
+            weight is not None and weight.type.encoding.name in self.encodings
+        )
 
     @abstractmethod
     def refuses(self, node: Node) -> str:
@@ -82,9 +93,9 @@ class Target:
         rows, columns = self.sparse_block
         return {"sparse_rows": rows, "sparse_columns": columns}
 
-    def rows_for(self, op: str) -> list[KernelRow]:
-        """Rows that may serve ``op``."""
-        return [row for row in self.rows if op in row.ops or "*" in row.ops]
+    def rows_for(self, node: Node) -> list[KernelRow]:
+        """Rows that may serve ``node``."""
+        return [row for row in self.rows if row.serves(node)]
 
     def without(self, names: Collection[str]) -> Target:
         """This target with the rows called ``names`` left out of its table.
