@@ -5,6 +5,7 @@ The only module of dlcc (with the command line) that knows the pass and target p
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from dlcc.ir import Graph
 from dlcc.ir.encodings import Array
 from dlcc.lowering.choice import choose
 from dlcc.lowering.lower import lower
+from dlcc.lowering.predict import CostModel
 from dlcc.lowering.target import Target
 from dlcc.lowering.tuning import TuningDatabase
 from dlcc.program import Program
@@ -81,6 +83,14 @@ class CompileOptions:
     print_after: tuple[str, ...] = ()
     dump_dir: Path | None = None
 
+    def kernel_table(self) -> Target:
+        """The target, without the rows that may not be used.
+
+        Raises:
+            DlccError: there is no such target or row.
+        """
+        return target_library.get_target(self.target).without(self.without)
+
     def pipeline(self) -> list[Pass]:
         """The passes to run.
 
@@ -116,12 +126,9 @@ class CompileResult:
 
 
 def optimise(
-    model: str | Path | Graph | Any,
-    options: CompileOptions,
-    progress: Progress = _silent,
-    target: Target | None = None,
+    model: str | Path | Graph | Any, options: CompileOptions, progress: Progress = _silent
 ) -> Optimised:
-    """Import ``model`` and run the pipeline, with the facts of ``target`` where it is known.
+    """Import ``model`` and run the pipeline.
 
     Raises:
         DlccError: the model, the data or the pipeline is at fault.
@@ -135,10 +142,11 @@ def optimise(
     if options.calibration is not None:
         calibration = batches_from(options.calibration, graph)
     samples = () if calibration is None else tuple(islice(calibration(), options.verify_numerics))
+    widths = [width for step in pipeline if (width := step.layer_bits) is not None]
     context = PassContext(
         calibration=calibration,
         verify_inputs=samples,
-        target={} if target is None else target.facts,
+        cost=CostModel(functools.cache(options.kernel_table), widths[-1] if widths else 32),
         remarks=remarks,
         progress=lambda p: progress(p.pass_name, p.fraction),
     )
@@ -193,12 +201,12 @@ def compile(
         DlccError: anything the user can mend.
     """
     chosen = options or CompileOptions(**changes)
-    target = target_library.get_target(chosen.target).without(chosen.without)
+    target = chosen.kernel_table()
     check_output(output)  # nobody wants to hear of it after a minute of compiling
     threads = chosen.threads or DEFAULT_THREADS
     chooser = choose if chosen.tuning is None else TuningDatabase.load(Path(chosen.tuning)).choose
     marks = [time.perf_counter()]
-    optimised = optimise(model, chosen, progress, target)
+    optimised = optimise(model, chosen, progress)
     marks.append(time.perf_counter())
     program = lower(
         optimised.graph,
@@ -258,7 +266,7 @@ def tune(
     target = target_library.get_target(chosen.target)
     path = Path(database)
     known = TuningDatabase.load(path) if path.exists() else TuningDatabase()
-    optimised = optimise(model, chosen, progress, target)
+    optimised = optimise(model, chosen, progress)
     results = measure_candidates(
         optimised.graph,
         target,

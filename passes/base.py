@@ -29,14 +29,25 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from dlcc.errors import DlccError, ExitCode
-from dlcc.ir import Graph
+from dlcc.ir import Graph, Node
 from dlcc.ir.encodings import Array
+from dlcc.ops.base import op_of
 from passes.options import Option, option, options_of
 
 Batch = Mapping[str, Array]
 """Arrays by input name: real values in the logical dtype, or codes where an input is quantised."""
 
 Statistic = int | float | str
+
+LayerCost = Callable[[Node], float]
+"""Predicted seconds of a node on one thread. Only the node's op, attributes and types count (and
+the pattern of a sparse constant), so that a node may be asked about that is in no network."""
+
+NOMINAL_MACS_PER_SECOND = 1e11
+"""Multiply-accumulates of the nominal machine that stands in where no target is known."""
+
+NOMINAL_BYTES_PER_SECOND = 2e10
+"""Bytes of operands and results that the nominal machine moves."""
 
 RemarkKind = Literal["applied", "refused", "note"]
 
@@ -91,6 +102,8 @@ class PassContext:
             every array is the network's own batch size), or None where the user gave no data.
         verify_inputs: batches on which outputs are compared before and after each pass.
         target: facts of the target that passes may depend on (e.g. ``accumulator_bits``).
+        cost: predicted time of a layer as the whole pipeline will leave it (in 8 bits where a later
+            pass quantises), by the kernel table of the target; None where there is no target.
         seed: seed of every random choice.
         progress: called as passes advance.
         remarks: every remark so far; passes read those of earlier passes here.
@@ -101,6 +114,7 @@ class PassContext:
     calibration: Callable[[], Iterator[Batch]] | None = None
     verify_inputs: tuple[Batch, ...] = ()
     target: Mapping[str, int | float | bool | str] = field(default_factory=dict)
+    cost: LayerCost | None = None
     seed: int = 0
     progress: Callable[[Progress], None] | None = None
     remarks: list[Remark] = field(default_factory=list)
@@ -110,6 +124,19 @@ class PassContext:
     def rng(self, purpose: str) -> np.random.Generator:
         """A generator that depends on the seed and ``purpose`` alone."""
         return np.random.default_rng([self.seed, zlib.crc32(purpose.encode())])
+
+    def seconds(self, node: Node) -> float:
+        """Predicted seconds of a layer on one thread.
+
+        Without a target, those of a nominal machine: the layer's multiply-accumulates at
+        :data:`NOMINAL_MACS_PER_SECOND` plus the bytes of its operands and results at
+        :data:`NOMINAL_BYTES_PER_SECOND`.
+        """
+        if self.cost is not None:
+            return self.cost(node)
+        values = [v for v in (*node.inputs, *node.outputs) if v is not None]
+        moved = sum(v.type.bytes for v in values) / NOMINAL_BYTES_PER_SECOND
+        return op_of(node).macs(node) / NOMINAL_MACS_PER_SECOND + moved
 
     def advance(self, fraction: float, message: str = "") -> None:
         """Tell how much of the running pass is done (0 to 1)."""
@@ -178,6 +205,11 @@ class Pass(ABC):
         for item in options_of(type(self)):
             item.check(getattr(self, item.field), f"pass {self.name!r}")
 
+    @property
+    def layer_bits(self) -> int | None:
+        """Width at which layers run after this pass; None if it leaves that as it is."""
+        return None
+
     @abstractmethod
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Rewrite ``graph`` in place.
@@ -237,11 +269,6 @@ def merge(results: Iterable[PassResult]) -> PassResult:
     return total
 
 
-def part(context: PassContext, start: float, stop: float, message: str) -> Callable[[float], None]:
-    """Tells the progress (0 to 1) of a part of the running pass, from ``start`` to ``stop``."""
-    return lambda fraction: context.advance(start + (stop - start) * fraction, message)
-
-
 __all__ = [
     "Batch",
     "Option",
@@ -253,7 +280,6 @@ __all__ = [
     "describe",
     "merge",
     "option",
-    "part",
     "registered_passes",
     "summary",
 ]

@@ -42,6 +42,11 @@ class RoundToBfloat16(Pass):
 
     exclude: tuple[str, ...] = option((), "layers that stay float32, by name; * and ? match")
 
+    @property
+    def layer_bits(self) -> int:
+        """All factors are bfloat16."""
+        return 16
+
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Rewrite the types in place."""
         result = PassResult()

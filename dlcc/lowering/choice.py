@@ -36,24 +36,9 @@ def choose(node: Node, target: Target) -> Choice:
     Raises:
         DlccError: no row of the target's table serves it; every row's reason is given.
     """
-    reasons: dict[str, str] = {}
-    costs: dict[str, tuple[float, KernelRow]] = {}
-    for row in target.rows_for(node):
-        refusal = row.refuses(node)
-        if refusal:
-            reasons[row.name] = refusal
-        else:
-            costs[row.name] = (row.cost(node), row)
+    costs, reasons = _costs(node, target)
     if not costs:
-        types = ", ".join("-" if v is None else type_text(v.type) for v in node.inputs)
-        raise DlccError(
-            ExitCode.UNSUPPORTED,
-            f"no kernel of target {target.name} serves {node.op}({types})",
-            where=node.loc,
-            why="; ".join(f"{name}: {why}" for name, why in reasons.items())
-            or "no row has this op",
-            fix="keep this layer in float with --passes 'quantize{exclude=...}', or use --bits 32",
-        )
+        raise _unserved(node, target, reasons)
     seconds, row = min(costs.values(), key=lambda entry: entry[0])
     # that a row for any op has nothing for this one is no news
     general = {other.name for other in target.rows if "*" in other.ops}
@@ -62,6 +47,42 @@ def choose(node: Node, target: Target) -> Choice:
         if name != row.name:
             reasons[name] = f"predicted {other * 1e6:.1f} us against {seconds * 1e6:.1f} us"
     return Choice(node, row, row.plan(node), seconds, reasons)
+
+
+def predicted_seconds(node: Node, target: Target) -> float:
+    """Seconds on one thread that the cheapest row predicts for a node.
+
+    Raises:
+        DlccError: no row of the target's table serves it.
+    """
+    costs, reasons = _costs(node, target)
+    if not costs:
+        raise _unserved(node, target, reasons)
+    return min(seconds for seconds, _ in costs.values())
+
+
+def _costs(node: Node, target: Target) -> tuple[dict[str, tuple[float, KernelRow]], dict[str, str]]:
+    """Predicted seconds of the rows that serve ``node``, and why the others do not."""
+    reasons: dict[str, str] = {}
+    costs: dict[str, tuple[float, KernelRow]] = {}
+    for row in target.rows_for(node.op):
+        refusal = row.refuses(node)
+        if refusal:
+            reasons[row.name] = refusal
+        else:
+            costs[row.name] = (row.cost(node), row)
+    return costs, reasons
+
+
+def _unserved(node: Node, target: Target, reasons: dict[str, str]) -> DlccError:
+    types = ", ".join("-" if v is None else type_text(v.type) for v in node.inputs)
+    return DlccError(
+        ExitCode.UNSUPPORTED,
+        f"no kernel of target {target.name} serves {node.op}({types})",
+        where=node.loc,
+        why="; ".join(f"{name}: {why}" for name, why in reasons.items()) or "no row has this op",
+        fix="keep this layer in float with --passes 'quantize{exclude=...}', or use --bits 32",
+    )
 
 
 Chooser = Callable[[Node, Target], Choice]

@@ -17,7 +17,7 @@ Refuse = Callable[[str, str], None]
 """Called with a layer's ``loc`` and the reason why it is left alone."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class WeightLayer:
     """A constant weight and the layers that read it (mostly one).
 

@@ -1,0 +1,1 @@
+"""Parts of the ``factorize`` pass: forms, decompositions, rank rules, costs, statistics of data."""
