@@ -126,9 +126,12 @@ class CompileResult:
 
 
 def optimise(
-    model: str | Path | Graph | Any, options: CompileOptions, progress: Progress = _silent
+    model: str | Path | Graph | Any,
+    options: CompileOptions,
+    progress: Progress = _silent,
+    target: Target | None = None,
 ) -> Optimised:
-    """Import ``model`` and run the pipeline.
+    """Import ``model`` and run the pipeline, with the facts of ``target`` where it is known.
 
     Raises:
         DlccError: the model, the data or the pipeline is at fault.
@@ -146,6 +149,7 @@ def optimise(
     context = PassContext(
         calibration=calibration,
         verify_inputs=samples,
+        target={} if target is None else target.facts,
         cost=CostModel(functools.cache(options.kernel_table), widths[-1] if widths else 32),
         remarks=remarks,
         progress=lambda p: progress(p.pass_name, p.fraction),
@@ -206,7 +210,7 @@ def compile(
     threads = chosen.threads or DEFAULT_THREADS
     chooser = choose if chosen.tuning is None else TuningDatabase.load(Path(chosen.tuning)).choose
     marks = [time.perf_counter()]
-    optimised = optimise(model, chosen, progress)
+    optimised = optimise(model, chosen, progress, target)
     marks.append(time.perf_counter())
     program = lower(
         optimised.graph,
@@ -266,7 +270,7 @@ def tune(
     target = target_library.get_target(chosen.target)
     path = Path(database)
     known = TuningDatabase.load(path) if path.exists() else TuningDatabase()
-    optimised = optimise(model, chosen, progress)
+    optimised = optimise(model, chosen, progress, target)
     results = measure_candidates(
         optimised.graph,
         target,

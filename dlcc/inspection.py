@@ -221,6 +221,8 @@ def _artifact_layers(
 def _why(row: Mapping[str, Any]) -> str:
     """The cost that won, and what speaks against each other kernel."""
     reasons = [f"not {other}: {why}" for other, why in row.get("rejected", {}).items()]
+    if row.get("weights") == "decoded":
+        reasons.insert(0, "its compressed weights are decoded to dense ones")
     if "predicted_seconds" in row:
         threads = f", up to {row['threads']} threads" if row.get("threads", 1) > 1 else ""
         reasons.insert(0, f"predicted {1e6 * float(row['predicted_seconds']):.1f} us{threads}")

@@ -269,6 +269,11 @@ def merge(results: Iterable[PassResult]) -> PassResult:
     return total
 
 
+def part(context: PassContext, start: float, stop: float, message: str) -> Callable[[float], None]:
+    """Tells the progress (0 to 1) of a part of the running pass, from ``start`` to ``stop``."""
+    return lambda fraction: context.advance(start + (stop - start) * fraction, message)
+
+
 __all__ = [
     "Batch",
     "Option",
@@ -280,6 +285,7 @@ __all__ = [
     "describe",
     "merge",
     "option",
+    "part",
     "registered_passes",
     "summary",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -10,11 +10,15 @@ import numpy as np
 
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Graph, Sparse
-from passes.base import Pass, PassContext, PassResult, option
-from passes.compression import pruning
-from passes.compression.layers import weight_layers
+from dlcc.ir.encodings import Array
+from passes.base import Pass, PassContext, PassResult, option, part
+from passes.compression import pruning, saliency
+from passes.compression.layers import Refuse, WeightLayer, weight_layers
 from passes.compression.masks import check_pattern
 from passes.compression.pruning import Candidate, Pruned
+from passes.compression.reconstruct import reconstruct
+from passes.quantization.samples import Samples, read
+from passes.quantization.structure import key
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,15 @@ class Prune(Pass):
         "which weights are kept: unstructured; N:M (2:4); blockRxC (block16x4), or block for what "
         "suits the target; balancedR: equally many in every R rows, or balanced",
     )
-    saliency: Literal["magnitude"] = option("magnitude", "what tells how much a weight matters")
+    saliency: Literal["magnitude", "obd", "wanda"] = option(
+        "magnitude",
+        "what tells how much a weight matters: its magnitude; obd: the error of the layer's result "
+        "on calibration data (optimal brain damage); wanda: the same, compared within each output",
+    )
+    reconstruct: bool = option(
+        False, "fit the remaining weights and the biases to the dense network's calibration results"
+    )
+    samples: int = option(256, "most calibration samples to use", unit="samples", minimum=1)
     only: tuple[str, ...] = option((), "layers to prune, by name; * and ? match; none for all")
     exclude: tuple[str, ...] = option((), "layers to leave alone, by name; * and ? match")
 
@@ -83,6 +95,12 @@ class Prune(Pass):
             raise self._usage(
                 "option sparsity=1 is not valid", "no weight would be left", "choose less than 1"
             )
+        if self.saliency != "magnitude" and self.sparsity is None and not self._fixed:
+            raise self._usage(
+                f"saliency={self.saliency} goes with sparsity",
+                "thresholds are magnitudes of weights",
+                "leave saliency out",
+            )
         if self.scope == "global" and self.sparsity is None and not self._fixed:
             raise self._usage(
                 "scope=global goes with sparsity",
@@ -102,31 +120,52 @@ class Prune(Pass):
         """Prune in place.
 
         Raises:
-            DlccError: a name pattern matches no layer.
+            DlccError: a name pattern matches no layer, or the calibration data is missing or does
+                not fit the network.
         """
         result = PassResult()
-
-        def refuse(loc: str, why: str) -> None:
-            result.remarks.append(self.remark("refused", loc, why))
-
-        layers = weight_layers(graph, self.only, self.exclude, refuse)
-        saliencies = [np.square(layer.values, dtype=np.float64) for layer in layers]
-        found = pruning.candidates(layers, saliencies, self.pattern, context.target, refuse)
-        reports = []
-        for candidate, keep in zip(found, self._keep(found), strict=True):
-            mask = candidate.mask(keep)
-            why = self._why_not(
-                candidate, keep, int(np.count_nonzero(candidate.layer.values[~mask]))
-            )
-            if why:
-                refuse(candidate.layer.loc, why)
-                continue
-            values = np.where(mask, candidate.layer.values, 0)
-            reports.append(pruning.apply_mask(graph, candidate, values))
-            result.remarks.append(self.remark("applied", candidate.layer.loc, str(reports[-1])))
+        layers = weight_layers(graph, self.only, self.exclude, self._refuse(result))
+        samples = self._samples(graph, context, result) if layers else None
+        found = pruning.candidates(
+            layers,
+            self._saliencies(layers, samples, part(context, 0.0, 0.3, "measuring saliency")),
+            self.pattern,
+            context.target,
+            self._refuse(result),
+            per_row=self.saliency == "wanda",
+        )
+        reports = self._apply(graph, found, result)
+        if self.reconstruct and samples is not None:
+            self._reconstruct(graph, list(reports), samples, context, result)
+        for layer, report in reports.items():
+            result.remarks.append(self.remark("applied", layer.loc, str(report)))
         result.modified = bool(reports)
-        result.statistics.update(_totals(reports))
+        result.statistics.update(_totals(list(reports.values())))
         return result
+
+    def _refuse(self, result: PassResult) -> Refuse:
+        return lambda loc, why: result.remarks.append(self.remark("refused", loc, why))
+
+    # -- which ---------------------------------------------------------------------------------
+
+    def _samples(self, graph: Graph, context: PassContext, result: PassResult) -> Samples | None:
+        if self.saliency == "magnitude" and not self.reconstruct:
+            return None
+        samples = read(graph, context.batches(self), self.samples)
+        result.statistics["samples"] = samples.count
+        return samples
+
+    def _saliencies(
+        self,
+        layers: Sequence[WeightLayer],
+        samples: Samples | None,
+        advance: Callable[[float], None],
+    ) -> list[Array]:
+        if self.saliency == "magnitude" or samples is None:
+            return saliency.magnitudes(layers)
+        return saliency.output_errors(layers, samples, advance)
+
+    # -- how many ------------------------------------------------------------------------------
 
     def _keep(self, found: Sequence[Candidate]) -> list[int]:
         """Units that each layer keeps."""
@@ -151,6 +190,39 @@ class Prune(Pass):
         sparse = isinstance(candidate.layer.weight.type.encoding, Sparse)
         zeros = candidate.layer.values.size - np.count_nonzero(candidate.layer.values)
         return "" if dropped or (zeros and not sparse) else "no weight would be dropped"
+
+    # -- what is left --------------------------------------------------------------------------
+
+    def _apply(
+        self, graph: Graph, found: Sequence[Candidate], result: PassResult
+    ) -> dict[WeightLayer, Pruned]:
+        out = {}
+        for candidate, keep in zip(found, self._keep(found), strict=True):
+            layer, mask = candidate.layer, candidate.mask(keep)
+            why = self._why_not(candidate, keep, int(np.count_nonzero(layer.values[~mask])))
+            if why:
+                self._refuse(result)(layer.loc, why)
+                continue
+            out[layer] = pruning.apply_mask(graph, candidate, np.where(mask, layer.values, 0))
+        return out
+
+    def _reconstruct(
+        self,
+        graph: Graph,
+        layers: Sequence[WeightLayer],
+        samples: Samples,
+        context: PassContext,
+        result: PassResult,
+    ) -> None:
+        names = {key(layer.node): layer.loc for layer in layers}
+        advance = part(context, 0.3, 1.0, "fitting what remains")
+        done = reconstruct(graph, samples, names, context.rng("reconstruct"), advance)
+        for name, after in done.after.items():
+            message = f"fitted: error of its result {done.before[name]:.3g} -> {after:.3g}"
+            result.remarks.append(self.remark("note", names[name], message))
+        for name, why in done.skipped.items():
+            result.remarks.append(self.remark("note", names[name], f"not fitted: {why}"))
+        result.statistics["fitted_layers"] = len(done.after)
 
 
 def _totals(reports: Sequence[Pruned]) -> dict[str, int | float]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Affine, Graph
 from dlcc.ops.base import Quantised, op_of
-from passes.base import Pass, PassContext, PassResult, option
+from passes.base import Pass, PassContext, PassResult, option, part
 from passes.quantization import fit, ranges, structure, weights
 from passes.quantization.equalise import equalise, pairs
 from passes.quantization.observe import Observation, observe
@@ -95,7 +94,7 @@ class Quantize(Pass):
         samples = self._samples(graph, context, result)
         if self.equalise:
             self._equalise(graph, plan, samples, context, result)
-        seen = observe(samples, set(plan.group), _part(context, 0.15, 0.4, "observing"))
+        seen = observe(samples, set(plan.group), part(context, 0.15, 0.4, "observing"))
         encodings = self._encodings(graph, plan, seen, samples, result)
         twin = samples.network
         borders = Rewriter(graph, plan, encodings).run()
@@ -104,7 +103,7 @@ class Quantize(Pass):
             self.bits, self.bias_correction, self.adaptive_rounding, context.seed
         )
         fitter = fit.Fitter(graph, twin, plan, options, samples, seen)
-        report = fitter.run(_part(context, 0.4, 1.0, "fitting weights"))
+        report = fitter.run(part(context, 0.4, 1.0, "fitting weights"))
         self._account(graph, report, result)
         result.statistics.update(quantize_nodes=borders[0], dequantize_nodes=borders[1])
         return result
@@ -145,7 +144,7 @@ class Quantize(Pass):
     ) -> None:
         if context.calibration is None or not pairs(graph, plan):
             return
-        advance = _part(context, 0.0, 0.15, "equalising channels")
+        advance = part(context, 0.0, 0.15, "equalising channels")
         seen = observe(samples.first(_EQUALISING), set(), advance)
         equalise(samples.network, plan, seen)
         result.statistics["equalised_pairs"] = equalise(graph, plan, seen)
@@ -242,7 +241,3 @@ class Quantize(Pass):
         result.statistics["exact_layers"] = report.exact
         if report.sqnr:
             result.statistics["worst_layer_sqnr_db"] = round(float(min(report.sqnr.values())), 2)
-
-
-def _part(context: PassContext, start: float, stop: float, message: str) -> Callable[[float], None]:
-    return lambda fraction: context.advance(start + (stop - start) * fraction, message)

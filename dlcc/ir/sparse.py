@@ -107,6 +107,20 @@ class Sparse(Encoding):
         """Share of elements that are stored."""
         return self._places(parts, shape).size / max(1, int(np.prod(shape, dtype=np.int64)))
 
+    def codes(self, parts: Parts, shape: tuple[int, ...]) -> Array:
+        """The codes of an Affine inner encoding in their places, and 0 elsewhere.
+
+        Raises:
+            TypeError: the inner encoding is another one.
+        """
+        if not isinstance(self.inner, Affine):
+            raise TypeError(f"sparse: {self.inner.name} has no integer codes")
+        places, stored = self._places(parts, shape), self._inner_parts(parts)["values"]
+        out = np.zeros(int(np.prod(shape, dtype=np.int64)), stored.dtype)
+        inside = places >= 0
+        out[places[inside]] = stored[inside]
+        return out.reshape(shape)
+
     # -- where ---------------------------------------------------------------------------------
 
     def units(self, shape: tuple[int, ...]) -> Array:

@@ -65,7 +65,7 @@ def _costs(node: Node, target: Target) -> tuple[dict[str, tuple[float, KernelRow
     """Predicted seconds of the rows that serve ``node``, and why the others do not."""
     reasons: dict[str, str] = {}
     costs: dict[str, tuple[float, KernelRow]] = {}
-    for row in target.rows_for(node.op):
+    for row in target.rows_for(node):
         refusal = row.refuses(node)
         if refusal:
             reasons[row.name] = refusal

@@ -80,6 +80,7 @@ class KernelPlan:
         thread_scratch: bytes of each buffer that every thread has its own copy of.
         features: CPU features the code needs, named as in Linux's /proc/cpuinfo.
         kernel: short name of the kernel for the report, e.g. ``amx 2x2 tiles``.
+        compressed: the weights are read in a form of their compressed encoding, not decoded.
     """
 
     steps: tuple[KernelStep, ...]
@@ -88,6 +89,7 @@ class KernelPlan:
     thread_scratch: tuple[int, ...] = ()
     features: tuple[str, ...] = ()
     kernel: str = ""
+    compressed: bool = False
 
 
 def name_key(stem: str, *determines: object) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from dlcc.analysis.verify import verify
-from dlcc.ir import Graph, Node, Value
-from dlcc.ir.encodings import Array
+from dlcc.ir import Affine, Graph, Node, Value
+from dlcc.ir.encodings import Array, BFloat16, Dense
 from dlcc.ir.text import encoding_text, type_text
 from dlcc.lowering.bands import Accesses, BandPlan
 from dlcc.lowering.choice import Choice, Chooser, choose
@@ -323,6 +323,7 @@ def _layer_report(choice: Choice, functions: list[str]) -> dict[str, object]:
         "op": node.op,
         "kernel": choice.row.name,
         "variant": choice.plan.kernel,
+        **_decoding(choice),
         "functions": functions,
         "predicted_seconds": choice.seconds,
         **({"tuned": choice.tuned} if choice.tuned else {}),
@@ -337,6 +338,18 @@ def _layer_report(choice: Choice, functions: list[str]) -> dict[str, object]:
             if v is not None and not v.is_constant
         ),
     }
+
+
+def _decoding(choice: Choice) -> dict[str, str]:
+    """For a layer with a compressed weight: in which form its kernel reads it.
+
+    What the rows for the other form would have cost stands among the rejected ones.
+    """
+    weight = choice.node.optional_input(1)
+    plain = Dense | Affine | BFloat16
+    if weight is None or not weight.is_constant or isinstance(weight.type.encoding, plain):
+        return {}
+    return {"weights": "compressed" if choice.plan.compressed else "decoded"}
 
 
 def _report_threads(

@@ -18,10 +18,21 @@ class KernelRow(ABC):
     Attributes:
         name: shown in reports, e.g. ``conv-amx-int8``.
         ops: names of the ops it may serve; "*" for any.
+        encodings: names of the weight's encodings (operand 1) it is made for; empty for any.
     """
 
     name: ClassVar[str] = ""
     ops: ClassVar[tuple[str, ...]] = ()
+    encodings: ClassVar[tuple[str, ...]] = ()
+
+    def serves(self, node: Node) -> bool:
+        """Whether ``node`` is of the kind that the row is asked about at all."""
+        if node.op not in self.ops and "*" not in self.ops:
+            return False
+        weight = node.optional_input(1)
+        return not self.encodings or (
+            weight is not None and weight.type.encoding.name in self.encodings
+        )
 
     @abstractmethod
     def refuses(self, node: Node) -> str:
@@ -62,6 +73,7 @@ class Target:
         mattr: LLVM feature flags on top of it.
         features: CPU features that the code needs at run time (names as in /proc/cpuinfo).
         rows: the kernel table; the order only breaks ties of cost.
+        sparse_block: rows and columns of blocks of a pruned weight that suit its kernels.
         l2_bytes: second-level cache of a core; 0: none is counted on, and layers are run one after
             the other.
     """
@@ -73,10 +85,17 @@ class Target:
     features: tuple[str, ...]
     rows: tuple[KernelRow, ...]
     l2_bytes: int = 0
+    sparse_block: tuple[int, int] = (16, 4)
 
-    def rows_for(self, op: str) -> list[KernelRow]:
-        """Rows that may serve ``op``."""
-        return [row for row in self.rows if op in row.ops or "*" in row.ops]
+    @property
+    def facts(self) -> dict[str, int]:
+        """What passes may depend on (:attr:`passes.PassContext.target`)."""
+        rows, columns = self.sparse_block
+        return {"sparse_rows": rows, "sparse_columns": columns}
+
+    def rows_for(self, node: Node) -> list[KernelRow]:
+        """Rows that may serve ``node``."""
+        return [row for row in self.rows if row.serves(node)]
 
     def without(self, names: Collection[str]) -> Target:
         """This target with the rows called ``names`` left out of its table.

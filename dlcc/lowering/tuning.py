@@ -86,7 +86,7 @@ def candidates(node: Node, target: Target, limit: int) -> list[Candidate]:
 
     The others come in rounds, each row's best before any row's second best.
     """
-    rows = [row for row in target.rows_for(node.op) if not row.refuses(node)]
+    rows = [row for row in target.rows_for(node) if not row.refuses(node)]
     rows.sort(key=lambda row: row.cost(node))
     best = rows[0].cost(node)
     lists = [

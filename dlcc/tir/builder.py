@@ -170,6 +170,14 @@ class KernelBuilder:
         """Calls an LLVM intrinsic for its side effect."""
         self._emit(tirx.Evaluate(tirx.call_llvm_intrin("void", name, *args)))
 
+    def prefetch(self, address: Any) -> None:
+        """Asks for the cache line of ``address``; it may lie outside of any buffer."""
+        self.effect("llvm.prefetch.p0", address, *map(self._i32, (0, 3, 1)))  # read, keep, data
+
+    @staticmethod
+    def _i32(value: int) -> Any:
+        return tirx.IntImm("int32", value)
+
     # -- control --------------------------------------------------------------------------------
 
     @contextmanager

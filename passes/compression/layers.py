@@ -17,7 +17,7 @@ Refuse = Callable[[str, str], None]
 """Called with a layer's ``loc`` and the reason why it is left alone."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WeightLayer:
     """A constant weight and the layers that read it (mostly one).
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from dlcc.analysis.execute import run_node
-from dlcc.ir import Affine, Graph, Node, Value
+from dlcc.ir import Affine, Graph, Node
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import op_of
 from dlcc.ops.conv import window_of
+from passes.compression.rows import conv_rows, sampled
+from passes.compression.stepping import Live, step, use_counts
 from passes.quantization import weights
 from passes.quantization.observe import Observation
 from passes.quantization.rewrite import layer_constants, set_layer
@@ -47,8 +47,6 @@ PATCH_NUMBERS = 1 << 25
 
 COVARIANCE_WORK = 4e9
 """Multiply-accumulates that a layer's covariance may cost beyond the fewest patches."""
-
-Live = dict[Value, list[Array]]
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ class Fitter:
             feeds = list(self.samples.chunks())
             live = {v: [f[v.name] for f in feeds] for v in self.twin.inputs}
         last = _last_layer(self.twin, self.structure)
-        uses = _use_counts(self.twin)
+        uses = use_counts(self.twin)
         work = np.cumsum([1 + sum(v.type.elements for v in n.outputs) for n in self.twin.nodes])
         for index, node in enumerate(self.twin.nodes):
             if index > last:
@@ -127,8 +125,7 @@ class Fitter:
                 if bound >= weights.ACCUMULATOR:
                     break  # the pass refuses the network
             if self.samples is not None:
-                first = _step(node, live, uses)
-                self._compare(node, first)
+                self._compare(node, step(node, live, uses)[0])
             advance(float(work[index] / work[last]))
         return self.report
 
@@ -249,35 +246,6 @@ def _last_layer(graph: Graph, structure: Structure) -> int:
     return max(found, default=-1)
 
 
-def _use_counts(graph: Graph) -> dict[Value, int]:
-    return {v: len(v.uses) for v in graph.values()}
-
-
-def _step(node: Node, live: Live, uses: dict[Value, int]) -> Array:
-    """Run one node on all chunks and drop what nobody needs any more.
-
-    Returns:
-        The first output on the first chunk.
-    """
-    operands = [v for v in node.inputs if v is not None and not v.is_constant]
-    count = max((len(live[v]) for v in operands), default=1)
-    results: list[list[Array]] = [[] for _ in node.outputs]
-    for index in range(count):
-        for kept, array in zip(
-            results, run_node(node, {v: live[v][index] for v in operands}), strict=True
-        ):
-            kept.append(array)
-    live.update(zip(node.outputs, results, strict=True))
-    for value in operands:
-        uses[value] -= 1
-        if not uses[value]:
-            live.pop(value, None)
-    for value in node.outputs:
-        if not uses.get(value, 0):
-            live.pop(value, None)
-    return results[0][0]
-
-
 def _spread(node: Node, per_column: Array, outputs: int) -> Array:
     """Weight scales per output channel (a grouped transposed convolution shares them)."""
     return np.tile(per_column, outputs // len(per_column))
@@ -350,7 +318,8 @@ def _conv_moments(
         positions = window.output[0] * window.output[1]
         count += len(chunk) * positions
         if second is not None:
-            patches = _patches(padded, window, groups, patches_per_chunk, rng)
+            rows = sampled(len(chunk) * positions, patches_per_chunk, rng)
+            patches = conv_rows(padded, window, groups, rows)
             second += patches.transpose(0, 2, 1) @ patches
             rows_seen += patches.shape[1]
     mean = (taps / count).reshape(groups, depth)
@@ -359,17 +328,3 @@ def _conv_moments(
         return weights.Moments(mean * scale, None)
     covariance = second / rows_seen - mean[:, :, None] * mean[:, None, :]
     return weights.Moments(mean * scale, covariance * scale**2)
-
-
-def _patches(
-    padded: Array, window: Any, groups: int, wanted: int, rng: np.random.Generator
-) -> Array:
-    """Random input patches [groups, rows, K] of a chunk; all of them where there are few."""
-    view = window.view(padded).transpose(0, 4, 5, 1, 2, 3)
-    n, oh, ow = view.shape[:3]
-    total = n * oh * ow
-    chosen = np.arange(total) if total <= wanted else np.sort(rng.choice(total, wanted, False))
-    image, rest = np.divmod(chosen, oh * ow)
-    row, column = np.divmod(rest, ow)
-    rows = view[image, row, column].reshape(len(chosen), groups, -1)
-    return np.ascontiguousarray(rows.transpose(1, 0, 2))

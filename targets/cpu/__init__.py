@@ -47,7 +47,16 @@ class CpuFamily:
 @cache
 def _target(name: str) -> Target:
     isa = levels.LEVELS[name]
-    return Target(f"cpu:{name}", TRIPLE, isa.mcpu, isa.mattr, isa.flags, rows_for(isa), isa.l2)
+    return Target(
+        f"cpu:{name}",
+        TRIPLE,
+        isa.mcpu,
+        isa.mattr,
+        isa.flags,
+        rows_for(isa),
+        isa.l2,
+        (32 if isa.dot == "amx" else isa.lanes, 4),  # vectors of channels, bytes of a dot product
+    )
 
 
 FAMILY = CpuFamily()

@@ -2,22 +2,28 @@
 
 Scales become float32 multipliers here; the input's zero point is folded into the bias by the kernel
 generators (``acc = sum(xq * wq) + bias - zx * sum(wq)``; borders are padded with ``zx``).
+
+Weights may be encoded. :func:`layer_constants` decodes them for the kernels that want them dense: a
+float layer's to float32, whatever the encoding, an integer layer's ``Sparse(pattern, Affine)`` to
+codes. Rows that run an encoding from its compressed form take the constant themselves and compete
+with those by cost; lowering's report says which of both it was (``KernelPlan.compressed``).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 import numpy as np
 
 from dlcc import numerics
-from dlcc.ir import BFLOAT16, Affine, Node, TensorType, Value
+from dlcc.ir import BFLOAT16, Affine, Constant, Node, Sparse, TensorType, Value
 from dlcc.ir.dtypes import F32
 from dlcc.ir.encodings import Array
 from dlcc.lowering.views import root
 from dlcc.ops import op_of
-from dlcc.ops.integer import weight_scales
+from dlcc.ops.integer import affine_of, weight_scales
 from targets.cpu.kernels.softmax import SoftmaxSpec
 from targets.cpu.kernels.spec import (
     ConvSpec,
@@ -59,7 +65,7 @@ def refusal(node: Node) -> str:
     if not prod(weight.type.shape) or not node.output.type.elements:
         return "a tensor has no elements"
     quantised = isinstance(node.input(0).type.encoding, Affine)
-    return _weight_refusal(weight.type, quantised) or _residual_refusal(node, quantised)
+    return _weight_refusal(weight, quantised) or _residual_refusal(node, quantised)
 
 
 def _activation_refusal(type_: TensorType) -> str:
@@ -71,14 +77,14 @@ def _activation_refusal(type_: TensorType) -> str:
     return ""
 
 
-def _weight_refusal(type_: TensorType, quantised: bool) -> str:
-    encoding = type_.encoding
+def _weight_refusal(weight: Value, quantised: bool) -> str:
+    encoding = weight.type.encoding
     if not quantised:
-        known = type_.is_dense or type_.is_bfloat16
-        return "" if known else "a float layer needs dense or bfloat16 weights"
-    if not isinstance(encoding, Affine) or encoding.bits > 8:
+        return ""
+    codes = encoding.inner if isinstance(encoding, Sparse) else encoding
+    if not isinstance(codes, Affine) or codes.bits > 8:
         return "an integer layer needs weights of at most 8 bits"
-    if not encoding.signed or any(encoding.zero_points):
+    if not codes.signed or any(codes.zero_points):
         return "the weights are not signed with zero point 0"
     return ""
 
@@ -241,12 +247,33 @@ def matmul_multiplier(node: Node) -> float:
     return float(numerics.multiplier(np.asarray(scales), denominator))
 
 
+def weight_array(node: Node) -> Array:
+    """The dense weight of a layer: codes (int8) for quantised activations, else real numbers."""
+    weight = node.input(1)
+    encoding, constant = weight.type.encoding, weight.constant
+    coded = isinstance(node.input(0).type.encoding, Affine)
+    assert constant is not None
+    if isinstance(encoding, Sparse):
+        return _spread(constant, weight.type, coded)
+    return weight.stored() if coded or weight.type.is_bfloat16 else weight.decoded()
+
+
+@lru_cache(maxsize=1)
+def _spread(constant: Constant, type_: TensorType, codes: bool) -> Array:
+    """A sparse weight with its zeros; kept, as each row of the kernel table asks for it."""
+    encoding = type_.encoding
+    assert isinstance(encoding, Sparse)
+    if codes:
+        return encoding.codes(constant.parts, type_.shape)
+    return encoding.decode(constant.parts, type_.shape)
+
+
 def layer_constants(node: Node) -> Constants:
     """Weights, bias and multipliers of a conv2d, conv_transpose2d or linear node."""
     x, weight = node.input(0), node.input(1)
     channels = node.output.type.shape[-1 if node.op == "linear" else 1]
     given = node.optional_input(2)
-    stored = weight.stored()
+    stored = weight_array(node)
     if node.op == "linear":
         stored = stored.reshape(*stored.shape, 1, 1)
     source = x.type.encoding
@@ -256,7 +283,9 @@ def layer_constants(node: Node) -> Constants:
             return Constants(stored.astype(np.float32), bias.astype(np.float32))
         return Constants(BFLOAT16.encode(stored)["values"].view(np.uint16), bias)
     bias = np.zeros(channels, np.int32) if given is None else given.stored()
-    scales = source.scale * weight_scales(weight.type.affine, channels)
+    encoding = affine_of(weight)
+    assert encoding is not None
+    scales = source.scale * weight_scales(encoding, channels)
     out = node.output.type.encoding
     mult = numerics.multiplier(scales, out.scale if isinstance(out, Affine) else 1.0)
     residual = node.optional_input(3) if node.op != "conv_transpose2d" else None

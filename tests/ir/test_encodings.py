@@ -362,3 +362,15 @@ def test_type_of_an_encoded_value() -> None:
     assert type_.bytes == 6
     with pytest.raises(TypeError, match="dense encoding where an affine"):
         TensorType((2,), F32).affine  # noqa: B018
+
+
+def test_codes_of_sparse_weights_stand_in_their_places():
+    values = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+    values[np.abs(values) < 0.6] = 0
+    inner = Affine.symmetric(8, np.abs(values).max(axis=1) / 127, 0)
+    for pattern in ("unstructured", "block4x4", "block4x3"):
+        encoding = Sparse(pattern, inner)
+        codes = encoding.codes(encoding.encode(values), values.shape)
+        np.testing.assert_array_equal(codes, inner.quantise(values))
+    with pytest.raises(TypeError, match="dense has no integer codes"):
+        Sparse("unstructured").codes({}, values.shape)

@@ -356,3 +356,14 @@ def test_small_layers_keep_one_weight(net: Net) -> None:
     prune(graph, "sparsity=0.99")
     assert np.count_nonzero(weight(graph)) == 1
     assert math.isclose(np.abs(weight(graph)).max(), np.abs(weight(graph)).sum())
+
+
+def test_the_driver_tells_what_suits_the_target(net: Net) -> None:
+    from dlcc.driver import CompileOptions, optimise
+    from targets import get_target
+
+    graph = net.done(net.linear(net.input(1, 32), 64))
+    options = CompileOptions(passes="prune{sparsity=0.5 pattern=block}")
+    avx2 = optimise(graph, options, target=get_target("cpu:avx2"))
+    assert pattern(avx2.graph) == "block8x4"
+    assert pattern(optimise(graph, options).graph) == "block16x4"

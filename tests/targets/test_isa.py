@@ -34,3 +34,11 @@ def test_levels_below_amx():
     assert AVXVNNI.without_amx() is AVXVNNI
     assert supports(AVX512VNNI, frozenset(AMX.flags))
     assert not supports(AMX, frozenset(AVX512VNNI.flags))
+
+
+def test_targets_tell_passes_which_blocks_suit_them() -> None:
+    from targets import get_target
+
+    facts = {name: get_target(f"cpu:{name}").facts for name in ("sse4", "avx2", "avx512", "amx")}
+    assert [f["sparse_rows"] for f in facts.values()] == [4, 8, 16, 32]
+    assert {f["sparse_columns"] for f in facts.values()} == {4}

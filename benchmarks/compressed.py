@@ -1,0 +1,208 @@
+"""Kernels of compressed weights beside the dense ones, at the shapes of two layers.
+
+For each encoding and sparsity: time of the layer, how many times as fast as the dense float32 and
+the dense int8 kernel it is, bytes of its weights, the kernel that lowering chose, and the sparsity
+from which on it is the faster one.
+
+    python benchmarks/compressed.py build DIR [--target cpu] [--shapes fc conv] [--only 16x4]
+    python benchmarks/compressed.py time DIR [--seconds 10]
+
+``build`` compiles one artifact per row, so that ``time`` does nothing but run them in turns on one
+thread; it prints the 20th percentile of the layer's own steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+import dlcc
+from dlcc.artifact import write_artifact
+from dlcc.driver import build_object
+from dlcc.ir import Affine, Dense, Graph, Sparse, TensorType
+from dlcc.lowering.lower import lower
+from dlcc.ops import build
+from targets import get_target
+
+SHAPES = {
+    "fc": ("linear", (1, 9216), (4096, 9216), {}),
+    "conv": ("conv2d", (1, 256, 14, 14), (256, 256, 3, 3), {"pads": (1, 1, 1, 1)}),
+}
+"""Op, input, weight and attributes: a fully connected layer, and a GEMM of 196 x 2304 x 256."""
+
+PATTERNS = {
+    "fc": ["unstructured", "block1x4", "block4x4", "block16x1", "block16x4"],
+    "conv": ["unstructured", "block1x4", "block4x4", "block16x4", "block32x4"],
+}
+SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One artifact. ``pattern`` "dense": the kernel that the others are compared with."""
+
+    shape: str
+    pattern: str
+    bits: int
+    sparsity: float = 0.0
+
+    @property
+    def folder(self) -> str:
+        """Name of its artifact."""
+        return f"{self.shape}-{self.pattern}-{self.bits}-{100 * self.sparsity:.0f}"
+
+
+def rows_of(shapes: list[str], only: str) -> Iterator[Row]:
+    """The dense kernels of each shape, then all encodings."""
+    for shape in shapes:
+        yield Row(shape, "dense", 32)
+        yield Row(shape, "dense", 8)
+        for pattern in PATTERNS[shape]:
+            for bits in (32, 8):
+                if only in f"{pattern}-{bits}":
+                    yield from (Row(shape, pattern, bits, s) for s in SPARSITIES)
+
+
+def mask_of(row: Row, weight: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Which weights are kept, in the pattern's blocks; kernel places outside, channels inside."""
+    r, c = map(int, row.pattern[5:].split("x")) if row.pattern.startswith("block") else (1, 1)
+    columns = int(np.prod(weight[1:]))
+    kept = rng.random((-(-weight[0] // r), -(-columns // c)), np.float32) >= row.sparsity
+    matrix = np.repeat(np.repeat(kept, r, 0), c, 1)[: weight[0], :columns]
+    return np.moveaxis(matrix.reshape(weight[0], *weight[2:], weight[1]), -1, 1)
+
+
+def graph_of(row: Row) -> Graph:
+    """A network of a ReLU and the layer, on codes where ``bits`` is 8."""
+    rng = np.random.default_rng(0)
+    op, shape, weight, attrs = SHAPES[row.shape]
+    graph, encoding = Graph("layer"), Affine.per_tensor(8, False, 0.02, 7)
+    x = graph.add_input("x", TensorType(shape, encoding=encoding if row.bits == 8 else Dense()))
+    relu = build(graph, "relu", [x], loc="before")
+    relu.output.type = relu.output.type.with_(encoding=x.type.encoding)
+    real = rng.random(weight, np.float32) - np.float32(0.5)
+    inner: Affine | Dense = Dense()
+    if row.bits == 8:
+        inner = Affine.symmetric(8, np.full(weight[0], 0.5 / 127), 0)
+    if row.pattern != "dense":
+        real *= mask_of(row, weight, rng)
+        w = graph.add_constant(real, encoding=Sparse(row.pattern, inner), name="w")
+    else:
+        w = graph.add_constant(real, encoding=inner, name="w")
+    node = build(graph, op, [relu.output, w], attrs, loc="layer")
+    if row.bits == 8:
+        out = Affine.per_tensor(8, False, 0.5, 128)
+        node.output.type = node.output.type.with_(encoding=out)
+    graph.set_outputs([node.output], ["y"])
+    return graph
+
+
+def build_all(args: argparse.Namespace) -> None:
+    """Compile every row into the folder."""
+    target = get_target(args.target)
+    for row in rows_of(args.shapes, args.only):
+        folder = args.folder / row.folder
+        program = lower(graph_of(row), target, build_object, fuse=False)
+        write_artifact(program, folder)
+        layer = next(r for r in program.report["layers"] if r["layer"] == "layer")
+        told = {key: layer[key] for key in ("kernel", "variant", "weight_bytes")}
+        told |= {"predicted": layer["predicted_seconds"], "target": target.name}
+        (folder / "row.json").write_text(json.dumps(asdict(row) | told))
+        print(f"{row.folder}: {layer['kernel']} ({layer['variant']})", flush=True)
+
+
+def time_all(folder: Path, seconds: float) -> dict[Row, tuple[float, dict]]:
+    """Seconds of each row's layer (20th percentile, interleaved), and what was told of it."""
+    found, models = {}, []
+    for path in sorted(folder.glob("*/row.json")):
+        told = json.loads(path.read_text())
+        row = Row(told["shape"], told["pattern"], told["bits"], told["sparsity"])
+        model = dlcc.load(path.parent, threads=1)
+        shape = SHAPES[row.shape][1]
+        x = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+        x = x if row.bits == 8 else (x / np.float32(255)).astype(np.float32)
+        models.append((row, told, model, x, []))
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for _, _, model, x, times in models:
+            stop = time.monotonic() + 0.005
+            while not times or time.monotonic() < stop:
+                steps = model.profile(x)
+                times.append(sum(s.nanoseconds for s in steps if s.layer == "layer") * 1e-9)
+    for row, told, model, _, times in models:
+        model.close()
+        found[row] = float(np.percentile(times, 20)), told
+    return found
+
+
+def break_even(points: list[tuple[float, float]], dense: float) -> str:
+    """The sparsity from which on the times of ``points`` stay below ``dense``."""
+    points = sorted(points)
+    if points[-1][1] >= dense:
+        return "-"
+    at = max((i for i, (_, t) in enumerate(points) if t >= dense), default=-1)
+    if at < 0:
+        return f"<{100 * points[0][0]:.0f} %"
+    (s0, t0), (s1, t1) = points[at], points[at + 1]
+    return f"{100 * (s0 + (s1 - s0) * (t0 - dense) / (t0 - t1)):.0f} %"
+
+
+def show(found: dict[Row, tuple[float, dict]]) -> None:
+    """A markdown table for each shape."""
+    for shape in dict.fromkeys(row.shape for row in found):
+        full, small = (found[Row(shape, "dense", bits)] for bits in (32, 8))
+        print(f"\n{shape} {SHAPES[shape][1]} x {SHAPES[shape][2]}, {full[1]['target']}\n")
+        heads = ["weights", "sparsity", "us", "predicted", "x fp32", "x int8", "kB", "kernel"]
+        print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
+        for row, (seconds, told) in sorted(found.items(), key=lambda e: str(e[0])):
+            if row.shape == shape:
+                cells = [
+                    f"{row.pattern} {'int8' if row.bits == 8 else 'fp32'}",
+                    f"{100 * row.sparsity:.0f} %",
+                    f"{seconds * 1e6:.1f}",
+                    f"{told['predicted'] * 1e6:.1f}",
+                    f"{full[0] / seconds:.2f}",
+                    f"{small[0] / seconds:.2f}",
+                    f"{told['weight_bytes'] / 1000:.0f}",
+                    f"{told['kernel']} {told['variant']}",
+                ]
+                print("| " + " | ".join(cells) + " |")
+        print("\nbreak-even against dense fp32 and int8:")
+        for pattern, bits in dict.fromkeys((r.pattern, r.bits) for r in found if r.shape == shape):
+            points = [
+                (row.sparsity, seconds)
+                for row, (seconds, _) in found.items()
+                if (row.shape, row.pattern, row.bits) == (shape, pattern, bits)
+            ]
+            if pattern != "dense":
+                told = [break_even(points, dense[0]) for dense in (full, small)]
+                print(f"- {pattern} {bits} bits: {told[0]}, {told[1]}")
+
+
+def main() -> None:
+    """Build or time."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("what", choices=("build", "time"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--target", default="cpu")
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--only", default="", help="patterns and bits that contain this text")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    args = parser.parse_args()
+    if args.what == "build":
+        args.folder.mkdir(parents=True, exist_ok=True)
+        build_all(args)
+    else:
+        show(time_all(args.folder, args.seconds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Least squares: the weights that remain of a layer take over what the dropped ones did.
+
+Layer after layer, on what the already pruned prefix of the network computes, each output's
+remaining weights and its bias are fitted to the outputs of the dense network (the closed form of
+Hassibi and Stork 1993, Optimal Brain Surgeon, for all dropped weights of an output at once; inputs
+of the pruned and outputs of the dense network as in He et al. 2017, "Channel pruning"). A ridge
+draws the weights to what they were; how strong it is, samples decide that took no part in the fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dlcc.ir.encodings import Array
+
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Ridges to choose from, over the mean variance of the layer's inputs."""
+
+_TRIED = 64
+"""Outputs of a layer on which the ridge is chosen."""
+
+WORK = 2e12
+"""Floating-point operations that the fit of one layer may cost."""
+
+
+@dataclass
+class Sums:
+    """Sums over rows x (inputs of a layer) and t (wanted outputs).
+
+    Attributes:
+        count: rows.
+        x: [groups, K].
+        t: [groups, O / groups].
+        xx: [groups, K, K].
+        xt: [groups, K, O / groups].
+        tt: [groups, O / groups]: squares.
+    """
+
+    count: int
+    x: Array
+    t: Array
+    xx: Array
+    xt: Array
+    tt: Array
+
+    @staticmethod
+    def zero(groups: int, depth: int, outputs: int) -> Sums:
+        """No rows yet."""
+        return Sums(
+            0,
+            np.zeros((groups, depth)),
+            np.zeros((groups, outputs)),
+            np.zeros((groups, depth, depth)),
+            np.zeros((groups, depth, outputs)),
+            np.zeros((groups, outputs)),
+        )
+
+    def add(self, x: Array, t: Array) -> None:
+        """Add rows x [groups, rows, K] and t [groups, rows, O / groups]."""
+        self.count += x.shape[1]
+        self.x += x.sum(axis=1, dtype=np.float64)
+        self.t += t.sum(axis=1, dtype=np.float64)
+        turned = x.transpose(0, 2, 1)
+        self.xx += turned @ x
+        self.xt += turned @ t
+        self.tt += np.square(t).sum(axis=1, dtype=np.float64)
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(
+            self.count + other.count,
+            self.x + other.x,
+            self.t + other.t,
+            self.xx + other.xx,
+            self.xt + other.xt,
+            self.tt + other.tt,
+        )
+
+    def squared_error(self, weight: Array, bias: Array) -> Array:
+        """Sum of (x @ weight + bias - t)^2, [groups, O / groups].
+
+        Args:
+            weight: [groups, O / groups, K].
+            bias: [groups, O / groups].
+        """
+        products = ((weight @ self.xx) * weight).sum(axis=2)
+        cross = np.einsum("gok,gko->go", weight, self.xt)
+        means = np.einsum("gok,gk->go", weight, self.x)
+        linear = 2 * bias * (means - self.t) + self.count * bias**2
+        return np.asarray(np.maximum(products - 2 * cross + linear + self.tt, 0.0))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The weights of a layer after its fit.
+
+    Attributes:
+        weight: [groups, O / groups, K], float64.
+        bias: [groups, O / groups].
+        ridge: the one chosen; infinite where the weights themselves stay.
+    """
+
+    weight: Array
+    bias: Array
+    ridge: float
+
+
+def work(mask: Array) -> float:
+    """Floating-point operations of :func:`fit` for a mask [groups, O / groups, K]."""
+    total = 0.0
+    for group in mask:
+        systems = np.unique(np.packbits(group, axis=1), axis=0)
+        sizes = np.unpackbits(systems, axis=1).sum(axis=1, dtype=np.float64)
+        total += float((sizes**3).sum())
+    return total
+
+
+def fit(weight: Array, mask: Array, fitted: Sums, held: Sums) -> Fit:
+    """Fit the remaining weights.
+
+    Args:
+        weight: [groups, O / groups, K]: where the ridge draws to; 0 where dropped.
+        mask: the weights that remain, of the same shape.
+        fitted: sums over the rows to fit.
+        held: sums over other rows, on which the ridge is chosen.
+    """
+    few = np.linspace(0, weight.shape[1] - 1, min(_TRIED, weight.shape[1])).astype(int)
+    best, chosen = _error(weight[:, few], few, fitted, held), float("inf")
+    for ridge in RIDGES:
+        tried = _solve(weight[:, few], mask[:, few], _part(fitted, few), ridge)
+        error = _error(tried, few, fitted, held)
+        if error < best:
+            best, chosen = error, ridge
+    every = fitted + held
+    result = weight if chosen == float("inf") else _solve(weight, mask, every, chosen)
+    return Fit(result, _bias(result, every), chosen)
+
+
+def _part(sums: Sums, outputs: Array) -> Sums:
+    return Sums(
+        sums.count,
+        sums.x,
+        sums.t[:, outputs],
+        sums.xx,
+        sums.xt[:, :, outputs],
+        sums.tt[:, outputs],
+    )
+
+
+def _error(weight: Array, outputs: Array, fitted: Sums, held: Sums) -> float:
+    """Squared error on the held rows, with the bias that the fitted ones give."""
+    bias = _bias(weight, _part(fitted, outputs))
+    part = _part(held, outputs)
+    return float(part.squared_error(weight, bias).sum())
+
+
+def _bias(weight: Array, sums: Sums) -> Array:
+    """The bias that makes the means equal."""
+    return np.asarray((sums.t - np.einsum("gok,gk->go", weight, sums.x)) / sums.count)
+
+
+def _solve(weight: Array, mask: Array, sums: Sums, ridge: float) -> Array:
+    """Normal equations of the change of every output's remaining weights, ridge-damped."""
+    mean = sums.x / sums.count
+    out = weight.copy()
+    for g in range(len(weight)):
+        covariance = sums.xx[g] / sums.count - np.outer(mean[g], mean[g])
+        cross = sums.xt[g] / sums.count - np.outer(mean[g], sums.t[g] / sums.count)
+        missing = cross - covariance @ weight[g].T
+        damping = ridge * float(np.trace(covariance)) / len(covariance)
+        if damping <= 0:
+            continue  # a constant input: the bias does it all
+        packed, which = np.unique(np.packbits(mask[g], axis=1), axis=0, return_inverse=True)
+        for system in range(len(packed)):
+            rows = np.flatnonzero(which.reshape(-1) == system)
+            kept = np.flatnonzero(mask[g, rows[0]])
+            square = covariance[np.ix_(kept, kept)]
+            square[np.diag_indices(len(kept))] += damping
+            change = np.linalg.solve(square, missing[np.ix_(kept, rows)])
+            out[g][np.ix_(rows, kept)] += change.T
+    return out
+
+
+__all__ = ["WORK", "Fit", "Sums", "fit", "work"]

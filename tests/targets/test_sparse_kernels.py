@@ -1,0 +1,182 @@
+"""Kernels that skip zeros against decode-then-dense in numpy, on every ISA at hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from targets.cpu.isa import AVX2, AVX512VNNI
+from targets.cpu.kernels.sparse_gemv import sparse_gemv, sparse_gemv_cost
+from targets.cpu.kernels.sparse_pack import column_places, entry_counts, find_entries, weight_matrix
+from targets.cpu.kernels.spec import NUMPY, ConvSpec, Epilogue
+from tests.targets.reference import conv_accumulators, finish
+from tests.targets.running import ARENA_SLACK, Runner, isa_params
+
+FLOAT_ULPS = 8
+"""Bound of a float sum: so many ulps of the sum of the products' magnitudes."""
+
+
+def zeros_of(rng, rows: int, columns: int, block: tuple[int, int], density: float) -> np.ndarray:
+    """A random mask [rows, columns] of blocks."""
+    r, c = block
+    kept = rng.random((-(-rows // r), -(-columns // c))) < density
+    return np.kron(kept, np.ones(block, bool))[:rows, :columns]
+
+
+class SparseCase:
+    """Random data for a spec with zeros in the weights, and the reference output."""
+
+    def __init__(self, spec: ConvSpec, block: tuple[int, int], density: float, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.spec, shape, integer = spec, (spec.n, spec.h, spec.w, spec.c), spec.in_dtype == "u8"
+        kernel = (spec.oc, spec.kh, spec.kw, spec.c)
+        mask = zeros_of(rng, spec.oc, spec.kh * spec.kw * spec.c, block, density).reshape(kernel)
+        if integer:
+            self.x = rng.integers(0, 256, shape, dtype=np.uint8)
+            w = rng.integers(1, 128, kernel).astype(np.int8) * rng.choice([-1, 1], kernel)
+            self.bias = rng.integers(-3000, 3000, spec.oc).astype(np.int32)
+            factor = rng.uniform(5e-4, 2e-3, spec.oc).astype(np.float32)
+        else:
+            self.x = rng.standard_normal(shape).astype(np.float32)
+            w = rng.standard_normal(kernel).astype(np.float32)
+            self.bias, factor = rng.standard_normal(spec.oc).astype(np.float32), None
+        w = (w * mask).astype(np.float32 if factor is None else np.int8)
+        self.w = np.ascontiguousarray(w.transpose(0, 3, 1, 2))
+        self.factor, self.ratio = factor, rng.uniform(1, 40, spec.oc).astype(np.float32)
+        acc = conv_accumulators(self.x, self.w, spec)
+        self.inputs, kind = [self.x], spec.epilogue.residual
+        if kind == "u8":
+            self.inputs.append(rng.integers(0, 256, acc.shape, dtype=np.uint8))
+        elif kind == "f32":
+            self.inputs.append(rng.standard_normal(acc.shape).astype(np.float32))
+        residual = self.inputs[1] if kind else None
+        self.want = finish(acc, spec.epilogue, self.bias, factor, self.ratio, residual)
+        self.out = np.full(acc.shape, 77, NUMPY[spec.epilogue.out])
+        self.bound = None
+        if not integer:
+            magnitude = conv_accumulators(np.abs(self.x), np.abs(self.w), spec)
+            magnitude += np.abs(self.bias) + (0 if residual is None else np.abs(residual))
+            self.bound = FLOAT_ULPS * np.finfo(np.float32).eps * magnitude
+
+    def planned(self, plan, isa):
+        """The plan of a kernel for this case."""
+        assert (self.factor is None) == (self.spec.in_dtype == "f32")
+        return plan(self.spec, isa, self.w, self.bias, self.factor, self.ratio)
+
+    def check(self, got: np.ndarray) -> None:
+        """Bit for bit for integers, within the bound for f32."""
+        if self.bound is None:
+            np.testing.assert_array_equal(got, self.want)
+        else:
+            assert np.all(np.abs(got - self.want) <= self.bound)
+
+
+def typed(spec: ConvSpec, dtype: str) -> ConvSpec:
+    """``spec`` with u8 activations (zero point 7) or as the nearest f32 layer."""
+    if dtype == "u8":
+        return replace(spec, in_zero_point=7)
+    residual = "f32" if spec.epilogue.residual else None
+    return replace(spec, in_dtype="f32", epilogue=Epilogue("f32", -9, 11, residual=residual))
+
+
+U8 = Epilogue("u8", 3, 250, 10)
+GEMV = {
+    "blocks-16x4": (ConvSpec(1, 1, 1, 208, 64, epilogue=U8), (16, 4)),
+    "blocks-32x4-uneven": (ConvSpec(1, 1, 1, 203, 77, epilogue=U8), (32, 4)),
+    "columns-of-16": (ConvSpec(1, 1, 1, 131, 100, epilogue=Epilogue("s8", -90, 99, -4)), (16, 1)),
+    "few-outputs": (ConvSpec(1, 1, 1, 90, 5, epilogue=Epilogue("f32", -8.0, 9.0)), (4, 4)),
+    "residual": (ConvSpec(1, 1, 1, 64, 48, epilogue=Epilogue("u8", 0, 255, 3, "u8", 9)), (16, 2)),
+    "no-slack": (ConvSpec(1, 1, 1, 37, 33, epilogue=U8, input_slack=False), (8, 8)),
+}
+
+
+@pytest.mark.parametrize("isa", isa_params())
+@pytest.mark.parametrize("dtype", ["u8", "f32"])
+def test_gemv_against_numpy(isa, dtype):
+    cases = {
+        (name, density): SparseCase(typed(spec, dtype), block, density, 3)
+        for name, (spec, block) in GEMV.items()
+        for density in (0.0, 0.1, 0.5, 1.0)
+    }
+    plans = {key: case.planned(sparse_gemv, isa) for key, case in cases.items()}
+    runner = Runner(list(plans.values()), isa)
+    for (name, density), case in cases.items():
+        slack = ARENA_SLACK if case.spec.input_slack else 0
+        plan = plans[name, density]
+        for cuts in (1, 3):
+            case.check(runner.run(plan, case.inputs, case.out, cuts, slack))
+
+
+@pytest.mark.parametrize("isa", isa_params("avx2", "avx512vnni"))
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_gemv_of_any_shape(isa, data):
+    k, n = data.draw(st.integers(1, 90)), data.draw(st.integers(1, 90))
+    block = data.draw(st.tuples(st.sampled_from([1, 4, 16, 32]), st.sampled_from([1, 2, 4])))
+    spec = typed(ConvSpec(1, 1, 1, k, n, epilogue=U8), data.draw(st.sampled_from(["u8", "f32"])))
+    case = SparseCase(spec, block, data.draw(st.floats(0, 1)), data.draw(st.integers(0, 99)))
+    plan = case.planned(sparse_gemv, isa)
+    case.check(Runner([plan], isa).run(plan, case.inputs, case.out, 2))
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from([1, 4, 16]),
+    st.sampled_from([(1, 1), (4, 1), (4, 2), (4, 4), (2, 2)]),
+    st.floats(0, 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_entries_hold_every_weight_once(n, k, rows, cut, density):
+    depth, pieces = cut
+    rng = np.random.default_rng(n * k)
+    matrix = rng.integers(1, 100, (n, k)) * (rng.random((n, k)) < density)
+    entries = find_entries(matrix, rows, depth, pieces)
+    np.testing.assert_array_equal(entries.counts, entry_counts(matrix, rows, depth, pieces))
+    width, back = depth // pieces, np.zeros((n + rows, k + depth), np.int64)
+    for row, (start, end) in enumerate(zip(entries.starts, entries.starts[1:], strict=False)):
+        for entry in range(start, end):
+            for piece in range(pieces):
+                at = int(entries.columns[entry, piece])
+                part = entries.values[entry, :, piece * width : (piece + 1) * width]
+                back[row * rows : (row + 1) * rows, at : at + width] += part
+    np.testing.assert_array_equal(back[:n, :k], matrix)
+    assert not back[n:].any()
+    assert not back[:, k:].any()
+
+
+def test_places_of_columns():
+    spec = ConvSpec(1, 5, 6, 3, 2, 2, 3, dilation=(2, 1), pads=(1, 0, 1, 2))
+    weights = np.arange(2 * 3 * 2 * 3).reshape(2, 3, 2, 3)
+    padded = np.arange(7 * 8 * 3).reshape(7, 8, 3)
+    window = padded[0:3:2, 0:3].reshape(-1)
+    np.testing.assert_array_equal(padded.reshape(-1)[column_places(spec)], window)
+    by_hand = np.moveaxis(weights, 1, -1).reshape(2, -1)
+    np.testing.assert_array_equal(weight_matrix(weights), by_hand)
+
+
+def stored_bytes(plan) -> int:
+    """Bytes of the weights of a plan: values, places, and what says whose they are."""
+    return sum(plan.constants[name].nbytes for name in ("weight", "index", "groups"))
+
+
+@pytest.mark.parametrize(("isa", "dtype"), [(AVX512VNNI, "u8"), (AVX512VNNI, "f32"), (AVX2, "u8")])
+def test_gemv_stores_what_is_kept(isa, dtype):
+    case = SparseCase(typed(ConvSpec(1, 1, 1, 2048, 512, epilogue=U8), dtype), (16, 4), 0.1, 1)
+    kept = int(np.count_nonzero(case.w)) * case.w.itemsize
+    places = kept // (16 * 4)  # 2 bytes of 64 at most, of 32 where two codes are multiplied
+    assert stored_bytes(case.planned(sparse_gemv, isa)) <= kept + 4 * places + 16 * 32
+
+
+def test_gemv_cost_falls_with_the_weights():
+    spec = typed(ConvSpec(1, 1, 1, 1024, 512, epilogue=U8), "u8")
+    costs = [
+        sparse_gemv_cost(spec, AVX512VNNI, SparseCase(spec, (16, 4), density, 2).w)
+        for density in (1.0, 0.5, 0.2, 0.05)
+    ]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[-1] < costs[0] / 4
