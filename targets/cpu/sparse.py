@@ -8,14 +8,17 @@ instructions, and its cost counts them.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar
 
 from dlcc.ir import Affine, Dense, Node, Sparse
+from dlcc.ir.encodings import Array
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from targets.cpu import layers
 from targets.cpu.isa import Isa
-from targets.cpu.kernels import sparse_gemv
+from targets.cpu.kernels import sparse_conv, sparse_gemv
+from targets.cpu.kernels.sparse_layer import Layer
 from targets.cpu.kernels.spec import ConvSpec
 
 
@@ -44,8 +47,29 @@ class _SparseRow(KernelRow):
             return f"the convolution has {spec.groups} groups"
         return self._refuses(spec)
 
+    def cost(self, node: Node) -> float:
+        """Products and bytes of the stored entries, and staging."""
+        weights = layers.layer_constants(node).weights
+        return self._cost(layers.conv_spec(node), weights)
+
+    def plan(self, node: Node) -> KernelPlan:
+        """Staging where the kernel needs it, then the product."""
+        made = layers.layer_constants(node)
+        return self._plan(
+            Layer(layers.conv_spec(node), made.weights, made.bias, made.multiplier, made.ratio)
+        )
+
+    @abstractmethod
     def _refuses(self, spec: ConvSpec) -> str:
-        raise NotImplementedError
+        """Why the kernel cannot take the layer; "" if it can."""
+
+    @abstractmethod
+    def _cost(self, spec: ConvSpec, weights: Array) -> float:
+        """Predicted seconds."""
+
+    @abstractmethod
+    def _plan(self, layer: Layer) -> KernelPlan:
+        """The kernel's plan."""
 
 
 class SparseGemvRow(_SparseRow):
@@ -57,24 +81,28 @@ class SparseGemvRow(_SparseRow):
     def _refuses(self, spec: ConvSpec) -> str:
         return sparse_gemv.refusal(spec)
 
-    def cost(self, node: Node) -> float:
-        """Bytes of the stored entries, or the instructions they take."""
-        weights = layers.layer_constants(node).weights
-        return sparse_gemv.sparse_gemv_cost(layers.conv_spec(node), self.isa, weights)
+    def _cost(self, spec: ConvSpec, weights: Array) -> float:
+        return sparse_gemv.sparse_gemv_cost(spec, self.isa, weights)
 
-    def plan(self, node: Node) -> KernelPlan:
-        """Staging where the instruction set needs it, then the product."""
-        made = layers.layer_constants(node)
-        return sparse_gemv.sparse_gemv(
-            layers.conv_spec(node),
-            self.isa,
-            made.weights,
-            made.bias,
-            made.multiplier,
-            made.ratio,
-        )
+    def _plan(self, layer: Layer) -> KernelPlan:
+        return sparse_gemv.sparse_gemv(layer, self.isa)
+
+
+class SparseConvRow(_SparseRow):
+    """Convolution and linear layers as implicit GEMM over the stored blocks of channels."""
+
+    name: ClassVar[str] = "sparse-gemm"
+
+    def _refuses(self, spec: ConvSpec) -> str:
+        return sparse_conv.refusal(spec, self.isa)
+
+    def _cost(self, spec: ConvSpec, weights: Array) -> float:
+        return sparse_conv.sparse_conv_cost(spec, self.isa, weights)
+
+    def _plan(self, layer: Layer) -> KernelPlan:
+        return sparse_conv.sparse_conv(layer, self.isa)
 
 
 def sparse_rows(isa: Isa) -> list[KernelRow]:
     """All rows for sparse weights that this feature level can run."""
-    return [SparseGemvRow(isa)]
+    return [SparseGemvRow(isa), SparseConvRow(isa)]

@@ -10,9 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from targets.cpu.isa import AVX2, AVX512VNNI
+from targets.cpu.kernels.sparse_conv import sparse_conv, sparse_conv_cost
 from targets.cpu.kernels.sparse_gemv import sparse_gemv, sparse_gemv_cost
+from targets.cpu.kernels.sparse_layer import Layer
 from targets.cpu.kernels.sparse_pack import column_places, entry_counts, find_entries, weight_matrix
 from targets.cpu.kernels.spec import NUMPY, ConvSpec, Epilogue
+from tests.targets.footprints import check_footprints
 from tests.targets.reference import conv_accumulators, finish
 from tests.targets.running import ARENA_SLACK, Runner, isa_params
 
@@ -65,7 +68,8 @@ class SparseCase:
     def planned(self, plan, isa):
         """The plan of a kernel for this case."""
         assert (self.factor is None) == (self.spec.in_dtype == "f32")
-        return plan(self.spec, isa, self.w, self.bias, self.factor, self.ratio)
+        layer = Layer(self.spec, self.w, self.bias, self.factor, self.ratio)
+        return plan(layer, isa)
 
     def check(self, got: np.ndarray) -> None:
         """Bit for bit for integers, within the bound for f32."""
@@ -176,6 +180,44 @@ def test_gemv_cost_falls_with_the_weights():
     spec = typed(ConvSpec(1, 1, 1, 1024, 512, epilogue=U8), "u8")
     costs = [
         sparse_gemv_cost(spec, AVX512VNNI, SparseCase(spec, (16, 4), density, 2).w)
+        for density in (1.0, 0.5, 0.2, 0.05)
+    ]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[-1] < costs[0] / 4
+
+
+CONV = {
+    "3x3": (ConvSpec(1, 9, 11, 16, 40, 3, 3, pads=(1, 0, 1, 2), epilogue=U8), (16, 4)),
+    "1x1-many": (ConvSpec(1, 7, 9, 40, 130, epilogue=Epilogue("s8", -90, 99, -4)), (32, 4)),
+    "strided": (ConvSpec(2, 8, 9, 12, 33, 3, 2, stride=(2, 1), pads=(1, 1, 0, 0)), (16, 4)),
+    "dilated": (ConvSpec(1, 12, 9, 8, 64, 3, 3, dilation=(2, 3), pads=(2, 3, 2, 3)), (16, 4)),
+    "rows": (ConvSpec(1, 1, 7, 37, 50, epilogue=U8, input_slack=False), (4, 2)),
+    "residual": (ConvSpec(1, 6, 7, 64, 70, epilogue=Epilogue("u8", 9, 240, 9, "u8", 5)), (8, 8)),
+}
+
+
+@pytest.mark.parametrize("isa", isa_params())
+@pytest.mark.parametrize("dtype", ["u8", "f32"])
+def test_conv_against_numpy(isa, dtype):
+    cases = {
+        (name, density): SparseCase(typed(spec, dtype), block, density, 3)
+        for name, (spec, block) in CONV.items()
+        for density in (0.0, 0.3, 1.0)
+    }
+    plans = {key: case.planned(sparse_conv, isa) for key, case in cases.items()}
+    runner = Runner(list(plans.values()), isa)
+    for key, case in cases.items():
+        slack = ARENA_SLACK if case.spec.input_slack else 0
+        for cuts in (1, 3):
+            case.check(runner.run(plans[key], case.inputs, case.out, cuts, slack))
+    case, plan = cases["3x3", 0.3], plans["3x3", 0.3]
+    check_footprints(runner, plan, case.inputs, case.out)
+
+
+def test_conv_cost_falls_with_the_weights():
+    spec = typed(ConvSpec(1, 14, 14, 64, 64, 3, 3, pads=(1, 1, 1, 1), epilogue=U8), "u8")
+    costs = [
+        sparse_conv_cost(spec, AVX512VNNI, SparseCase(spec, (16, 4), density, 2).w)
         for density in (1.0, 0.5, 0.2, 0.05)
     ]
     assert costs == sorted(costs, reverse=True)

@@ -141,3 +141,14 @@ def test_every_level_has_the_rows():
     for level in LEVELS:
         rows = {row.name for row in get_target(f"cpu:{level}").rows}
         assert "sparse-gemv" in rows
+
+
+@pytest.mark.parametrize("isa", isa_params("avx2", "avx512vnni"))
+@pytest.mark.parametrize("bits", [8, 32])
+def test_a_block_sparse_convolution_runs_from_its_blocks(isa, bits, tmp_path):
+    shapes = (1, 32, 9, 9), (64, 32, 3, 3)
+    graph = sparse_layer("conv2d", *shapes, "block16x4", 0.1, bits=bits, pads=(1, 1, 1, 1))
+    program, row = lowered(graph, isa.name)
+    assert (row["kernel"], row["weights"]) == ("sparse-gemm", "compressed")
+    assert row["rejected"]["implicit-gemm"].startswith("predicted")
+    check(graph, program, tmp_path / "net")

@@ -18,7 +18,7 @@ L2_BYTES = 1 << 20
 """Packed weights up to this size are assumed to stay in the second-level cache."""
 
 
-def _step_cycles(unit: Unit, m: int, nr: int, steps: int) -> float:
+def step_cycles(unit: Unit, m: int, nr: int, steps: int) -> float:
     """Cycles of one reduction step of a block: arithmetic, loads, latency of the chains."""
     factor = {"fma": 0.5 if unit.fused else 1.0, "vnni": 0.5, "madd": 1.0}[unit.kind]
     factor = 1.0 if unit.bf16 and unit.kind == "vnni" else factor  # one port has vdpbf16ps
@@ -83,7 +83,7 @@ def _cuts(gemm: Gemm, unit: Unit, shape: tuple[int, int, int]) -> tuple[Cut, Cut
     return tail_cut(gemm.rows, height), even_cut(gemm.cols, width), channels
 
 
-def _finish_cycles(gemm: Gemm, unit: Unit, pixels: int, channel_blocks: int) -> float:
+def finish_cycles(gemm: Gemm, unit: Unit, pixels: int, channel_blocks: int) -> float:
     """Cycles of a block's start and epilogue."""
     if gemm.pixel_bundles:
         return 10.0 + 3 * pixels
@@ -101,8 +101,8 @@ def _layer_cycles(gemm: Gemm, unit: Unit, cuts: tuple[Cut, Cut, Cut]) -> float:
     cycles = 0.0
     for (rc, rs), (cc, cs), (nc, ns) in product(*((cut.first, cut.rest) for cut in cuts)):
         if rc * cc * nc:
-            step = _step_cycles(unit, rs * cs, ns, steps)
-            cycles += rc * cc * nc * (steps * step + _finish_cycles(gemm, unit, rs * cs, ns))
+            step = step_cycles(unit, rs * cs, ns, steps)
+            cycles += rc * cc * nc * (steps * step + finish_cycles(gemm, unit, rs * cs, ns))
     variants = prod(len(cut.sizes) for cut in cuts)
     return cycles * (1.0 + 0.01 * variants)  # code size; also settles ties
 

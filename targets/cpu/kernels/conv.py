@@ -312,16 +312,16 @@ def gemm_step(
         lambda: gemm_function(key, gemm, unit, blocking, columns),
         tuple(args),
         blocking.items(gemm),
-        footprint=(lambda: _footprint(gemm, unit, blocking, columns, len(args)))
+        footprint=(lambda: gemm_footprint(gemm, unit, blocking, columns, len(args)))
         if b[0] == "const"
         else None,
     )
 
 
-def _footprint(
+def gemm_footprint(
     gemm: Gemm, unit: Unit, blocking: Blocking, columns: Columns | None, arguments: int
 ) -> Footprint:
-    """Bytes that each item touches; the operands are A, constants, the residual, the output."""
+    """Bytes that each item touches; the arguments are A, constants, the residual, the output."""
     elements, pixels = item_spans(gemm, unit, blocking)
     reads = {0: elements * SIZE[gemm.a_dtype]}
     if columns is not None:

@@ -101,10 +101,17 @@ def emit_register_block(ctx: Context, block: Block) -> None:
                     _step(ctx, acc, pixels, nr, a_at + i * unit.k, b_at + i * b_step)
         for i in range(whole * unroll, steps):
             _step(ctx, acc, pixels, nr, a_run + i * unit.k, b_run + i * b_step)
+    finish_registers(ctx, block, acc)
+
+
+def finish_registers(ctx: Context, block: Block, acc: Any) -> None:
+    """The epilogue of a block whose accumulators lie in registers, pixel by pixel."""
+    kb, unit = ctx.kb, ctx.unit
+    lanes, nr, pixels = unit.lanes, block.channel_blocks, block.height * block.width
     if unit.kind == "fma" and block.last == lanes:  # a partial vector is stored in pieces
         store_registers(ctx, block, acc)
         return
-    spill, start = kb.alloc_aligned(dtype, len(pixels) * nr * lanes)
-    for i in range(len(pixels) * nr):
+    spill, start = kb.alloc_aligned(unit.accumulator, pixels * nr * lanes)
+    for i in range(pixels * nr):
         kb.store(spill, start + i * lanes, kb.load(acc, i * lanes, lanes))
     store_block(ctx, block, spill, block.width * nr * lanes, nr * lanes, lanes, start)

@@ -20,18 +20,11 @@ from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels import epilogue
-from targets.cpu.kernels.conv import (
-    CACHED_BANDWIDTH,
-    CACHED_WEIGHTS,
-    WEIGHT_BANDWIDTH,
-    channel_constants,
-    features_of,
-    fold_zero_point,
-    geometry,
-)
+from targets.cpu.kernels.conv import geometry
 from targets.cpu.kernels.gemm import Blocking, Cut, Gemm, Unit
 from targets.cpu.kernels.registers import load_b, multiply_add
 from targets.cpu.kernels.skeleton import Context
+from targets.cpu.kernels.sparse_layer import Layer, read_seconds, staged_plan
 from targets.cpu.kernels.sparse_pack import (
     Entries,
     entry_counts,
@@ -40,7 +33,7 @@ from targets.cpu.kernels.sparse_pack import (
     weight_matrix,
 )
 from targets.cpu.kernels.spec import ConvSpec
-from targets.cpu.kernels.stage import Stage, fill_constant, stage_step
+from targets.cpu.kernels.stage import Stage
 
 CHAINS = 8
 """Sums that are formed side by side: a multiplication waits four or five cycles for the last."""
@@ -256,8 +249,7 @@ def _seconds(kernel: SparseGemv, counts: np.ndarray) -> float:
     words = 1.5 if kernel.pieces == 1 else 3.0 * kernel.pieces
     loads = kernel.vectors * (1.5 if unit.kind == "madd" else 0.7)
     cycles = entries * (words + loads) + kernel.block_rows * (8.0 + 6.0 * kernel.vectors)
-    bandwidth = CACHED_BANDWIDTH if size <= CACHED_WEIGHTS else WEIGHT_BANDWIDTH
-    return max(cycles / CLOCK, size / bandwidth)
+    return max(cycles / CLOCK, read_seconds(size))
 
 
 def _best(spec: ConvSpec, isa: Isa, matrix: np.ndarray) -> tuple[SparseGemv, float]:
@@ -275,42 +267,19 @@ def sparse_gemv_cost(spec: ConvSpec, isa: Isa, weights: np.ndarray) -> float:
     return _best(spec, isa, weight_matrix(weights))[1] + staged
 
 
-def sparse_gemv(
-    spec: ConvSpec,
-    isa: Isa,
-    weights: np.ndarray,
-    bias: np.ndarray,
-    multiplier: np.ndarray | None = None,
-    ratio: np.ndarray | None = None,
-) -> KernelPlan:
-    """Plans a linear layer of one row. Arguments as for :func:`targets.cpu.kernels.conv.conv2d`."""
+def sparse_gemv(layer: Layer, isa: Isa) -> KernelPlan:
+    """Plans a linear layer of one row."""
+    spec, matrix = layer.spec, weight_matrix(layer.weights)
     geo = geometry(spec, isa, amx=False)
-    matrix = weight_matrix(weights)
     kernel, _ = _best(spec, isa, matrix)
     unit = kernel.unit
     constants = _packed(kernel, find_entries(matrix, kernel.rows, unit.k, kernel.pieces))
-    if spec.in_dtype == "u8":
-        bias = fold_zero_point(bias, weights, spec.in_zero_point)
-    constants |= channel_constants(spec.epilogue, 1, kernel.rows, bias, multiplier, ratio)
-    steps: list[KernelStep] = []
-    source: KernelArg = ("in", 0)
-    scratch: tuple[int, ...] = ()
-    if isinstance(geo.stage, Stage):
-        constants["fill"] = fill_constant(spec.in_zero_point, spec.in_dtype)
-        steps.append(stage_step(geo.stage, isa, source, "fill", 0))
-        source, scratch = ("scratch", 0), (geo.stage.bytes,)
-    names = epilogue.argument_names(kernel.gemm.integer, kernel.gemm.residual)
-    args: list[KernelArg] = [source, ("const", "weight"), ("const", "index"), ("const", "groups")]
-    args += [("const", name) for name in names]
-    args += [("in", 1)] if kernel.gemm.residual is not None else []
-    args.append(("out", 0))
     key = name_key(f"sparse_gemv_{unit.kind}", kernel)
-    steps.append(KernelStep(key, partial(gemv_function, key, kernel), tuple(args), kernel.groups))
-    return KernelPlan(
-        tuple(steps),
-        constants,
-        scratch=scratch,
-        features=features_of(isa, unit),
-        kernel=f"sparse-gemv-{unit.kind} {kernel.rows}x{unit.k // kernel.pieces}",
-        compressed=True,
-    )
+
+    def step(args: tuple[KernelArg, ...]) -> KernelStep:
+        return KernelStep(key, partial(gemv_function, key, kernel), args, kernel.groups)
+
+    stage = geo.stage if isinstance(geo.stage, Stage) else None
+    constants |= layer.channels(kernel.rows)
+    name = f"sparse-gemv-{unit.kind} {kernel.rows}x{unit.k // kernel.pieces}"
+    return staged_plan(layer, isa, unit, stage, constants, step, name)
