@@ -32,6 +32,7 @@ _EXPORTS = {
     "load": "dlcc.runtime.loader",
     "load_graph": "dlcc.frontends",
     "optimise": "dlcc.driver",
+    "sensitivity": "dlcc.driver",
     "tune": "dlcc.driver",
     "verify": "dlcc.analysis.verify",
 }

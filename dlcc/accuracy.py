@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -58,9 +58,9 @@ def evaluate_classifier(
     Raises:
         DlccError: DATA, if labels are missing or do not fit; USAGE for a wrong ``output``.
     """
-    name = _scores_output(network, output)
+    name = scores_output([info.name for info in network.outputs], output, str(network.path))
     feeds = list(feeds_of(arrays, network, where, convert=True))  # views, not copies
-    labels = _labels(arrays, {info.name for info in network.inputs}, where)
+    labels = labels_in(arrays, {info.name for info in network.inputs}, where)
     hits = hits5 = done = classes = 0
     wanted = min(most, len(labels)) if most else len(labels)
     for feed in feeds:
@@ -79,8 +79,12 @@ def evaluate_classifier(
     return Accuracy(done, classes, hits / done, hits5 / done if classes > 5 else None)
 
 
-def _scores_output(network: Executable, output: str) -> str:
-    names = [info.name for info in network.outputs]
+def scores_output(names: Sequence[str], output: str, where: str) -> str:
+    """The output with the scores: ``output``, or the only one.
+
+    Raises:
+        DlccError: USAGE, if there is no such output, or none is given of several.
+    """
     if output in names:
         return output
     if len(names) == 1 and not output:
@@ -88,13 +92,18 @@ def _scores_output(network: Executable, output: str) -> str:
     raise DlccError(
         ExitCode.USAGE,
         f"no output {output!r}" if output else "several outputs could hold the scores",
-        where=str(network.path),
+        where=where,
         why=f"the outputs are {', '.join(names)}",
         fix="name one with --output",
     )
 
 
-def _labels(arrays: Mapping[str, Array], inputs: set[str], where: str) -> Array:
+def labels_in(arrays: Mapping[str, Array], inputs: Collection[str], where: str) -> Array:
+    """The labels of a data file, int64 [samples].
+
+    Raises:
+        DlccError: DATA, if there are none or they are no class numbers.
+    """
     for key in LABEL_KEYS:
         if key in arrays and key not in inputs:
             labels = np.asarray(arrays[key])
@@ -140,4 +149,4 @@ def _scores(array: Array, name: str) -> Array:
     return flat
 
 
-__all__ = ["Accuracy", "evaluate_classifier"]
+__all__ = ["Accuracy", "evaluate_classifier", "labels_in", "scores_output"]

@@ -15,8 +15,9 @@ from typing import Any
 
 import passes as pass_library
 import targets as target_library
+from dlcc.accuracy import labels_in, scores_output
 from dlcc.artifact import Artifact, check_output, write_artifact
-from dlcc.data import batches_from
+from dlcc.data import LABEL_KEYS, batches_from, load_npz, named_inputs, split_batches
 from dlcc.frontends import load_graph
 from dlcc.ir import Graph
 from dlcc.ir.encodings import Array
@@ -29,9 +30,18 @@ from dlcc.program import Program
 from dlcc.tuner import CANDIDATES, ROUNDS, LayerTimes
 from dlcc.tuner import tune as measure_candidates
 from passes.base import Pass, PassContext, Remark
+from passes.compression.sensitivity import (
+    SPARSITIES,
+    Curve,
+    Labels,
+    analyse,
+    check_sparsities,
+)
 from passes.manager import PassManager, PassRecord, Selection
 from passes.pipeline import parse_pipeline, print_pipeline
-from passes.pipelines import default_pipeline
+from passes.pipelines import OPTIMISE, default_pipeline
+from passes.prune import Prune
+from passes.quantization.samples import read
 
 Calibration = str | Path | Callable[[], Iterable[Mapping[str, Array]]]
 Progress = Callable[[str, float], None]
@@ -238,6 +248,50 @@ def compile(
     return CompileResult(artifact, optimised, program, seconds)
 
 
+def sensitivity(
+    model: str | Path | Graph | Any,
+    data: str | Path | Mapping[str, Array],
+    step: Prune,
+    sparsities: Sequence[float] = SPARSITIES,
+    *,
+    output: str = "",
+    options: CompileOptions | None = None,
+    progress: Progress = _silent,
+) -> list[Curve]:
+    """How much a network's result suffers when each layer alone is pruned.
+
+    Args:
+        model: as for :func:`compile`.
+        data: .npz file or arrays: inputs by name and, for accuracies, integer ``labels``.
+        step: says which layers, which of their weights are dropped first, in which pattern, and how
+            many samples are used; its own sparsity is not looked at.
+        sparsities: rising, each above 0 and at most 1.
+        output: name of the output with the scores; "" for the only one.
+        options: passes that come before (default: the exact ones), shapes and target.
+        progress: told of each phase.
+
+    Raises:
+        DlccError: anything the user can mend.
+    """
+    check_sparsities(sparsities)
+    chosen = options or CompileOptions(passes=OPTIMISE)
+    target = target_library.get_target(chosen.target)
+    arrays = load_npz(Path(data)) if isinstance(data, str | Path) else dict(data)
+    where = str(data) if isinstance(data, str | Path) else "data"
+    graph = optimise(model, chosen, progress, target).graph
+    names = {v.name for v in graph.inputs}
+    labels = None
+    if any(key in arrays and key not in names for key in LABEL_KEYS):
+        scores = scores_output(graph.output_names, output, str(model))
+        labels = Labels(labels_in(arrays, names, where), scores)
+    batches = split_batches(named_inputs(arrays, graph, where), graph, where)
+    samples = read(graph, batches(), step.samples)
+    found = step.candidates(
+        graph, samples, target.facts, lambda _loc, _why: None, lambda f: progress("saliency", f)
+    )
+    return analyse(samples, found, sparsities, lambda f: progress("sensitivity", f), labels)
+
+
 def tune(
     model: str | Path | Graph | Any,
     database: str | Path,
@@ -309,5 +363,6 @@ __all__ = [
     "compile",
     "import_model",
     "optimise",
+    "sensitivity",
     "tune",
 ]

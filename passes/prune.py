@@ -10,11 +10,10 @@ import numpy as np
 
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Graph, Sparse
-from dlcc.ir.encodings import Array
 from passes.base import Pass, PassContext, PassResult, option, part
-from passes.compression import pruning, saliency
+from passes.compression import pruning, saliency, sensitivity
 from passes.compression.layers import Refuse, WeightLayer, weight_layers
-from passes.compression.masks import check_pattern
+from passes.compression.masks import Facts, check_pattern
 from passes.compression.pruning import Candidate, Pruned
 from passes.compression.reconstruct import reconstruct
 from passes.quantization.samples import Samples, read
@@ -26,9 +25,9 @@ class Prune(Pass):
     """Set the weights that matter least to zero and store the others alone.
 
     How many: ``sparsity`` is a share of each layer's weights (scope=layer) or of the network's
-    (scope=global); ``threshold`` and ``deviations`` drop what is small. Which: those of least
-    ``saliency``. Where: the ``pattern`` says what is kept or dropped as a whole, and thereby which
-    kernels can run on it.
+    (scope=global, scope=sensitivity); ``threshold`` and ``deviations`` drop what is small. Which:
+    those of least ``saliency``. Where: the ``pattern`` says what is kept or dropped as a whole, and
+    thereby which kernels can run on it.
 
     A layer stays as it was, with the reason in a remark, where the pattern does not fit it, where
     no weight would be dropped, or all would. What is smaller dense is stored dense.
@@ -53,8 +52,11 @@ class Prune(Pass):
         unit="standard deviations",
         minimum=0.0,
     )
-    scope: Literal["layer", "global"] = option(
-        "layer", "among which weights the sparsity holds and saliencies are compared"
+    scope: Literal["layer", "global", "sensitivity"] = option(
+        "layer",
+        "where the sparsity holds: in every layer; global: in the network, saliencies compared "
+        "across layers; sensitivity: in the network, distributed by the outputs' error when each "
+        "layer is pruned alone",
     )
     pattern: str = option(
         "unstructured",
@@ -79,7 +81,7 @@ class Prune(Pass):
         amounts = [self.sparsity, self.threshold, self.deviations]
         given = sum(a is not None for a in amounts)
         if self._fixed:
-            if given or self.scope == "global":
+            if given or self.scope != "layer":
                 raise self._usage(
                     f"pattern={self.pattern} takes no sparsity, threshold or scope",
                     "the pattern says how many weights are kept, everywhere",
@@ -101,9 +103,9 @@ class Prune(Pass):
                 "thresholds are magnitudes of weights",
                 "leave saliency out",
             )
-        if self.scope == "global" and self.sparsity is None and not self._fixed:
+        if self.scope != "layer" and self.sparsity is None:
             raise self._usage(
-                "scope=global goes with sparsity",
+                f"scope={self.scope} goes with sparsity",
                 "a threshold is one for all layers anyway, deviations are of each layer",
                 "leave scope out",
             )
@@ -124,17 +126,11 @@ class Prune(Pass):
                 not fit the network.
         """
         result = PassResult()
-        layers = weight_layers(graph, self.only, self.exclude, self._refuse(result))
-        samples = self._samples(graph, context, result) if layers else None
-        found = pruning.candidates(
-            layers,
-            self._saliencies(layers, samples, part(context, 0.0, 0.3, "measuring saliency")),
-            self.pattern,
-            context.target,
-            self._refuse(result),
-            per_row=self.saliency == "wanda",
-        )
-        reports = self._apply(graph, found, result)
+        samples = self._samples(graph, context, result)
+        advance = part(context, 0.0, 0.3, "measuring saliency")
+        found = self.candidates(graph, samples, context.target, self._refuse(result), advance)
+        keep = self._keep(found, samples, part(context, 0.3, 0.6, "measuring sensitivity"))
+        reports = self._apply(graph, found, keep, result)
         if self.reconstruct and samples is not None:
             self._reconstruct(graph, list(reports), samples, context, result)
         for layer, report in reports.items():
@@ -149,31 +145,61 @@ class Prune(Pass):
     # -- which ---------------------------------------------------------------------------------
 
     def _samples(self, graph: Graph, context: PassContext, result: PassResult) -> Samples | None:
-        if self.saliency == "magnitude" and not self.reconstruct:
+        if self.saliency == "magnitude" and self.scope != "sensitivity" and not self.reconstruct:
             return None
         samples = read(graph, context.batches(self), self.samples)
         result.statistics["samples"] = samples.count
         return samples
 
-    def _saliencies(
+    def candidates(
         self,
-        layers: Sequence[WeightLayer],
+        graph: Graph,
         samples: Samples | None,
-        advance: Callable[[float], None],
-    ) -> list[Array]:
+        facts: Facts,
+        refuse: Refuse,
+        advance: Callable[[float], None] = lambda _: None,
+    ) -> list[Candidate]:
+        """The layers that can be pruned, and how salient their weights are.
+
+        Args:
+            graph: the network; it stays as it is.
+            samples: calibration samples; not needed for magnitudes.
+            facts: of the target.
+            refuse: told of each layer that cannot be pruned, and why.
+            advance: told the part done, 0 to 1.
+
+        Raises:
+            DlccError: a name pattern matches no layer, or an activation is not finite.
+        """
+        layers = weight_layers(graph, self.only, self.exclude, refuse)
         if self.saliency == "magnitude" or samples is None:
-            return saliency.magnitudes(layers)
-        return saliency.output_errors(layers, samples, advance)
+            scores = saliency.magnitudes(layers)
+        else:
+            scores = saliency.output_errors(layers, samples, advance)
+        per_row = self.saliency == "wanda"
+        return pruning.candidates(layers, scores, self.pattern, facts, refuse, per_row=per_row)
 
     # -- how many ------------------------------------------------------------------------------
 
-    def _keep(self, found: Sequence[Candidate]) -> list[int]:
+    def _keep(
+        self,
+        found: Sequence[Candidate],
+        samples: Samples | None,
+        advance: Callable[[float], None],
+    ) -> list[int]:
         """Units that each layer keeps."""
         if self._fixed or not found:
             return [c.units.count for c in found]  # the units know better
+        if self.sparsity is not None and self.scope == "sensitivity":
+            assert samples is not None
+            steps = (*sensitivity.SPARSITIES, 1.0)
+            few = sensitivity.affordable(samples, len(found), len(steps))
+            curves = sensitivity.analyse(few, found, steps, advance)
+            return sensitivity.distribute(curves, found, self.sparsity)
+        if self.sparsity is not None and self.scope == "global":
+            return pruning.keep_in_all(found, self.sparsity)
         if self.sparsity is not None:
-            share = pruning.keep_in_all if self.scope == "global" else pruning.keep_in_each
-            return share(found, self.sparsity)
+            return [pruning.keep_at(c, self.sparsity) for c in found]
         return [pruning.keep_above(c, self._smallest(c) ** 2) for c in found]
 
     def _smallest(self, candidate: Candidate) -> float:
@@ -194,10 +220,10 @@ class Prune(Pass):
     # -- what is left --------------------------------------------------------------------------
 
     def _apply(
-        self, graph: Graph, found: Sequence[Candidate], result: PassResult
+        self, graph: Graph, found: Sequence[Candidate], keeps: Sequence[int], result: PassResult
     ) -> dict[WeightLayer, Pruned]:
         out = {}
-        for candidate, keep in zip(found, self._keep(found), strict=True):
+        for candidate, keep in zip(found, keeps, strict=True):
             layer, mask = candidate.layer, candidate.mask(keep)
             why = self._why_not(candidate, keep, int(np.count_nonzero(layer.values[~mask])))
             if why:
@@ -215,7 +241,7 @@ class Prune(Pass):
         result: PassResult,
     ) -> None:
         names = {key(layer.node): layer.loc for layer in layers}
-        advance = part(context, 0.3, 1.0, "fitting what remains")
+        advance = part(context, 0.6, 1.0, "fitting what remains")
         done = reconstruct(graph, samples, names, context.rng("reconstruct"), advance)
         for name, after in done.after.items():
             message = f"fitted: error of its result {done.before[name]:.3g} -> {after:.3g}"

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from dlcc.cli import building, listing, running, tuning
+from dlcc.cli import building, listing, running, sensitivity, tuning
 from dlcc.cli.console import Console
 from dlcc.errors import DlccError, ExitCode
 
@@ -78,6 +78,7 @@ def _root(
 building.register(app)
 running.register(app)
 tuning.register(app)
+sensitivity.register(app)
 listing.register(app)
 
 

@@ -96,9 +96,9 @@ def candidates(
     return out
 
 
-def keep_in_each(found: Sequence[Candidate], sparsity: float) -> list[int]:
-    """Units that each layer keeps where every layer gets the same sparsity."""
-    return [c.units.count - round(sparsity * c.units.count) for c in found]
+def keep_at(candidate: Candidate, sparsity: float) -> int:
+    """Units that a layer of this sparsity keeps."""
+    return max(1, candidate.units.count - round(sparsity * candidate.units.count))
 
 
 def keep_in_all(found: Sequence[Candidate], sparsity: float) -> list[int]:
@@ -157,6 +157,6 @@ __all__ = [
     "apply_mask",
     "candidates",
     "keep_above",
+    "keep_at",
     "keep_in_all",
-    "keep_in_each",
 ]
