@@ -28,6 +28,38 @@ PLOT_SUFFIXES = (".svg", ".png", ".pdf")
 
 _LEGEND_ROWS = 30
 
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only",
+        metavar="LAYER",
+        help="Layer to look at; * and ? match. Repeatable.",
+        show_default="all",
+    ),
+]
+BeforeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--passes",
+        metavar="PIPELINE",
+        help="Passes to run before.",
+        show_default="the exact ones",
+    ),
+]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot",
+        metavar="FILE",
+        help="Draw the curves: .svg, .png or .pdf (needs matplotlib).",
+        show_default=False,
+    ),
+]
+SparsitiesOption = Annotated[
+    str,
+    typer.Option("--sparsities", metavar="LIST", help="Shares of zeros to try in each layer."),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb of this file."""
@@ -45,50 +77,23 @@ def show_sensitivity(
             show_default=False,
         ),
     ],
-    sparsities: Annotated[
-        str,
-        typer.Option("--sparsities", metavar="LIST", help="Shares of zeros to try in each layer."),
-    ] = "0.5,0.7,0.8,0.9",
+    sparsities: SparsitiesOption = "0.5,0.7,0.8,0.9",
     pattern: Annotated[
         str, typer.Option("--pattern", help="As option pattern of pass prune.")
     ] = "unstructured",
     saliency: Annotated[
         str, typer.Option("--saliency", help="As option saliency of pass prune.")
     ] = "magnitude",
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--only",
-            metavar="LAYER",
-            help="Layer to look at; * and ? match. Repeatable.",
-            show_default="all",
-        ),
-    ] = None,
+    only: OnlyOption = None,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Most samples to use.")] = 128,
     output: Annotated[
         str, typer.Option("--output", help="The output with the scores, if there are several.")
     ] = "",
-    passes: Annotated[
-        str | None,
-        typer.Option(
-            "--passes",
-            metavar="PIPELINE",
-            help="Passes to run before.",
-            show_default="the exact ones",
-        ),
-    ] = None,
+    passes: BeforeOption = None,
     target: Annotated[
         str, typer.Option("--target", help="Machine whose blocks --pattern block means.")
     ] = "cpu",
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            "--plot",
-            metavar="FILE",
-            help="Draw the curves: .svg, .png or .pdf (needs matplotlib).",
-            show_default=False,
-        ),
-    ] = None,
+    plot: PlotOption = None,
     shape: ShapeOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
