@@ -159,7 +159,8 @@ class KernelBuilder:
     @staticmethod
     def shuffle(value: Any, order: Sequence[int]) -> Any:
         """The vector whose lane i is lane ``order[i]`` of ``value``."""
-        return tirx.Shuffle([value], [tirx.IntImm("int32", lane) for lane in order])
+        copies = -(-len(order) // lanes_of(value))  # TVM wants as many lanes as it gives
+        return tirx.Shuffle([value] * copies, [tirx.IntImm("int32", lane) for lane in order])
 
     @staticmethod
     def pure(name: str, dtype: str, lanes: int, *args: Any) -> Any:

@@ -17,7 +17,7 @@ from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from targets.cpu import layers
 from targets.cpu.isa import Isa
-from targets.cpu.kernels import sparse_conv, sparse_gemv
+from targets.cpu.kernels import sparse_conv, sparse_gather, sparse_gemv
 from targets.cpu.kernels.sparse_layer import Layer
 from targets.cpu.kernels.spec import ConvSpec
 
@@ -88,6 +88,22 @@ class SparseGemvRow(_SparseRow):
         return sparse_gemv.sparse_gemv(layer, self.isa)
 
 
+class SparseGatherRow(_SparseRow):
+    """Linear layers of one row of activations and weights with scattered zeros."""
+
+    name: ClassVar[str] = "sparse-gather"
+    ops: ClassVar[tuple[str, ...]] = ("linear",)
+
+    def _refuses(self, spec: ConvSpec) -> str:
+        return sparse_gather.refusal(spec, self.isa)
+
+    def _cost(self, spec: ConvSpec, weights: Array) -> float:
+        return sparse_gather.sparse_gather_cost(spec, self.isa, weights)
+
+    def _plan(self, layer: Layer) -> KernelPlan:
+        return sparse_gather.sparse_gather(layer, self.isa)
+
+
 class SparseConvRow(_SparseRow):
     """Convolution and linear layers as implicit GEMM over the stored blocks of channels."""
 
@@ -105,4 +121,4 @@ class SparseConvRow(_SparseRow):
 
 def sparse_rows(isa: Isa) -> list[KernelRow]:
     """All rows for sparse weights that this feature level can run."""
-    return [SparseGemvRow(isa), SparseConvRow(isa)]
+    return [SparseGemvRow(isa), SparseGatherRow(isa), SparseConvRow(isa)]

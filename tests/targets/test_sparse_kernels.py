@@ -9,8 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from targets.cpu.isa import AVX2, AVX512VNNI
+from targets.cpu.isa import AVX2, AVX512VNNI, LEVELS
 from targets.cpu.kernels.sparse_conv import sparse_conv, sparse_conv_cost
+from targets.cpu.kernels.sparse_gather import refusal as gather_refusal
+from targets.cpu.kernels.sparse_gather import sparse_gather
 from targets.cpu.kernels.sparse_gemv import sparse_gemv, sparse_gemv_cost
 from targets.cpu.kernels.sparse_layer import Layer
 from targets.cpu.kernels.sparse_pack import column_places, entry_counts, find_entries, weight_matrix
@@ -222,3 +224,54 @@ def test_conv_cost_falls_with_the_weights():
     ]
     assert costs == sorted(costs, reverse=True)
     assert costs[-1] < costs[0] / 4
+
+
+GATHER = {
+    "scattered": (ConvSpec(1, 1, 1, 700, 40, epilogue=U8), (1, 1)),
+    "codes-by-four": (ConvSpec(1, 1, 1, 203, 50, epilogue=Epilogue("f32", -8.0, 9.0)), (1, 4)),
+    "blocks-4x4": (ConvSpec(1, 1, 1, 96, 70, epilogue=Epilogue("s8", -90, 99, -4)), (4, 4)),
+    "residual": (ConvSpec(1, 1, 1, 64, 21, epilogue=Epilogue("u8", 0, 255, 3, "u8", 9)), (2, 4)),
+    "no-slack": (ConvSpec(1, 1, 1, 37, 33, epilogue=U8, input_slack=False), (8, 1)),
+}
+
+
+@pytest.mark.parametrize("isa", isa_params(*[name for name in LEVELS if name != "sse4"]))
+@pytest.mark.parametrize("dtype", ["u8", "f32"])
+def test_gather_against_numpy(isa, dtype):
+    cases = {
+        (name, density): SparseCase(typed(spec, dtype), block, density, 3)
+        for name, (spec, block) in GATHER.items()
+        for density in (0.0, 0.002, 0.2, 1.0)
+    }
+    plans = {key: case.planned(sparse_gather, isa) for key, case in cases.items()}
+    runner = Runner(list(plans.values()), isa)
+    for key, case in cases.items():
+        slack = ARENA_SLACK if case.spec.input_slack else 0
+        for cuts in (1, 3):
+            case.check(runner.run(plans[key], case.inputs, case.out, cuts, slack))
+
+
+@pytest.mark.parametrize("isa", isa_params("avx2", "avx512vnni"))
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_gather_of_any_shape(isa, data):
+    k, n = data.draw(st.integers(1, 1200)), data.draw(st.integers(1, 40))
+    block = data.draw(st.tuples(st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 4])))
+    spec = typed(ConvSpec(1, 1, 1, k, n, epilogue=U8), data.draw(st.sampled_from(["u8", "f32"])))
+    density = data.draw(st.sampled_from([0.0, 0.001, 0.01, 0.1, 0.5]))
+    case = SparseCase(spec, block, density, data.draw(st.integers(0, 99)))
+    plan = case.planned(sparse_gather, isa)
+    case.check(Runner([plan], isa).run(plan, case.inputs, case.out, 2))
+
+
+def test_gathers_need_an_instruction_for_them():
+    spec = ConvSpec(1, 1, 1, 64, 64)
+    assert gather_refusal(spec, LEVELS["sse4"]) == "the instruction set cannot gather"
+    assert not gather_refusal(spec, AVX2)
+    assert "no product of one row" in gather_refusal(replace(spec, w=2), AVX2)
+
+
+def test_gather_stores_two_bytes_a_code():
+    case = SparseCase(typed(ConvSpec(1, 1, 1, 2048, 256, epilogue=U8), "u8"), (1, 1), 0.1, 1)
+    kept = int(np.count_nonzero(case.w))
+    assert stored_bytes(case.planned(sparse_gather, AVX512VNNI)) <= 2.1 * kept + 8 * 256

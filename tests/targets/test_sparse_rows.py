@@ -152,3 +152,13 @@ def test_a_block_sparse_convolution_runs_from_its_blocks(isa, bits, tmp_path):
     assert (row["kernel"], row["weights"]) == ("sparse-gemm", "compressed")
     assert row["rejected"]["implicit-gemm"].startswith("predicted")
     check(graph, program, tmp_path / "net")
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "1:4", "block1x4"])
+@pytest.mark.parametrize("bits", [8, 32])
+def test_scattered_weights_are_gathered(pattern, bits, tmp_path):
+    graph = sparse_layer("linear", (1, 1024), (300, 1024), pattern, 0.05, bits=bits)
+    program, row = lowered(graph, "avx2")
+    assert (row["kernel"], row["weights"]) == ("sparse-gather", "compressed")
+    check(graph, program, tmp_path / "net")
+    assert lowered(graph, "sse4")[1]["rejected"]["sparse-gather"].endswith("cannot gather")

@@ -24,7 +24,7 @@ from targets.cpu.kernels.conv import geometry
 from targets.cpu.kernels.gemm import Blocking, Cut, Gemm, Unit
 from targets.cpu.kernels.registers import load_b, multiply_add
 from targets.cpu.kernels.skeleton import Context
-from targets.cpu.kernels.sparse_layer import Layer, read_seconds, staged_plan
+from targets.cpu.kernels.sparse_layer import Layer, frugal, read_seconds, staged_plan
 from targets.cpu.kernels.sparse_pack import (
     Entries,
     entry_counts,
@@ -241,23 +241,23 @@ def refusal(spec: ConvSpec) -> str:
     return ""
 
 
-def _seconds(kernel: SparseGemv, counts: np.ndarray) -> float:
-    """Predicted time: bytes at the rate of the level they come from, or instructions."""
+def _predicted(kernel: SparseGemv, counts: np.ndarray) -> tuple[SparseGemv, float, int]:
+    """With seconds, of bytes from memory or of instructions, and bytes."""
     unit, entries = kernel.unit, int(counts.sum())
     step = kernel.rows * unit.k * np.dtype(unit.packed).itemsize
     size = entries * (step + kernel.pieces * np.dtype(kernel.index).itemsize)
     words = 1.5 if kernel.pieces == 1 else 3.0 * kernel.pieces
     loads = kernel.vectors * (1.5 if unit.kind == "madd" else 0.7)
     cycles = entries * (words + loads) + kernel.block_rows * (8.0 + 6.0 * kernel.vectors)
-    return max(cycles / CLOCK, read_seconds(size))
+    return kernel, max(cycles / CLOCK, read_seconds(size)), size
 
 
 def _best(spec: ConvSpec, isa: Isa, matrix: np.ndarray) -> tuple[SparseGemv, float]:
     ranked = []
     for kernel in _candidates(spec, isa):
         counts = entry_counts(matrix, kernel.rows, kernel.unit.k, kernel.pieces)
-        ranked.append((kernel, _seconds(kernel, counts)))
-    return min(ranked, key=lambda entry: entry[1])
+        ranked.append(_predicted(kernel, counts))
+    return frugal(ranked)
 
 
 def sparse_gemv_cost(spec: ConvSpec, isa: Isa, weights: np.ndarray) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -59,6 +60,20 @@ class Layer:
             self.ratio,
             interleave=interleave,
         )
+
+
+Kernel = TypeVar("Kernel")
+
+NEARLY = 1.25
+"""Predicted times within this factor are as good as equal."""
+
+
+def frugal(ranked: Sequence[tuple[Kernel, float, int]]) -> tuple[Kernel, float]:
+    """Of (kernel, seconds, bytes) one of nearly the least time, the one with the fewest bytes."""
+    least = min(seconds for _, seconds, _ in ranked)
+    near = [entry for entry in ranked if entry[1] <= NEARLY * least]
+    kernel, seconds, _ = min(near, key=lambda entry: (entry[2], entry[1]))
+    return kernel, seconds
 
 
 def read_seconds(size: int) -> float:
