@@ -5,7 +5,6 @@ The only module of dlcc (with the command line) that knows the pass and target p
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -93,14 +92,6 @@ class CompileOptions:
     print_after: tuple[str, ...] = ()
     dump_dir: Path | None = None
 
-    def kernel_table(self) -> Target:
-        """The target, without the rows that may not be used.
-
-        Raises:
-            DlccError: there is no such target or row.
-        """
-        return target_library.get_target(self.target).without(self.without)
-
     def pipeline(self) -> list[Pass]:
         """The passes to run.
 
@@ -141,7 +132,7 @@ def optimise(
     progress: Progress = _silent,
     target: Target | None = None,
 ) -> Optimised:
-    """Import ``model`` and run the pipeline, with the facts of ``target`` where it is known.
+    """Import ``model`` and run the pipeline, with facts and costs of ``target`` where it is known.
 
     Raises:
         DlccError: the model, the data or the pipeline is at fault.
@@ -160,7 +151,7 @@ def optimise(
         calibration=calibration,
         verify_inputs=samples,
         target={} if target is None else target.facts,
-        cost=CostModel(functools.cache(options.kernel_table), widths[-1] if widths else 32),
+        cost=None if target is None else CostModel(target, widths[-1] if widths else 32),
         remarks=remarks,
         progress=lambda p: progress(p.pass_name, p.fraction),
     )
@@ -215,7 +206,7 @@ def compile(
         DlccError: anything the user can mend.
     """
     chosen = options or CompileOptions(**changes)
-    target = chosen.kernel_table()
+    target = target_library.get_target(chosen.target).without(chosen.without)
     check_output(output)  # nobody wants to hear of it after a minute of compiling
     threads = chosen.threads or DEFAULT_THREADS
     chooser = choose if chosen.tuning is None else TuningDatabase.load(Path(chosen.tuning)).choose

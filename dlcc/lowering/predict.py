@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,12 +22,12 @@ class CostModel:
     """Predicts the time of a layer as it will be once later passes have rounded it.
 
     Attributes:
-        target: makes the target; called at the first prediction.
+        target: the machine.
         bits: 32 if layers keep their encodings, 16 if they are to be rounded to bfloat16, 8 if they
             are to be quantised.
     """
 
-    target: Callable[[], Target]
+    target: Target
     bits: int = 32
 
     def __call__(self, node: Node) -> float:
@@ -39,7 +38,7 @@ class CostModel:
         Raises:
             DlccError: no row of the target's table serves the layer.
         """
-        return predicted_seconds(rounded(node, self.bits), self.target())
+        return predicted_seconds(rounded(node, self.bits), self.target)
 
 
 def rounded(node: Node, bits: int) -> Node:
