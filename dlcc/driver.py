@@ -278,7 +278,12 @@ def sensitivity(
     batches = split_batches(named_inputs(arrays, graph, where), graph, where)
     samples = read(graph, batches(), step.samples)
     found = step.candidates(
-        graph, samples, target.facts, lambda _loc, _why: None, lambda f: progress("saliency", f)
+        graph,
+        samples,
+        target.facts,
+        lambda _loc, _why: None,
+        PassContext().rng("saliency"),
+        lambda f: progress("saliency", f),
     )
     return analyse(samples, found, sparsities, lambda f: progress("sensitivity", f), labels)
 

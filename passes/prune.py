@@ -63,10 +63,11 @@ class Prune(Pass):
         "which weights are kept: unstructured; N:M (2:4); blockRxC (block16x4), or block for what "
         "suits the target; balancedR: equally many in every R rows, or balanced",
     )
-    saliency: Literal["magnitude", "obd", "wanda"] = option(
+    saliency: Literal["magnitude", "obd", "wanda", "first-order"] = option(
         "magnitude",
         "what tells how much a weight matters: its magnitude; obd: the error of the layer's result "
-        "on calibration data (optimal brain damage); wanda: the same, compared within each output",
+        "on calibration data (optimal brain damage); wanda: the same, compared within each output; "
+        "first-order: the change of the network's outputs, by their gradients",
     )
     reconstruct: bool = option(
         False, "fit the remaining weights and the biases to the dense network's calibration results"
@@ -128,7 +129,9 @@ class Prune(Pass):
         result = PassResult()
         samples = self._samples(graph, context, result)
         advance = part(context, 0.0, 0.3, "measuring saliency")
-        found = self.candidates(graph, samples, context.target, self._refuse(result), advance)
+        found = self.candidates(
+            graph, samples, context.target, self._refuse(result), context.rng("saliency"), advance
+        )
         keep = self._keep(found, samples, part(context, 0.3, 0.6, "measuring sensitivity"))
         reports = self._apply(graph, found, keep, result)
         if self.reconstruct and samples is not None:
@@ -157,6 +160,7 @@ class Prune(Pass):
         samples: Samples | None,
         facts: Facts,
         refuse: Refuse,
+        rng: np.random.Generator,
         advance: Callable[[float], None] = lambda _: None,
     ) -> list[Candidate]:
         """The layers that can be pruned, and how salient their weights are.
@@ -166,14 +170,18 @@ class Prune(Pass):
             samples: calibration samples; not needed for magnitudes.
             facts: of the target.
             refuse: told of each layer that cannot be pruned, and why.
+            rng: for random projections of the outputs (saliency=first-order).
             advance: told the part done, 0 to 1.
 
         Raises:
-            DlccError: a name pattern matches no layer, or an activation is not finite.
+            DlccError: a name pattern matches no layer, an activation is not finite, or an op has no
+                gradient.
         """
         layers = weight_layers(graph, self.only, self.exclude, refuse)
         if self.saliency == "magnitude" or samples is None:
             scores = saliency.magnitudes(layers)
+        elif self.saliency == "first-order":
+            scores = saliency.output_changes(layers, samples, rng, advance)
         else:
             scores = saliency.output_errors(layers, samples, advance)
         per_row = self.saliency == "wanda"

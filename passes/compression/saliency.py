@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dlcc.analysis.execute import execute
+from dlcc.analysis.gradients import squared_weight_gradients
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Node, Value
 from dlcc.ir.encodings import Array
@@ -78,4 +79,53 @@ def output_errors(
     ]
 
 
-__all__ = ["magnitudes", "output_errors"]
+def output_changes(
+    layers: Sequence[WeightLayer],
+    samples: Samples,
+    rng: np.random.Generator,
+    advance: Callable[[float], None],
+) -> list[Array]:
+    """Share of the network's outputs that is lost with each weight, to first order.
+
+    Without a weight w the outputs y move by w dy/dw, to first order. The gradients of random
+    projections of the outputs (signs, fresh for every sample) have |dy/dw|^2 as the mean of their
+    squares, so that one run backwards tells all weights' w^2 |dy/dw|^2. A loss would have to say
+    what the network should do: of the loss against its own outputs the gradient is zero, and these
+    squares are the diagonal of its Gauss-Newton matrix (Molchanov et al. 2019, "Importance
+    estimation for neural network pruning", take the same squares of the training loss).
+
+    Args:
+        layers: the layers.
+        samples: the samples, with the network for their chunks.
+        rng: makes the signs.
+        advance: told the part done, 0 to 1.
+
+    Raises:
+        DlccError: an op behind a layer has no gradient.
+    """
+    network = samples.network
+    twins = {key(n): n for n in network.nodes}
+    squares = [np.zeros(layer.values.shape) for layer in layers]
+    energy = 0.0
+    for number, feed in enumerate(samples.chunks()):
+        live: dict[Value, Array] = {}
+        execute(network, feed, live.__setitem__)
+        ends = [v for v in network.outputs if not v.is_constant and v.type.dtype.is_float]
+        energy += sum(float(np.square(live[v], dtype=np.float64).sum()) for v in ends)
+        seeds = {v: _signs(live[v], rng) for v in ends}
+        nodes = [twins[key(n)] for layer in layers for n in layer.nodes]
+        found = squared_weight_gradients(network, live, seeds, nodes)
+        for square, layer in zip(squares, layers, strict=True):
+            square += sum(found[twins[key(n)]] for n in layer.nodes)
+        advance(min(1.0, (number + 1) * samples.chunk / samples.count))
+    return [
+        np.square(layer.values, dtype=np.float64) * square / (energy or 1.0)
+        for layer, square in zip(layers, squares, strict=True)
+    ]
+
+
+def _signs(like: Array, rng: np.random.Generator) -> Array:
+    return np.where(rng.random(like.shape) < 0.5, -1, 1).astype(like.dtype)
+
+
+__all__ = ["magnitudes", "output_changes", "output_errors"]

@@ -16,7 +16,7 @@ from passes import PassContext, PassManager, PipelineResult
 from passes.compression import refit
 from passes.compression.layers import weight_layers
 from passes.compression.rows import input_rows, output_rows, row_count, sampled
-from passes.compression.saliency import output_errors
+from passes.compression.saliency import output_changes, output_errors
 from passes.quantization.samples import cut
 from tests.passes.conftest import Net
 
@@ -125,6 +125,48 @@ def test_global_obd_weighs_errors_against_each_layers_result(net: Net) -> None:
     prune(graph, "sparsity=0.6 saliency=obd scope=global", feeds(graph, 32))
     first, second = (n.input(1).decoded() for n in graph.nodes)
     assert abs(np.count_nonzero(first) - np.count_nonzero(second)) <= 1
+
+
+def test_first_order_is_exact_where_the_network_is_linear(net: Net) -> None:
+    x = net.input(1, 3, 6, 6)
+    y = net.conv(net.conv(x, 4, bias=False, loc="a"), 4, bias=False, loc="b")
+    y = net.op("reshape", net.op("reduce_mean", y, axes=(2, 3)), shape=(1, 4))
+    graph = net.done(net.linear(y, 1, bias=False, loc="c"))  # one output: signs do not matter
+    data = feeds(graph, 6)
+    stacked = {"x": np.concatenate([f["x"] for f in data])}
+    layers = weight_layers(graph, (), (), lambda loc, why: None)
+    rng = np.random.default_rng(1)
+    found = output_changes(layers, cut(graph, stacked, 6), rng, lambda _: None)
+    for layer, saliency in zip(layers, found, strict=True):
+        for flat in rng.choice(layer.values.size, 3, replace=False):
+            less = layer.values.copy()
+            less.reshape(-1)[flat] = 0
+            other = graph.copy()
+            next(n for n in other.nodes if n.loc == layer.loc).set_input(
+                1, other.add_constant(less)
+            )
+            want = distance(graph, other, data) ** 2
+            assert saliency.reshape(-1)[flat] == pytest.approx(want, rel=1e-3, abs=1e-12)
+
+
+def test_first_order_spares_what_the_outputs_need(net: Net) -> None:
+    """Half of the hidden channels are multiplied by next to nothing."""
+    x = net.input(1, 8)
+    hidden = net.op("relu", net.linear(x, 12, loc="first"))
+    w = net.rng.standard_normal((5, 12)) * np.repeat([1.0, 1e-4], 6)
+    graph = net.done(net.op("linear", hidden, net.const(w), loc="second"))
+    dense, data = graph.copy(), feeds(graph, 32)
+    blind = graph.copy()
+    prune(graph, "sparsity=0.5 saliency=first-order scope=global", data)
+    prune(blind, "sparsity=0.5 saliency=obd scope=global", data)
+    assert not graph.nodes[0].input(1).decoded()[6:].any()
+    assert distance(dense, graph, data) < 0.5 * distance(dense, blind, data)
+
+
+def test_first_order_needs_gradients(net: Net) -> None:
+    y = net.op("cum_sum", net.linear(net.input(1, 8), 4), axis=1)
+    with pytest.raises(DlccError, match="no gradient of cum_sum"):
+        prune(net.done(y), "sparsity=0.5 saliency=first-order", feeds(net.graph, 4))
 
 
 # -- least squares -----------------------------------------------------------------------------

@@ -51,7 +51,9 @@ def refuse(loc: str, why: str) -> None:
 
 
 def candidates(graph: Graph, **options: Any) -> list[Candidate]:
-    return Prune(sparsity=0.5, **options).candidates(graph, None, {}, refuse)
+    return Prune(sparsity=0.5, **options).candidates(
+        graph, None, {}, refuse, np.random.default_rng(0)
+    )
 
 
 def outputs(graph: Graph, samples: Samples) -> Array:
