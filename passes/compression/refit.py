@@ -90,6 +90,11 @@ class Sums:
         linear = 2 * bias * (means - self.t) + self.count * bias**2
         return np.asarray(np.maximum(products - 2 * cross + linear + self.tt, 0.0))
 
+    def relative_error(self, weight: Array, bias: Array) -> float:
+        """Norm of the error of all outputs over the norm of their deviation from the mean."""
+        spread = float((self.tt - self.t**2 / self.count).sum())
+        return float(np.sqrt(self.squared_error(weight, bias).sum() / max(spread, 1e-30)))
+
 
 @dataclass(frozen=True)
 class Fit:
