@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+
+Start = Literal["linear", "density", "random"]
+"""Where k-means starts (Han et al. 2016, section 3.2): centres evenly spaced between the smallest
+and the largest number; with equally many numbers between them; or numbers chosen at random."""
 
 _ROUNDS = 50
 _VECTOR_ROUNDS = 20
@@ -15,14 +19,21 @@ _TRAINING = 1 << 15
 _CHUNK = 1 << 14
 
 
-def cluster_scalars(values: Array, size: int) -> tuple[Array, Array]:
-    """A codebook for numbers, by Lloyd's iteration from evenly spaced centres.
+def cluster_scalars(
+    values: Array,
+    size: int,
+    start: Start = "linear",
+    rng: np.random.Generator | None = None,
+) -> tuple[Array, Array]:
+    """A codebook for numbers, by Lloyd's iteration.
 
     Evenly spaced centres keep the few large weights apart (Han et al. 2016, section 3.2).
 
     Args:
         values: float32, any shape.
         size: largest number of entries.
+        start: where the centres start.
+        rng: chooses the random ones; a fixed seed where it is not given.
 
     Returns:
         float32 entries in rising order (no more than distinct values), and the index of the
@@ -34,7 +45,7 @@ def cluster_scalars(values: Array, size: int) -> tuple[Array, Array]:
     numbers = distinct.astype(np.float64)
     mass = np.concatenate([[0.0], np.cumsum(counts)])
     weight = np.concatenate([[0.0], np.cumsum(counts * numbers)])
-    centres = np.linspace(numbers[0], numbers[-1], size)
+    centres = _started(numbers, mass, size, start, rng or np.random.default_rng(0))
     for _ in range(_ROUNDS):
         cuts = _cuts(numbers, centres)
         inside = mass[cuts[1:]] - mass[cuts[:-1]]
@@ -47,6 +58,19 @@ def cluster_scalars(values: Array, size: int) -> tuple[Array, Array]:
     cuts = _cuts(numbers, entries.astype(np.float64))
     index = np.searchsorted(cuts[1:], np.arange(numbers.size), side="right")
     return entries, index.astype(np.int32)[inverse].reshape(values.shape)
+
+
+def _started(
+    numbers: Array, mass: Array, size: int, start: Start, rng: np.random.Generator
+) -> Array:
+    """``size`` first centres in rising order; ``mass[i]`` values are below ``numbers[i]``."""
+    if start == "linear":
+        return np.linspace(numbers[0], numbers[-1], size)
+    if start == "random":
+        return np.sort(rng.choice(numbers, size, replace=False))
+    ranks = (np.arange(size) + 0.5) * (mass[-1] / size)
+    places = np.searchsorted(mass[1:], ranks, side="right")
+    return np.asarray(numbers[np.minimum(places, len(numbers) - 1)])
 
 
 def _cuts(numbers: Array, centres: Array) -> Array:

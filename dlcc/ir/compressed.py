@@ -83,6 +83,17 @@ def _means(values: Array, chosen: Array) -> tuple[float, ...]:
     return tuple(float(t) for t in total / np.maximum(chosen.sum(axis=1), 1))
 
 
+def _best_scales(side: Array) -> tuple[float, ...]:
+    """Per row of ``side`` (none negative) the s with the least squared error of 0 and s.
+
+    With the k largest at their mean the error falls by (their sum)^2 / k.
+    """
+    sums = np.cumsum(-np.sort(-side.astype(np.float64), axis=1), axis=1)
+    count = np.arange(1, side.shape[1] + 1)
+    best = (sums**2 / count).argmax(axis=1)
+    return tuple(float(s[k] / (k + 1)) for s, k in zip(sums, best, strict=True))
+
+
 class Coded(Encoding):
     """An encoding with one code per element, packed into the part ``values``."""
 
@@ -155,11 +166,29 @@ class Ternary(Coded):
         return 2
 
     @staticmethod
-    def fit(values: Array, axis: int | None = None, threshold: float = 0.7) -> Ternary:
-        """Scales for a tensor: means beyond ``threshold`` times mean |values| (Li et al. 2016)."""
+    def fit(
+        values: Array,
+        axis: int | None = None,
+        threshold: float | None = 0.7,
+        *,
+        symmetric: bool = False,
+    ) -> Ternary:
+        """Scales for a tensor: means beyond ``threshold`` times mean |values| (Li et al. 2016).
+
+        Args:
+            values: the tensor.
+            axis: the axis with scales of their own, or None.
+            threshold: None for the scales of the least squared error.
+            symmetric: one scale for both signs.
+        """
         rows = _reduced(finite_float32(values, "ternary"), axis)
-        limit = threshold * np.mean(np.abs(rows), axis=1, keepdims=True)
-        return Ternary(_means(rows, rows > limit), _means(rows, rows < -limit), axis)
+        sides = [np.abs(rows)] if symmetric else [np.maximum(rows, 0), np.maximum(-rows, 0)]
+        if threshold is None:
+            found = [_best_scales(side) for side in sides]
+        else:
+            limit = threshold * np.mean(np.abs(rows), axis=1, keepdims=True)
+            found = [_means(side, side > limit) for side in sides]
+        return Ternary(found[0], found[-1], axis)
 
     def to_codes(self, values: Array) -> tuple[Array, dict[str, Array]]:
         """The nearest of the three values; halves go to 0."""
