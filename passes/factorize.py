@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -14,11 +13,14 @@ from dlcc.ir.encodings import Array
 from dlcc.ops.base import op_of
 from passes.base import Pass, PassContext, PassResult, option
 from passes.compression.layers import weight_layers
+from passes.compression.side_by_side import DEEPEST, HELD, GetSums, SideBySide, name_of
 from passes.factorization import ranks as rules
 from passes.factorization.forms import FORMS, Form
 from passes.factorization.layer import Layer, replace_layer
-from passes.factorization.price import Pricing
-from passes.factorization.ranks import Candidate, NoRank, Rule
+from passes.factorization.plan import Plan, micros, plan
+from passes.factorization.ranks import NoRank, Rule
+from passes.factorization.whitened import Metric
+from passes.quantization.samples import read
 from passes.quantization.structure import key
 
 MOST_ZEROS = 0.5
@@ -45,6 +47,10 @@ class Factorize(Pass):
     ``rank``. A layer is replaced only if the predicted time of its factors is below its own by
     ``gain``; the prediction is that of the target's kernels at the width to which later passes
     round.
+
+    With calibration data, energies and errors are those of the layer's results on inputs that went
+    through the factorised prefix of the network, the factors are fitted to what the dense network
+    computes there, and the last one's bias keeps the means.
     """
 
     name: ClassVar[str] = "factorize"
@@ -67,6 +73,10 @@ class Factorize(Pass):
     gain: float = option(
         0.05, "least part of a layer's predicted time to save", minimum=0.0, maximum=1.0
     )
+    data_aware: bool = option(
+        True, "fit factors to the results on the calibration data, where there are any"
+    )
+    samples: int = option(200, "most calibration samples to use", unit="samples", minimum=1)
     only: tuple[str, ...] = option((), "layers to factorise, by name; * and ? match")
     exclude: tuple[str, ...] = option((), "layers to leave alone, by name; * and ? match")
 
@@ -86,14 +96,16 @@ class Factorize(Pass):
         layers = self._layers(graph, result)
         if isinstance(rule, rules.Exactly):
             self._check_rank(rule.rank, layers)
-        for index, layer in enumerate(layers):
-            try:
-                chosen = self._choose(layer, rule, context)
-            except NoRank as reason:
-                self._refuse(result, layer.loc, str(reason))
-            else:
-                self._apply(graph, layer, chosen, context, result)
-            context.advance((index + 1) / len(layers))
+        if self.data_aware and context.calibration is not None and layers:
+            plans = self._plans_on_data(graph, layers, rule, context, result)
+        else:
+            plans = []
+            for index, layer in enumerate(layers):
+                plans.append(self._plan(layer, rule, context, result, None))
+                context.advance((index + 1) / len(layers))
+        for found in plans:
+            if found is not None:
+                self._apply(graph, found, context, result)
         return result
 
     def rule(self) -> Rule:
@@ -111,7 +123,7 @@ class Factorize(Pass):
         if self.energy == 1 or self.ratio == 1 or self.error == 0 or self.speedup == 1:
             raise self._usage("only full ranks would do", "ask for less than all of a layer")
         if self.error is not None:
-            return rules.Energy(1 - self.error**2)
+            return rules.ErrorBudget.of(self.error)
         if self.speedup is not None:
             return rules.Speedup(self.speedup)
         if self.ratio is not None:
@@ -169,65 +181,88 @@ class Factorize(Pass):
 
     # -- one layer -----------------------------------------------------------------------------
 
-    def _choose(self, layer: Layer, rule: Rule, context: PassContext) -> Candidate:
-        """The factors to put in the layer's place.
-
-        Raises:
-            NoRank: the layer stays as it is.
-        """
-        forms = self._forms(layer)
-        if not forms:
-            raise NoRank(FORMS[self.method].refusal(layer))
-        price = Pricing(layer, context.seconds)
-        candidates = [
-            Candidate(form, ranks, form.kept(ranks), price(form, ranks))
-            for form in forms
-            for ranks in rule.ranks(form)
-        ]
-        chosen = rule.pick(candidates, price.seconds)
-        if chosen.seconds >= price.seconds or chosen.seconds > (1 - self.gain) * price.seconds:
-            raise NoRank(
-                f"{chosen} keeps {chosen.kept:.3f} of the energy, but is predicted to take "
-                f"{_us(chosen.seconds)}, the layer itself {_us(price.seconds)}"
-            )
-        return replace(chosen, before=price.seconds)
-
-    def _apply(
+    def _plan(
         self,
-        graph: Graph,
         layer: Layer,
-        chosen: Candidate,
+        rule: Rule,
         context: PassContext,
         result: PassResult,
-    ) -> None:
-        arrays = chosen.form.weights(chosen.ranks)
-        error = float(np.linalg.norm(chosen.form.compose(arrays) - layer.weight))
-        error /= math.sqrt(layer.energy)
-        before = layer.node.input(1).type.bytes
+        metric: Metric | None,
+    ) -> Plan | None:
+        """The factors of a layer, or None where it stays."""
+        forms = [FORMS[m] for m in self._methods(layer) if not FORMS[m].refusal(layer)]
+        try:
+            if not forms:
+                raise NoRank(FORMS[self.method].refusal(layer))
+            return plan(layer, forms, rule, context.seconds, self.gain, metric)
+        except NoRank as reason:
+            self._refuse(result, layer.loc, str(reason))
+            return None
+
+    def _plans_on_data(
+        self,
+        graph: Graph,
+        layers: list[Layer],
+        rule: Rule,
+        context: PassContext,
+        result: PassResult,
+    ) -> list[Plan | None]:
+        """The factors of all layers, each fitted to the inputs that the earlier ones leave it."""
+        samples = read(graph, context.batches(self), self.samples)
+        result.statistics["samples"] = samples.count
+        both = SideBySide(samples, context.rng("factorize"))
+        known = {key(layer.node): layer for layer in layers}
+        plans: list[Plan | None] = []
+
+        def visit(node: Node, sums: GetSums) -> None:
+            layer = known[name_of(node)]
+            why = _no_metric(layer, both.samples)
+            metric = None if why else Metric.of(layer, *sums())
+            if metric is not None and not metric.spread:
+                why, metric = "its results do not vary", None
+            if why:
+                message = f"factorised by its weights alone: {why}"
+                result.remarks.append(self.remark("note", layer.loc, message))
+            found = self._plan(layer, rule, context, result, metric)
+            plans.append(found)
+            if found is not None:
+                _follow(both.new, node, found)
+
+        both.run(known, visit, context.advance)
+        return plans
+
+    # -- the graph -----------------------------------------------------------------------------
+
+    def _apply(self, graph: Graph, found: Plan, context: PassContext, result: PassResult) -> None:
+        layer, chosen = found.layer, found.chosen
+        node = layer.node
+        before = node.input(1).type.bytes
+        bias = node.optional_input(2)
+        if found.bias is not None:
+            name = f"{node.input(1).name}.bias" if bias is None else bias.name
+            bias = graph.add_constant(found.bias.astype(np.float32), name=name)
         factors = chosen.form.factors(chosen.ranks)
-        bias = layer.node.optional_input(2)
-        nodes = replace_layer(graph, layer.node, factors, arrays, bias)
+        nodes = replace_layer(graph, node, factors, found.weights, bias)
         after = sum(n.input(1).type.bytes for n in nodes)
-        if layer.node.loc in context.channel_moments:
-            context.channel_moments[nodes[-1].loc] = context.channel_moments.pop(layer.node.loc)
+        if node.loc in context.channel_moments:
+            context.channel_moments[nodes[-1].loc] = context.channel_moments.pop(node.loc)
+        what = "weights" if found.bias is None else "results"
         message = (
-            f"{chosen}: {_us(chosen.before)} -> {_us(chosen.seconds)} predicted, {before} -> "
-            f"{after} bytes of weights, relative error {error:.3f} of the weights"
+            f"{chosen}: {micros(found.seconds)} -> {micros(chosen.seconds)} predicted, {before} -> "
+            f"{after} bytes of weights, relative error {found.error:.3f} of the {what}"
         )
         result.remarks.append(self.remark("applied", layer.loc, message))
-        self._account(result, chosen, before, after, error)
+        self._account(result, found, before - after)
 
-    def _account(
-        self, result: PassResult, chosen: Candidate, before: int, after: int, error: float
-    ) -> None:
+    def _account(self, result: PassResult, found: Plan, saved: int) -> None:
         result.modified = True
         result.count("factorised_layers")
-        result.count("saved_bytes", before - after)
+        result.count("saved_bytes", saved)
         told = result.statistics
-        for name, seconds in (("before", chosen.before), ("after", chosen.seconds)):
+        for name, seconds in (("before", found.seconds), ("after", found.chosen.seconds)):
             total = float(told.get(f"predicted_us_{name}", 0.0)) + seconds * 1e6
             told[f"predicted_us_{name}"] = round(total, 3)
-        told["worst_weight_error"] = max(float(told.get("worst_weight_error", 0.0)), error)
+        told["worst_error"] = max(float(told.get("worst_error", 0.0)), found.error)
 
     def _usage(self, why: str, fix: str) -> DlccError:
         return DlccError(
@@ -237,10 +272,6 @@ class Factorize(Pass):
             why=why,
             fix=fix,
         )
-
-
-def _us(seconds: float) -> str:
-    return f"{seconds * 1e6:.1f} us"
 
 
 def _reason(node: Node, weight: Array) -> str:
@@ -264,3 +295,25 @@ def _reason(node: Node, weight: Array) -> str:
     if min(node.output.type.elements, *weight.shape[:2]) < 2:
         return "it has one channel only"
     return ""
+
+
+def _no_metric(layer: Layer, samples: int) -> str:
+    """Why a layer's results cannot be looked at, or ""."""
+    bias = layer.node.optional_input(2)
+    if bias is not None and not bias.is_constant:
+        return "its bias is not constant"
+    depth = layer.weight.size // layer.outputs
+    if depth > DEEPEST:
+        return f"its sums of {depth} products are longer than {DEEPEST}"
+    if samples < HELD or layer.node.output.type.rank < 2:
+        return f"it takes a batch axis and {HELD} samples at least"
+    return ""
+
+
+def _follow(network: Graph, node: Node, plan: Plan) -> None:
+    """Let a layer of a running network compute what its factors will."""
+    old = node.input(1)
+    composed = plan.composed.reshape(old.type.shape).astype(np.float32)
+    node.set_input(1, network.add_constant(composed, name=old.name))
+    if plan.bias is not None:
+        node.set_input(2, network.add_constant(plan.bias.astype(np.float32), name=old.name))

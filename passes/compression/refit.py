@@ -139,7 +139,7 @@ def fit(weight: Array, mask: Array, fitted: Sums, held: Sums) -> Fit:
             best, chosen = error, ridge
     every = fitted + held
     result = weight if chosen == float("inf") else _solve(weight, mask, every, chosen)
-    return Fit(result, _bias(result, every), chosen)
+    return Fit(result, matching_bias(result, every), chosen)
 
 
 def _part(sums: Sums, outputs: Array) -> Sums:
@@ -155,12 +155,12 @@ def _part(sums: Sums, outputs: Array) -> Sums:
 
 def _error(weight: Array, outputs: Array, fitted: Sums, held: Sums) -> float:
     """Squared error on the held rows, with the bias that the fitted ones give."""
-    bias = _bias(weight, _part(fitted, outputs))
+    bias = matching_bias(weight, _part(fitted, outputs))
     part = _part(held, outputs)
     return float(part.squared_error(weight, bias).sum())
 
 
-def _bias(weight: Array, sums: Sums) -> Array:
+def matching_bias(weight: Array, sums: Sums) -> Array:
     """The bias that makes the means equal."""
     return np.asarray((sums.t - np.einsum("gok,gk->go", weight, sums.x)) / sums.count)
 
@@ -187,4 +187,4 @@ def _solve(weight: Array, mask: Array, sums: Sums, ridge: float) -> Array:
     return out
 
 
-__all__ = ["WORK", "Fit", "Sums", "fit", "work"]
+__all__ = ["WORK", "Fit", "Sums", "fit", "matching_bias", "work"]

@@ -27,14 +27,12 @@ class Candidate:
         ranks: its ranks.
         kept: part of the energy kept, 0 to 1.
         seconds: predicted time of the factors.
-        before: predicted time of the layer.
     """
 
     form: Form
     ranks: Ranks
     kept: float
     seconds: float
-    before: float = 0.0
 
     def __str__(self) -> str:
         pairs = zip(self.form.axes, self.ranks, self.form.full, strict=True)
@@ -93,6 +91,27 @@ class Energy(Rule):
         if not fitting:
             raise NoRank(f"no rank below the full one keeps {self.least:.4g} of the energy")
         return cheapest(fitting)
+
+
+@dataclass(frozen=True)
+class ErrorBudget(Energy):
+    """The fastest candidate whose relative error stays below a budget.
+
+    Attributes:
+        error: norm of the error over the norm of what is approximated.
+    """
+
+    error: float
+
+    @staticmethod
+    def of(error: float) -> ErrorBudget:
+        """The rule for an error of weights; truncated energy is the error's square."""
+        return ErrorBudget(1 - error**2, error)
+
+    def raised(self, kept: float, measured: float) -> ErrorBudget:
+        """The rule to try next, where a candidate that keeps ``kept`` had a larger error."""
+        lost = (1 - max(kept, self.least)) * min(0.8, (self.error / measured) ** 2)
+        return ErrorBudget(1 - lost, self.error)
 
 
 @dataclass(frozen=True)
@@ -185,6 +204,7 @@ class Exactly(Rule):
 __all__ = [
     "Candidate",
     "Energy",
+    "ErrorBudget",
     "Evb",
     "Exactly",
     "NoRank",

@@ -259,7 +259,7 @@ def test_rules_for_ranks(net: Any, options: str, rank: int) -> None:
     statistics = result.records[0].statistics
     assert statistics["factorised_layers"] == 1
     assert statistics["saved_bytes"] == 4 * (64 * 64 - rank * 128)
-    assert statistics["worst_weight_error"] == pytest.approx(0.8**rank, rel=1e-3)
+    assert statistics["worst_error"] == pytest.approx(0.8**rank, rel=1e-3)
 
 
 def test_variational_bayes_finds_the_signal(net: Any) -> None:
