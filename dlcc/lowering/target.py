@@ -76,6 +76,7 @@ class Target:
         sparse_block: rows and columns of blocks of a pruned weight that suit its kernels.
         l2_bytes: second-level cache of a core; 0: none is counted on, and layers are run one after
             the other.
+        channel_multiple: numbers of channels that leave no part of a vector unused.
     """
 
     name: str
@@ -86,12 +87,17 @@ class Target:
     rows: tuple[KernelRow, ...]
     l2_bytes: int = 0
     sparse_block: tuple[int, int] = (16, 4)
+    channel_multiple: int = 16
 
     @property
     def facts(self) -> dict[str, int]:
         """What passes may depend on (:attr:`passes.PassContext.target`)."""
         rows, columns = self.sparse_block
-        return {"sparse_rows": rows, "sparse_columns": columns}
+        return {
+            "sparse_rows": rows,
+            "sparse_columns": columns,
+            "channel_multiple": self.channel_multiple,
+        }
 
     def rows_for(self, node: Node) -> list[KernelRow]:
         """Rows that may serve ``node``."""

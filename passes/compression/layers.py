@@ -74,9 +74,7 @@ def weight_layers(
         DlccError: USAGE, if a pattern of ``only`` matches no layer.
     """
     nodes = [n for n in graph.nodes if n.op in LAYERS]
-    for pattern in only:
-        if not any(fnmatchcase(n.loc, pattern) for n in nodes):
-            raise _no_match(pattern, nodes)
+    check_names(nodes, only)
     chosen: dict[Value, list[Node]] = {}
     for node in nodes:
         reason = _reason(node, only, exclude)
@@ -93,6 +91,17 @@ def weight_layers(
         else:
             out.append(layer)
     return out
+
+
+def check_names(nodes: Sequence[Node], only: Sequence[str]) -> None:
+    """Check that every pattern names a layer.
+
+    Raises:
+        DlccError: USAGE, if one matches none of ``nodes``.
+    """
+    for pattern in only:
+        if not any(fnmatchcase(n.loc, pattern) for n in nodes):
+            raise _no_match(pattern, nodes)
 
 
 def _reason(node: Node, only: Sequence[str], exclude: Sequence[str]) -> str:
@@ -130,4 +139,4 @@ def _no_match(pattern: str, nodes: Sequence[Node]) -> DlccError:
     )
 
 
-__all__ = ["Refuse", "WeightLayer", "weight_layers"]
+__all__ = ["Refuse", "WeightLayer", "check_names", "weight_layers"]

@@ -56,6 +56,7 @@ def _target(name: str) -> Target:
         rows_for(isa),
         isa.l2,
         (32 if isa.dot == "amx" else isa.lanes, 4),  # vectors of channels, bytes of a dot product
+        channel_multiple=isa.lanes,
     )
 
 

@@ -42,3 +42,4 @@ def test_targets_tell_passes_which_blocks_suit_them() -> None:
     facts = {name: get_target(f"cpu:{name}").facts for name in ("sse4", "avx2", "avx512", "amx")}
     assert [f["sparse_rows"] for f in facts.values()] == [4, 8, 16, 32]
     assert {f["sparse_columns"] for f in facts.values()} == {4}
+    assert [f["channel_multiple"] for f in facts.values()] == [4, 8, 16, 16]

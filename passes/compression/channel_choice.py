@@ -1,0 +1,232 @@
+"""Which groups of channels are removed: saliencies, multiply-accumulates, and the choice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dlcc.ir import Graph, Node
+from dlcc.ir.encodings import Array
+from dlcc.ops.base import op_of
+from passes.compression.channels import Channels, Cut, LayerSides
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Groups of channels that the same axes lose: all but interchangeable to the machine.
+
+    Attributes:
+        groups: free groups, the least salient first.
+        size: of free and frozen groups together.
+        step: the number of groups kept is a multiple of it (or all).
+        least: fewest groups to keep.
+    """
+
+    groups: Array
+    size: int
+    step: int
+    least: int
+
+    def lower(self, removed: int) -> int:
+        """How many groups are removed after the next step down, at ``removed``; as before if none.
+
+        The first step goes to the next lower multiple.
+        """
+        kept = self.size - removed
+        target = (kept - 1) // self.step * self.step
+        removed_then = self.size - target
+        allowed = target >= self.least and removed_then <= len(self.groups)
+        return removed_then if allowed else removed
+
+    def at_most(self, wanted: int) -> int:
+        """The most groups, up to ``wanted``, that can be removed."""
+        removed = 0
+        while (then := self.lower(removed)) != removed and then <= wanted:
+            removed = then
+        return removed
+
+
+class Work:
+    """Multiply-accumulates of a network, by which groups of channels are kept.
+
+    Attributes:
+        layers: whose work depends on it.
+        places: int64 [groups, 2 * layers]: places of each group along the read and the made axis of
+            each layer (a tied axis counts as made).
+        total: multiply-accumulates of the whole network as it is.
+    """
+
+    def __init__(self, graph: Graph, channels: Channels) -> None:
+        self.layers: list[LayerSides] = channels.layers()
+        count = len(self.layers)
+        self.places = np.zeros((channels.count, 2 * count), np.int64)
+        extents = np.ones((2, count), np.int64)
+        for index, layer in enumerate(self.layers):
+            for side, cut in enumerate((layer.reads, layer.results)):
+                if cut is not None:
+                    groups = channels.groups(cut)
+                    np.add.at(self.places[:, side * count + index], groups, 1)
+                    extents[side, index] = len(groups)
+        self._full = extents
+        macs = np.array([layer.macs for layer in self.layers], np.float64)
+        self._unit = macs / extents.prod(axis=0)
+        self.total = float(sum(op_of(n).macs(n) for n in graph.nodes))
+        self._varying = float(macs.sum())
+
+    def saved(self, gone: Array, lost: Array) -> float:
+        """Work saved by losing more places.
+
+        Args:
+            gone: int [2 * layers]: places lost already.
+            lost: the same, of those to lose.
+        """
+        count = len(self.layers)
+        before = self._full - gone.reshape(2, count)
+        after = before - lost.reshape(2, count)
+        return float((self._unit * (before.prod(axis=0) - after.prod(axis=0))).sum())
+
+    def of(self, kept: Array) -> float:
+        """Work of the network with the groups of ``kept`` (bool [groups])."""
+        gone = self.places[~kept].sum(axis=0)
+        return self.total - self.saved(np.zeros_like(gone), gone)
+
+
+def magnitudes(channels: Channels) -> Array:
+    """Saliency of each group: the shares of its filters in the squares of their layers' weights."""
+    return _summed(channels, [(s.results, _squares(s.node)) for s in channels.layers()])
+
+
+def root_mean_squares(channels: Channels) -> Array:
+    """Root of the mean square of the weights of all filters of each group."""
+    layers = channels.layers()
+    squares, counts = np.zeros(channels.count), np.zeros(channels.count)
+    for side in layers:
+        values = np.square(side.node.input(1).decoded(), dtype=np.float64)
+        _add(squares, channels, side.results, values)
+        _add(counts, channels, side.results, np.ones(values.shape))
+    return np.asarray(np.sqrt(squares / np.maximum(counts, 1)))
+
+
+def output_errors(channels: Channels, layers: Sequence[LayerSides], errors: list[Array]) -> Array:
+    """Saliency of each group from those of the single weights that read it.
+
+    Args:
+        channels: the groups.
+        layers: the layers that read channels.
+        errors: of each, the share of its result that is lost with each weight.
+    """
+    pairs = [(s.reads, e) for s, e in zip(layers, errors, strict=True) if s.reads is not None]
+    return _summed(channels, pairs)
+
+
+def _squares(node: Node) -> Array:
+    squares = np.square(node.input(1).decoded(), dtype=np.float64)
+    return np.asarray(squares / (squares.sum() or 1.0))
+
+
+def _summed(channels: Channels, parts: Sequence[tuple[Cut, Array]]) -> Array:
+    out = np.zeros(channels.count)
+    for cut, values in parts:
+        _add(out, channels, cut, values)
+    return out
+
+
+def _add(out: Array, channels: Channels, cut: Cut, values: Array) -> None:
+    """Add up what lies at each place of a cut axis."""
+    others = tuple(a for a in range(values.ndim) if a != cut.axis)
+    np.add.at(out, channels.groups(cut), values.sum(axis=others))
+
+
+def bundles(
+    channels: Channels, work: Work, saliency: Array, multiple: int, least: int
+) -> list[Bundle]:
+    """The groups that may be removed, by the axes that they lie on.
+
+    Args:
+        channels: the groups.
+        work: of the network.
+        saliency: of each group.
+        multiple: the number of channels that layers make is to be one of it.
+        least: fewest channels to keep.
+    """
+    alike: dict[bytes, list[int]] = {}
+    for group, row in enumerate(work.places):
+        if row.any():
+            alike.setdefault(row.tobytes(), []).append(group)
+    out = []
+    for members in alike.values():
+        free = np.array([g for g in members if g not in channels.frozen], np.int64)
+        if not len(free):
+            continue
+        made = work.places[members[0], len(work.layers) :]
+        each = int(made.max(initial=0)) or 1
+        step = multiple // math.gcd(multiple, each)
+        order = free[np.argsort(saliency[free], kind="stable")]
+        out.append(Bundle(order, len(members), step, max(step, -(-least // each))))
+    return out
+
+
+def by_work(
+    found: Sequence[Bundle], work: Work, saliency: Array, wanted: float, kept: Array
+) -> Array:
+    """Remove, step by step, what is least salient for the work it saves.
+
+    Args:
+        found: the bundles.
+        work: of the network.
+        saliency: of each group.
+        wanted: multiply-accumulates to save.
+        kept: bool [groups]: those that are kept so far.
+
+    Returns:
+        Those that are kept in the end. Less is saved than wanted where no step is left.
+    """
+    kept = kept.copy()
+    removed = [int(np.count_nonzero(~kept[b.groups])) for b in found]
+    gone = work.places[~kept].sum(axis=0)
+    left = wanted - work.saved(np.zeros_like(gone), gone)
+    chunks = [_chunk(b, r, work, saliency) for b, r in zip(found, removed, strict=True)]
+    while left > 0:
+        best, price = -1, math.inf
+        for index, (groups, lost, cost) in enumerate(chunks):
+            saved = work.saved(gone, lost) if len(groups) else 0.0
+            if saved > 0 and cost / saved < price:
+                best, price = index, cost / saved
+        if best < 0:
+            break
+        groups, lost, _ = chunks[best]
+        left -= work.saved(gone, lost)
+        kept[groups] = False
+        gone = gone + lost
+        removed[best] += len(groups)
+        chunks[best] = _chunk(found[best], removed[best], work, saliency)
+    return kept
+
+
+def _chunk(bundle: Bundle, removed: int, work: Work, saliency: Array) -> tuple[Array, Array, float]:
+    """The next groups of a bundle to go, the places they lie on, and their saliency."""
+    groups = bundle.groups[removed : bundle.lower(removed)]
+    return groups, work.places[groups].sum(axis=0), float(saliency[groups].sum())
+
+
+def by_count(found: Sequence[Bundle], wanted: Sequence[int], kept: Array) -> Array:
+    """Remove from each bundle the least salient groups, up to a number of them."""
+    kept = kept.copy()
+    for bundle, count in zip(found, wanted, strict=True):
+        kept[bundle.groups[: bundle.at_most(count)]] = False
+    return kept
+
+
+__all__ = [
+    "Bundle",
+    "Work",
+    "bundles",
+    "by_count",
+    "by_work",
+    "magnitudes",
+    "output_errors",
+    "root_mean_squares",
+]
