@@ -17,7 +17,7 @@ from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from targets.cpu import layers
 from targets.cpu.isa import Isa
-from targets.cpu.kernels import sparse_conv, sparse_gather, sparse_gemv
+from targets.cpu.kernels import sparse_conv, sparse_gather, sparse_gemv, sparse_tiles
 from targets.cpu.kernels.sparse_layer import Layer
 from targets.cpu.kernels.spec import ConvSpec
 
@@ -119,6 +119,22 @@ class SparseConvRow(_SparseRow):
         return sparse_conv.sparse_conv(layer, self.isa)
 
 
+class SparseTilesRow(_SparseRow):
+    """Convolution and linear layers of codes on AMX tiles, filled by gathering."""
+
+    name: ClassVar[str] = "sparse-gemm-amx"
+
+    def _refuses(self, spec: ConvSpec) -> str:
+        return sparse_tiles.refusal(spec)
+
+    def _cost(self, spec: ConvSpec, weights: Array) -> float:
+        return sparse_tiles.sparse_tiles_cost(spec, self.isa, weights)
+
+    def _plan(self, layer: Layer) -> KernelPlan:
+        return sparse_tiles.sparse_tiles(layer, self.isa)
+
+
 def sparse_rows(isa: Isa) -> list[KernelRow]:
     """All rows for sparse weights that this feature level can run."""
-    return [SparseGemvRow(isa), SparseGatherRow(isa), SparseConvRow(isa)]
+    rows: list[KernelRow] = [SparseGemvRow(isa), SparseGatherRow(isa), SparseConvRow(isa)]
+    return [*rows, SparseTilesRow(isa)] if isa.dot == "amx" else rows

@@ -16,6 +16,7 @@ from targets.cpu.kernels.sparse_gather import sparse_gather
 from targets.cpu.kernels.sparse_gemv import sparse_gemv, sparse_gemv_cost
 from targets.cpu.kernels.sparse_layer import Layer
 from targets.cpu.kernels.sparse_pack import column_places, entry_counts, find_entries, weight_matrix
+from targets.cpu.kernels.sparse_tiles import sparse_tiles
 from targets.cpu.kernels.spec import NUMPY, ConvSpec, Epilogue
 from tests.targets.footprints import check_footprints
 from tests.targets.reference import conv_accumulators, finish
@@ -275,3 +276,25 @@ def test_gather_stores_two_bytes_a_code():
     case = SparseCase(typed(ConvSpec(1, 1, 1, 2048, 256, epilogue=U8), "u8"), (1, 1), 0.1, 1)
     kept = int(np.count_nonzero(case.w))
     assert stored_bytes(case.planned(sparse_gather, AVX512VNNI)) <= 2.1 * kept + 8 * 256
+
+
+PLANES = {
+    **{name: CONV[name] for name in ("3x3", "1x1-many", "strided", "dilated", "residual")},
+    "rows": (ConvSpec(1, 1, 37, 40, 64, epilogue=Epilogue("f32", -8.0, 9.0)), (32, 4)),
+    "wide": (ConvSpec(1, 3, 41, 4, 20, 3, 3, pads=(0, 2, 1, 1), epilogue=U8), (32, 4)),
+    "images": (ConvSpec(2, 5, 18, 72, 32, 3, 3, (1, 2), pads=(1, 1, 1, 1), epilogue=U8), (32, 4)),
+}
+
+
+@pytest.mark.parametrize("isa", isa_params("amx"))
+def test_tiles_against_numpy(isa):
+    cases = {
+        (name, density): SparseCase(replace(spec, in_zero_point=200), block, density, 3)
+        for name, (spec, block) in PLANES.items()
+        for density in (0.0, 0.1, 1.0)
+    }
+    plans = {key: case.planned(sparse_tiles, isa) for key, case in cases.items()}
+    runner = Runner(list(plans.values()), isa)
+    for key, case in cases.items():
+        for cuts in (1, 3):
+            case.check(runner.run(plans[key], case.inputs, case.out, cuts))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,8 @@ from dlcc.lowering.lower import lower
 from dlcc.ops import build
 from targets import get_target
 from targets.cpu.isa import LEVELS
+from targets.cpu.kernels.sparse_tiles import refusal as tiles_refusal
+from targets.cpu.kernels.spec import ConvSpec, Epilogue
 from tests.lowering.graphs import affine, typed
 from tests.targets.running import isa_params
 from tests.targets.test_sparse_kernels import zeros_of
@@ -162,3 +166,22 @@ def test_scattered_weights_are_gathered(pattern, bits, tmp_path):
     assert (row["kernel"], row["weights"]) == ("sparse-gather", "compressed")
     check(graph, program, tmp_path / "net")
     assert lowered(graph, "sse4")[1]["rejected"]["sparse-gather"].endswith("cannot gather")
+
+
+@pytest.mark.parametrize("isa", isa_params("amx"))
+def test_blocks_are_gathered_into_tiles(isa, tmp_path):
+    shapes = (1, 128, 28, 28), (128, 128, 3, 3)
+    graph = sparse_layer("conv2d", *shapes, "block32x4", 0.1, pads=(1, 1, 1, 1))
+    program, row = lowered(graph, isa.name)
+    assert (row["kernel"], row["weights"]) == ("sparse-gemm-amx", "compressed")
+    check(graph, program, tmp_path / "net")
+    graph = sparse_layer("conv2d", *shapes, "block32x4", 0.9, pads=(1, 1, 1, 1))
+    assert lowered(graph, isa.name)[1]["weights"] == "decoded"
+
+
+def test_tiles_need_whole_words_of_codes():
+    spec = ConvSpec(1, 8, 8, 16, 32, 3, 3)
+    assert not tiles_refusal(spec)
+    assert "no multiple of 4" in tiles_refusal(replace(spec, c=18))
+    assert "caller's input" in tiles_refusal(replace(spec, input_slack=False))
+    assert "not 8-bit" in tiles_refusal(replace(spec, in_dtype="f32", epilogue=Epilogue()))

@@ -246,6 +246,23 @@ def finish_pixels(
         kb.store_first(at.y, index + i * n, codes, size)
 
 
+def finish_planes(
+    kb: tir.KernelBuilder, at: Pointers, sums: list[Any], channel: Any, out: OutType
+) -> Any:
+    """Four channels of 16 pixels to codes: a word for each pixel, the pixels along the lanes.
+
+    ``sums``: a vector for each channel from ``channel``. Every ``t * m`` must fit an int32.
+    """
+    lanes, whole = BUNDLE_LANES, []
+    for i, value in enumerate(sums):
+        bias = kb.splat(kb.load(at.bias, channel + i), lanes)
+        factor = kb.splat(kb.load(at.multiplier, channel + i), lanes)
+        whole.append(_to_int(kb, kb.cast(value + bias, "float32") * factor, lanes))
+    codes = kb.let(_packed(kb, at, whole, out), "q")
+    order = [lane + 4 * j + i for lane in range(0, 64, 16) for i in range(4) for j in range(4)]
+    return kb.reinterpret(kb.shuffle(codes, order), "int32", lanes)
+
+
 def _bundle_residuals(
     kb: tir.KernelBuilder, at: Pointers, channels: list[Channels], index: Any, count: int
 ) -> list[Any]:

@@ -20,6 +20,7 @@ from targets.cpu.kernels.conv import (
     fold_zero_point,
 )
 from targets.cpu.kernels.gemm import Unit
+from targets.cpu.kernels.planes import Planes, planes_step
 from targets.cpu.kernels.spec import ConvSpec
 from targets.cpu.kernels.stage import Stage, fill_constant, stage_step
 
@@ -85,7 +86,7 @@ def staged_plan(
     layer: Layer,
     isa: Isa,
     unit: Unit,
-    stage: Stage | None,
+    stage: Stage | Planes | None,
     constants: Mapping[str, np.ndarray],
     step: Callable[[tuple[KernelArg, ...]], KernelStep],
     kernel: str,
@@ -98,7 +99,10 @@ def staged_plan(
     source: KernelArg = ("in", 0)
     if stage is not None:
         made["fill"] = fill_constant(spec.in_zero_point, spec.in_dtype)
-        steps.append(stage_step(stage, isa, source, "fill", 0))
+        if isinstance(stage, Planes):
+            steps.append(planes_step(stage, source, "fill", 0))
+        else:
+            steps.append(stage_step(stage, isa, source, "fill", 0))
         source = ("scratch", 0)
     names = epilogue.argument_names(spec.in_dtype == "u8", spec.epilogue.residual)
     args = [source, *(("const", name) for name in ("weight", "index", "groups", *names))]
