@@ -1,8 +1,8 @@
 """Kernels of compressed weights beside the dense ones, at the shapes of two layers.
 
-For each encoding and sparsity: time of the layer, how many times as fast as the dense float32 and
-the dense int8 kernel it is, bytes of its weights, the kernel that lowering chose, and the sparsity
-from which on it is the faster one.
+For each encoding (and sparsity, of those that leave weights out): time of the layer, how many times
+as fast as the dense float32 and the dense int8 kernel it is, bytes of its weights, the kernel that
+lowering chose, and the sparsity from which on it is the faster one.
 
     python benchmarks/compressed.py build DIR [--target cpu] [--shapes fc conv] [--only 16x4]
     python benchmarks/compressed.py time DIR [--seconds 10]
@@ -16,8 +16,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,15 @@ import numpy as np
 import dlcc
 from dlcc.artifact import write_artifact
 from dlcc.driver import build_object
-from dlcc.ir import Affine, Dense, Graph, Sparse, TensorType
+from dlcc.ir import Affine, Binary, Dense, Encoding, Graph, Sparse, TensorType, Ternary
 from dlcc.lowering.lower import lower
 from dlcc.ops import build
 from targets import get_target
+
+
+def _uniform(bits: int, real: np.ndarray) -> Affine:
+    return Affine.symmetric(bits, np.full(len(real), 0.5 / (2 ** (bits - 1) - 1)), 0)
+
 
 SHAPES = {
     "fc": ("linear", (1, 9216), (4096, 9216), {}),
@@ -40,12 +46,22 @@ PATTERNS = {
     "fc": ["unstructured", "block1x4", "block4x4", "block16x1", "block16x4"],
     "conv": ["unstructured", "block1x4", "block4x4", "block16x4", "block32x4"],
 }
+LOW_BITS: dict[str, Callable[[np.ndarray], Encoding]] = {
+    **{f"int{bits}": partial(_uniform, bits) for bits in (2, 3, 4, 6)},
+    "ternary": lambda real: Ternary((0.4,) * len(real), (0.4,) * len(real), 0),
+    "binary": lambda real: Binary((0.25,) * len(real), 0),
+}
+"""Encodings that hold every weight in a few bits, for the weights of a layer."""
+
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One artifact. ``pattern`` "dense": the kernel that the others are compared with."""
+    """One artifact. ``pattern`` "dense": the kernel that the others are compared with.
+
+    ``bits``: 32 for float32 activations, 8 for codes.
+    """
 
     shape: str
     pattern: str
@@ -63,6 +79,9 @@ def rows_of(shapes: list[str], only: str) -> Iterator[Row]:
     for shape in shapes:
         yield Row(shape, "dense", 32)
         yield Row(shape, "dense", 8)
+        for pattern in LOW_BITS if shape == "fc" else ():
+            if only in f"{pattern}-8":
+                yield Row(shape, pattern, 8)
         for pattern in PATTERNS[shape]:
             for bits in (32, 8):
                 if only in f"{pattern}-{bits}":
@@ -90,7 +109,9 @@ def graph_of(row: Row) -> Graph:
     inner: Affine | Dense = Dense()
     if row.bits == 8:
         inner = Affine.symmetric(8, np.full(weight[0], 0.5 / 127), 0)
-    if row.pattern != "dense":
+    if row.pattern in LOW_BITS:
+        w = graph.add_constant(real, encoding=LOW_BITS[row.pattern](real), name="w")
+    elif row.pattern != "dense":
         real *= mask_of(row, weight, rng)
         w = graph.add_constant(real, encoding=Sparse(row.pattern, inner), name="w")
     else:
@@ -173,16 +194,23 @@ def show(found: dict[Row, tuple[float, dict]]) -> None:
                     f"{told['kernel']} {told['variant']}",
                 ]
                 print("| " + " | ".join(cells) + " |")
-        print("\nbreak-even against dense fp32 and int8:")
-        for pattern, bits in dict.fromkeys((r.pattern, r.bits) for r in found if r.shape == shape):
-            points = [
-                (row.sparsity, seconds)
-                for row, (seconds, _) in found.items()
-                if (row.shape, row.pattern, row.bits) == (shape, pattern, bits)
-            ]
-            if pattern != "dense":
-                told = [break_even(points, dense[0]) for dense in (full, small)]
-                print(f"- {pattern} {bits} bits: {told[0]}, {told[1]}")
+        told = [f"- {p} {b} bits: {', '.join(told)}" for p, b, told in crossings(found, shape)]
+        if told:
+            print("\nbreak-even against dense fp32 and int8:", *told, sep="\n")
+
+
+def crossings(
+    found: dict[Row, tuple[float, dict]], shape: str
+) -> Iterator[tuple[str, int, list[str]]]:
+    """For each pattern and bits: from which sparsity on it beats dense fp32, and dense int8."""
+    dense = [found[Row(shape, "dense", bits)][0] for bits in (32, 8)]
+    rows = {row: seconds for row, (seconds, _) in found.items() if row.shape == shape}
+    for pattern, bits in dict.fromkeys((row.pattern, row.bits) for row in rows):
+        points = [
+            (r.sparsity, t) for r, t in rows.items() if (r.pattern, r.bits) == (pattern, bits)
+        ]
+        if pattern not in ("dense", *LOW_BITS):
+            yield pattern, bits, [break_even(points, seconds) for seconds in dense]
 
 
 def main() -> None:

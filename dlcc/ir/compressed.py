@@ -21,7 +21,7 @@ from typing import ClassVar
 import numpy as np
 
 from dlcc.ir.clustering import cluster_scalars, cluster_vectors
-from dlcc.ir.encodings import Array, Encoding, Parts, float32_tuple
+from dlcc.ir.encodings import Affine, Array, Encoding, Parts, float32_tuple
 from dlcc.ir.packing import pack_bits, unpack_bits
 
 
@@ -68,6 +68,11 @@ def _check_scales(name: str, axis: int | None, *groups: tuple[float, ...]) -> No
             raise ValueError(f"{name}: one scale is needed, or one per index of the axis")
         if any(not 0 <= s < float("inf") for s in scales):
             raise ValueError(f"{name}: scales must be finite and not negative")
+
+
+def _two_bits(scales: tuple[float, ...], axis: int | None) -> Affine:
+    """Codes -1, 0, 1 of these scales; where a scale is 0, so are all codes, and 1 stands for it."""
+    return Affine.symmetric(2, np.asarray([scale or 1.0 for scale in scales]), axis)
 
 
 def _reduced(values: Array, axis: int | None) -> Array:
@@ -165,6 +170,11 @@ class Ternary(Coded):
         """Two."""
         return 2
 
+    @property
+    def uniform(self) -> Affine | None:
+        """Two-bit codes, if both values are equally far from 0."""
+        return _two_bits(self.positive, self.axis) if self.positive == self.negative else None
+
     @staticmethod
     def fit(
         values: Array,
@@ -232,6 +242,11 @@ class Binary(Coded):
     def code_bits(self) -> int:
         """One."""
         return 1
+
+    @property
+    def uniform(self) -> Affine:
+        """Two-bit codes, of which 0 stands only where the scale is 0."""
+        return _two_bits(self.scales, self.axis)
 
     @staticmethod
     def fit(values: Array, axis: int | None = None) -> Binary:

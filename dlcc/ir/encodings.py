@@ -54,6 +54,14 @@ class Encoding(ABC):
         """Element type of the main part in memory, for values of ``logical`` type."""
         return logical
 
+    @property
+    def uniform(self) -> Affine | None:
+        """The uniform codes that hold every number of this encoding, for integer arithmetic.
+
+        None where there are none: the numbers of an index are no multiples of one scale.
+        """
+        return None
+
     @staticmethod
     def by_name(name: str) -> type[Encoding]:
         """The encoding class that prints as ``name``. Raises KeyError."""
@@ -133,6 +141,11 @@ class Affine(Encoding):
         """Signed, zero point 0, codes -(2^(bits-1)-1) .. 2^(bits-1)-1: the form of weights."""
         flat = tuple(float(s) for s in np.atleast_1d(scales))
         return Affine(bits, True, flat, (0,) * len(flat), axis, narrow=bits <= 16)
+
+    @property
+    def uniform(self) -> Affine:
+        """Itself."""
+        return self
 
     @property
     def code_range(self) -> tuple[int, int]:

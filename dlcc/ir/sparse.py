@@ -61,6 +61,11 @@ class Sparse(Encoding):
         return tuple(int(match[name]) for name in names) if match[names[0]] else None
 
     @property
+    def uniform(self) -> Affine | None:
+        """That of the stored elements: what is not stored is 0, as is its code."""
+        return self.inner.uniform
+
+    @property
     def share(self) -> int | None:
         """R of the pattern balancedR: rows that together store as much as any other R rows."""
         sizes = self._sizes("share")

@@ -346,8 +346,11 @@ def _decoding(choice: Choice) -> dict[str, str]:
     What the rows for the other form would have cost stands among the rejected ones.
     """
     weight = choice.node.optional_input(1)
-    plain = Dense | Affine | BFloat16
-    if weight is None or not weight.is_constant or isinstance(weight.type.encoding, plain):
+    if weight is None or not weight.is_constant:
+        return {}
+    encoding = weight.type.encoding
+    whole_bytes = isinstance(encoding, Affine) and encoding.bits % 8 == 0
+    if whole_bytes or isinstance(encoding, Dense | BFloat16):
         return {}
     return {"weights": "compressed" if choice.plan.compressed else "decoded"}
 

@@ -50,15 +50,12 @@ def magnitude(array: Array) -> float:
 
 
 def affine_of(value: Value) -> Affine | None:
-    """The affine encoding of the codes of ``value``: its own, or that of a sparse wrapper."""
-    encoding: Any = value.type.encoding
-    while not isinstance(encoding, Affine) and hasattr(encoding, "inner"):
-        encoding = encoding.inner
-    return encoding if isinstance(encoding, Affine) else None
+    """The codes that ``value`` is computed with: its own, or those that its encoding stands for."""
+    return value.type.encoding.uniform
 
 
 def codes_of(value: Value, array: Array) -> Array:
-    """Integer codes of an operand; a sparse constant arrives decoded and is encoded again."""
+    """Integer codes of an operand; a compressed constant arrives decoded and is encoded again."""
     encoding = affine_of(value)
     assert encoding is not None
     return array if isinstance(value.type.encoding, Affine) else encoding.quantise(array)

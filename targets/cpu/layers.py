@@ -4,9 +4,10 @@ Scales become float32 multipliers here; the input's zero point is folded into th
 generators (``acc = sum(xq * wq) + bias - zx * sum(wq)``; borders are padded with ``zx``).
 
 Weights may be encoded. :func:`layer_constants` decodes them for the kernels that want them dense: a
-float layer's to float32, whatever the encoding, an integer layer's ``Sparse(pattern, Affine)`` to
-codes. Rows that run an encoding from its compressed form take the constant themselves and compete
-with those by cost; lowering's report says which of both it was (``KernelPlan.compressed``).
+float layer's to float32, whatever the encoding, an integer layer's to the codes that its encoding
+stands for (:attr:`dlcc.ir.Encoding.uniform`). Rows that run an encoding from its compressed form
+take the constant themselves and compete with those by cost; lowering's report says which of both it
+was (``KernelPlan.compressed``).
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from math import prod
 import numpy as np
 
 from dlcc import numerics
-from dlcc.ir import BFLOAT16, Affine, Constant, Node, Sparse, TensorType, Value
+from dlcc.ir import BFLOAT16, Affine, Constant, Dense, Node, Sparse, TensorType, Value
 from dlcc.ir.dtypes import F32
-from dlcc.ir.encodings import Array
+from dlcc.ir.encodings import Array, BFloat16
 from dlcc.lowering.views import root
 from dlcc.ops import op_of
 from dlcc.ops.integer import affine_of, weight_scales
@@ -81,8 +82,8 @@ def _weight_refusal(weight: Value, quantised: bool) -> str:
     encoding = weight.type.encoding
     if not quantised:
         return ""
-    codes = encoding.inner if isinstance(encoding, Sparse) else encoding
-    if not isinstance(codes, Affine) or codes.bits > 8:
+    codes = encoding.uniform
+    if codes is None or codes.bits > 8:
         return "an integer layer needs weights of at most 8 bits"
     if not codes.signed or any(codes.zero_points):
         return "the weights are not signed with zero point 0"
@@ -253,19 +254,22 @@ def weight_array(node: Node) -> Array:
     encoding, constant = weight.type.encoding, weight.constant
     coded = isinstance(node.input(0).type.encoding, Affine)
     assert constant is not None
-    if isinstance(encoding, Sparse):
-        return _spread(constant, weight.type, coded)
-    return weight.stored() if coded or weight.type.is_bfloat16 else weight.decoded()
+    if isinstance(encoding, Dense | Affine | BFloat16):
+        return weight.stored() if coded or weight.type.is_bfloat16 else weight.decoded()
+    return _spread(constant, weight.type, coded)
 
 
 @lru_cache(maxsize=1)
 def _spread(constant: Constant, type_: TensorType, codes: bool) -> Array:
-    """A sparse weight with its zeros; kept, as each row of the kernel table asks for it."""
+    """A compressed weight in full; kept, as each row of the kernel table asks for it."""
     encoding = type_.encoding
-    assert isinstance(encoding, Sparse)
-    if codes:
+    if codes and isinstance(encoding, Sparse) and isinstance(encoding.inner, Affine):
         return encoding.codes(constant.parts, type_.shape)
-    return encoding.decode(constant.parts, type_.shape)
+    real = encoding.decode(constant.parts, type_.shape)
+    if not codes:
+        return real
+    assert encoding.uniform is not None
+    return encoding.uniform.quantise(real)
 
 
 def layer_constants(node: Node) -> Constants:

@@ -21,6 +21,7 @@ from targets.cpu.kernels.matmul import matmul, matmul_cost
 from targets.cpu.kernels.matmul_bf16 import matmul_bf16, matmul_bf16_cost
 from targets.cpu.kernels.softmax import softmax, softmax_cost
 from targets.cpu.kernels.winograd_code import Winograd
+from targets.cpu.packed import packed_rows
 from targets.cpu.sparse import sparse_rows
 
 MOST_BLOCKS = 8
@@ -294,4 +295,11 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         rows += [AmxConvRow(isa), AmxMatmulRow(isa), AmxColumnsConvRow(isa)]
     if isa.byte_permute:
         rows.append(ColumnsConvRow(isa))
-    return (*rows, *sparse_rows(isa), QuantizeRow(isa), TableRow(isa), DefaultRow(isa))
+    return (
+        *rows,
+        *sparse_rows(isa),
+        *packed_rows(isa),
+        QuantizeRow(isa),
+        TableRow(isa),
+        DefaultRow(isa),
+    )

@@ -34,6 +34,18 @@ def test_the_graph_is_a_layer_with_sparse_weights(bits, monkeypatch):
     assert dlcc.execute(graph, {"x": x})["y"].shape == (1, 8, 5, 5)
 
 
+@pytest.mark.parametrize("pattern", compressed.LOW_BITS)
+def test_low_bits_hold_every_weight(pattern, monkeypatch):
+    small = ("linear", (1, 40), (80, 40), {})
+    monkeypatch.setitem(compressed.SHAPES, "fc", small)
+    graph = compressed.graph_of(Row("fc", pattern, 8))
+    stored = graph.nodes[-1].input(1)
+    bits = 1 if pattern == "binary" else 2 if pattern == "ternary" else int(pattern[3:])
+    assert len(np.unique(stored.decoded())) == (2 if bits == 1 else 2**bits - 1)
+    assert stored.type.encoding.stored_bytes(stored.constant.parts) <= 400 * bits + 2 * 4 * 80
+    assert dlcc.execute(graph, {"x": np.ones((1, 40), np.uint8)})["y"].dtype == np.uint8
+
+
 def test_break_even_lies_where_the_times_cross():
     points = [(0.5, 30.0), (0.9, 10.0), (0.7, 20.0)]
     assert compressed.break_even(points, 15.0) == "80 %"

@@ -90,10 +90,12 @@ def staged_plan(
     constants: Mapping[str, np.ndarray],
     step: Callable[[tuple[KernelArg, ...]], KernelStep],
     kernel: str,
+    stored: Sequence[str] = ("weight", "index", "groups"),
 ) -> KernelPlan:
     """Staging where it is needed, then one step.
 
-    Its arguments: the input, weight, index, groups, the epilogue's constants, residual, output.
+    Its arguments: the input, the weight's constants (``stored``), the epilogue's constants,
+    residual, output.
     """
     spec, steps, made = layer.spec, [], dict(constants)
     source: KernelArg = ("in", 0)
@@ -105,7 +107,7 @@ def staged_plan(
             steps.append(stage_step(stage, isa, source, "fill", 0))
         source = ("scratch", 0)
     names = epilogue.argument_names(spec.in_dtype == "u8", spec.epilogue.residual)
-    args = [source, *(("const", name) for name in ("weight", "index", "groups", *names))]
+    args = [source, *(("const", name) for name in (*stored, *names))]
     args += [("in", 1)] if spec.epilogue.residual is not None else []
     steps.append(step((*args, ("out", 0))))
     return KernelPlan(

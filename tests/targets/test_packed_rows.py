@@ -1,0 +1,111 @@
+"""Layers with weights of a few bits, from the graph to the library: kernels and results."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dlcc.ir import Affine, Binary, Encoding, Graph, Ternary
+from dlcc.ops import build
+from targets import get_target
+from targets.cpu.isa import LEVELS
+from tests.lowering.graphs import affine, typed
+from tests.targets.running import isa_params
+from tests.targets.test_sparse_rows import check, lowered
+
+
+def encoding_of(kind: str, real: np.ndarray) -> Encoding:
+    """Scales per output that fit ``real``; ``kind``: int2 .. int7, ternary or binary."""
+    rows = np.abs(real).reshape(len(real), -1)
+    if kind == "ternary":
+        scales = tuple(map(float, rows.mean(axis=1)))
+        return Ternary(scales, scales, 0)
+    if kind == "binary":
+        return Binary.fit(real, 0)
+    if kind == "asymmetric":
+        return Ternary.fit(real, 0)
+    bits = int(kind[3:])
+    return Affine.symmetric(bits, rows.max(axis=1) / (2 ** (bits - 1) - 1), 0)
+
+
+def packed_layer(
+    kind: str, op: str, shape: tuple, weight: tuple, *, integer: bool = True, zeros: bool = False
+) -> Graph:
+    """One layer on codes (or in float); ``zeros``: all weights of output 1 are 0."""
+    rng = np.random.default_rng(1)
+    graph = Graph("net")
+    x = graph.add_input("x", typed(shape, affine() if integer else None))
+    real = rng.standard_normal(weight).astype(np.float32)
+    real[1] *= not zeros
+    encoding = encoding_of(kind, real)
+    w = graph.add_constant(real, encoding=encoding, name="w")
+    bias = rng.standard_normal(weight[0]).astype(np.float32)
+    uniform = encoding.uniform
+    wide = None
+    if integer and uniform is not None:
+        wide = Affine.symmetric(32, 0.02 * np.asarray(uniform.scales), 0)
+    b = graph.add_constant(bias, **({"encoding": wide} if wide else {}), name="b")
+    node = build(graph, op, [x, w, b], {}, loc="layer")
+    if integer:
+        node.output.type = node.output.type.with_(encoding=affine(0.3, 120))
+    graph.set_outputs([node.output], ["y"])
+    return graph
+
+
+KINDS = {"int2": 2, "int3": 3, "int4": 4, "int5": 5, "int7": 7, "ternary": 2, "binary": 1}
+
+
+@pytest.mark.parametrize("isa", isa_params("avx2", "avx512vnni", "amx"))
+@pytest.mark.parametrize("kind", ["int4", "ternary", "binary"])
+def test_a_linear_layer_runs_from_its_packed_codes(isa, kind, tmp_path):
+    graph = packed_layer(kind, "linear", (1, 2304), (256, 2304))
+    program, row = lowered(graph, isa.name)
+    assert row["kernel"] == "packed-gemv"
+    assert row["weights"] == "compressed"
+    assert "predicted" in row["rejected"]["implicit-gemm"]
+    codes = 2304 * 256 * KINDS[kind] // 8
+    assert row["weight_bytes"] <= codes + 8 * 256 + 1024  # with the epilogue's constants
+    assert len(program.weights) <= codes + 8 * 256 + 2048
+    check(graph, program, tmp_path / "net")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_width_is_computed_exactly_by_some_kernel(kind, tmp_path):
+    for op, shape, weight in (
+        ("linear", (1, 70), (37, 70)),
+        ("linear", (3, 33), (20, 33)),
+        ("conv2d", (1, 12, 5, 5), (20, 12, 3, 3)),
+    ):
+        graph = packed_layer(kind, op, shape, weight)
+        program, row = lowered(graph, "avx2")
+        assert row["weights"] in ("compressed", "decoded")
+        check(graph, program, tmp_path / op / str(shape[0]))
+
+
+@pytest.mark.parametrize("kind", ["ternary", "binary"])
+def test_an_output_without_weights(kind, tmp_path):
+    graph = packed_layer(kind, "linear", (1, 2304), (64, 2304), zeros=True)
+    if kind == "binary":
+        assert set(graph.nodes[0].input(1).decoded()[1]) == {0.0}
+    program, row = lowered(graph, "avx2")
+    assert row["kernel"] == "packed-gemv"
+    check(graph, program, tmp_path / "net")
+
+
+def test_float_activations_decode_the_weights(tmp_path):
+    graph = packed_layer("int4", "linear", (1, 70), (37, 70), integer=False)
+    program, row = lowered(graph, "avx2")
+    assert (row["kernel"], row["weights"]) == ("implicit-gemm", "decoded")
+    assert row["rejected"]["packed-gemv"] == "the activations are not quantised"
+    check(graph, program, tmp_path / "net")
+
+
+def test_whole_bytes_do_not_hear_of_packed_kernels():
+    _, row = lowered(packed_layer("int8", "linear", (1, 70), (37, 70)), "avx2")
+    assert "weights" not in row
+    assert "packed-gemv" not in row["rejected"]
+
+
+def test_every_level_has_the_row():
+    for level in LEVELS:
+        assert "packed-gemv" in {row.name for row in get_target(f"cpu:{level}").rows}
