@@ -22,6 +22,7 @@ from targets.cpu.kernels.conv import (
 from targets.cpu.kernels.gemm import (
     bundles,
     channel_order,
+    code_step,
     even_cut,
     pack_weights,
     tail_cut,
@@ -263,6 +264,21 @@ def test_packed_weights_are_zero_past_the_run():
     assert packed.sum() == weights.sum()
     assert not packed[:, :, :, 1, :, 2:].any()
     assert not packed[:, 1, :, :, 1:].any()
+
+
+def test_tiles_are_as_deep_as_the_run():
+    assert [code_step(run) for run in (1, 27, 48, 64, 66, 96, 144)] == [4, 28, 48, 64, 36, 48, 48]
+    assert unit_for(LEVELS["amx"], "u8").k == 64
+    for spec in CASES.values():
+        geo = geometry(spec, LEVELS["amx"])
+        steps = -(-geo.gemm.run // 64)
+        assert geo.unit.kind != "amx" or steps == -(-geo.gemm.run // geo.unit.k)
+
+
+def test_rows_across_cache_lines_cost_more():
+    whole = ConvSpec(1, 1, 4096, 64, 16, epilogue=U8)
+    split = replace(whole, c=56)
+    assert conv_cost(split, LEVELS["amx"]) > conv_cost(whole, LEVELS["amx"])
 
 
 def test_narrow_images_fill_tiles():

@@ -80,7 +80,7 @@ def geometry(
     spec = replace(spec, c=spec.c + spare) if spare else spec
     unit = unit_for(isa, spec.in_dtype, amx=amx)
     if columns:
-        return _columns_geometry(spec, unit, block)
+        return _columns_geometry(spec, isa, amx, block)
     merged = _merged_groups(spec, unit)
     height, width = spec.padded
     loops, run = _runs(spec, width, merged)
@@ -114,9 +114,13 @@ def geometry(
     return Geometry(spec, stage, gemm, unit, merged)
 
 
-def _columns_geometry(spec: ConvSpec, unit: Unit, block: tuple[int, int, int] | None) -> Geometry:
+def _columns_geometry(
+    spec: ConvSpec, isa: Isa, amx: bool, block: tuple[int, int, int] | None
+) -> Geometry:
     """The GEMM whose one run is a whole window: its images are bands of staged output rows."""
     stage = columns_of(spec)
+    run = spec.kw * stage.column
+    unit = unit_for(isa, spec.in_dtype, amx=amx, run=run)
     gemm = Gemm(
         spec.n * spec.oh // stage.band,
         stage.band,
@@ -125,7 +129,7 @@ def _columns_geometry(spec: ConvSpec, unit: Unit, block: tuple[int, int, int] | 
         stage.pitch,
         spec.stride[1] * stage.column,
         ((1, 0),),
-        spec.kw * stage.column,
+        run,
         n=spec.oc,
         groups=1,
         a_group=0,

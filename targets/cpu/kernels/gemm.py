@@ -140,7 +140,10 @@ class Unit:
 
 
 def unit_for(isa: Isa, a_dtype: str, *, amx: bool = True, run: int = 0) -> Unit:
-    """The inner-product unit of ``isa`` for activations of this dtype and runs of this length."""
+    """The inner-product unit of ``isa`` for activations of this dtype and runs of this length.
+
+    ``run``: 0 if the step is not to be fitted to it.
+    """
     if a_dtype == "f32":
         return Unit("fma", isa.lanes, 1, isa.registers, isa.fma)
     if a_dtype == "bf16":
@@ -152,8 +155,17 @@ def unit_for(isa: Isa, a_dtype: str, *, amx: bool = True, run: int = 0) -> Unit:
     if isa.dot == "madd":
         return Unit("madd", isa.lanes, 2, isa.registers)
     if isa.dot == "amx" and amx:
-        return Unit("amx", TILE, 64, isa.registers)
+        return Unit("amx", TILE, code_step(run) if run else 64, isa.registers)
     return Unit("vnni", isa.lanes, 4, isa.registers)
+
+
+def code_step(run: int) -> int:
+    """Codes of a run that a tile takes at a time: the run in equal steps of at most 64.
+
+    A row that a tile load reads beyond a cache line's end takes as long as five that stay within.
+    """
+    steps = ceil(run / 64)
+    return ceil(ceil(run / steps) / 4) * 4
 
 
 def bf16_step(run: int) -> int:
