@@ -157,9 +157,9 @@ class KernelBuilder:
         return bfloat16.rounded(value)
 
     @staticmethod
-    def shuffle(value: Any, order: Sequence[int]) -> Any:
-        """The vector whose lane i is lane ``order[i]`` of ``value``."""
-        return tirx.Shuffle([value], [tirx.IntImm("int32", lane) for lane in order])
+    def shuffle(value: Any, order: Sequence[int], *more: Any) -> Any:
+        """The vector whose lane i is lane ``order[i]`` of ``value`` (and ``more`` behind it)."""
+        return tirx.Shuffle([value, *more], [tirx.IntImm("int32", lane) for lane in order])
 
     @staticmethod
     def pure(name: str, dtype: str, lanes: int, *args: Any) -> Any:

@@ -101,7 +101,7 @@ class QuantizeRow(_CodesRow):
         x, y = node.input(0).type, node.output.type
         if not x.is_dense or str(x.dtype) != "f32" or not is_u8(y):
             return "the numbers are not float32, or the codes not unsigned bytes with one scale"
-        shape = _planes(x, y)
+        shape = planes_of(x, y)
         if shape is None:
             return "the order changes otherwise than from a few planes to NHWC"
         if shape[2] < quantise.NARROW:
@@ -116,7 +116,7 @@ class QuantizeRow(_CodesRow):
 
     def _spec(self, node: Node) -> quantise.Quantise:
         encoding = node.output.type.affine
-        shape = _planes(node.input(0).type, node.output.type)
+        shape = planes_of(node.input(0).type, node.output.type)
         assert shape is not None
         low, high = (code - encoding.zero_point for code in encoding.code_range)
         exact = self.isa.fma and quantise.reciprocal(encoding.scale, low, high) is not None
@@ -137,7 +137,7 @@ class QuantizeRow(_CodesRow):
         return self._plan(step, {"terms": terms}, f"quantise {spec.channels} planes")
 
 
-def _planes(x: TensorType, y: TensorType) -> tuple[int, int, int] | None:
+def planes_of(x: TensorType, y: TensorType) -> tuple[int, int, int] | None:
     """(images, channels, pixels) of a change of encoding from ``x`` to ``y``, if it is one."""
 
     def order(type_: TensorType) -> list[int]:

@@ -21,6 +21,7 @@ from targets.cpu.kernels.matmul import matmul, matmul_cost
 from targets.cpu.kernels.matmul_bf16 import matmul_bf16, matmul_bf16_cost
 from targets.cpu.kernels.softmax import softmax, softmax_cost
 from targets.cpu.kernels.winograd_code import Winograd
+from targets.cpu.rounding import RoundPlanesRow
 
 MOST_BLOCKS = 8
 """Register blocks beside the predicted best that may be measured."""
@@ -270,7 +271,7 @@ class SoftmaxRow(_Row):
     def plan(self, node: Node) -> KernelPlan:
         """One step."""
         spec = layers.softmax_spec(node)
-        if spec.in_dtype == "f32":
+        if spec.in_dtype != "u8":
             return softmax(spec, self.isa)
         op, out = Softmax(), node.output.type.encoding
         tables, unit = op.factors(node), float(op.factor(out))
@@ -293,4 +294,4 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         rows += [AmxConvRow(isa), AmxMatmulRow(isa), AmxColumnsConvRow(isa)]
     if isa.byte_permute:
         rows.append(ColumnsConvRow(isa))
-    return (*rows, QuantizeRow(isa), TableRow(isa), DefaultRow(isa))
+    return (*rows, RoundPlanesRow(isa), QuantizeRow(isa), TableRow(isa), DefaultRow(isa))

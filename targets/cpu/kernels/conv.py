@@ -59,8 +59,9 @@ def _stage_of(spec: ConvSpec, unit: Unit, spare: int) -> Stage | None:
     if not any(spec.pads) and spec.h == 1:  # a linear layer: its rows are the work items
         return rows_stage(spec.n * spec.w, c, source, dst, rounded=rounded, spare=spare)
     return Stage(
-        spec.n, spec.h, spec.w, c, height, width, top, left, (1, 1), source, dst, rounded, spare
-    )
+        spec.n, spec.h, spec.w, c, height, width, top, left, (1, 1), source, dst, rounded, spare,
+        slack=spare > 0 and spec.input_slack,
+    )  # fmt: skip
 
 
 def geometry(

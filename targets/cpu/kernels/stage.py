@@ -18,6 +18,9 @@ from targets.cpu.isa import Isa
 from targets.cpu.kernels.skeleton import divide
 from targets.cpu.kernels.spec import NUMPY, SIZE
 
+_PAIRS = 32
+"""bf16 numbers of a register, where the CPU multiplies pairs of them."""
+
 COPY_BANDWIDTH = 20e9
 """Bytes per second of a staging copy, read and written bytes together."""
 
@@ -34,7 +37,8 @@ class Stage:
 
     Input pixel (i, j) lands at ``(top + i * spread_h, left + j * spread_w)``; the rest is the fill
     value. ``rounded``: f32 numbers are rounded to bf16 even if they stay f32. ``spare``: channels
-    beyond ``c`` of each pixel of the copy, which hold the fill value.
+    beyond ``c`` of each pixel of the copy, which hold the fill value. ``slack``: 64 bytes after the
+    input's end may be read.
     """
 
     n: int
@@ -50,6 +54,7 @@ class Stage:
     dst: str
     rounded: bool = False
     spare: int = 0
+    slack: bool = False
 
     @property
     def elements(self) -> int:
@@ -89,7 +94,7 @@ def fill_constant(zero_point: int, src: str) -> np.ndarray:
 
 def _copy(kb: tir.KernelBuilder, stage: Stage, put: Any, get: Any, x: Any, y: Any, n: int) -> None:
     """Copies (and widens) ``n`` contiguous elements."""
-    lanes = 64 // SIZE[stage.dst]
+    lanes = 64 // SIZE["f32" if stage.rounded else stage.dst]
     at = 0
     while n:
         while lanes > n:
@@ -109,6 +114,34 @@ def _converted(kb: tir.KernelBuilder, stage: Stage, value: Any) -> Any:
         bits = kb.let(kb.to_bfloat16(value), "bits")
         return bits if stage.dst == "bf16" else tir.bfloat16.widened(bits)
     return tir.bfloat16.widened(value) if stage.src == "bf16" else kb.cast(value, NUMPY[stage.dst])
+
+
+def _at_once(stage: Stage) -> int:
+    """Pixels with spare channels that one step makes; 0: each by itself."""
+    pixels = _PAIRS // stage.pitch
+    readable = stage.slack or pixels * stage.c in (_PAIRS, _PAIRS // 2)
+    fits = stage.dst == "bf16" and stage.spread[1] == 1 and 1 < pixels <= stage.w
+    return pixels if stage.spare and fits and readable else 0
+
+
+def _copy_spread(
+    kb: tir.KernelBuilder, stage: Stage, put: Any, get: Any, x: Any, y: Any, fill: Any
+) -> None:
+    """Copies a row of pixels with spare channels, a register of them at a time."""
+    c, pixels = stage.c, _at_once(stage)
+    loaded = _PAIRS if pixels * c > _PAIRS // 2 else _PAIRS // 2
+    pixel, channel = np.divmod(np.arange(pixels * stage.pitch), stage.pitch)
+    order = np.where(channel < c, pixel * c + channel, loaded)
+    with kb.loop(0, -(-stage.w // pixels), "step") as step:
+        last = tir.tirx.IntImm("int32", stage.w - pixels)
+        col = kb.let(tir.tirx.min(step * pixels, last), "col")
+        halves = [
+            kb.let(_converted(kb, stage, kb.load(x, get + col * c + at, _PAIRS // 2)), "half")
+            for at in range(0, loaded, _PAIRS // 2)
+        ]
+        whole = kb.let(kb.shuffle(halves[0], range(loaded), *halves[1:]), "pixels")
+        spread = kb.shuffle(whole, order.tolist(), kb.splat(fill, loaded))
+        kb.store(y, put + col * stage.pitch, spread)
 
 
 def _fill(kb: tir.KernelBuilder, stage: Stage, put: Any, y: Any, value: Any, n: int) -> None:
@@ -131,6 +164,8 @@ def _row(
     _fill(kb, stage, put, y, fill, stage.left * c)
     if spread == 1 and not stage.spare:
         _copy(kb, stage, put + stage.left * c, get, x, y, stage.w * c)
+    elif _at_once(stage):
+        _copy_spread(kb, stage, kb.let(put + stage.left * c, "put"), get, x, y, fill)
     else:
         with kb.loop(0, stage.w, "col") as col:
             at = kb.let(put + (stage.left + col * spread) * c, "put")
