@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dlcc import tir
 from dlcc.lowering.kernel import ARENA_SLACK
 from targets.cpu.isa import AVX2, AVX512VNNI, LEVELS, host_flags, supports
 from targets.cpu.kernels.blocking import choose_blocking
@@ -32,7 +34,7 @@ from targets.cpu.kernels.spec import NUMPY, ConvSpec, ConvTransposeSpec, Epilogu
 from targets.cpu.kernels.tiles import tile_shape
 from tests.targets.footprints import check_footprints
 from tests.targets.reference import conv_accumulators, finish, transposed_accumulators
-from tests.targets.running import Runner, isa_params
+from tests.targets.running import Runner, isa_params, llvm_target
 
 U8 = Epilogue("u8", 3, 250, 10)
 CASES = {
@@ -369,3 +371,29 @@ def test_items_touch_what_their_footprint_says(table, name, dtype):
     cases, runner = table
     case = cases[name, dtype]
     check_footprints(runner, case.plan, case.inputs, case.out)
+
+
+def f32_assembly(spec: ConvSpec, isa, block=None) -> str:
+    """The code of an f32 layer."""
+    spec = replace(spec, in_dtype="f32", epilogue=Epilogue("f32"))
+    weights = np.zeros((spec.oc, spec.c, spec.kh, spec.kw), np.float32)
+    plan = conv2d(spec, isa, weights, np.zeros(spec.oc, np.float32), block=block)
+    return tir.assembly({s.name_key: s.build() for s in plan.steps}, llvm_target(isa))
+
+
+@pytest.mark.parametrize("isa", [AVX2, AVX512VNNI], ids=lambda isa: isa.name)
+def test_blocks_of_many_pixels_fetch_the_next_weights(isa):
+    assert "prefetcht1" in f32_assembly(ConvSpec(1, 1, 128, 384, 1536), isa)
+    assert "prefetcht1" in f32_assembly(ConvSpec(1, 28, 28, 256, 256, 3, 3, stride=(2, 2)), isa)
+    assert "prefetcht1" not in f32_assembly(ConvSpec(1, 1, 2, 96, 192), isa)  # each weight once
+    assert "prefetcht1" not in f32_assembly(ConvSpec(1, 9, 9, 3, 64, 3, 3), isa)  # short runs
+
+
+@pytest.mark.parametrize("block", [(1, 13, 2), (1, 8, 3), (1, 6, 4)])
+def test_accumulators_stay_in_registers(block):
+    text = f32_assembly(ConvSpec(1, 1, 128, 384, 192), AVX512VNNI, block)
+    loops = [part for part in re.split(r"\n\.LBB\w+:", text) if part.count("vfmadd") > 60]
+    assert loops
+    for loop in loops:
+        inside = loop.split("\tj")[0].splitlines()
+        assert not [line for line in inside if "zmm" in line and "rsp" in line]

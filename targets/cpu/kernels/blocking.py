@@ -9,6 +9,7 @@ from math import ceil, prod
 import numpy as np
 
 from targets.cpu.kernels.gemm import MIN_ITEMS, Blocking, Cut, Gemm, Unit, even_cut, tail_cut
+from targets.cpu.kernels.spec import SIZE
 from targets.cpu.kernels.tiles import L1_BYTES, block_grid, tile_blocks, tile_cycles
 
 ITEM_MACS = 1 << 21
@@ -122,7 +123,12 @@ def _items(gemm: Gemm, unit: Unit, rows: Cut, cols: Cut, channels: Cut) -> tuple
     strips = min(strips, max(1, wanted))
     blocks = min(channels.count, max(1, round(wanted / strips)))
     packed = gemm.runs * gemm.run * gemm.n * gemm.groups * np.dtype(unit.packed).itemsize
-    return strips, blocks, packed <= L2_BYTES
+    m_major = packed <= L2_BYTES
+    if unit.kind == "fma":  # the larger operand is read once
+        pixels = gemm.images * max(gemm.a_image, gemm.rows * gemm.a_row, gemm.cols * gemm.a_col)
+        m_major = m_major and packed <= pixels * SIZE[gemm.a_dtype]
+        blocks = blocks if m_major else 1
+    return strips, blocks, m_major
 
 
 def item_spans(gemm: Gemm, unit: Unit, blocking: Blocking) -> tuple[np.ndarray, np.ndarray]:

@@ -135,7 +135,13 @@ class Unit:
 
     @property
     def spare(self) -> int:
-        """Registers beyond accumulators and channel vectors: the broadcast, and a product."""
+        """Registers beyond accumulators and channel vectors: the broadcast, and a product.
+
+        An fp32 loop is written out, and LLVM schedules loads ahead: with 32 registers it gets room
+        for two, as it would keep accumulators in memory otherwise.
+        """
+        if self.kind == "fma" and self.registers > 16:
+            return 3
         return 2 if self.kind == "madd" or not self.fused else 1
 
 

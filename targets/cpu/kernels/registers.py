@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
+
+import numpy as np
 
 from dlcc import tir
 from targets.cpu.kernels.skeleton import (
@@ -19,6 +22,11 @@ UNROLL = 4
 """Reduction steps of an fp32 block that are written out: the loop's own instructions take issue
 slots and ports from the multiplications."""
 
+LEAST_TURNS = 4
+"""Register blocks with the same weights from which on they fetch the next weights meanwhile: the
+fewer, the more fetches each would have to make."""
+
+_LINE = 64
 _VNNI = {16: "llvm.x86.avx512.vpdpbusd.512", 8: "llvm.x86.avx512.vpdpbusd.256"}
 _MADD = {
     16: "llvm.x86.avx512.pmaddw.d.512",
@@ -78,6 +86,46 @@ def _step(
             kb.store(acc, at, multiply_add(ctx, kb.load(acc, at, lanes), a, weights[j]))
 
 
+class _NextWeights:
+    """Fetches the weights of the next channels into the second-level cache.
+
+    Weights of a large layer come from memory or a shared cache, and a panel of them is read by many
+    blocks of pixels: all but the first find it close by. Each of these blocks fetches its share of
+    the next panel, a few lines with every step of its loop, so that nobody waits for weights. What
+    is fetched past the last panel is at most the next layer's, and never an error.
+    """
+
+    def __init__(self, ctx: Context, block: Block, first: Any) -> None:
+        """``first``: element of B where the block's own weights start."""
+        self.ctx, gemm, unit = ctx, ctx.gemm, ctx.unit
+        size = np.dtype(unit.packed).itemsize
+        step = UNROLL * unit.lanes * unit.k
+        panel = block.channel_blocks * ctx.b_block
+        self.lines = ceil(block.channel_blocks * step * size / ctx.turns / _LINE)
+        self.line, self.step, self.first = _LINE // size, step, first
+        share = ctx.b_block // step * self.lines * self.line
+        constant = gemm.b_image == 0 and gemm.b_row == 0
+        long = unit.kind == "fma" and gemm.run >= 4 * UNROLL
+        self.wanted = long and constant and ctx.turns >= LEAST_TURNS
+        if self.wanted:
+            self.start = ctx.kb.let(first + panel + block.turn * share, "next")
+
+    def run(self, b_run: Any) -> None:
+        """Begins a run whose weights start at ``b_run``."""
+        if self.wanted:
+            done = tir.tirx.truncdiv(b_run - self.first, self.step)
+            self.at = self.ctx.kb.let(self.start + done * (self.lines * self.line), "next")
+
+    def fetch(self, k: Any) -> None:
+        """The share of written-out step ``k`` of the run."""
+        if not self.wanted:
+            return
+        kb = self.ctx.kb
+        at = kb.let(self.at + k * (self.lines * self.line), "next")
+        for i in range(self.lines):
+            kb.prefetch(self.ctx.b, at + i * self.line)
+
+
 def emit_register_block(ctx: Context, block: Block) -> None:
     """Accumulates one block in registers and hands it to the epilogue."""
     kb, gemm, unit = ctx.kb, ctx.gemm, ctx.unit
@@ -88,15 +136,19 @@ def emit_register_block(ctx: Context, block: Block) -> None:
     for i in range(len(pixels) * nr):
         kb.store(acc, i * lanes, kb.const(0, dtype, lanes))
     b_step = gemm.b_row or lanes * unit.k
-    with runs(ctx, a_start(ctx, block), b_start(ctx, block)) as (a_run, b_run):
+    first = b_start(ctx, block)
+    following = _NextWeights(ctx, block, first)
+    with runs(ctx, a_start(ctx, block), first) as (a_run, b_run):
         a_run, b_run = kb.let(a_run, "a_run"), kb.let(b_run, "b_run")
         steps = -(-gemm.run // unit.k)
         unroll = UNROLL if unit.kind == "fma" and steps >= 4 * UNROLL else 1
         whole = steps // unroll
         if whole:
+            following.run(b_run)
             with kb.loop(0, whole, "k") as k:
                 a_at = kb.let(a_run + k * (unroll * unit.k), "a_at")
                 b_at = kb.let(b_run + k * (unroll * b_step), "b_at")
+                following.fetch(k)
                 for i in range(unroll):
                     _step(ctx, acc, pixels, nr, a_at + i * unit.k, b_at + i * b_step)
         for i in range(whole * unroll, steps):
