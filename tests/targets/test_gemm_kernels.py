@@ -277,6 +277,21 @@ def test_tiles_are_as_deep_as_the_run():
         assert geo.unit.kind != "amx" or steps == -(-geo.gemm.run // geo.unit.k)
 
 
+@pytest.mark.parametrize("isa", isa_params("avx512vnni", "amx"))
+@pytest.mark.parametrize(
+    ("channels", "width", "staged"),
+    [(16, 32, (36, 48)), (32, 7, (10, 32)), (8, 29, (32, 56)), (1, 9, (11, 0))],
+)
+def test_staged_rows_start_at_cache_lines(isa, channels, width, staged):
+    spec = ConvSpec(2, 6, width, channels, 24, 3, 3, pads=(1, 1, 2, 1), epilogue=U8)
+    stage = geometry(spec, isa).stage
+    assert (stage.out_w, stage.lead) == staged
+    case = Case(spec, isa)
+    runner = Runner([case.plan], isa)
+    case.check(runner.run(case.plan, case.inputs, case.out))
+    check_footprints(runner, case.plan, case.inputs, case.out)
+
+
 def test_rows_across_cache_lines_cost_more():
     whole = ConvSpec(1, 1, 4096, 64, 16, epilogue=U8)
     split = replace(whole, c=56)

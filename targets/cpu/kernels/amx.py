@@ -164,7 +164,7 @@ def _emit_blocks(pipe: _Pipeline, start: Any, stop: Any) -> None:
         band, strip = divide(kb, t, across, "band")
         row, late_rows = _clipped(pipe, band, shape.height, gemm.rows)
         col, late_cols = _clipped(pipe, strip, shape.width, gemm.cols)
-        a_at = row * gemm.a_row + col * gemm.a_col
+        a_at = row * gemm.a_row + col * gemm.a_col + gemm.a_start
         a_at = a_at + pipe.ctx.image * gemm.a_image + pipe.ctx.group * gemm.a_group
         a_at = kb.let(a_at, "a_start")
         _emit_block(pipe, a_at, pipe.half(t), pipe.half(t + 1))

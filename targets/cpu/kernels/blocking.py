@@ -144,7 +144,7 @@ def item_spans(gemm: Gemm, unit: Unit, blocking: Blocking) -> tuple[np.ndarray, 
     images, group = m // (along_m // gemm.images), n // (along_n // gemm.groups)
     spans = _tile_spans if unit.kind == "amx" else _register_spans
     (top, left), (bottom, right), first, end = spans(gemm, blocking, m % (along_m // gemm.images))
-    origin = images * gemm.a_image + group * gemm.a_group
+    origin = gemm.a_start + images * gemm.a_image + group * gemm.a_group
     reach = sum((count - 1) * distance for count, distance in gemm.loops) + gemm.run
     reads = origin + top * gemm.a_row + left * gemm.a_col
     last = origin + bottom * gemm.a_row + right * gemm.a_col + reach

@@ -15,7 +15,7 @@ from targets.cpu.kernels.columns import Columns, columns_of
 from targets.cpu.kernels.gemm import Blocking, Gemm, Unit, pack_weights, pad_channels, unit_for
 from targets.cpu.kernels.implicit import gemm_function
 from targets.cpu.kernels.spec import FLOATS, SIZE, ConvSpec, ConvTransposeSpec, Epilogue
-from targets.cpu.kernels.stage import Stage, fill_constant, rows_stage, stage_step
+from targets.cpu.kernels.stage import Stage, aligned, fill_constant, rows_stage, stage_step
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,11 @@ def _stage_of(spec: ConvSpec, unit: Unit, spare: int) -> Stage | None:
     c = spec.c - spare
     if not any(spec.pads) and spec.h == 1:  # a linear layer: its rows are the work items
         return rows_stage(spec.n * spec.w, c, source, dst, rounded=rounded, spare=spare)
-    return Stage(
+    stage = Stage(
         spec.n, spec.h, spec.w, c, height, width, top, left, (1, 1), source, dst, rounded, spare,
         slack=spare > 0 and spec.input_slack,
     )  # fmt: skip
+    return aligned(stage) if dst == "u8" and spec.kh * spec.kw > 1 else stage
 
 
 def geometry(
@@ -84,9 +85,10 @@ def geometry(
         return _columns_geometry(spec, isa, amx, block)
     merged = _merged_groups(spec, unit)
     height, width = spec.padded
-    loops, run = _runs(spec, width, merged)
-    unit = unit_for(isa, spec.in_dtype, amx=amx, run=run)
+    unit = unit_for(isa, spec.in_dtype, amx=amx, run=_runs(spec, width, merged)[1])
     stage = _stage_of(spec, unit, spare)
+    width = stage.out_w if any(spec.pads) and stage else width
+    loops, run = _runs(spec, width, merged)
     images, rows, cols = spec.n, spec.oh, spec.ow
     strides = (height * width * spec.c, spec.stride[0] * width * spec.c, spec.stride[1] * spec.c)
     if spec.kh == spec.kw == 1 and spec.stride == (1, 1):  # all pixels are one long row
@@ -105,6 +107,7 @@ def geometry(
         a_dtype=stage.dst if stage else spec.in_dtype,
         out=spec.epilogue.out,
         residual=spec.epilogue.residual,
+        a_start=stage.lead if stage else 0,
         block=block,
     )
     gemm = _bundling_pixels(gemm, unit)

@@ -31,9 +31,9 @@ TILE = 16
 class Gemm:
     """What determines the code of an implicit GEMM.
 
-    Output pixel (image, row, col) of group g reads A at ``image * a_image + row * a_row + col *
-    a_col + g * a_group`` (elements) plus, for each combination of ``loops`` (count, distance), a
-    run of ``run`` elements. ``n``: output channels of one group; the output is dense
+    Output pixel (image, row, col) of group g reads A at ``a_start + image * a_image + row * a_row
+    + col * a_col + g * a_group`` (elements) plus, for each combination of ``loops`` (count,
+    distance), a run of ``run`` elements. ``n``: output channels of one group; the output is dense
     ``[images, rows, cols, groups * n]``.
 
     ``b_image``: distance of the second operand between images (0: weights); ``b_row``: its row
@@ -78,6 +78,7 @@ class Gemm:
     interleave: int = 1
     whole_images: bool = False
     pixel_bundles: bool = False
+    a_start: int = 0
     block: tuple[int, int, int] | None = None
 
     @property

@@ -207,7 +207,7 @@ def _channel_cuts(channels: Cut, partial: bool) -> list[tuple[Cut, int]]:
 def a_start(ctx: Context, block: Block) -> Any:
     """Element of A where the block's first pixel starts."""
     gemm = ctx.gemm
-    index = block.row * gemm.a_row + block.col * gemm.a_col
+    index = block.row * gemm.a_row + block.col * gemm.a_col + gemm.a_start
     index = index + ctx.image * gemm.a_image + ctx.group * gemm.a_group
     return ctx.kb.let(index, "a_start")
 

@@ -7,7 +7,8 @@ or simply a copy with readable slack.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,10 @@ from dlcc.lowering.kernel import Footprint, KernelArg, KernelStep, name_key
 from targets.cpu.isa import Isa
 from targets.cpu.kernels.skeleton import divide
 from targets.cpu.kernels.spec import NUMPY, SIZE
+
+_LINE = 64
+_WRITTEN_OUT = 16
+"""Most vectors of a row that are copied without a loop."""
 
 _PAIRS = 32
 """bf16 numbers of a register, where the CPU multiplies pairs of them."""
@@ -38,7 +43,7 @@ class Stage:
     Input pixel (i, j) lands at ``(top + i * spread_h, left + j * spread_w)``; the rest is the fill
     value. ``rounded``: f32 numbers are rounded to bf16 even if they stay f32. ``spare``: channels
     beyond ``c`` of each pixel of the copy, which hold the fill value. ``slack``: 64 bytes after the
-    input's end may be read.
+    input's end may be read. ``lead``: elements before the first row of the copy.
     """
 
     n: int
@@ -55,11 +60,12 @@ class Stage:
     rounded: bool = False
     spare: int = 0
     slack: bool = False
+    lead: int = 0
 
     @property
     def elements(self) -> int:
         """Elements of the copy."""
-        return self.n * self.out_h * self.out_w * self.pitch
+        return self.lead + self.n * self.out_h * self.out_w * self.pitch
 
     @property
     def pitch(self) -> int:
@@ -76,6 +82,20 @@ class Stage:
         """Predicted time on one thread."""
         cached = self.bytes <= CACHED_COPY
         return 2 * self.bytes / (CACHED_COPY_BANDWIDTH if cached else COPY_BANDWIDTH)
+
+
+def aligned(stage: Stage) -> Stage:
+    """``stage`` with every row of the input at the start of a cache line.
+
+    Stores across lines take twice as long. Where the lines would be a quarter longer it is left as
+    it is.
+    """
+    line = _LINE // SIZE[stage.dst]
+    pixels = line // gcd(line, stage.pitch)
+    width = -(-stage.out_w // pixels) * pixels
+    if 4 * width > 5 * stage.out_w:
+        return stage
+    return replace(stage, out_w=width, lead=-stage.left * stage.pitch % line)
 
 
 def rows_stage(
@@ -99,9 +119,12 @@ def _copy(kb: tir.KernelBuilder, stage: Stage, put: Any, get: Any, x: Any, y: An
     while n:
         while lanes > n:
             lanes //= 2
-        with kb.loop(0, n // lanes, "v") as v:
-            value = kb.load(x, get + v * lanes + at, lanes)
-            kb.store(y, put + v * lanes + at, _converted(kb, stage, value))
+        whole = n // lanes
+        looped = whole if whole > _WRITTEN_OUT else 1
+        for first in range(0, whole, looped):
+            with kb.loop(first, first + looped, "v") as v:
+                value = kb.load(x, get + v * lanes + at, lanes)
+                kb.store(y, put + v * lanes + at, _converted(kb, stage, value))
         at += n // lanes * lanes
         n %= lanes
 
@@ -193,7 +216,7 @@ def stage_function(name: str, stage: Stage, *, native: bool = False) -> Any:
         image = image if stage.n > 1 else 0
         row = row if stage.out_h > 1 else 0
         value = kb.let(kb.cast(kb.load(fill, 0), NUMPY[stage.dst]), "fill")
-        put = kb.let(item * (stage.out_w * stage.pitch), "put")
+        put = kb.let(item * (stage.out_w * stage.pitch) + stage.lead, "put")
         source, left_over = divide(kb, row - stage.top, stage.spread[0], "source")
         every_row = stage.out_h == stage.h
         inside = True if every_row else tir.tirx.all(row >= stage.top, row <= last)
@@ -230,5 +253,6 @@ def _footprint(stage: Stage) -> Footprint:
     inside = (between == 0) & (source >= 0) & (source < stage.h)
     first = (image * stage.h + source) * inside
     reads = np.stack([first, first + inside], 1) * (stage.w * stage.c * SIZE[stage.src])
-    writes = np.stack([item, item + 1], 1) * (stage.out_w * stage.pitch * SIZE[stage.dst])
+    writes = stage.lead + np.stack([item, item + 1], 1) * (stage.out_w * stage.pitch)
+    writes = writes * SIZE[stage.dst]
     return Footprint({0: reads}, {2: writes})
