@@ -15,6 +15,10 @@ from targets.cpu.kernels.tiles import L1_BYTES, block_grid, tile_blocks, tile_cy
 ITEM_MACS = 1 << 21
 """Multiply-accumulates that a work item aims at: 5 to 20 microseconds on one core."""
 
+NEAR_BYTES = 256 << 10
+"""Weights up to this size are left to each thread as a whole, and the pixels are shared out: a
+thread then finds what it made of one layer in its own cache when it goes on with the next."""
+
 L2_BYTES = 1 << 20
 """Packed weights up to this size are assumed to stay in the second-level cache."""
 
@@ -124,9 +128,9 @@ def _items(gemm: Gemm, unit: Unit, rows: Cut, cols: Cut, channels: Cut) -> tuple
     blocks = min(channels.count, max(1, round(wanted / strips)))
     packed = gemm.runs * gemm.run * gemm.n * gemm.groups * np.dtype(unit.packed).itemsize
     m_major = packed <= L2_BYTES
-    if unit.kind == "fma":  # the larger operand is read once
+    if unit.kind == "fma":  # of large operands the larger one is read once
         pixels = gemm.images * max(gemm.a_image, gemm.rows * gemm.a_row, gemm.cols * gemm.a_col)
-        m_major = m_major and packed <= pixels * SIZE[gemm.a_dtype]
+        m_major = m_major and packed <= max(NEAR_BYTES, pixels * SIZE[gemm.a_dtype])
         blocks = blocks if m_major else 1
     return strips, blocks, m_major
 
