@@ -51,6 +51,7 @@ CASES = {
     "linear-m5": ConvSpec(1, 1, 5, 58, 33, epilogue=Epilogue("f32", -2.5, 3.0, residual="bf16")),
     "linear-f32-input": ConvSpec(1, 1, 3, 96, 33, stored="f32", epilogue=CLAMPED),
     "wide": ConvSpec(1, 3, 50, 64, 96, 3, 3, pads=(1, 1, 1, 1), epilogue=CLAMPED),
+    "deep-few-pixels": ConvSpec(1, 5, 7, 72, 152, 3, 3, pads=(1, 1, 1, 1), epilogue=CLAMPED),
     "no-slack": ConvSpec(1, 5, 5, 6, 9, input_slack=False, epilogue=CLAMPED),
 }
 DEPTHWISE = {

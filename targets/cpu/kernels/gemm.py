@@ -26,6 +26,9 @@ MIN_ITEMS = 32
 TILE = 16
 """AMX: rows of a tile, and 32-bit columns of an accumulator tile."""
 
+LINE = 64
+"""Bytes of a cache line."""
+
 
 @dataclass(frozen=True)
 class Gemm:

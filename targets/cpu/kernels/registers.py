@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from dlcc import tir
+from targets.cpu.kernels.blocking import L2_BYTES
+from targets.cpu.kernels.gemm import LINE
 from targets.cpu.kernels.skeleton import (
     Block,
     Context,
@@ -26,7 +28,10 @@ LEAST_TURNS = 4
 """Register blocks with the same weights from which on they fetch the next weights meanwhile: the
 fewer, the more fetches each would have to make."""
 
-_LINE = 64
+AHEAD = 64
+"""Cache lines that a stream of weights is fetched ahead: a page of 4 KB (32 lines are slower, 128
+are no faster)."""
+
 _VNNI = {16: "llvm.x86.avx512.vpdpbusd.512", 8: "llvm.x86.avx512.vpdpbusd.256"}
 _MADD = {
     16: "llvm.x86.avx512.pmaddw.d.512",
@@ -98,11 +103,12 @@ class _NextWeights:
     def __init__(self, ctx: Context, block: Block, first: Any) -> None:
         """``first``: element of B where the block's own weights start."""
         self.ctx, gemm, unit = ctx, ctx.gemm, ctx.unit
+        self.channel_blocks = block.channel_blocks
         size = np.dtype(unit.packed).itemsize
         step = UNROLL * unit.lanes * unit.k
         panel = block.channel_blocks * ctx.b_block
-        self.lines = ceil(block.channel_blocks * step * size / ctx.turns / _LINE)
-        self.line, self.step, self.first = _LINE // size, step, first
+        self.lines = ceil(block.channel_blocks * step * size / ctx.turns / LINE)
+        self.line, self.step, self.first = LINE // size, step, first
         share = ctx.b_block // step * self.lines * self.line
         constant = gemm.b_image == 0 and gemm.b_row == 0
         long = unit.kind == "fma" and gemm.run >= 4 * UNROLL
@@ -126,33 +132,71 @@ class _NextWeights:
             kb.prefetch(self.ctx.b, at + i * self.line)
 
 
+def _emit_run(
+    ctx: Context,
+    acc: Any,
+    pixels: list[tuple[int, int]],
+    following: _NextWeights,
+    a_run: Any,
+    b_run: Any,
+) -> None:
+    """The steps of one run.
+
+    Where weights that are read once are fetched ahead, the last steps fetch the first weights of
+    the next block.
+    """
+    kb, gemm, unit, nr = ctx.kb, ctx.gemm, ctx.unit, following.channel_blocks
+    b_step, steps = gemm.b_row or unit.lanes * unit.k, -(-gemm.run // unit.k)
+    unroll = UNROLL if unit.kind == "fma" and steps >= 4 * UNROLL else 1
+    line, fetching = LINE // np.dtype(unit.packed).itemsize, _reads_once(ctx)
+    if fetching:
+        unroll = max(1, line // b_step)
+    whole = steps // unroll
+    if whole:
+        following.run(b_run)
+    turn = max(0, whole - AHEAD * line // (unroll * b_step)) if fetching else whole
+    for start, stop in ((0, turn), (turn, whole)):
+        if start == stop:
+            continue
+        ahead = AHEAD * line + (ctx.b_block * (nr - 1) if stop > turn else 0)
+        with kb.loop(start, stop, "k") as k:
+            a_at = kb.let(a_run + k * (unroll * unit.k), "a_at")
+            b_at = kb.let(b_run + k * (unroll * b_step), "b_at")
+            following.fetch(k)
+            for j in range(nr if fetching else 0):
+                kb.prefetch(ctx.b, b_at + (j * ctx.b_block + ahead))
+            for i in range(unroll):
+                _step(ctx, acc, pixels, nr, a_at + i * unit.k, b_at + i * b_step)
+    for i in range(whole * unroll, steps):
+        _step(ctx, acc, pixels, nr, a_run + i * unit.k, b_run + i * b_step)
+
+
+def _reads_once(ctx: Context) -> bool:
+    """Whether the kernel is one pass over more weights than the second-level cache holds.
+
+    The hardware's prefetchers stop at the end of each 4 KB page. float32 weights come from memory
+    rather than from the last-level cache, which fetching ahead has not made faster (measured).
+    """
+    gemm, blocking, unit = ctx.gemm, ctx.blocking, ctx.unit
+    once = gemm.images * blocking.rows.count * blocking.cols.count == 1 and not gemm.b_image
+    size = gemm.groups * ctx.blocks * ctx.b_block * np.dtype(unit.packed).itemsize
+    return once and gemm.runs == 1 and size > L2_BYTES and unit.kind != "fma"
+
+
 def emit_register_block(ctx: Context, block: Block) -> None:
     """Accumulates one block in registers and hands it to the epilogue."""
-    kb, gemm, unit = ctx.kb, ctx.gemm, ctx.unit
+    kb, unit = ctx.kb, ctx.unit
     lanes, nr = unit.lanes, block.channel_blocks
     pixels = [(r, c) for r in range(block.height) for c in range(block.width)]
     dtype = unit.accumulator
     acc = kb.alloc(dtype, len(pixels) * nr * lanes)
     for i in range(len(pixels) * nr):
         kb.store(acc, i * lanes, kb.const(0, dtype, lanes))
-    b_step = gemm.b_row or lanes * unit.k
     first = b_start(ctx, block)
     following = _NextWeights(ctx, block, first)
     with runs(ctx, a_start(ctx, block), first) as (a_run, b_run):
         a_run, b_run = kb.let(a_run, "a_run"), kb.let(b_run, "b_run")
-        steps = -(-gemm.run // unit.k)
-        unroll = UNROLL if unit.kind == "fma" and steps >= 4 * UNROLL else 1
-        whole = steps // unroll
-        if whole:
-            following.run(b_run)
-            with kb.loop(0, whole, "k") as k:
-                a_at = kb.let(a_run + k * (unroll * unit.k), "a_at")
-                b_at = kb.let(b_run + k * (unroll * b_step), "b_at")
-                following.fetch(k)
-                for i in range(unroll):
-                    _step(ctx, acc, pixels, nr, a_at + i * unit.k, b_at + i * b_step)
-        for i in range(whole * unroll, steps):
-            _step(ctx, acc, pixels, nr, a_run + i * unit.k, b_run + i * b_step)
+        _emit_run(ctx, acc, pixels, following, a_run, b_run)
     if unit.kind == "fma" and block.last == lanes:  # a partial vector is stored in pieces
         store_registers(ctx, block, acc)
         return

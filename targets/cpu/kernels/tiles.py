@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, gcd
 
-from targets.cpu.kernels.gemm import TILE, Blocking, Gemm, Unit, bundles
+from targets.cpu.kernels.gemm import LINE, TILE, Blocking, Gemm, Unit, bundles
 from targets.cpu.kernels.spec import SIZE
 
 L1_BYTES = 48 << 10
@@ -24,7 +24,6 @@ _BUNDLE_CYCLES = {1: 4.6, 2: 3.6, 4: 3.0}
 
 _RESIDUAL_CYCLES = 2.5
 
-_LINE = 64
 _SPLIT_CYCLES = 2.0
 """Cycles that a row of a tile load takes longer if it crosses the end of a cache line."""
 
@@ -115,11 +114,11 @@ def tile_cycles(gemm: Gemm, unit: Unit, height: int, width: int, channel_blocks:
 def _row_cycles(gemm: Gemm, unit: Unit) -> float:
     """Cycles of loading one row of a tile of A."""
     size = SIZE[gemm.a_dtype]
-    grain = gcd(_LINE, gemm.a_col * size, *(distance * size for _, distance in gemm.loops))
+    grain = gcd(LINE, gemm.a_col * size, *(distance * size for _, distance in gemm.loops))
     if gemm.run > unit.k:
         grain = gcd(grain, unit.k * size)
-    splits = sum(at + unit.k * size > _LINE for at in range(0, _LINE, grain))
-    return 0.5 + _SPLIT_CYCLES * splits * grain / _LINE
+    splits = sum(at + unit.k * size > LINE for at in range(0, LINE, grain))
+    return 0.5 + _SPLIT_CYCLES * splits * grain / LINE
 
 
 def _block_cycles(gemm: Gemm, unit: Unit, height: int, width: int, size: int, most: int) -> float:
