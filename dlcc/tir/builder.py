@@ -170,12 +170,12 @@ class KernelBuilder:
         """Calls an LLVM intrinsic for its side effect."""
         self._emit(tirx.Evaluate(tirx.call_llvm_intrin("void", name, *args)))
 
-    def prefetch(self, buffer: Any, index: Any) -> None:
-        """Asks for the cache line of element ``index`` in the second-level cache.
+    def prefetch(self, buffer: Any, index: Any, level: int = 2) -> None:
+        """Asks for the cache line of element ``index`` in the first- or second-level cache.
 
         No address is an error: what is not mapped is not fetched.
         """
-        hints = (tirx.IntImm("int32", hint) for hint in (0, 2, 1))  # read, second level, data
+        hints = (tirx.IntImm("int32", hint) for hint in (0, 4 - level, 1))  # read, locality, data
         self.effect("llvm.prefetch", self.address(buffer, index), *hints)
 
     # -- control --------------------------------------------------------------------------------

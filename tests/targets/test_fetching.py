@@ -48,18 +48,32 @@ def test_tiles_of_the_next_group(isa, spec):
     assert "prefetcht1" in _assembly(case.plan, isa)
 
 
+READ_REPEATEDLY = replace(LONG, w=60)
+"""As many weights, for several blocks of pixels."""
+
+
 @pytest.mark.parametrize("isa", isa_params("avx2", "avx512vnni"))
 @pytest.mark.parametrize(
     "spec",
-    [
-        replace(LONG, c=2000),
-        replace(LONG, w=40),
-        replace(LONG, in_dtype="f32", epilogue=Epilogue("f32")),
-    ],
-    ids=["within-l2", "read-repeatedly", "float32"],
+    [replace(LONG, c=2000), replace(LONG, in_dtype="f32", epilogue=Epilogue("f32"))],
+    ids=["within-l2", "float32"],
 )
 def test_other_layers_on_vectors_fetch_nothing(isa, spec):
     assert "prefetch" not in _assembly(Case(spec, isa).plan, isa)
+
+
+@pytest.mark.parametrize("isa", isa_params("avx2"))
+def test_widened_products_fetch_no_weights_that_are_read_repeatedly(isa):
+    assert "prefetch" not in _assembly(Case(READ_REPEATEDLY, isa).plan, isa)
+
+
+@pytest.mark.parametrize("isa", isa_params("avxvnni", "avx512vnni"))
+def test_dot_products_fetch_the_next_steps_and_the_next_channels(isa):
+    case = Case(READ_REPEATEDLY, isa)
+    case.check(Runner([case.plan], isa).run(case.plan, case.inputs, case.out))
+    code = _assembly(case.plan, isa)
+    assert "prefetcht0" in code
+    assert "prefetcht1" in code
 
 
 @pytest.mark.parametrize("isa", isa_params("amx"))

@@ -21,8 +21,14 @@ from targets.cpu.kernels.skeleton import (
 )
 
 UNROLL = 4
-"""Reduction steps of an fp32 block that are written out: the loop's own instructions take issue
-slots and ports from the multiplications."""
+"""Reduction steps of an fp32 or VNNI block that are written out: the loop's own instructions take
+issue slots and ports from the multiplications."""
+
+UNROLLED = ("fma", "vnni")
+"""Units whose steps are written out, and whose blocks are finished from registers."""
+
+STEPS_AHEAD = 8
+"""Steps whose weights a VNNI block fetches ahead into the first-level cache."""
 
 LEAST_TURNS = 4
 """Register blocks with the same weights from which on they fetch the next weights meanwhile: the
@@ -83,6 +89,10 @@ def _step(
 ) -> None:
     """One reduction step of all pixels and channel blocks."""
     kb, gemm, lanes = ctx.kb, ctx.gemm, ctx.unit.lanes
+    if ctx.unit.kind == "vnni" and len(pixels) > 1:
+        # LLVM moves no load across a prefetch. Without one it loads the weights of several steps at
+        # once, and spills accumulators to make room.
+        kb.prefetch(ctx.b, b_at + STEPS_AHEAD * lanes * ctx.unit.k, level=1)
     weights = [load_b(ctx, b_at + j * ctx.b_block) for j in range(nr)]
     for i, (r, c) in enumerate(pixels):
         a = load_a(ctx, a_at + (r * gemm.a_row + c * gemm.a_col))
@@ -111,7 +121,7 @@ class _NextWeights:
         self.line, self.step, self.first = LINE // size, step, first
         share = ctx.b_block // step * self.lines * self.line
         constant = gemm.b_image == 0 and gemm.b_row == 0
-        long = unit.kind == "fma" and gemm.run >= 4 * UNROLL
+        long = unit.kind in UNROLLED and gemm.run >= 4 * UNROLL * unit.k
         self.wanted = long and constant and ctx.turns >= LEAST_TURNS
         if self.wanted:
             self.start = ctx.kb.let(first + panel + block.turn * share, "next")
@@ -147,7 +157,7 @@ def _emit_run(
     """
     kb, gemm, unit, nr = ctx.kb, ctx.gemm, ctx.unit, following.channel_blocks
     b_step, steps = gemm.b_row or unit.lanes * unit.k, -(-gemm.run // unit.k)
-    unroll = UNROLL if unit.kind == "fma" and steps >= 4 * UNROLL else 1
+    unroll = UNROLL if unit.kind in UNROLLED and steps >= 4 * UNROLL else 1
     line, fetching = LINE // np.dtype(unit.packed).itemsize, _reads_once(ctx)
     if fetching:
         unroll = max(1, line // b_step)
@@ -197,7 +207,7 @@ def emit_register_block(ctx: Context, block: Block) -> None:
     with runs(ctx, a_start(ctx, block), first) as (a_run, b_run):
         a_run, b_run = kb.let(a_run, "a_run"), kb.let(b_run, "b_run")
         _emit_run(ctx, acc, pixels, following, a_run, b_run)
-    if unit.kind == "fma" and block.last == lanes:  # a partial vector is stored in pieces
+    if unit.kind in UNROLLED and block.last == lanes:  # a partial vector is stored in pieces
         store_registers(ctx, block, acc)
         return
     spill, start = kb.alloc_aligned(dtype, len(pixels) * nr * lanes)
