@@ -38,8 +38,14 @@ class _CodesRow(KernelRow):
         return KernelPlan((step,), constants, features=self.isa.vector_flags(), kernel=kernel)
 
 
-READ_BANDWIDTH = 45e9
-"""Bytes per second of a tensor from the second-level cache, at best."""
+READ_BANDWIDTH = 26e9
+"""Bytes per second of the caller's image, from the third-level cache."""
+
+NEAR_IMAGE = 128 << 10
+"""Bytes of an image up to which it lies in a nearer cache."""
+
+CODES_BANDWIDTH = 75e9
+"""Bytes per second of codes from and to the second-level cache."""
 
 PLANES = 4
 """Most channels that are interleaved from planes."""
@@ -70,8 +76,9 @@ class TableRow(_CodesRow):
 
     def cost(self, node: Node) -> float:
         """Instructions per vector over the ports that take them."""
-        vectors = node.output.type.elements / (4 * self.isa.lanes)
-        return vectors * (3.0 if self.isa.byte_permute else 24.0) / CLOCK
+        elements = node.output.type.elements
+        cycles = elements / (4 * self.isa.lanes) * (3.0 if self.isa.byte_permute else 24.0)
+        return max(cycles / CLOCK, 2 * elements / CODES_BANDWIDTH)
 
     def plan(self, node: Node) -> KernelPlan:
         """One step over the flat codes."""
@@ -112,7 +119,9 @@ class QuantizeRow(_CodesRow):
         """Instructions of a vector of floats, its share of the packs, and reading from memory."""
         elements = node.output.type.elements
         cycles = elements / self.isa.lanes * (4.0 if self._spec(node).divide else 2.5)
-        return max((cycles + elements / 16) / CLOCK, 4 * elements / READ_BANDWIDTH)
+        seconds = (cycles + elements / 16) / CLOCK
+        read = 4 * elements
+        return max(seconds, read / READ_BANDWIDTH) if read > NEAR_IMAGE else seconds
 
     def _spec(self, node: Node) -> quantise.Quantise:
         encoding = node.output.type.affine

@@ -8,7 +8,7 @@ from typing import ClassVar
 from dlcc.ir import Node
 from dlcc.lowering.kernel import KernelPlan, KernelStep, name_key
 from dlcc.lowering.target import KernelRow
-from targets.cpu.codes import READ_BANDWIDTH, planes_of
+from targets.cpu.codes import NEAR_IMAGE, READ_BANDWIDTH, planes_of
 from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels.round_planes import STEP, RoundPlanes, round_planes_function
 
@@ -39,7 +39,9 @@ class RoundPlanesRow(KernelRow):
     def cost(self, node: Node) -> float:
         """Reading the planes, and the instructions per register."""
         elements = node.output.type.elements
-        return max(elements / STEP * 10.0 / CLOCK, 4 * elements / READ_BANDWIDTH)
+        seconds = elements / STEP * 10.0 / CLOCK
+        read = 4 * elements
+        return max(seconds, read / READ_BANDWIDTH) if read > NEAR_IMAGE else seconds
 
     def plan(self, node: Node) -> KernelPlan:
         """One step over chunks of pixels."""

@@ -140,3 +140,13 @@ def test_rounding_of_planes(isa):
 def test_refusals(node, row, why):
     rows = {r.name: r for r in get_target("cpu:avx512").rows}
     assert why in rows[row].refuses(node)
+
+
+def test_moving_codes_is_predicted_cheaper_than_comparing_or_converting_them():
+    (row,) = (r for r in get_target("cpu:avx512").rows if r.name == "default-tir")
+    x = u8(1, 64, 28, 28, layout="nhwc")
+    joined = node_of("concat", [x, x], layout="nhwc", axis=1)
+    window = {"kernel": (3, 3), "pads": (1, 1, 1, 1)}
+    pooled = node_of("max_pool2d", [u8(1, 128, 28, 28, layout="nhwc")], layout="nhwc", **window)
+    coded = node_of("quantize", [f32(1, 128, 28, 28)], layout="nhwc")
+    assert 3 * row.cost(joined) < row.cost(pooled) < row.cost(coded)

@@ -15,6 +15,7 @@ from dlcc.lowering.kernel import ARENA_SLACK
 from targets.cpu.isa import AVX2, AVX512VNNI, LEVELS, host_flags, supports
 from targets.cpu.kernels.blocking import choose_blocking
 from targets.cpu.kernels.conv import (
+    STREAM_BANDWIDTH,
     conv2d,
     conv2d_transpose,
     conv_cost,
@@ -303,6 +304,15 @@ def test_narrow_images_fill_tiles():
     assert (gemm.rows, gemm.cols, gemm.pitch, gemm.kept) == (1, 6 * 8 + 6, 8, 6)
     whole_tiles = replace(CASES["wide"], w=64)
     assert geometry(whole_tiles, LEVELS["amx"]).gemm.pitch == 0
+
+
+def test_tiles_wait_for_weights_beyond_the_cache():
+    late = ConvSpec(1, 7, 7, 1024, 1024, epilogue=U8)
+    many = replace(late, h=14, w=14)
+    streamed = 1024 * 1024 / STREAM_BANDWIDTH
+    once, again = conv_cost(late, LEVELS["amx"]), conv_cost(many, LEVELS["amx"])
+    assert once > streamed + 7 * 7 * 1024 * 1024 / 7.1e12
+    assert again < 4 * once - 2 * streamed  # they pass once for all pixels
 
 
 def test_cost_ranks_the_units():

@@ -423,14 +423,23 @@ def conv_cost(spec: ConvSpec, isa: Isa, *, amx: bool = True, columns: bool = Fal
     moved = packed * np.dtype(geo.unit.packed).itemsize
     bandwidth = CACHED_BANDWIDTH if moved <= CACHED_WEIGHTS else WEIGHT_BANDWIDTH
     seconds = cycles / CLOCK
-    if spec.in_dtype == "f32" and moved > L2_BYTES:
+    tiles = geo.unit.kind == "amx"
+    if (spec.in_dtype == "f32" and moved > L2_BYTES) or (tiles and moved > CACHED_WEIGHTS):
         seconds += moved / STREAM_BANDWIDTH
     seconds = max(seconds, moved / bandwidth)
-    if geo.unit.kind == "amx":
+    if tiles:
         seconds += TILE_SETUP
+        if _activation_bytes(spec) > NEAR_ACTIVATIONS:
+            seconds += _activation_bytes(spec) / ACTIVATION_BANDWIDTH
     if geo.stage is not None:
         seconds += geo.stage.seconds
     return seconds
+
+
+def _activation_bytes(spec: ConvSpec) -> int:
+    """Bytes of the input and the output in memory."""
+    read = spec.n * spec.h * spec.w * spec.c * SIZE[spec.stored or spec.in_dtype]
+    return read + spec.n * spec.oh * spec.ow * spec.oc * SIZE[spec.epilogue.out]
 
 
 def conv_transpose_cost(spec: ConvTransposeSpec, isa: Isa, *, amx: bool = True) -> float:
@@ -440,9 +449,16 @@ def conv_transpose_cost(spec: ConvTransposeSpec, isa: Isa, *, amx: bool = True) 
 
 
 STREAM_BANDWIDTH = 30e9
-"""Bytes per second of float32 weights beyond the second-level cache, while they are multiplied."""
+"""Bytes per second of weights beyond the second-level cache, while they are multiplied: in float32
+or by tiles, whose loads wait for them."""
 
-WEIGHT_BANDWIDTH = 25e9
+ACTIVATION_BANDWIDTH = 100e9
+"""Bytes per second of a layer's input and output, beside the products of tiles."""
+
+NEAR_ACTIVATIONS = 128 << 10
+"""Bytes of both up to which they take no time beside the products."""
+
+WEIGHT_BANDWIDTH = 30e9
 """Bytes per second of weights that are read once, from memory."""
 
 TILE_SETUP = 0.1e-6
