@@ -51,7 +51,7 @@ class Artifacts:
         """The artifact, compiled if need be.
 
         Raises:
-            NoArtifact: it is not among the given ones, or cannot be compiled.
+            NoArtifact: it is not among the given ones, not set up, or cannot be compiled.
         """
         folder = self.folder(network, precision, hide_amx)
         if self.given is not None:
@@ -64,6 +64,9 @@ class Artifacts:
         state = f"{source_hash()} {self.threads}"
         if (folder / "manifest.json").exists() and stamp.exists() and stamp.read_text() == state:
             return folder
+        needed = (self.cache.model("{}.onnx", network), self.cache.samples(network))
+        if not all(path.exists() for path in needed):
+            raise NoArtifact("the network is not set up in this cache folder")
         stamp.unlink(missing_ok=True)
         self._compile(network, precision, hide_amx, folder)
         stamp.write_text(state)

@@ -20,6 +20,7 @@ from dlcc.lowering.fusion import Candidate, Fusion, Group, choose_groups
 from dlcc.lowering.kernel import ARENA_SLACK, KernelStep
 from dlcc.lowering.layout import assign_layouts
 from dlcc.lowering.memory import Span, place
+from dlcc.lowering.rounding import round_moved
 from dlcc.lowering.target import Target
 from dlcc.lowering.threads import Work, worthwhile_threads
 from dlcc.lowering.unsigned import make_activations_unsigned
@@ -49,6 +50,7 @@ def prepare(graph: Graph) -> Graph:
     out = graph.copy()
     make_activations_unsigned(out)
     assign_layouts(out)
+    round_moved(out)
     pin_outputs(out)
     verify(out)
     return out

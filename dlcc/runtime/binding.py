@@ -5,6 +5,7 @@ from __future__ import annotations
 import _ctypes
 import ctypes
 import os
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,19 @@ _STATUS: Final = {
     5: (ExitCode.INTERNAL, "the threads cannot be started"),
     6: (ExitCode.INTERNAL, "a kernel failed"),
 }
+
+
+_OPENED = count()
+
+
+def _unused_name(descriptor: int) -> str:
+    """A path to an open file that was never given before in this process.
+
+    Numbers of descriptors are used again, also while a library that was loaded under one is still
+    there because somebody else loaded it too.
+    """
+    number = f"{next(_OPENED):b}"
+    return f"/proc/self{''.join('//' if bit == '1' else '/./' for bit in number)}fd/{descriptor}"
 
 
 class InfoStruct(ctypes.Structure):
@@ -72,14 +86,14 @@ class Library:
             raise
 
     def _open(self, path: Path) -> int:
-        """Loads the file. Its descriptor is kept open: glibc takes a path it has already loaded
-        for the same library, so a replaced artifact must come under a name of its own.
+        """Loads the file under a name of its own, which refers to its descriptor: glibc takes a
+        name that it has already loaded for the same library, and a path may hold another file now.
         """
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise self._broken(error.strerror or str(error)) from None
-        alias = f"/proc/self/fd/{self._descriptor}"
+        alias = _unused_name(self._descriptor)
         try:
             self._lib = ctypes.CDLL(alias if os.path.exists(alias) else str(path))
         except OSError as error:

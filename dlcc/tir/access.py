@@ -16,6 +16,7 @@ from tvm import te
 
 from dlcc.ir import Node, TensorType
 from dlcc.ir.encodings import Array
+from dlcc.ops.base import Quantised, op_of
 from dlcc.tir import bfloat16
 
 Reader = Callable[..., Any]
@@ -72,11 +73,18 @@ class TirContext:
         """An intermediate tensor; ``body`` may be a reduction (``te.sum(...)`` at its root)."""
         return te.compute(shape, body, name=name)
 
+    def _selects_bfloat16(self) -> bool:
+        """Whether every result is one of the operands' bfloat16 numbers."""
+        node = self.node
+        reals = [v.type for v in node.inputs if v is not None and v.type.dtype.is_float]
+        moves = op_of(node).quantised is Quantised.SAME and node.op != "pad"  # pads with a number
+        return moves and bool(reals) and all(type_.is_bfloat16 for type_ in reals)
+
     def output(self, index: int, body: Callable[..., Any]) -> None:
         """Declare output ``index`` by its logical indices."""
         type_ = self.node.outputs[index].type
         if type_.is_bfloat16:
-            body = _rounding(body)
+            body = _storing(body, exact=self._selects_bfloat16())
         if not type_.rank:
             self.results[index] = te.compute((1,), lambda _: body(), name=f"y{index}")
             return
@@ -91,8 +99,9 @@ class TirContext:
         self.results[index] = te.compute(type_.physical_shape, physical, name=f"y{index}")
 
 
-def _rounding(body: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *logical: bfloat16.rounded(body(*logical))
+def _storing(body: Callable[..., Any], *, exact: bool) -> Callable[..., Any]:
+    store = bfloat16.truncated if exact else bfloat16.rounded
+    return lambda *logical: store(body(*logical))
 
 
 def element(type_: TensorType) -> str:

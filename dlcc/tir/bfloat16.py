@@ -73,6 +73,13 @@ def rounded(real: Any) -> Any:
     return tirx.Let(word, tirx.reinterpret(_typed("uint32", lanes), real), bits)
 
 
+def truncated(real: Any) -> Any:
+    """The bits of a float32 number (or vector) that is a bfloat16 number already."""
+    lanes = _lanes(real)
+    word = tirx.reinterpret(_typed("uint32", lanes), real)
+    return tirx.shift_right(word, _words(16, lanes)).astype(_typed(BITS, lanes))
+
+
 def rounded_natively(real: Any) -> Any:
     """:func:`rounded` of a vector of :data:`NATIVE_LANES` in one instruction."""
     return tirx.call_pure_extern(_typed(BITS, NATIVE_LANES), "dlcc_bfloat16_round", real)

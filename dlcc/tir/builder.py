@@ -157,10 +157,12 @@ class KernelBuilder:
         return bfloat16.rounded(value)
 
     @staticmethod
-    def shuffle(value: Any, order: Sequence[int]) -> Any:
-        """The vector whose lane i is lane ``order[i]`` of ``value``."""
-        copies = -(-len(order) // lanes_of(value))  # TVM wants as many lanes as it gives
-        return tirx.Shuffle([value] * copies, [tirx.IntImm("int32", lane) for lane in order])
+    def shuffle(value: Any, order: Sequence[int], *more: Any) -> Any:
+        """The vector whose lane i is lane ``order[i]`` of ``value`` (and ``more`` behind it)."""
+        given = (1 + len(more)) * lanes_of(value)
+        missing = -(-max(0, len(order) - given) // lanes_of(value))
+        vectors = [value, *more, *([value] * missing)]  # TVM wants as many lanes as it gives
+        return tirx.Shuffle(vectors, [tirx.IntImm("int32", lane) for lane in order])
 
     @staticmethod
     def pure(name: str, dtype: str, lanes: int, *args: Any) -> Any:
@@ -171,13 +173,13 @@ class KernelBuilder:
         """Calls an LLVM intrinsic for its side effect."""
         self._emit(tirx.Evaluate(tirx.call_llvm_intrin("void", name, *args)))
 
-    def prefetch(self, address: Any) -> None:
-        """Asks for the cache line of ``address``; it may lie outside of any buffer."""
-        self.effect("llvm.prefetch.p0", address, *map(self._i32, (0, 3, 1)))  # read, keep, data
+    def prefetch(self, buffer: Any, index: Any, level: int = 2) -> None:
+        """Asks for the cache line of element ``index`` in the first- or second-level cache.
 
-    @staticmethod
-    def _i32(value: int) -> Any:
-        return tirx.IntImm("int32", value)
+        No address is an error: what is not mapped is not fetched.
+        """
+        hints = (tirx.IntImm("int32", hint) for hint in (0, 4 - level, 1))  # read, locality, data
+        self.effect("llvm.prefetch", self.address(buffer, index), *hints)
 
     # -- control --------------------------------------------------------------------------------
 

@@ -38,8 +38,14 @@ class _CodesRow(KernelRow):
         return KernelPlan((step,), constants, features=self.isa.vector_flags(), kernel=kernel)
 
 
-READ_BANDWIDTH = 45e9
-"""Bytes per second of a tensor from the second-level cache, at best."""
+READ_BANDWIDTH = 26e9
+"""Bytes per second of the caller's image, from the third-level cache."""
+
+NEAR_IMAGE = 128 << 10
+"""Bytes of an image up to which it lies in a nearer cache."""
+
+CODES_BANDWIDTH = 75e9
+"""Bytes per second of codes from and to the second-level cache."""
 
 PLANES = 4
 """Most channels that are interleaved from planes."""
@@ -70,8 +76,9 @@ class TableRow(_CodesRow):
 
     def cost(self, node: Node) -> float:
         """Instructions per vector over the ports that take them."""
-        vectors = node.output.type.elements / (4 * self.isa.lanes)
-        return vectors * (3.0 if self.isa.byte_permute else 24.0) / CLOCK
+        elements = node.output.type.elements
+        cycles = elements / (4 * self.isa.lanes) * (3.0 if self.isa.byte_permute else 24.0)
+        return max(cycles / CLOCK, 2 * elements / CODES_BANDWIDTH)
 
     def plan(self, node: Node) -> KernelPlan:
         """One step over the flat codes."""
@@ -101,7 +108,7 @@ class QuantizeRow(_CodesRow):
         x, y = node.input(0).type, node.output.type
         if not x.is_dense or str(x.dtype) != "f32" or not is_u8(y):
             return "the numbers are not float32, or the codes not unsigned bytes with one scale"
-        shape = _planes(x, y)
+        shape = planes_of(x, y)
         if shape is None:
             return "the order changes otherwise than from a few planes to NHWC"
         if shape[2] < quantise.NARROW:
@@ -112,11 +119,13 @@ class QuantizeRow(_CodesRow):
         """Instructions of a vector of floats, its share of the packs, and reading from memory."""
         elements = node.output.type.elements
         cycles = elements / self.isa.lanes * (4.0 if self._spec(node).divide else 2.5)
-        return max((cycles + elements / 16) / CLOCK, 4 * elements / READ_BANDWIDTH)
+        seconds = (cycles + elements / 16) / CLOCK
+        read = 4 * elements
+        return max(seconds, read / READ_BANDWIDTH) if read > NEAR_IMAGE else seconds
 
     def _spec(self, node: Node) -> quantise.Quantise:
         encoding = node.output.type.affine
-        shape = _planes(node.input(0).type, node.output.type)
+        shape = planes_of(node.input(0).type, node.output.type)
         assert shape is not None
         low, high = (code - encoding.zero_point for code in encoding.code_range)
         exact = self.isa.fma and quantise.reciprocal(encoding.scale, low, high) is not None
@@ -137,7 +146,7 @@ class QuantizeRow(_CodesRow):
         return self._plan(step, {"terms": terms}, f"quantise {spec.channels} planes")
 
 
-def _planes(x: TensorType, y: TensorType) -> tuple[int, int, int] | None:
+def planes_of(x: TensorType, y: TensorType) -> tuple[int, int, int] | None:
     """(images, channels, pixels) of a change of encoding from ``x`` to ``y``, if it is one."""
 
     def order(type_: TensorType) -> list[int]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
 
-from dlcc.ir import Node, Value
+from dlcc.ir import Affine, Node, Value
 from dlcc.ir.encodings import Array
 from dlcc.ir.text import type_text
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from dlcc.lowering.target import KernelRow
 from dlcc.ops import Op, op_of
+from dlcc.ops.base import Quantised
 from targets.cpu.isa import Isa
 
 BYTES_PER_SECOND = 16e9
@@ -25,6 +27,9 @@ MACS_PER_SECOND = 1e9
 
 ELEMENTS_PER_SECOND = 1.5e9
 """Nominal rate of results of plain loops on codes, which conversions and selects bound."""
+
+CODES_PER_SECOND = 3.75e9
+"""Codes moved or compared per second and lane of a vector, by loops that convert none."""
 
 
 def physical(value: Value) -> Array:
@@ -60,7 +65,14 @@ class DefaultRow(KernelRow):
     def cost(self, node: Node) -> float:
         """Bytes moved, codes made and products summed at nominal rates."""
         values = [v for v in (*node.inputs, *node.outputs) if v is not None]
-        macs = op_of(node).macs(node)
+        op = op_of(node)
+        coded = all(isinstance(v.type.encoding, Affine) for v in values)
+        if op.quantised is Quantised.SAME and coded:
+            taps = prod(op.get(node, "kernel")) if "kernel" in op.attributes else 1
+            compared = taps * sum(v.type.elements for v in node.outputs)
+            passed = max(compared, sum(v.type.bytes for v in values))
+            return passed / (CODES_PER_SECOND * self.isa.lanes) + 1e-7
+        macs = op.macs(node)
         codes = sum(v.type.elements for v in node.outputs if not v.type.is_dense)
         moved = sum(v.type.bytes for v in values) / BYTES_PER_SECOND
         return max(moved, codes / ELEMENTS_PER_SECOND) + macs / MACS_PER_SECOND + 1e-7

@@ -316,8 +316,6 @@ def softmax_refusal(node: Node) -> str:
         return "the output is quantised and the input is not"
     if isinstance(source, Affine) and source.signed:
         return "the input's codes are signed"
-    if x.type.is_bfloat16 or node.output.type.is_bfloat16:
-        return "the numbers are bfloat16"
     return ""
 
 
@@ -325,7 +323,7 @@ def softmax_spec(node: Node) -> SoftmaxSpec:
     """Spec of a ``softmax`` node along the last axis in memory."""
     type_ = node.input(0).type
     length = type_.physical_shape[-1]
-    out: OutType = "f32"
+    out: OutType = "bf16" if node.output.type.is_bfloat16 else "f32"
     if isinstance(node.output.type.encoding, Affine):
         out = "s8" if node.output.type.encoding.signed else "u8"
     return SoftmaxSpec(type_.elements // length, length, _memory_dtype(type_), out)

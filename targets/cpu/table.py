@@ -22,6 +22,7 @@ from targets.cpu.kernels.matmul_bf16 import matmul_bf16, matmul_bf16_cost
 from targets.cpu.kernels.softmax import softmax, softmax_cost
 from targets.cpu.kernels.winograd_code import Winograd
 from targets.cpu.packed import packed_rows
+from targets.cpu.rounding import RoundPlanesRow
 from targets.cpu.sparse import sparse_rows
 
 MOST_BLOCKS = 8
@@ -272,7 +273,7 @@ class SoftmaxRow(_Row):
     def plan(self, node: Node) -> KernelPlan:
         """One step."""
         spec = layers.softmax_spec(node)
-        if spec.in_dtype == "f32":
+        if spec.in_dtype != "u8":
             return softmax(spec, self.isa)
         op, out = Softmax(), node.output.type.encoding
         tables, unit = op.factors(node), float(op.factor(out))
@@ -299,6 +300,7 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         *rows,
         *sparse_rows(isa),
         *packed_rows(isa),
+        RoundPlanesRow(isa),
         QuantizeRow(isa),
         TableRow(isa),
         DefaultRow(isa),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.peers import session
+from benchmarks.peers.artifacts import Artifacts, NoArtifact
 from benchmarks.peers.engines import Job
 from benchmarks.peers.session import Slices, Worker, WorkerFailed, busy_seconds
 from benchmarks.peers.setup import REPOSITORY, Cache
@@ -147,3 +148,10 @@ def test_lock_is_given_up_in_slices(tmp_path: Path) -> None:
     assert free()
     with Slices(None, 0.0).held():
         pass
+
+
+def test_network_that_is_not_set_up_has_no_artifact(tmp_path: Path) -> None:
+    models = Artifacts(Cache(tmp_path))
+    for precision in ("int8", "fp32"):
+        with pytest.raises(NoArtifact, match="not set up"):
+            models.ready("lenet5", precision)

@@ -299,6 +299,18 @@ def test_replaced_artifact_is_loaded_anew(kernels: bytes, tmp_path: Path) -> Non
     old.close()
 
 
+def test_descriptors_that_are_used_again_name_no_other_library(
+    rows: Artifact, kernels: bytes, tmp_path: Path
+) -> None:
+    program = row_program(kernels)
+    tripled = np.full(16, 3, np.float32).tobytes()
+    write_artifact(replace(program, weights=bytes(64) + tripled + b"\1\2\3"), tmp_path / "out")
+    first, second = load(rows.folder), load(rows.folder)
+    first.close()
+    with second, load(tmp_path / "out") as other:
+        np.testing.assert_array_equal(other(X), np.maximum(X + 3, 0))
+
+
 def test_forked_children_can_run_and_finish(rows: Artifact) -> None:
     code = f"""
 import os, numpy as np

@@ -30,6 +30,15 @@ CASES = {
         1, 15, 22, 3, 16, 7, 7, (2, 2), pads=(3, 3, 3, 3), stored="f32", epilogue=CLAMPED
     ),
     "one-channel": ConvSpec(2, 12, 9, 1, 20, 5, 5, stored="f32", epilogue=CLAMPED),
+    "five-channels": ConvSpec(2, 6, 11, 5, 16, pads=(1, 0, 0, 1), stored="f32", epilogue=CLAMPED),
+    "seven-channels": ConvSpec(1, 6, 13, 7, 16, 3, 3, epilogue=CLAMPED),
+    "narrower-than-a-step": ConvSpec(1, 8, 5, 3, 16, 3, 3, stored="f32", epilogue=CLAMPED),
+    "one-channel-no-slack": ConvSpec(
+        1, 7, 18, 1, 16, 3, 3, stored="f32", input_slack=False, epilogue=CLAMPED
+    ),
+    "three-channels-no-slack": ConvSpec(
+        1, 9, 17, 3, 16, 3, 3, stored="f32", input_slack=False, epilogue=CLAMPED
+    ),
     "flat-1x1-residual": ConvSpec(2, 7, 7, 64, 40, epilogue=RESIDUAL),
     "f32-residual": ConvSpec(1, 7, 7, 24, 40, epilogue=Epilogue("bf16", residual="f32")),
     "strided-1x1": ConvSpec(1, 8, 9, 36, 32, stride=(2, 2), epilogue=CLAMPED),
@@ -42,6 +51,7 @@ CASES = {
     "linear-m5": ConvSpec(1, 1, 5, 58, 33, epilogue=Epilogue("f32", -2.5, 3.0, residual="bf16")),
     "linear-f32-input": ConvSpec(1, 1, 3, 96, 33, stored="f32", epilogue=CLAMPED),
     "wide": ConvSpec(1, 3, 50, 64, 96, 3, 3, pads=(1, 1, 1, 1), epilogue=CLAMPED),
+    "deep-few-pixels": ConvSpec(1, 5, 7, 72, 152, 3, 3, pads=(1, 1, 1, 1), epilogue=CLAMPED),
     "no-slack": ConvSpec(1, 5, 5, 6, 9, input_slack=False, epilogue=CLAMPED),
 }
 DEPTHWISE = {

@@ -8,7 +8,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from dlcc.ir import F32, Affine, Graph, Node, TensorType
+from dlcc.ir import BFLOAT16, F32, Affine, Graph, Node, TensorType
+from dlcc.ir.encodings import Encoding
 from dlcc.lowering.lower import choose
 from dlcc.ops import build, op_of
 from targets import get_target
@@ -22,7 +23,7 @@ def u8(*shape: int, encoding: Affine = Q, layout: str = "") -> TensorType:
 
 
 def node_of(
-    op: str, operands: list[TensorType], out: Affine | None = Q, layout: str = "", **attrs
+    op: str, operands: list[TensorType], out: Encoding | None = Q, layout: str = "", **attrs
 ) -> Node:
     """One node on graph inputs; ``out``: encoding of its result (None: dense)."""
     graph = Graph("g")
@@ -102,10 +103,50 @@ def test_equals_the_reference(isa):
             np.testing.assert_array_equal(got, want, err_msg=name)
 
 
+def rounding(*shape: int, layout: str = "nhwc") -> Node:
+    """float32 in row-major order to bfloat16 in ``layout``."""
+    return node_of("relayout", [f32(*shape)], BFLOAT16, layout)
+
+
+@pytest.mark.parametrize("isa", isa_params("avx512", "avx512bf16"))
+def test_rounding_of_planes(isa):
+    target = get_target(f"cpu:{isa.name}")
+    chosen = []
+    for shape in ((2, 3, 21, 15), (1, 3, 50, 47), (1, 3, 4, 8), (1, 2, 9, 9), (1, 4, 16, 4)):
+        node = rounding(*shape)
+        choice = choose(node, target)
+        assert choice.row.name == "round-planes", choice.rejected
+        chosen.append((node, choice.plan))
+    runner = Runner([plan for _, plan in chosen], isa)
+    for node, plan in chosen:
+        (x,) = random_inputs(node)
+        x[np.abs(x) < 2.0**-126] = 0.0  # which a CPU that rounds may take for zero
+        want = BFLOAT16.encode(x)["values"].transpose(node.output.type.permutation)
+        for cuts in (1, 3):
+            out = np.full(want.shape, 77, np.uint16)
+            got = runner.run(plan, [x], out, cuts, slack=0).view(want.dtype)
+            np.testing.assert_array_equal(got.astype(np.float32), want.astype(np.float32))
+
+
 @pytest.mark.parametrize(
     ("node", "row", "why"),
-    [(node_of("gelu", [TensorType((4, 5), F32)], None), "table", "no function of one u8")],
+    [
+        (node_of("gelu", [TensorType((4, 5), F32)], None), "table", "no function of one u8"),
+        (rounding(1, 3, 4, 4), "round-planes", "fewer than 32"),
+        (rounding(1, 64, 8, 8), "round-planes", "the order changes otherwise"),
+        (node_of("relayout", [f32(1, 3, 9, 9)], None, "nhwc"), "round-planes", "does not round"),
+    ],
 )
 def test_refusals(node, row, why):
-    rows = {r.name: r for r in get_target("cpu:avx2").rows}
+    rows = {r.name: r for r in get_target("cpu:avx512").rows}
     assert why in rows[row].refuses(node)
+
+
+def test_moving_codes_is_predicted_cheaper_than_comparing_or_converting_them():
+    (row,) = (r for r in get_target("cpu:avx512").rows if r.name == "default-tir")
+    x = u8(1, 64, 28, 28, layout="nhwc")
+    joined = node_of("concat", [x, x], layout="nhwc", axis=1)
+    window = {"kernel": (3, 3), "pads": (1, 1, 1, 1)}
+    pooled = node_of("max_pool2d", [u8(1, 128, 28, 28, layout="nhwc")], layout="nhwc", **window)
+    coded = node_of("quantize", [f32(1, 128, 28, 28)], layout="nhwc")
+    assert 3 * row.cost(joined) < row.cost(pooled) < row.cost(coded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dlcc import tir
 from dlcc.lowering.kernel import ARENA_SLACK
 from targets.cpu.isa import AVX2, AVX512VNNI, LEVELS, host_flags, supports
 from targets.cpu.kernels.blocking import choose_blocking
 from targets.cpu.kernels.conv import (
+    STREAM_BANDWIDTH,
     conv2d,
     conv2d_transpose,
     conv_cost,
@@ -22,6 +25,7 @@ from targets.cpu.kernels.conv import (
 from targets.cpu.kernels.gemm import (
     bundles,
     channel_order,
+    code_step,
     even_cut,
     pack_weights,
     tail_cut,
@@ -31,7 +35,7 @@ from targets.cpu.kernels.spec import NUMPY, ConvSpec, ConvTransposeSpec, Epilogu
 from targets.cpu.kernels.tiles import tile_shape
 from tests.targets.footprints import check_footprints
 from tests.targets.reference import conv_accumulators, finish, transposed_accumulators
-from tests.targets.running import Runner, isa_params
+from tests.targets.running import Runner, isa_params, llvm_target
 
 U8 = Epilogue("u8", 3, 250, 10)
 CASES = {
@@ -265,11 +269,50 @@ def test_packed_weights_are_zero_past_the_run():
     assert not packed[:, 1, :, :, 1:].any()
 
 
+def test_tiles_are_as_deep_as_the_run():
+    assert [code_step(run) for run in (1, 27, 48, 64, 66, 96, 144)] == [4, 28, 48, 64, 36, 48, 48]
+    assert unit_for(LEVELS["amx"], "u8").k == 64
+    for spec in CASES.values():
+        geo = geometry(spec, LEVELS["amx"])
+        steps = -(-geo.gemm.run // 64)
+        assert geo.unit.kind != "amx" or steps == -(-geo.gemm.run // geo.unit.k)
+
+
+@pytest.mark.parametrize("isa", isa_params("avx512vnni", "amx"))
+@pytest.mark.parametrize(
+    ("channels", "width", "staged"),
+    [(16, 32, (36, 48)), (32, 7, (10, 32)), (8, 29, (32, 56)), (1, 9, (11, 0))],
+)
+def test_staged_rows_start_at_cache_lines(isa, channels, width, staged):
+    spec = ConvSpec(2, 6, width, channels, 24, 3, 3, pads=(1, 1, 2, 1), epilogue=U8)
+    stage = geometry(spec, isa).stage
+    assert (stage.out_w, stage.lead) == staged
+    case = Case(spec, isa)
+    runner = Runner([case.plan], isa)
+    case.check(runner.run(case.plan, case.inputs, case.out))
+    check_footprints(runner, case.plan, case.inputs, case.out)
+
+
+def test_rows_across_cache_lines_cost_more():
+    whole = ConvSpec(1, 1, 4096, 64, 16, epilogue=U8)
+    split = replace(whole, c=56)
+    assert conv_cost(split, LEVELS["amx"]) > conv_cost(whole, LEVELS["amx"])
+
+
 def test_narrow_images_fill_tiles():
     gemm = geometry(CASES["narrow"], LEVELS["amx"]).gemm
     assert (gemm.rows, gemm.cols, gemm.pitch, gemm.kept) == (1, 6 * 8 + 6, 8, 6)
     whole_tiles = replace(CASES["wide"], w=64)
     assert geometry(whole_tiles, LEVELS["amx"]).gemm.pitch == 0
+
+
+def test_tiles_wait_for_weights_beyond_the_cache():
+    late = ConvSpec(1, 7, 7, 1024, 1024, epilogue=U8)
+    many = replace(late, h=14, w=14)
+    streamed = 1024 * 1024 / STREAM_BANDWIDTH
+    once, again = conv_cost(late, LEVELS["amx"]), conv_cost(many, LEVELS["amx"])
+    assert once > streamed + 7 * 7 * 1024 * 1024 / 7.1e12
+    assert again < 4 * once - 2 * streamed  # they pass once for all pixels
 
 
 def test_cost_ranks_the_units():
@@ -353,3 +396,29 @@ def test_items_touch_what_their_footprint_says(table, name, dtype):
     cases, runner = table
     case = cases[name, dtype]
     check_footprints(runner, case.plan, case.inputs, case.out)
+
+
+def f32_assembly(spec: ConvSpec, isa, block=None) -> str:
+    """The code of an f32 layer."""
+    spec = replace(spec, in_dtype="f32", epilogue=Epilogue("f32"))
+    weights = np.zeros((spec.oc, spec.c, spec.kh, spec.kw), np.float32)
+    plan = conv2d(spec, isa, weights, np.zeros(spec.oc, np.float32), block=block)
+    return tir.assembly({s.name_key: s.build() for s in plan.steps}, llvm_target(isa))
+
+
+@pytest.mark.parametrize("isa", [AVX2, AVX512VNNI], ids=lambda isa: isa.name)
+def test_blocks_of_many_pixels_fetch_the_next_weights(isa):
+    assert "prefetcht1" in f32_assembly(ConvSpec(1, 1, 128, 384, 1536), isa)
+    assert "prefetcht1" in f32_assembly(ConvSpec(1, 28, 28, 256, 256, 3, 3, stride=(2, 2)), isa)
+    assert "prefetcht1" not in f32_assembly(ConvSpec(1, 1, 2, 96, 192), isa)  # each weight once
+    assert "prefetcht1" not in f32_assembly(ConvSpec(1, 9, 9, 3, 64, 3, 3), isa)  # short runs
+
+
+@pytest.mark.parametrize("block", [(1, 13, 2), (1, 8, 3), (1, 6, 4)])
+def test_accumulators_stay_in_registers(block):
+    text = f32_assembly(ConvSpec(1, 1, 128, 384, 192), AVX512VNNI, block)
+    loops = [part for part in re.split(r"\n\.LBB\w+:", text) if part.count("vfmadd") > 60]
+    assert loops
+    for loop in loops:
+        inside = loop.split("\tj")[0].splitlines()
+        assert not [line for line in inside if "zmm" in line and "rsp" in line]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dlcc.ir import Affine
+from dlcc.ir import BFLOAT16, Affine
 from dlcc.ir.encodings import DENSE
 from dlcc.ops import op_of
 from targets.cpu.isa import AVX2, LEVELS
 from targets.cpu.kernels.softmax import SoftmaxSpec, softmax
 from targets.cpu.table import SoftmaxRow
-from tests.ops.tir_harness import affine, case, f32, reference, u8
+from tests.ops.tir_harness import Operand, affine, case, f32, reference, u8
 from tests.targets.running import Runner, isa_params
 
 LENGTHS = (1, 2, 7, 16, 33, 128, 197, 256, 1001)
@@ -54,6 +54,25 @@ def test_against_the_reference(table, cuts):
             np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-7, err_msg=name)
         else:
             np.testing.assert_array_equal(got, want, err_msg=name)
+
+
+@pytest.mark.parametrize("isa", isa_params("sse4", "avx2", "avx512bf16"))
+def test_bfloat16(isa):
+    row, made = SoftmaxRow(isa), {}
+    for n in LENGTHS:
+        real = f32(2, 5, n, seed=n, scale=4.0).array
+        x = Operand(BFLOAT16.encode(real)["values"], BFLOAT16)
+        made[n] = case("softmax", [x], out=BFLOAT16 if n % 2 == 0 else DENSE)
+    assert not any(row.refuses(case.node) for case in made.values())
+    plans = {n: row.plan(case.node) for n, case in made.items()}
+    runner = Runner(list(plans.values()), isa)
+    for n, one in made.items():
+        (want,) = reference(one)
+        got = runner.run(plans[n], [one.arrays[0]], np.zeros_like(want), 3, slack=0)
+        step = 2**-7 if n % 2 == 0 else 2e-5  # one unit in the last place of a bfloat16 number
+        np.testing.assert_allclose(
+            got.astype(np.float32), want.astype(np.float32), rtol=step, atol=1e-7, err_msg=str(n)
+        )
 
 
 @pytest.mark.isa("avx2")

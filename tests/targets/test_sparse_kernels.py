@@ -161,7 +161,7 @@ def test_places_of_columns():
     weights = np.arange(2 * 3 * 2 * 3).reshape(2, 3, 2, 3)
     padded = np.arange(7 * 8 * 3).reshape(7, 8, 3)
     window = padded[0:3:2, 0:3].reshape(-1)
-    np.testing.assert_array_equal(padded.reshape(-1)[column_places(spec)], window)
+    np.testing.assert_array_equal(padded.reshape(-1)[column_places(spec, spec.padded[1])], window)
     by_hand = np.moveaxis(weights, 1, -1).reshape(2, -1)
     np.testing.assert_array_equal(weight_matrix(weights), by_hand)
 

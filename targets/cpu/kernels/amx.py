@@ -9,6 +9,10 @@ instructions of the next one. A turn's tiles are stored while the next turn fill
 the accumulators, where there are registers for two halves: a tile that is stored right after its
 last product keeps the tile unit waiting.
 
+Weights that come from beyond the second-level cache are fetched into it one group of channel blocks
+ahead, spread over all steps; the last group fetches what follows it in memory, the first weights of
+the next layer.
+
 All blocks of a function have the same size. The last one of an image (or of its rows) starts early,
 where it computes pixels of its neighbour again and leaves them unstored.
 """
@@ -20,7 +24,7 @@ from typing import Any
 
 from dlcc import tir
 from targets.cpu.kernels import epilogue
-from targets.cpu.kernels.gemm import TILE
+from targets.cpu.kernels.gemm import LINE, TILE
 from targets.cpu.kernels.skeleton import (
     Context,
     block_channels,
@@ -30,6 +34,13 @@ from targets.cpu.kernels.skeleton import (
 )
 from targets.cpu.kernels.spec import SIZE
 from targets.cpu.kernels.tiles import TileShape, block_grid, tile_shape
+
+MOST_FETCHING = 16
+"""Blocks of pixels that share a group of weights, up to which the next group is fetched ahead: with
+more there is time enough to wait for each group."""
+
+LEAST_FETCHED = 64 << 10
+"""Bytes of a layer's weights from which on they are taken to be beyond the second-level cache."""
 
 _NEXT, _BASE = 0, 1  # of the block whose epilogue is due: next pixel, and where pixel 0 lies
 
@@ -44,7 +55,8 @@ class _Pipeline:
 
     ``count``: channel blocks of the group; ``last``: valid lanes of the last one; ``first``: the
     first one (an expression); ``state``: ``_NEXT`` and ``_BASE``; ``acc``: accumulators of two
-    blocks, pixel by pixel, from element ``aligned``.
+    blocks, pixel by pixel, from element ``aligned``; ``b_at``: where the group's operand starts;
+    ``fetch``: where the current turn's steps fetch from.
     """
 
     ctx: Context
@@ -56,6 +68,8 @@ class _Pipeline:
     state: Any
     acc: Any
     aligned: Any
+    b_at: Any
+    fetch: Any = None
 
     @property
     def turns(self) -> int:
@@ -71,6 +85,28 @@ class _Pipeline:
     def pixels(self) -> int:
         """Pixels of a block."""
         return self.shape.strips * self.shape.rows
+
+    @property
+    def steps(self) -> int:
+        """Steps of a turn."""
+        gemm = self.ctx.gemm
+        return gemm.runs * -(-gemm.run // self.ctx.unit.k)
+
+    @property
+    def ahead(self) -> int:
+        """Cache lines of the next group's weights that a step fetches (0: none)."""
+        gemm, count = self.ctx.gemm, self.ctx.blocking.cols.count
+        if gemm.images > 1 or gemm.b_image or count > MOST_FETCHING:
+            return 0
+        if gemm.groups * self.ctx.blocks * self.ctx.b_block * SIZE[gemm.a_dtype] < LEAST_FETCHED:
+            return 0
+        lines = self.ctx.unit.k * TILE * SIZE[gemm.a_dtype] // LINE
+        return -(-lines * self.count // (count * self.turns))
+
+    @property
+    def line(self) -> int:
+        """Elements of a cache line."""
+        return LINE // SIZE[self.ctx.gemm.a_dtype]
 
     @property
     def bundle(self) -> int:
@@ -126,7 +162,9 @@ def emit_tile_items(ctx: Context) -> None:
                 block = kb.let(at, "block")
                 channels = block_channels(ctx, block, size)
                 state, last = kb.alloc("int32", 2), tail if ends else TILE
-                pipe = _Pipeline(ctx, shape, size, last, block, channels, state, acc, aligned)
+                b_at = (ctx.group * ctx.blocks + block) * ctx.b_block + ctx.image * gemm.b_image
+                b_at = kb.let(b_at, "b_start")
+                pipe = _Pipeline(ctx, shape, size, last, block, channels, state, acc, aligned, b_at)
                 _emit_blocks(pipe, start, stop)
     kb.effect("llvm.x86.tilerelease")  # so that context switches stay cheap
 
@@ -164,10 +202,10 @@ def _emit_blocks(pipe: _Pipeline, start: Any, stop: Any) -> None:
         band, strip = divide(kb, t, across, "band")
         row, late_rows = _clipped(pipe, band, shape.height, gemm.rows)
         col, late_cols = _clipped(pipe, strip, shape.width, gemm.cols)
-        a_at = row * gemm.a_row + col * gemm.a_col
+        a_at = row * gemm.a_row + col * gemm.a_col + gemm.a_start
         a_at = a_at + pipe.ctx.image * gemm.a_image + pipe.ctx.group * gemm.a_group
         a_at = kb.let(a_at, "a_start")
-        _emit_block(pipe, a_at, pipe.half(t), pipe.half(t + 1))
+        _emit_block(pipe, t, a_at)
         kb.store(pipe.state, _NEXT, late_rows * shape.width + late_cols)
         base = col if gemm.pitch else (pipe.ctx.image * gemm.rows + row) * gemm.cols + col
         kb.store(pipe.state, _BASE, base)
@@ -187,33 +225,31 @@ def _clipped(pipe: _Pipeline, index: Any, size: int, length: int) -> tuple[Any, 
     return start, kb.let(at - start, "early")
 
 
-def _emit_block(pipe: _Pipeline, a_at: Any, here: Any, before: Any) -> None:
-    """The products of one block, and between them the epilogue of the block before.
-
-    ``here``, ``before``: where in ``acc`` the two blocks' accumulators belong.
-    """
+def _emit_block(pipe: _Pipeline, t: Any, a_at: Any) -> None:
+    """The products of block ``t``, and between them the epilogue of the block before."""
     kb, ctx = pipe.ctx.kb, pipe.ctx
-    here, before = kb.let(here, "here"), kb.let(before, "before")
-    b_at = (ctx.group * ctx.blocks + pipe.first) * ctx.b_block + ctx.image * ctx.gemm.b_image
-    b_at = kb.let(b_at, "b_start")
+    here, before = kb.let(pipe.half(t), "here"), kb.let(pipe.half(t + 1), "before")
     for turn in range(pipe.turns):
+        if pipe.ahead:
+            done = (t * pipe.turns + turn) * (pipe.steps * pipe.ahead * pipe.line)
+            pipe.fetch = kb.let(pipe.b_at + (pipe.count * ctx.b_block + done), "fetch")
         for strip in range(pipe.shape.strips):
             for block in pipe.turn_blocks(turn):
                 kb.effect("llvm.x86.tilezero", pipe.acc_tile(turn, strip, block))
-        _emit_step(pipe, turn, a_at, b_at, before, here if turn else before)
-        _emit_other_steps(pipe, turn, a_at, b_at, before)
+        _emit_step(pipe, turn, a_at, 0, before, here if turn else before)
+        _emit_other_steps(pipe, turn, a_at, before)
         if pipe.halves == 1:
             _store_turn(pipe, turn, here)
     _finish_pixels(pipe, before)
 
 
-def _emit_other_steps(pipe: _Pipeline, turn: int, a_at: Any, b_at: Any, before: Any) -> None:
+def _emit_other_steps(pipe: _Pipeline, turn: int, a_at: Any, before: Any) -> None:
     """All steps of a turn but the first."""
     kb, gemm, a_step = pipe.ctx.kb, pipe.ctx.gemm, pipe.ctx.unit.k
-    steps, b_step = -(-gemm.run // a_step), a_step * TILE
+    steps = -(-gemm.run // a_step)
     if steps > 1:
         with kb.loop(1, steps, "k") as k:
-            _emit_step(pipe, turn, a_at + k * a_step, b_at + k * b_step, before)
+            _emit_step(pipe, turn, a_at + k * a_step, k, before)
     if gemm.runs == 1:
         return
     (_, distance), *inner = [loop for loop in gemm.loops if loop[0] > 1]
@@ -223,18 +259,15 @@ def _emit_other_steps(pipe: _Pipeline, turn: int, a_at: Any, b_at: Any, before: 
             ((inner_count, inner_distance),) = inner
             outer, place = divide(kb, run, inner_count, "run")
             offset = outer * distance + place * inner_distance
-        a_run, b_run = (
-            kb.let(a_at + offset, "a_run"),
-            kb.let(b_at + run * (steps * b_step), "b_run"),
-        )
+        a_run, step = kb.let(a_at + offset, "a_run"), kb.let(run * steps, "step")
         with kb.loop(0, steps, "k") as k:
-            _emit_step(pipe, turn, a_run + k * a_step, b_run + k * b_step, before)
+            _emit_step(pipe, turn, a_run + k * a_step, step + k, before)
 
 
 def _emit_step(
-    pipe: _Pipeline, turn: int, a_at: Any, b_at: Any, before: Any, stored: Any = None
+    pipe: _Pipeline, turn: int, a_at: Any, step: Any, before: Any, stored: Any = None
 ) -> None:
-    """The products of one step (a tile's depth of a run) of a turn, each followed by some epilogue.
+    """The products of a turn's step (a tile's depth of a run), each followed by some epilogue.
 
     The scheduler looks some hundred instructions ahead: the tile unit only stays busy if its
     instructions stand that close together. ``stored``: where the accumulators of the turn before
@@ -243,6 +276,7 @@ def _emit_step(
     kb, ctx, gemm, shape = pipe.ctx.kb, pipe.ctx, pipe.ctx.gemm, pipe.shape
     used, a_count, b_count = _registers(shape)
     dot = "llvm.x86.tdpbf16ps" if ctx.unit.bf16 else "llvm.x86.tdpbusd"
+    b_at = pipe.b_at + step * (ctx.unit.k * TILE)
     a_bytes = gemm.a_col * SIZE[gemm.a_dtype] if shape.rows > 1 else 64
     a_bytes = tir.tirx.IntImm("int64", a_bytes)
     b_bytes = tir.tirx.IntImm("int64", 64)
@@ -267,6 +301,7 @@ def _emit_step(
             a = kept[strip] if kept else load_a(strip)
             kb.effect(dot, pipe.acc_tile(turn, strip, block), a, b)
             done += 1
+            _emit_fetch(pipe, step, done, shape.strips * len(blocks))
             limit = pipe.pixels
             if stored is not None and pipe.halves == 2:
                 last = (turn or pipe.turns) - 1
@@ -274,6 +309,13 @@ def _emit_step(
                 if not turn:  # of the block before, so much is in memory
                     limit = (strip + 1) * shape.rows if block == blocks[-1] else 0
             _emit_share(pipe, done, shape.strips * len(blocks), limit, before)
+
+
+def _emit_fetch(pipe: _Pipeline, step: Any, done: int, products: int) -> None:
+    """What belongs after product ``done`` of ``products`` of a step of the fetching ahead."""
+    kb, lines = pipe.ctx.kb, pipe.ahead
+    for line in range(lines * (done - 1) // products, lines * done // products):
+        kb.prefetch(pipe.ctx.b, pipe.fetch + (step * lines + line) * pipe.line)
 
 
 def _store_turn(pipe: _Pipeline, turn: int, here: Any) -> None:

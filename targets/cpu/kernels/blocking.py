@@ -9,10 +9,15 @@ from math import ceil, prod
 import numpy as np
 
 from targets.cpu.kernels.gemm import MIN_ITEMS, Blocking, Cut, Gemm, Unit, even_cut, tail_cut
+from targets.cpu.kernels.spec import SIZE
 from targets.cpu.kernels.tiles import L1_BYTES, block_grid, tile_blocks, tile_cycles
 
 ITEM_MACS = 1 << 21
 """Multiply-accumulates that a work item aims at: 5 to 20 microseconds on one core."""
+
+NEAR_BYTES = 256 << 10
+"""Weights up to this size are left to each thread as a whole, and the pixels are shared out: a
+thread then finds what it made of one layer in its own cache when it goes on with the next."""
 
 L2_BYTES = 1 << 20
 """Packed weights up to this size are assumed to stay in the second-level cache."""
@@ -22,13 +27,15 @@ def step_cycles(unit: Unit, m: int, nr: int, steps: int) -> float:
     """Cycles of one reduction step of a block: arithmetic, loads, latency of the chains."""
     factor = {"fma": 0.5 if unit.fused else 1.0, "vnni": 0.5, "madd": 1.0}[unit.kind]
     factor = 1.0 if unit.bf16 and unit.kind == "vnni" else factor  # one port has vdpbf16ps
+    dots = unit.kind == "vnni" and not unit.bf16 and unit.lanes == 16
     latency = 5.0 if unit.kind != "fma" else 4.0
-    loads = 0.5 * (m + nr)
+    loads = (0.68 if dots else 0.5) * (m + nr)
     widening = 0.5 * nr if unit.kind == "madd" else nr if unit.bf16 and unit.kind == "fma" else 0.0
     weights = steps * nr * (2 if unit.bf16 else 4) * unit.lanes
-    from_l2 = unit.kind == "fma" and weights > L1_BYTES // 2
-    streams = 0.04 * nr * nr if from_l2 else 0.0
-    return max(factor * m * nr + widening, loads, latency) + 0.1 * loads + streams
+    from_l2 = (dots or unit.kind == "fma") and weights > L1_BYTES // 2
+    streams = (0.2 if dots else 0.04) * nr * nr if from_l2 else 0.0
+    cycles = max(factor * m * nr + widening, loads, latency)
+    return cycles + (0.18 if dots else 0.1) * loads + streams
 
 
 def _shapes(gemm: Gemm, unit: Unit) -> list[tuple[int, int, int]]:
@@ -90,6 +97,9 @@ def finish_cycles(gemm: Gemm, unit: Unit, pixels: int, channel_blocks: int) -> f
     if unit.kind == "fma":  # written out, from registers
         return 30 + (2.5 * channel_blocks + 6) * pixels
     bundled = unit.lanes == 16 and gemm.integer and channel_blocks % 4 == 0
+    if unit.kind == "vnni" and not unit.bf16:
+        each = 3.0 if bundled else 4.0 if unit.lanes == 16 and channel_blocks % 2 == 0 else 5.5
+        return 30.0 + each * pixels * channel_blocks
     return 30.0 + (5 if bundled else 6) * pixels * channel_blocks
 
 
@@ -122,7 +132,12 @@ def _items(gemm: Gemm, unit: Unit, rows: Cut, cols: Cut, channels: Cut) -> tuple
     strips = min(strips, max(1, wanted))
     blocks = min(channels.count, max(1, round(wanted / strips)))
     packed = gemm.runs * gemm.run * gemm.n * gemm.groups * np.dtype(unit.packed).itemsize
-    return strips, blocks, packed <= L2_BYTES
+    m_major = packed <= L2_BYTES
+    if unit.kind in ("fma", "vnni"):  # of large operands the larger one is read once
+        pixels = gemm.images * max(gemm.a_image, gemm.rows * gemm.a_row, gemm.cols * gemm.a_col)
+        m_major = m_major and packed <= max(NEAR_BYTES, pixels * SIZE[gemm.a_dtype])
+        blocks = blocks if m_major else 1
+    return strips, blocks, m_major
 
 
 def item_spans(gemm: Gemm, unit: Unit, blocking: Blocking) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +153,7 @@ def item_spans(gemm: Gemm, unit: Unit, blocking: Blocking) -> tuple[np.ndarray, 
     images, group = m // (along_m // gemm.images), n // (along_n // gemm.groups)
     spans = _tile_spans if unit.kind == "amx" else _register_spans
     (top, left), (bottom, right), first, end = spans(gemm, blocking, m % (along_m // gemm.images))
-    origin = images * gemm.a_image + group * gemm.a_group
+    origin = gemm.a_start + images * gemm.a_image + group * gemm.a_group
     reach = sum((count - 1) * distance for count, distance in gemm.loops) + gemm.run
     reads = origin + top * gemm.a_row + left * gemm.a_col
     last = origin + bottom * gemm.a_row + right * gemm.a_col + reach

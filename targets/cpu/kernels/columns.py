@@ -28,8 +28,9 @@ BAND_BYTES = 24 << 10
 """Bytes staged at a time: half of the first-level cache. A single row would be read by tile loads
 while its stores are on their way."""
 
-LEAST_BANDS = 8
-"""Bands that a layer is cut into at least, where it has so many rows."""
+LEAST_BANDS = 4
+"""Bands that a layer is cut into at least, where it has so many rows. Each one waits for its first
+products and its last epilogue by itself."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from targets.cpu.kernels.columns import Columns, columns_of
 from targets.cpu.kernels.gemm import Blocking, Gemm, Unit, pack_weights, pad_channels, unit_for
 from targets.cpu.kernels.implicit import gemm_function
 from targets.cpu.kernels.spec import FLOATS, SIZE, ConvSpec, ConvTransposeSpec, Epilogue
-from targets.cpu.kernels.stage import Stage, fill_constant, rows_stage, stage_step
+from targets.cpu.kernels.stage import Stage, aligned, fill_constant, rows_stage, stage_step
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,11 @@ def _stage_of(spec: ConvSpec, unit: Unit, spare: int) -> Stage | None:
     c = spec.c - spare
     if not any(spec.pads) and spec.h == 1:  # a linear layer: its rows are the work items
         return rows_stage(spec.n * spec.w, c, source, dst, rounded=rounded, spare=spare)
-    return Stage(
-        spec.n, spec.h, spec.w, c, height, width, top, left, (1, 1), source, dst, rounded, spare
-    )
+    stage = Stage(
+        spec.n, spec.h, spec.w, c, height, width, top, left, (1, 1), source, dst, rounded, spare,
+        slack=spare > 0 and spec.input_slack,
+    )  # fmt: skip
+    return aligned(stage) if dst == "u8" and spec.kh * spec.kw > 1 else stage
 
 
 def geometry(
@@ -80,12 +82,13 @@ def geometry(
     spec = replace(spec, c=spec.c + spare) if spare else spec
     unit = unit_for(isa, spec.in_dtype, amx=amx)
     if columns:
-        return _columns_geometry(spec, unit, block)
+        return _columns_geometry(spec, isa, amx, block)
     merged = _merged_groups(spec, unit)
     height, width = spec.padded
-    loops, run = _runs(spec, width, merged)
-    unit = unit_for(isa, spec.in_dtype, amx=amx, run=run)
+    unit = unit_for(isa, spec.in_dtype, amx=amx, run=_runs(spec, width, merged)[1])
     stage = _stage_of(spec, unit, spare)
+    width = stage.out_w if any(spec.pads) and stage else width
+    loops, run = _runs(spec, width, merged)
     images, rows, cols = spec.n, spec.oh, spec.ow
     strides = (height * width * spec.c, spec.stride[0] * width * spec.c, spec.stride[1] * spec.c)
     if spec.kh == spec.kw == 1 and spec.stride == (1, 1):  # all pixels are one long row
@@ -104,6 +107,7 @@ def geometry(
         a_dtype=stage.dst if stage else spec.in_dtype,
         out=spec.epilogue.out,
         residual=spec.epilogue.residual,
+        a_start=stage.lead if stage else 0,
         block=block,
     )
     gemm = _bundling_pixels(gemm, unit)
@@ -114,9 +118,13 @@ def geometry(
     return Geometry(spec, stage, gemm, unit, merged)
 
 
-def _columns_geometry(spec: ConvSpec, unit: Unit, block: tuple[int, int, int] | None) -> Geometry:
+def _columns_geometry(
+    spec: ConvSpec, isa: Isa, amx: bool, block: tuple[int, int, int] | None
+) -> Geometry:
     """The GEMM whose one run is a whole window: its images are bands of staged output rows."""
     stage = columns_of(spec)
+    run = spec.kw * stage.column
+    unit = unit_for(isa, spec.in_dtype, amx=amx, run=run)
     gemm = Gemm(
         spec.n * spec.oh // stage.band,
         stage.band,
@@ -125,7 +133,7 @@ def _columns_geometry(spec: ConvSpec, unit: Unit, block: tuple[int, int, int] | 
         stage.pitch,
         spec.stride[1] * stage.column,
         ((1, 0),),
-        spec.kw * stage.column,
+        run,
         n=spec.oc,
         groups=1,
         a_group=0,
@@ -415,14 +423,23 @@ def conv_cost(spec: ConvSpec, isa: Isa, *, amx: bool = True, columns: bool = Fal
     moved = packed * np.dtype(geo.unit.packed).itemsize
     bandwidth = CACHED_BANDWIDTH if moved <= CACHED_WEIGHTS else WEIGHT_BANDWIDTH
     seconds = cycles / CLOCK
-    if spec.in_dtype == "f32" and moved > L2_BYTES:
+    tiles = geo.unit.kind == "amx"
+    if (spec.in_dtype == "f32" and moved > L2_BYTES) or (tiles and moved > CACHED_WEIGHTS):
         seconds += moved / STREAM_BANDWIDTH
     seconds = max(seconds, moved / bandwidth)
-    if geo.unit.kind == "amx":
+    if tiles:
         seconds += TILE_SETUP
+        if _activation_bytes(spec) > NEAR_ACTIVATIONS:
+            seconds += _activation_bytes(spec) / ACTIVATION_BANDWIDTH
     if geo.stage is not None:
         seconds += geo.stage.seconds
     return seconds
+
+
+def _activation_bytes(spec: ConvSpec) -> int:
+    """Bytes of the input and the output in memory."""
+    read = spec.n * spec.h * spec.w * spec.c * SIZE[spec.stored or spec.in_dtype]
+    return read + spec.n * spec.oh * spec.ow * spec.oc * SIZE[spec.epilogue.out]
 
 
 def conv_transpose_cost(spec: ConvTransposeSpec, isa: Isa, *, amx: bool = True) -> float:
@@ -432,9 +449,16 @@ def conv_transpose_cost(spec: ConvTransposeSpec, isa: Isa, *, amx: bool = True) 
 
 
 STREAM_BANDWIDTH = 30e9
-"""Bytes per second of float32 weights beyond the second-level cache, while they are multiplied."""
+"""Bytes per second of weights beyond the second-level cache, while they are multiplied: in float32
+or by tiles, whose loads wait for them."""
 
-WEIGHT_BANDWIDTH = 25e9
+ACTIVATION_BANDWIDTH = 100e9
+"""Bytes per second of a layer's input and output, beside the products of tiles."""
+
+NEAR_ACTIVATIONS = 128 << 10
+"""Bytes of both up to which they take no time beside the products."""
+
+WEIGHT_BANDWIDTH = 30e9
 """Bytes per second of weights that are read once, from memory."""
 
 TILE_SETUP = 0.1e-6

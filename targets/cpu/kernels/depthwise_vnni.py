@@ -98,7 +98,8 @@ class DepthwiseVnni(Borders):
         if self.fold > 1:
             picking = 3.0 * kw if self.stride[1] > 1 else 0.0
             return rows * self.cols.count * (self.groups * (7.0 * kw + picking) + 12.0)
-        whole = self.groups * (2.0 * kw + 4.0) + 14.0
+        column = 4.2 if self.stride[1] == 1 else 7.0  # neighbours share what is interleaved
+        whole = self.groups * column * kw + 14.0
         half = 0.68  # of the time for a vector of half the width or less
         vectors = sum(1.0 if width == 64 else half for width in self.widths)
         return rows * self.ow * vectors * whole

@@ -26,14 +26,17 @@ MIN_ITEMS = 32
 TILE = 16
 """AMX: rows of a tile, and 32-bit columns of an accumulator tile."""
 
+LINE = 64
+"""Bytes of a cache line."""
+
 
 @dataclass(frozen=True)
 class Gemm:
     """What determines the code of an implicit GEMM.
 
-    Output pixel (image, row, col) of group g reads A at ``image * a_image + row * a_row + col *
-    a_col + g * a_group`` (elements) plus, for each combination of ``loops`` (count, distance), a
-    run of ``run`` elements. ``n``: output channels of one group; the output is dense
+    Output pixel (image, row, col) of group g reads A at ``a_start + image * a_image + row * a_row
+    + col * a_col + g * a_group`` (elements) plus, for each combination of ``loops`` (count,
+    distance), a run of ``run`` elements. ``n``: output channels of one group; the output is dense
     ``[images, rows, cols, groups * n]``.
 
     ``b_image``: distance of the second operand between images (0: weights); ``b_row``: its row
@@ -78,6 +81,7 @@ class Gemm:
     interleave: int = 1
     whole_images: bool = False
     pixel_bundles: bool = False
+    a_start: int = 0
     block: tuple[int, int, int] | None = None
 
     @property
@@ -135,12 +139,21 @@ class Unit:
 
     @property
     def spare(self) -> int:
-        """Registers beyond accumulators and channel vectors: the broadcast, and a product."""
+        """Registers beyond accumulators and channel vectors: the broadcast, and a product.
+
+        An fp32 loop is written out, and LLVM schedules loads ahead: with 32 registers it gets room
+        for two, as it would keep accumulators in memory otherwise.
+        """
+        if self.kind == "fma" and self.registers > 16:
+            return 3
         return 2 if self.kind == "madd" or not self.fused else 1
 
 
 def unit_for(isa: Isa, a_dtype: str, *, amx: bool = True, run: int = 0) -> Unit:
-    """The inner-product unit of ``isa`` for activations of this dtype and runs of this length."""
+    """The inner-product unit of ``isa`` for activations of this dtype and runs of this length.
+
+    ``run``: 0 if the step is not to be fitted to it.
+    """
     if a_dtype == "f32":
         return Unit("fma", isa.lanes, 1, isa.registers, isa.fma)
     if a_dtype == "bf16":
@@ -152,8 +165,17 @@ def unit_for(isa: Isa, a_dtype: str, *, amx: bool = True, run: int = 0) -> Unit:
     if isa.dot == "madd":
         return Unit("madd", isa.lanes, 2, isa.registers)
     if isa.dot == "amx" and amx:
-        return Unit("amx", TILE, 64, isa.registers)
+        return Unit("amx", TILE, code_step(run) if run else 64, isa.registers)
     return Unit("vnni", isa.lanes, 4, isa.registers)
+
+
+def code_step(run: int) -> int:
+    """Codes of a run that a tile takes at a time: the run in equal steps of at most 64.
+
+    A row that a tile load reads beyond a cache line's end takes as long as five that stay within.
+    """
+    steps = ceil(run / 64)
+    return ceil(ceil(run / steps) / 4) * 4
 
 
 def bf16_step(run: int) -> int:

@@ -209,7 +209,7 @@ def _item(
         starts = [kb.let(block + step * size, "start") for block in blocks]
         for start in starts:
             for line in range(0, size, 64):
-                kb.prefetch(kb.address(weights, start + (AHEAD + line)))
+                kb.prefetch(weights, start + (AHEAD + line), level=1)
         emitter.step(x, weights, acc, step, starts)
     for s in range(vectors):
         at = kb.let((first + s) * lanes, "output")

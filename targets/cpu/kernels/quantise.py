@@ -117,7 +117,7 @@ def quantise_function(name: str, spec: Quantise, isa: Isa) -> Any:
                 codes = emit.wide(x, start) if step == WIDE else emit.narrow(x, start)
                 planes.append(kb.let(codes, "codes"))
             put = kb.let((image * pixels + at) * c, "put")
-            for j, vector in enumerate(_interleaved(planes, emit.order(step))):
+            for j, vector in enumerate(interleaved(planes, emit.order(step))):
                 kb.store(y, put + j * step, vector)
     return kb.build()
 
@@ -196,7 +196,7 @@ def _indices(places: Any) -> list[Any]:
     return [_i32(int(place)) for place in places]
 
 
-def _interleaved(planes: list[Any], order: np.ndarray) -> list[Any]:
+def interleaved(planes: list[Any], order: np.ndarray) -> list[Any]:
     """Vectors of the planes' codes, channels of a pixel side by side."""
     step, c = order.size, len(planes)
     made = []

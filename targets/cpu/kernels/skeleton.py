@@ -42,6 +42,19 @@ class Context:
         """Channel blocks of a group."""
         return -(-self.gemm.n // self.unit.lanes)
 
+    @property
+    def item_by_item(self) -> bool:
+        """Whether consecutive work items go on with the same channels."""
+        return not self.blocking.m_major and self.blocking.blocks == 1
+
+    @property
+    def turns(self) -> int:
+        """Register blocks that take the same channels before the next channels' turn comes."""
+        blocking = self.blocking
+        if self.item_by_item:
+            return self.gemm.images * blocking.rows.count * blocking.cols.count
+        return min(blocking.strips, blocking.cols.count)
+
 
 @dataclass(frozen=True)
 class Block:
@@ -55,6 +68,8 @@ class Block:
     channel_block: Any
     last: int
     """Valid lanes of the block's last channel block."""
+    turn: Any = 0
+    """Its place among the :attr:`Context.turns` blocks that take these channels in succession."""
 
 
 EmitBlock = Callable[[Context, Block], None]
@@ -147,7 +162,16 @@ def _branches(ctx: Context, emit: EmitBlock, band: Any, strip: Any, block: Any) 
                     with kb.when(inside):
                         last = tail if ends else ctx.unit.lanes
                         at = kb.let(at, "block")
-                        emit(ctx, Block(height, width, size, row, col, at, last))
+                        turn = _turn(ctx, band, strip)
+                        emit(ctx, Block(height, width, size, row, col, at, last, turn))
+
+
+def _turn(ctx: Context, band: Any, strip: Any) -> Any:
+    """:attr:`Block.turn` of the block at these indices."""
+    blocking = ctx.blocking
+    if ctx.item_by_item:
+        return (ctx.image * blocking.rows.count + band) * blocking.cols.count + strip
+    return divide(ctx.kb, strip, blocking.strips, "turn")[1] if blocking.strips > 1 else 0
 
 
 def channel_branches(
@@ -183,7 +207,7 @@ def _channel_cuts(channels: Cut, partial: bool) -> list[tuple[Cut, int]]:
 def a_start(ctx: Context, block: Block) -> Any:
     """Element of A where the block's first pixel starts."""
     gemm = ctx.gemm
-    index = block.row * gemm.a_row + block.col * gemm.a_col
+    index = block.row * gemm.a_row + block.col * gemm.a_col + gemm.a_start
     index = index + ctx.image * gemm.a_image + ctx.group * gemm.a_group
     return ctx.kb.let(index, "a_start")
 

@@ -16,7 +16,7 @@ import numpy as np
 from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from targets.cpu.isa import CLOCK, Isa
-from targets.cpu.kernels.spec import NUMPY, InType, OutType
+from targets.cpu.kernels.spec import FLOATS, NUMPY, InType, OutType
 
 UNROLLED = 16
 """Vectors of a row up to which the code has no loops inside a row."""
@@ -34,7 +34,7 @@ class SoftmaxSpec:
 
     u8 codes: ``e = rint(coarse[d >> 4] * fine[d & 15])`` of ``d = max - x``, and ``y =
     min(rint(f32(e) * (unit / f32(sum e))), high - zero) + zero`` (:class:`dlcc.ops.softmax.Softmax`
-    defines the constants). f32 gives f32.
+    defines the constants). f32 and bf16 are computed in f32 and give f32 or bf16.
     """
 
     rows: int
@@ -43,7 +43,7 @@ class SoftmaxSpec:
     out: OutType = "f32"
 
     def __post_init__(self) -> None:
-        if self.in_dtype == "f32" and self.out != "f32":
+        if self.in_dtype in FLOATS and self.out not in FLOATS:
             raise ValueError("a softmax of f32 gives f32")
 
 
@@ -72,6 +72,17 @@ class _Row:
                 yield kb.let(self.start + v * lanes, "at"), lanes
         if length % lanes:
             yield self.start + whole * lanes, length % lanes
+
+    def real(self, at: Any, count: int) -> Any:
+        """The numbers at ``at`` as float32; the first ``count`` lanes are loaded."""
+        value = self.kb.load_first(self.x, at, self.lanes, count)
+        return tir.bfloat16.widened(value) if self.spec.in_dtype == "bf16" else value
+
+    def put(self, at: Any, value: Any, count: int) -> None:
+        """Stores the first ``count`` lanes of float32 numbers."""
+        if self.spec.out == "bf16":
+            value = self.kb.to_bfloat16(self.kb.let(value, "share"))
+        self.kb.store_first(self.y, at, value, count)
 
     def kept(self, value: Any, other: Any, count: int) -> Any:
         """``value`` in the first ``count`` lanes, the constant ``other`` behind them."""
@@ -119,7 +130,7 @@ def _largest_real(row: _Row) -> Any:
     best = kb.alloc("float32", lanes)
     kb.store(best, 0, kb.splat(lowest, lanes))
     for at, count in row.vectors():
-        value = row.kept(kb.load_first(row.x, at, lanes, count), lowest, count)
+        value = row.kept(row.real(at, count), lowest, count)
         kb.store(best, 0, tir.tirx.max(kb.load(best, 0, lanes), value))
     return _folded(kb, kb.load(best, 0, lanes), tir.tirx.max)
 
@@ -184,24 +195,35 @@ def _real_row(row: _Row) -> None:
     kb.store(total, 0, kb.const(0.0, "float32", lanes))
     powers = []
     unrolled = ceil(row.spec.length / lanes) <= UNROLLED
+    held = not unrolled and row.spec.out == "f32"  # by the output, until the sum is known
+
+    def power_at(at: Any, count: int) -> Any:
+        shifted = row.real(at, count) - kb.splat(best, lanes)
+        power = tir.exp(shifted, tir.Statements(kb))
+        return kb.let(row.kept(power, kb.const(0.0, "float32"), count), "e")
+
     for at, count in row.vectors():
-        x = kb.load_first(row.x, at, lanes, count)
-        power = tir.exp(x - kb.splat(best, lanes), tir.Statements(kb))
-        power = kb.let(row.kept(power, kb.const(0.0, "float32"), count), "e")
+        power = power_at(at, count)
         kb.store(total, 0, kb.load(total, 0, lanes) + power)
         powers.append(power)
-        if not unrolled:  # the output holds them until the sum is known
+        if held:
             kb.store_first(row.y, at, power, count)
     whole = _folded(kb, kb.load(total, 0, lanes), lambda a, b: a + b)
     factor = kb.let(kb.const(1.0, "float32") / whole, "factor")
     for i, (at, count) in enumerate(row.vectors()):
-        power = powers[i] if unrolled else kb.load_first(row.y, at, lanes, count)
-        kb.store_first(row.y, at, power * kb.splat(factor, lanes), count)
+        if held:
+            power = kb.load_first(row.y, at, lanes, count)
+        else:
+            power = powers[i] if unrolled else power_at(at, count)
+        row.put(at, power * kb.splat(factor, lanes), count)
 
 
-def softmax_function(name: str, spec: SoftmaxSpec, lanes: int) -> Any:
-    """The kernel: parameters x, (u8: coarse, fine, scalars), y; one work item per row."""
-    kb = tir.KernelBuilder(name)
+def softmax_function(name: str, spec: SoftmaxSpec, lanes: int, *, native: bool = False) -> Any:
+    """The kernel: parameters x, (u8: coarse, fine, scalars), y; one work item per row.
+
+    ``native``: the CPU has the instructions of AVX512-BF16.
+    """
+    kb = tir.KernelBuilder(name, bfloat16=native)
     x = kb.pointer("x", NUMPY[spec.in_dtype], align=1)
     codes = spec.in_dtype == "u8"
     tables = [kb.pointer(n, "float32") for n in ("coarse", "fine", "scalars") if codes]
@@ -232,7 +254,8 @@ def softmax(
         high: the output's largest code.
     """
     shape = SoftmaxSpec(1, spec.length, spec.in_dtype, spec.out)
-    key = name_key("softmax", shape, isa.lanes, isa.fma)
+    native = spec.out == "bf16" and isa.bfloat16 != "widen"
+    key = name_key("softmax", shape, isa.lanes, isa.fma, native)
     constants: dict[str, np.ndarray] = {}
     if spec.in_dtype == "u8":
         if tables is None:
@@ -245,11 +268,13 @@ def softmax(
     names: tuple[KernelArg, ...] = tuple(("const", name) for name in constants)
     step = KernelStep(
         key,
-        lambda: softmax_function(key, shape, isa.lanes),
+        lambda: softmax_function(key, shape, isa.lanes, native=native),
         (("in", 0), *names, ("out", 0)),
         spec.rows,
     )
-    return KernelPlan((step,), constants, features=isa.vector_flags(), kernel="softmax rows")
+    return KernelPlan(
+        (step,), constants, features=isa.vector_flags(bfloat16=native), kernel="softmax rows"
+    )
 
 
 def softmax_cost(spec: SoftmaxSpec, isa: Isa) -> float:

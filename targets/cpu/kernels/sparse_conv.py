@@ -122,6 +122,12 @@ def sparse_gemm_function(name: str, kernel: SparseGemm) -> Any:
     return kb.build()
 
 
+def _places(spec: ConvSpec, geo: Geometry) -> np.ndarray:
+    """Where each column of the weights reads, from where column 0 does."""
+    width = geo.stage.out_w if isinstance(geo.stage, Stage) and any(spec.pads) else spec.padded[1]
+    return column_places(spec, width)
+
+
 def _cycles(kernel: SparseGemm, entries: int) -> float:
     """Predicted cycles of all images."""
     unit, blocking, total = kernel.unit, kernel.blocking, 0.0
@@ -140,7 +146,7 @@ def _best(spec: ConvSpec, isa: Isa, matrix: np.ndarray) -> tuple[SparseGemm, Geo
     """The register block with the least predicted time, and that time."""
     geo = geometry(spec, isa, amx=False)
     unit, gemm = geo.unit, replace(geo.gemm, pixel_bundles=False)
-    index = index_dtype(int(column_places(spec).max()) // unit.k)
+    index = index_dtype(int(_places(spec, geo).max()) // unit.k)
     counts: dict[int, int] = {}
     ranked = []
     for block in ranked_blocks(gemm, unit):
@@ -175,7 +181,7 @@ def sparse_conv(layer: Layer, isa: Isa) -> KernelPlan:
     entries = find_entries(padded[order], kernel.rows, unit.k)
     constants = {
         "weight": entries.values.reshape(-1, kernel.vectors, unit.lanes, unit.k),
-        "index": (column_places(spec)[entries.columns[:, 0]] // unit.k).astype(kernel.index),
+        "index": (_places(spec, geo)[entries.columns[:, 0]] // unit.k).astype(kernel.index),
         "groups": entries.starts.astype(np.int32),
         **layer.channels(unit.lanes, interleave=interleave),
     }

@@ -205,10 +205,10 @@ def gather_function(name: str, kernel: SparseGather, groups: int) -> Any:
         with kb.loop(0, tir.tirx.truncdiv(end - start, UNROLL), "i") as i:
             for part in range(UNROLL):
                 step = kb.let(start + i * UNROLL + part, "step")
-                kb.prefetch(kb.address(index, step * kernel.places + AHEAD))
+                kb.prefetch(index, step * kernel.places + AHEAD, level=1)
                 for line in range(0, size * np.dtype(unit.packed).itemsize, 64):
                     ahead = (AHEAD + line) // np.dtype(unit.packed).itemsize
-                    kb.prefetch(kb.address(values, step * size + ahead))
+                    kb.prefetch(values, step * size + ahead, level=1)
                 moved = kb.cast(kb.load(index, step * kernel.places, kernel.places), "int32")
                 if kernel.rows > 1:
                     moved = _repeated(kb, moved, kernel)

@@ -194,8 +194,7 @@ def _fetch(ctx: Context, kernel: SparseGemv, entry: Any) -> None:
     step = kernel.vectors * unit.lanes * unit.k
     size = np.dtype(unit.packed).itemsize
     for line in range(0, max(step * size, 64), 64):
-        at = kb.address(ctx.b, entry * step + (AHEAD + line) // size)
-        kb.prefetch(at)
+        kb.prefetch(ctx.b, entry * step + (AHEAD + line) // size, level=1)
 
 
 def _finish(ctx: Context, kernel: SparseGemv, acc: Any, stream: int, row: Any) -> None:

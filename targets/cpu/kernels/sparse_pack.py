@@ -42,10 +42,13 @@ def weight_matrix(weights: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(weights.transpose(0, 2, 3, 1)).reshape(weights.shape[0], -1)
 
 
-def column_places(spec: ConvSpec) -> np.ndarray:
-    """Element of the padded NHWC image that each column reads, from that of column 0."""
+def column_places(spec: ConvSpec, width: int) -> np.ndarray:
+    """Element of the padded NHWC image that each column reads, from that of column 0.
+
+    ``width``: pixels of a row of the image, with padding.
+    """
     row, tap, channel = np.meshgrid(
-        np.arange(spec.kh) * spec.dilation[0] * spec.padded[1],
+        np.arange(spec.kh) * spec.dilation[0] * width,
         np.arange(spec.kw) * spec.dilation[1],
         np.arange(spec.c),
         indexing="ij",

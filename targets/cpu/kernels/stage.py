@@ -7,7 +7,8 @@ or simply a copy with readable slack.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,13 @@ from dlcc.lowering.kernel import Footprint, KernelArg, KernelStep, name_key
 from targets.cpu.isa import Isa
 from targets.cpu.kernels.skeleton import divide
 from targets.cpu.kernels.spec import NUMPY, SIZE
+
+_LINE = 64
+_WRITTEN_OUT = 16
+"""Most vectors of a row that are copied without a loop."""
+
+_PAIRS = 32
+"""bf16 numbers of a register, where the CPU multiplies pairs of them."""
 
 COPY_BANDWIDTH = 20e9
 """Bytes per second of a staging copy, read and written bytes together."""
@@ -34,7 +42,8 @@ class Stage:
 
     Input pixel (i, j) lands at ``(top + i * spread_h, left + j * spread_w)``; the rest is the fill
     value. ``rounded``: f32 numbers are rounded to bf16 even if they stay f32. ``spare``: channels
-    beyond ``c`` of each pixel of the copy, which hold the fill value.
+    beyond ``c`` of each pixel of the copy, which hold the fill value. ``slack``: 64 bytes after the
+    input's end may be read. ``lead``: elements before the first row of the copy.
     """
 
     n: int
@@ -50,11 +59,13 @@ class Stage:
     dst: str
     rounded: bool = False
     spare: int = 0
+    slack: bool = False
+    lead: int = 0
 
     @property
     def elements(self) -> int:
         """Elements of the copy."""
-        return self.n * self.out_h * self.out_w * self.pitch
+        return self.lead + self.n * self.out_h * self.out_w * self.pitch
 
     @property
     def pitch(self) -> int:
@@ -73,6 +84,20 @@ class Stage:
         return 2 * self.bytes / (CACHED_COPY_BANDWIDTH if cached else COPY_BANDWIDTH)
 
 
+def aligned(stage: Stage) -> Stage:
+    """``stage`` with every row of the input at the start of a cache line.
+
+    Stores across lines take twice as long. Where the lines would be a quarter longer it is left as
+    it is.
+    """
+    line = _LINE // SIZE[stage.dst]
+    pixels = line // gcd(line, stage.pitch)
+    width = -(-stage.out_w // pixels) * pixels
+    if 4 * width > 5 * stage.out_w:
+        return stage
+    return replace(stage, out_w=width, lead=-stage.left * stage.pitch % line)
+
+
 def rows_stage(
     rows: int, c: int, src: str, dst: str, *, rounded: bool = False, spare: int = 0
 ) -> Stage:
@@ -89,14 +114,17 @@ def fill_constant(zero_point: int, src: str) -> np.ndarray:
 
 def _copy(kb: tir.KernelBuilder, stage: Stage, put: Any, get: Any, x: Any, y: Any, n: int) -> None:
     """Copies (and widens) ``n`` contiguous elements."""
-    lanes = 64 // SIZE[stage.dst]
+    lanes = 64 // SIZE["f32" if stage.rounded else stage.dst]
     at = 0
     while n:
         while lanes > n:
             lanes //= 2
-        with kb.loop(0, n // lanes, "v") as v:
-            value = kb.load(x, get + v * lanes + at, lanes)
-            kb.store(y, put + v * lanes + at, _converted(kb, stage, value))
+        whole = n // lanes
+        looped = whole if whole > _WRITTEN_OUT else 1
+        for first in range(0, whole, looped):
+            with kb.loop(first, first + looped, "v") as v:
+                value = kb.load(x, get + v * lanes + at, lanes)
+                kb.store(y, put + v * lanes + at, _converted(kb, stage, value))
         at += n // lanes * lanes
         n %= lanes
 
@@ -109,6 +137,34 @@ def _converted(kb: tir.KernelBuilder, stage: Stage, value: Any) -> Any:
         bits = kb.let(kb.to_bfloat16(value), "bits")
         return bits if stage.dst == "bf16" else tir.bfloat16.widened(bits)
     return tir.bfloat16.widened(value) if stage.src == "bf16" else kb.cast(value, NUMPY[stage.dst])
+
+
+def _at_once(stage: Stage) -> int:
+    """Pixels with spare channels that one step makes; 0: each by itself."""
+    pixels = _PAIRS // stage.pitch
+    readable = stage.slack or pixels * stage.c in (_PAIRS, _PAIRS // 2)
+    fits = stage.dst == "bf16" and stage.spread[1] == 1 and 1 < pixels <= stage.w
+    return pixels if stage.spare and fits and readable else 0
+
+
+def _copy_spread(
+    kb: tir.KernelBuilder, stage: Stage, put: Any, get: Any, x: Any, y: Any, fill: Any
+) -> None:
+    """Copies a row of pixels with spare channels, a register of them at a time."""
+    c, pixels = stage.c, _at_once(stage)
+    loaded = _PAIRS if pixels * c > _PAIRS // 2 else _PAIRS // 2
+    pixel, channel = np.divmod(np.arange(pixels * stage.pitch), stage.pitch)
+    order = np.where(channel < c, pixel * c + channel, loaded)
+    with kb.loop(0, -(-stage.w // pixels), "step") as step:
+        last = tir.tirx.IntImm("int32", stage.w - pixels)
+        col = kb.let(tir.tirx.min(step * pixels, last), "col")
+        halves = [
+            kb.let(_converted(kb, stage, kb.load(x, get + col * c + at, _PAIRS // 2)), "half")
+            for at in range(0, loaded, _PAIRS // 2)
+        ]
+        whole = kb.let(kb.shuffle(halves[0], range(loaded), *halves[1:]), "pixels")
+        spread = kb.shuffle(whole, order.tolist(), kb.splat(fill, loaded))
+        kb.store(y, put + col * stage.pitch, spread)
 
 
 def _fill(kb: tir.KernelBuilder, stage: Stage, put: Any, y: Any, value: Any, n: int) -> None:
@@ -131,6 +187,8 @@ def _row(
     _fill(kb, stage, put, y, fill, stage.left * c)
     if spread == 1 and not stage.spare:
         _copy(kb, stage, put + stage.left * c, get, x, y, stage.w * c)
+    elif _at_once(stage):
+        _copy_spread(kb, stage, kb.let(put + stage.left * c, "put"), get, x, y, fill)
     else:
         with kb.loop(0, stage.w, "col") as col:
             at = kb.let(put + (stage.left + col * spread) * c, "put")
@@ -158,7 +216,7 @@ def stage_function(name: str, stage: Stage, *, native: bool = False) -> Any:
         image = image if stage.n > 1 else 0
         row = row if stage.out_h > 1 else 0
         value = kb.let(kb.cast(kb.load(fill, 0), NUMPY[stage.dst]), "fill")
-        put = kb.let(item * (stage.out_w * stage.pitch), "put")
+        put = kb.let(item * (stage.out_w * stage.pitch) + stage.lead, "put")
         source, left_over = divide(kb, row - stage.top, stage.spread[0], "source")
         every_row = stage.out_h == stage.h
         inside = True if every_row else tir.tirx.all(row >= stage.top, row <= last)
@@ -195,5 +253,6 @@ def _footprint(stage: Stage) -> Footprint:
     inside = (between == 0) & (source >= 0) & (source < stage.h)
     first = (image * stage.h + source) * inside
     reads = np.stack([first, first + inside], 1) * (stage.w * stage.c * SIZE[stage.src])
-    writes = np.stack([item, item + 1], 1) * (stage.out_w * stage.pitch * SIZE[stage.dst])
+    writes = stage.lead + np.stack([item, item + 1], 1) * (stage.out_w * stage.pitch)
+    writes = writes * SIZE[stage.dst]
     return Footprint({0: reads}, {2: writes})

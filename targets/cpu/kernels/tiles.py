@@ -7,9 +7,9 @@ one (measured: 2.9 against 3.5 GHz), which :data:`_SLOWER` accounts for.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, gcd
 
-from targets.cpu.kernels.gemm import TILE, Blocking, Gemm, Unit, bundles
+from targets.cpu.kernels.gemm import LINE, TILE, Blocking, Gemm, Unit, bundles
 from targets.cpu.kernels.spec import SIZE
 
 L1_BYTES = 48 << 10
@@ -23,6 +23,9 @@ _BUNDLE_CYCLES = {1: 4.6, 2: 3.6, 4: 3.0}
 """Cycles of the epilogue per vector of 16 channels, by the bundle they are requantised in."""
 
 _RESIDUAL_CYCLES = 2.5
+
+_SPLIT_CYCLES = 2.0
+"""Cycles that a row of a tile load takes longer if it crosses the end of a cache line."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,16 @@ def tile_cycles(gemm: Gemm, unit: Unit, height: int, width: int, channel_blocks:
     return cycles
 
 
+def _row_cycles(gemm: Gemm, unit: Unit) -> float:
+    """Cycles of loading one row of a tile of A."""
+    size = SIZE[gemm.a_dtype]
+    grain = gcd(LINE, gemm.a_col * size, *(distance * size for _, distance in gemm.loops))
+    if gemm.run > unit.k:
+        grain = gcd(grain, unit.k * size)
+    splits = sum(at + unit.k * size > LINE for at in range(0, LINE, grain))
+    return 0.5 + _SPLIT_CYCLES * splits * grain / LINE
+
+
 def _block_cycles(gemm: Gemm, unit: Unit, height: int, width: int, size: int, most: int) -> float:
     """Cycles of one block of ``size`` channel blocks, of at most ``most``."""
     strips = height if height > 1 else strips_of(width)
@@ -116,7 +129,7 @@ def _block_cycles(gemm: Gemm, unit: Unit, height: int, width: int, size: int, mo
     steps = gemm.runs * ceil(gemm.run / unit.k)
     turns = ceil(size / shape.turn)
     product = (6.0 + 0.625 * rows) * _SLOWER
-    loads = 8.0 * size + 0.5 * rows * strips * turns
+    loads = unit.k * SIZE[gemm.a_dtype] / 8 * size + _row_cycles(gemm, unit) * rows * strips * turns
     if _window_bytes(gemm, height, width) > L1_BYTES // 2:
         loads += 0.5 * rows * strips * turns  # of A, from the second level
     if steps * most * 1024 > L1_BYTES // 2:
@@ -125,6 +138,8 @@ def _block_cycles(gemm: Gemm, unit: Unit, height: int, width: int, size: int, mo
     if not shape.alternates(size):
         multiply += _TILE_DRAIN * turns
     vectors = sum(b * _BUNDLE_CYCLES[b] for b in bundles(size, 4 if most % 4 == 0 else most))
+    if gemm.pixel_bundles:
+        vectors = _BUNDLE_CYCLES[4]
     if gemm.residual is not None:
         vectors += _RESIDUAL_CYCLES * size
     finish = strips * rows * (vectors + 1.0)
