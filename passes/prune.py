@@ -15,7 +15,7 @@ from passes.compression import pruning, saliency, sensitivity
 from passes.compression.layers import Refuse, WeightLayer, weight_layers
 from passes.compression.masks import Facts, check_pattern
 from passes.compression.pruning import Candidate, Pruned
-from passes.compression.reconstruct import reconstruct
+from passes.compression.reconstruct import Choice, reconstruct
 from passes.quantization.samples import Samples, read
 from passes.quantization.structure import key
 
@@ -63,11 +63,13 @@ class Prune(Pass):
         "which weights are kept: unstructured; N:M (2:4); blockRxC (block16x4), or block for what "
         "suits the target; balancedR: equally many in every R rows, or balanced",
     )
-    saliency: Literal["magnitude", "obd", "wanda", "first-order"] = option(
+    saliency: Literal["magnitude", "obd", "obs", "wanda", "first-order"] = option(
         "magnitude",
         "what tells how much a weight matters: its magnitude; obd: the error of the layer's result "
-        "on calibration data (optimal brain damage); wanda: the same, compared within each output; "
-        "first-order: the change of the network's outputs, by their gradients",
+        "on calibration data (optimal brain damage); obs: that error once the others are fitted, "
+        "found in rounds of fits (optimal brain surgeon; with reconstruct); wanda: as obd, but "
+        "compared within each output; first-order: the change of the network's outputs, by their "
+        "gradients",
     )
     reconstruct: bool = option(
         False, "fit the remaining weights and the biases to the dense network's calibration results"
@@ -104,6 +106,12 @@ class Prune(Pass):
                 "thresholds are magnitudes of weights",
                 "leave saliency out",
             )
+        if self.saliency == "obs" and not self.reconstruct:
+            raise self._usage(
+                "saliency=obs goes with reconstruct",
+                "it judges weights by what the others can take over",
+                "write prune{sparsity=0.8 saliency=obs reconstruct}, or choose obd",
+            )
         if self.scope != "layer" and self.sparsity is None:
             raise self._usage(
                 f"scope={self.scope} goes with sparsity",
@@ -133,13 +141,14 @@ class Prune(Pass):
             graph, samples, context.target, self._refuse(result), context.rng("saliency"), advance
         )
         keep = self._keep(found, samples, part(context, 0.3, 0.6, "measuring sensitivity"))
-        reports = self._apply(graph, found, keep, result)
+        done = self._apply(graph, found, keep, result)
         if self.reconstruct and samples is not None:
-            self._reconstruct(graph, list(reports), samples, context, result)
-        for layer, report in reports.items():
-            result.remarks.append(self.remark("applied", layer.loc, str(report)))
+            self._reconstruct(graph, done, samples, context, result)
+        reports = [pruning.report(d.choice.candidate, d.bytes_before) for d in done]
+        for item, report in zip(done, reports, strict=True):
+            result.remarks.append(self.remark("applied", item.layer.loc, str(report)))
         result.modified = bool(reports)
-        result.statistics.update(_totals(list(reports.values())))
+        result.statistics.update(_totals(reports))
         return result
 
     def _refuse(self, result: PassResult) -> Refuse:
@@ -229,34 +238,50 @@ class Prune(Pass):
 
     def _apply(
         self, graph: Graph, found: Sequence[Candidate], keeps: Sequence[int], result: PassResult
-    ) -> dict[WeightLayer, Pruned]:
-        out = {}
+    ) -> list[_Done]:
+        out = []
         for candidate, keep in zip(found, keeps, strict=True):
             layer, mask = candidate.layer, candidate.mask(keep)
             why = self._why_not(candidate, keep, int(np.count_nonzero(layer.values[~mask])))
             if why:
                 self._refuse(result)(layer.loc, why)
                 continue
-            out[layer] = pruning.apply_mask(graph, candidate, np.where(mask, layer.values, 0))
+            out.append(_Done(Choice(candidate, keep), layer.stored_bytes))
+            pruning.store(graph, candidate, np.where(mask, layer.values, 0))
         return out
 
     def _reconstruct(
         self,
         graph: Graph,
-        layers: Sequence[WeightLayer],
+        done: Sequence[_Done],
         samples: Samples,
         context: PassContext,
         result: PassResult,
     ) -> None:
-        names = {key(layer.node): layer.loc for layer in layers}
+        names = {key(d.layer.node): d.layer.loc for d in done}
+        anew = self.saliency == "obs"
+        choices = {key(d.layer.node): d.choice if anew else None for d in done}
         advance = part(context, 0.6, 1.0, "fitting what remains")
-        done = reconstruct(graph, samples, names, context.rng("reconstruct"), advance)
-        for name, after in done.after.items():
-            message = f"fitted: error of its result {done.before[name]:.3g} -> {after:.3g}"
+        fitted = reconstruct(graph, samples, choices, context.rng("reconstruct"), advance)
+        for name, after in fitted.after.items():
+            message = f"fitted: error of its result {fitted.before[name]:.3g} -> {after:.3g}"
             result.remarks.append(self.remark("note", names[name], message))
-        for name, why in done.skipped.items():
+        for name, why in fitted.skipped.items():
             result.remarks.append(self.remark("note", names[name], f"not fitted: {why}"))
-        result.statistics["fitted_layers"] = len(done.after)
+        result.statistics["fitted_layers"] = len(fitted.after)
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A layer that was pruned: from what, to how many units, and the bytes it took."""
+
+    choice: Choice
+    bytes_before: int
+
+    @property
+    def layer(self) -> WeightLayer:
+        """The layer."""
+        return self.choice.candidate.layer
 
 
 def _totals(reports: Sequence[Pruned]) -> dict[str, int | float]:

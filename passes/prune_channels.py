@@ -203,7 +203,9 @@ class PruneChannels(Pass):
     ) -> None:
         names = {key(n): n.loc for n in graph.nodes if n.op in LAYERS}
         advance = part(context, 0.4, 1.0, "fitting what remains")
-        done = reconstruct(graph, samples, names, context.rng("reconstruct"), advance)
+        done = reconstruct(
+            graph, samples, dict.fromkeys(names), context.rng("reconstruct"), advance
+        )
         for name, after in done.after.items():
             message = f"fitted: error of its result {done.before[name]:.3g} -> {after:.3g}"
             result.remarks.append(self.remark("note", names[name], message))

@@ -126,7 +126,7 @@ def _inner(layer: WeightLayer) -> Encoding:
     return encoding.inner if isinstance(encoding, Sparse) else encoding
 
 
-def apply_mask(graph: Graph, candidate: Candidate, values: Array) -> Pruned:
+def store(graph: Graph, candidate: Candidate, values: Array) -> None:
     """Store a layer's remaining weights: sparse, or dense with zeros where that is smaller.
 
     Args:
@@ -135,28 +135,34 @@ def apply_mask(graph: Graph, candidate: Candidate, values: Array) -> Pruned:
         values: real values of its weight, 0 where nothing remains.
     """
     layer, inner = candidate.layer, _inner(candidate.layer)
-    before = layer.stored_bytes
     sparse = Sparse(candidate.units.pattern, inner)
     parts, whole = sparse.encode(values), inner.encode(values)
     smaller = sparse.stored_bytes(parts) < inner.stored_bytes(whole)
     layer.store(graph, parts if smaller else whole, sparse if smaller else inner)
+
+
+def report(candidate: Candidate, bytes_before: int) -> Pruned:
+    """What became of a layer that took ``bytes_before`` bytes."""
+    layer = candidate.layer
     after = layer.weight.decoded()
+    sparse = isinstance(layer.weight.type.encoding, Sparse)
     return Pruned(
         zeros=int(after.size - np.count_nonzero(after)),
         elements=int(after.size),
-        bytes_before=before,
+        bytes_before=bytes_before,
         bytes_after=layer.stored_bytes,
         error=float(np.linalg.norm(after - layer.values) / np.linalg.norm(layer.values)),
-        encoding=candidate.units.pattern if smaller else "dense, which is smaller",
+        encoding=candidate.units.pattern if sparse else "dense, which is smaller",
     )
 
 
 __all__ = [
     "Candidate",
     "Pruned",
-    "apply_mask",
     "candidates",
     "keep_above",
     "keep_at",
     "keep_in_all",
+    "report",
+    "store",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,10 +10,30 @@ import numpy as np
 from dlcc.ir import Dense, Graph, Node, Sparse
 from dlcc.ir.encodings import Array
 from passes.compression import refit
+from passes.compression.pruning import Candidate
 from passes.compression.rows import groups_of
 from passes.compression.side_by_side import DEEPEST, HELD, GetSums, SideBySide, name_of
 from passes.quantization.samples import Samples
 from passes.quantization.structure import key
+
+ROUNDS = 4
+"""In how many steps weights are chosen again, where that is affordable."""
+
+ROUND_WORK = 4e11
+"""Floating-point operations that these steps may cost in a layer."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which weights of a layer remain is chosen anew, as the fit goes on.
+
+    Attributes:
+        candidate: the layer before it was pruned.
+        keep: units that remain in the end.
+    """
+
+    candidate: Candidate
+    keep: int
 
 
 @dataclass
@@ -35,7 +55,7 @@ class Refitted:
 def reconstruct(
     graph: Graph,
     dense: Samples,
-    layers: Collection[str],
+    layers: Mapping[str, Choice | None],
     rng: np.random.Generator,
     advance: Callable[[float], None],
 ) -> Refitted:
@@ -44,25 +64,33 @@ def reconstruct(
     Args:
         graph: the compressed network.
         dense: the samples, with the network as it was before.
-        layers: keys of the layers whose weights were compressed.
+        layers: keys of the layers whose weights were compressed; with a choice where it is not
+            settled yet which weights remain.
         rng: chooses the rows.
         advance: told the part done, 0 to 1.
     """
-    return _Run(graph, dense, rng).run(set(layers), advance)
+    return _Run(graph, dense, layers, rng).run(advance)
 
 
 class _Run:
     """One fit of a network."""
 
-    def __init__(self, graph: Graph, samples: Samples, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        samples: Samples,
+        layers: Mapping[str, Choice | None],
+        rng: np.random.Generator,
+    ) -> None:
+        self.layers = layers
         self.graph = {key(n): n for n in graph.nodes}
         self.owner = graph
         self.both = SideBySide(samples, rng)
         self.report = Refitted()
 
-    def run(self, layers: set[str], advance: Callable[[float], None]) -> Refitted:
-        """Fit every layer of ``layers``."""
-        self.both.run(layers, self._visit, advance)
+    def run(self, advance: Callable[[float], None]) -> Refitted:
+        """Fit every layer."""
+        self.both.run(self.layers, self._visit, advance)
         return self.report
 
     def _visit(self, node: Node, sums: GetSums) -> None:
@@ -106,12 +134,43 @@ class _Run:
         if node.optional_input(2) is not None:
             bias = node.input(2).decoded().astype(np.float64).reshape(bias.shape)
         fitted, held = sums()
-        found = refit.fit(weight, weight != 0, fitted, held)
         every = fitted + held
+        choice = self.layers[name_of(node)]
+        start = weight if choice is None else _chosen(choice, node, every)
+        found = refit.fit(start, start != 0, fitted, held)
         self.report.before[name_of(node)] = every.relative_error(weight, bias)
         self.report.after[name_of(node)] = every.relative_error(found.weight, found.bias)
         for owner, twin in ((self.owner, self.graph[name_of(node)]), (self.both.new, node)):
             _store(owner, twin, found)
+
+
+def _chosen(choice: Choice, node: Node, sums: refit.Sums) -> Array:
+    """The dense weights that remain, [groups, O / groups, K]; 0 where dropped.
+
+    The least worth weights go in rounds, each a like share of what is left; after a round the
+    others are fitted, and judged as fitted (Frantar and Alistarh 2022, "Optimal Brain Compression",
+    remove one at a time).
+    """
+    candidate, units = choice.candidate, choice.candidate.units
+    dense = _rows(node, candidate.layer.values).astype(np.float64)
+    weight, share = dense, choice.keep / units.count
+    rounds = 1 if units.fixed else _rounds(dense.shape, share)
+    for number in range(1, rounds + 1):
+        worth = refit.surgeon(weight, weight != 0, sums).reshape(candidate.layer.values.shape)
+        keep = round(units.count * share ** (number / rounds))
+        mask = units.kept(units.scores(worth), keep)
+        weight = dense * mask.reshape(dense.shape)
+    return weight
+
+
+def _rounds(shape: tuple[int, ...], share: float) -> int:
+    """As many rounds as a layer of ``shape`` [groups, O / groups, K] may cost."""
+    groups, outputs, depth = shape
+    for rounds in range(ROUNDS, 1, -1):
+        depths = [depth * share ** (number / rounds) for number in range(1, rounds)]
+        if groups * outputs * sum(2 * d**3 for d in depths) <= ROUND_WORK:
+            return rounds
+    return 1
 
 
 def _rows(node: Node, weight: Array) -> Array:
@@ -130,4 +189,4 @@ def _store(graph: Graph, node: Node, found: refit.Fit) -> None:
     node.set_input(2, graph.add_constant(array, name=hint))
 
 
-__all__ = ["Refitted", "reconstruct"]
+__all__ = ["Choice", "Refitted", "reconstruct"]

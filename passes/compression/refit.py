@@ -9,6 +9,7 @@ draws the weights to what they were; how strong it is, samples decide that took 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -165,10 +166,32 @@ def matching_bias(weight: Array, sums: Sums) -> Array:
     return np.asarray((sums.t - np.einsum("gok,gk->go", weight, sums.x)) / sums.count)
 
 
-def _solve(weight: Array, mask: Array, sums: Sums, ridge: float) -> Array:
-    """Normal equations of the change of every output's remaining weights, ridge-damped."""
+@dataclass(frozen=True)
+class _System:
+    """Normal equations that outputs of one group with the same mask share.
+
+    Attributes:
+        group: the group.
+        rows: its outputs.
+        kept: their remaining weights.
+        square: covariance of these weights' inputs, ridge-damped.
+        missing: what the change of the weights is to make up for, [kept, rows].
+    """
+
+    group: int
+    rows: Array
+    kept: Array
+    square: Array
+    missing: Array
+
+    def add(self, to: Array, change: Array) -> None:
+        """Add ``change`` [kept, rows] to an array [groups, O / groups, K]."""
+        to[self.group][np.ix_(self.rows, self.kept)] += change.T
+
+
+def _systems(weight: Array, mask: Array, sums: Sums, ridge: float) -> Iterator[_System]:
+    """Normal equations of the change of every output's remaining weights."""
     mean = sums.x / sums.count
-    out = weight.copy()
     for g in range(len(weight)):
         covariance = sums.xx[g] / sums.count - np.outer(mean[g], mean[g])
         cross = sums.xt[g] / sums.count - np.outer(mean[g], sums.t[g] / sums.count)
@@ -182,9 +205,38 @@ def _solve(weight: Array, mask: Array, sums: Sums, ridge: float) -> Array:
             kept = np.flatnonzero(mask[g, rows[0]])
             square = covariance[np.ix_(kept, kept)]
             square[np.diag_indices(len(kept))] += damping
-            change = np.linalg.solve(square, missing[np.ix_(kept, rows)])
-            out[g][np.ix_(rows, kept)] += change.T
+            yield _System(g, rows, kept, square, missing[np.ix_(kept, rows)])
+
+
+def _solve(weight: Array, mask: Array, sums: Sums, ridge: float) -> Array:
+    out = weight.copy()
+    for system in _systems(weight, mask, sums, ridge):
+        system.add(out, np.linalg.solve(system.square, system.missing))
     return out
 
 
-__all__ = ["WORK", "Fit", "Sums", "fit", "matching_bias", "work"]
+def surgeon(weight: Array, mask: Array, sums: Sums, ridge: float = 1e-2) -> Array:
+    """What each remaining weight is worth once the others are fitted without it.
+
+    The rise of an output's squared error when weight k goes and the others take over is
+    w_k^2 / [H^-1]_kk / 2 at the fitted weights (Hassibi and Stork 1993, eq. 5).
+
+    Args:
+        weight: [groups, O / groups, K]: where the ridge draws to; 0 where dropped.
+        mask: the weights that remain, of the same shape.
+        sums: sums over the rows to fit.
+        ridge: over the mean variance of the inputs.
+
+    Returns:
+        Of the same shape; 0 where dropped.
+    """
+    out = np.zeros(weight.shape)
+    for system in _systems(weight, mask, sums, ridge):
+        inverse = np.linalg.inv(system.square)
+        change = inverse @ system.missing
+        old = weight[system.group][np.ix_(system.rows, system.kept)].T
+        system.add(out, np.square(old + change) / np.diag(inverse)[:, None])
+    return out
+
+
+__all__ = ["WORK", "Fit", "Sums", "fit", "matching_bias", "surgeon", "work"]

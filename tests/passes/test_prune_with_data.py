@@ -15,6 +15,7 @@ from dlcc.ir import Graph, Sparse, Value
 from passes import PassContext, PassManager, PipelineResult
 from passes.compression import refit
 from passes.compression.layers import weight_layers
+from passes.compression.reconstruct import _rounds
 from passes.compression.rows import input_rows, output_rows, row_count, sampled
 from passes.compression.saliency import output_changes, output_errors
 from passes.quantization.samples import cut
@@ -326,6 +327,55 @@ def test_few_samples(net: Net) -> None:
     assert len(notes) == 4
 
 
+def test_worth_is_the_rise_of_the_error_with_the_others_refitted() -> None:
+    rng = np.random.default_rng(4)
+    _, _, sums = random_sums(rng, 2, 50)
+    mask = rng.random((2, 4, 7)) < 0.7
+    start = rng.standard_normal((2, 4, 7)) * mask
+    worth = refit.surgeon(start, mask, sums, 0.05)
+    assert not worth[~mask].any()
+    for g, o in np.ndindex(2, 4):
+        mean = sums.x[g] / sums.count
+        covariance = sums.xx[g] / sums.count - np.outer(mean, mean)
+        hessian = covariance + 0.05 * np.trace(covariance) / 7 * np.eye(7)
+        cross = sums.xt[g][:, o] / sums.count - mean * sums.t[g, o] / sums.count
+        linear = cross + 0.05 * np.trace(covariance) / 7 * start[g, o]
+
+        def least(kept: Array, hessian: Array = hessian, linear: Array = linear) -> float:
+            """Minimum of v H v - 2 l v over the kept weights."""
+            square = hessian[np.ix_(kept, kept)]
+            return -float(linear[kept] @ np.linalg.solve(square, linear[kept]))
+
+        kept = np.flatnonzero(mask[g, o])
+        for k in kept:
+            rise = least(kept[kept != k]) - least(kept)
+            assert worth[g, o, k] == pytest.approx(rise, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("pattern", ["sparsity=0.7", "sparsity=0.7 pattern=balanced4"])
+def test_optimal_brain_surgeon_chooses_what_the_others_cannot_take_over(pattern: str) -> None:
+    net = Net(3)
+    graph = net.done(net.linear(net.input(1, 32), 16))
+    dense, plain = graph.copy(), graph.copy()
+    data, other = feeds(graph, 256, mix=12), feeds(graph, 32, seed=1, mix=12)
+    prune(plain, f"{pattern} saliency=obd reconstruct", data)
+    result = prune(graph, f"{pattern} saliency=obs reconstruct", data)
+    assert distance(dense, graph, other) < 0.9 * distance(dense, plain, other)
+    new, old = graph.nodes[0].input(1), plain.nodes[0].input(1)
+    assert new.type == old.type
+    assert np.count_nonzero(new.decoded()) == np.count_nonzero(old.decoded())
+    statistics = result.records[0].statistics
+    assert statistics["zeros"] == np.count_nonzero(new.decoded() == 0)
+    assert new.constant is not None
+    assert statistics["bytes_after"] == sum(a.nbytes for a in new.constant.parts.values())
+
+
+def test_rounds_are_as_many_as_are_affordable() -> None:
+    assert _rounds((1, 64, 576), 0.2) == 4
+    assert _rounds((1, 1024, 1024), 0.5) == 1
+    assert _rounds((256, 1, 9), 0.5) == 4
+
+
 # -- mistakes ----------------------------------------------------------------------------------
 
 
@@ -343,6 +393,12 @@ def test_thresholds_are_magnitudes(net: Net) -> None:
     graph = net.done(net.linear(net.input(1, 8), 4))
     with pytest.raises(DlccError, match="goes with sparsity"):
         prune(graph, "threshold=0.5 saliency=wanda", feeds(graph, 4))
+
+
+def test_surgery_is_part_of_the_fit(net: Net) -> None:
+    graph = net.done(net.linear(net.input(1, 8), 4))
+    with pytest.raises(DlccError, match="saliency=obs goes with reconstruct"):
+        prune(graph, "sparsity=0.5 saliency=obs", feeds(graph, 4))
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
