@@ -17,7 +17,13 @@ from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from targets.cpu import layers
 from targets.cpu.isa import Isa
-from targets.cpu.kernels import sparse_conv, sparse_gather, sparse_gemv, sparse_tiles
+from targets.cpu.kernels import (
+    sparse_conv,
+    sparse_gather,
+    sparse_gemv,
+    sparse_panel,
+    sparse_tiles,
+)
 from targets.cpu.kernels.sparse_layer import Layer
 from targets.cpu.kernels.spec import ConvSpec
 
@@ -119,6 +125,23 @@ class SparseConvRow(_SparseRow):
         return sparse_conv.sparse_conv(layer, self.isa)
 
 
+class SparsePanelRow(_SparseRow):
+    """Convolution and linear layers of scattered weights, pixels along the lanes."""
+
+    name: ClassVar[str] = "sparse-panel"
+
+    def _refuses(self, spec: ConvSpec) -> str:
+        if spec.n * spec.oh * spec.ow < self.isa.lanes:
+            return f"fewer than {self.isa.lanes} pixels"
+        return sparse_panel.refusal(spec, self.isa)
+
+    def _cost(self, spec: ConvSpec, weights: Array) -> float:
+        return sparse_panel.sparse_panel_cost(spec, self.isa, weights)
+
+    def _plan(self, layer: Layer) -> KernelPlan:
+        return sparse_panel.sparse_panel(layer, self.isa)
+
+
 class SparseTilesRow(_SparseRow):
     """Convolution and linear layers of codes on AMX tiles, filled by gathering."""
 
@@ -136,5 +159,10 @@ class SparseTilesRow(_SparseRow):
 
 def sparse_rows(isa: Isa) -> list[KernelRow]:
     """All rows for sparse weights that this feature level can run."""
-    rows: list[KernelRow] = [SparseGemvRow(isa), SparseGatherRow(isa), SparseConvRow(isa)]
+    rows: list[KernelRow] = [
+        SparseGemvRow(isa),
+        SparseGatherRow(isa),
+        SparseConvRow(isa),
+        SparsePanelRow(isa),
+    ]
     return [*rows, SparseTilesRow(isa)] if isa.dot == "amx" else rows

@@ -15,7 +15,7 @@ from dlcc.ir import Affine, Dense, Graph, Sparse, Ternary
 from dlcc.lowering.lower import lower
 from dlcc.ops import build
 from targets import get_target
-from targets.cpu.isa import LEVELS
+from targets.cpu.isa import LEVELS, host_flags
 from targets.cpu.kernels.sparse_tiles import refusal as tiles_refusal
 from targets.cpu.kernels.spec import ConvSpec, Epilogue
 from tests.lowering.graphs import affine, typed
@@ -185,3 +185,17 @@ def test_tiles_need_whole_words_of_codes():
     assert "no multiple of 4" in tiles_refusal(replace(spec, c=18))
     assert "caller's input" in tiles_refusal(replace(spec, input_slack=False))
     assert "not 8-bit" in tiles_refusal(replace(spec, in_dtype="f32", epilogue=Epilogue()))
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "block4x4"])
+@pytest.mark.parametrize("bits", [8, 32])
+def test_scattered_weights_of_convolutions_run_by_pixels(pattern, bits, tmp_path):
+    level = "avx2" if bits == 32 else "avx512vnni"
+    if bits == 8 and not set(LEVELS[level].flags) <= host_flags():
+        pytest.skip("no AVX512-VNNI")
+    shapes = (1, 64, 14, 14), (64, 64, 3, 3)
+    density = 0.02 if pattern == "unstructured" else 0.1
+    graph = sparse_layer("conv2d", *shapes, pattern, density, bits=bits, pads=(1, 1, 1, 1))
+    program, row = lowered(graph, level)
+    assert (row["kernel"], row["weights"]) == ("sparse-panel", "compressed")
+    check(graph, program, tmp_path / "net")
