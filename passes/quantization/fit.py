@@ -32,6 +32,7 @@ from passes.quantization.structure import (
     output_axis,
     residual_slot,
 )
+from passes.quantization.widths import BitWidths
 
 DEEPEST = 2304
 """Longest sum whose covariance is worth its memory; deeper layers are rounded to nearest."""
@@ -49,21 +50,48 @@ COVARIANCE_WORK = 4e9
 """Multiply-accumulates that a layer's covariance may cost beyond the fewest patches."""
 
 
+EncodingAt = Callable[[str, int], Affine]
+"""The encoding of a group of values, by its representative, at a width of its codes."""
+
+
 @dataclass(frozen=True)
 class FitOptions:
     """What is done beyond rounding to nearest.
 
     Attributes:
-        bits: width of weights.
         bias_correction: match the means of the float network.
         adaptive_rounding: round against the covariance of the layer's input.
         seed: of the choice of patches.
     """
 
-    bits: int = 8
     bias_correction: bool = True
     adaptive_rounding: bool = True
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A graph whose values have their encodings, and what its layers are fitted with.
+
+    Attributes:
+        graph: the graph.
+        twin: the same for the batches of ``samples``.
+        plan: which nodes work on codes.
+        widths: of all codes.
+        options: of the fit.
+        samples: the samples.
+        seen: what the float network does on them.
+        encoding_at: encodings of other widths.
+    """
+
+    graph: Graph
+    twin: Graph
+    plan: Structure
+    widths: BitWidths
+    options: FitOptions
+    samples: Samples
+    seen: Observation
+    encoding_at: EncodingAt
 
 
 @dataclass
@@ -85,108 +113,161 @@ class FitReport:
     sqnr: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """What the codes of a layer depend on.
+
+    Attributes:
+        node: of the rebatched network.
+        weight: real numbers [O, K].
+        bias: real numbers [O].
+        source: encoding of its input.
+        floor: smallest scale of each channel.
+        moments: of its input patches; None for transposed convolutions.
+        residual_mean: of each channel of a residual operand, or 0.
+    """
+
+    node: Node
+    weight: Array
+    bias: Array
+    source: Affine
+    floor: Array
+    moments: weights.Moments | None
+    residual_mean: Array | float
+
+    @property
+    def per_tensor(self) -> bool:
+        """One scale for all channels: groups of a transposed convolution share columns."""
+        node = self.node
+        return node.op == "conv_transpose2d" and op_of(node).get(node, "groups") != 1
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """Constants of an integer layer.
+
+    Attributes:
+        bits: width of the weights.
+        weight: codes and scales.
+        bias: int32 codes.
+        unit: real value of one accumulator unit, per output channel.
+        floor: the smallest scales that were allowed.
+    """
+
+    bits: int
+    weight: weights.QuantisedWeights
+    bias: Array
+    unit: Array
+    floor: Array
+
+    @property
+    def rows(self) -> Array:
+        """Weight codes [O, K], a row for each bias (groups share those of a transposed layer)."""
+        codes = self.weight.codes
+        return np.tile(codes, (len(self.bias) // len(codes), 1))
+
+
 class Fitter:
     """Fits all layers of ``target`` and of its rebatched twin, in execution order."""
 
-    def __init__(
-        self,
-        target: Graph,
-        twin: Graph,
-        structure: Structure,
-        options: FitOptions,
-        samples: Samples | None,
-        observation: Observation | None,
-    ) -> None:
-        self.target = target
-        self.twin = twin
-        self.structure = structure
-        self.options = options
-        self.samples = samples
-        self.observation = observation
+    def __init__(self, prepared: Prepared) -> None:
+        self.target = prepared.graph
+        self.twin = prepared.twin
+        self.structure = prepared.plan
+        self.widths = prepared.widths
+        self.options = prepared.options
+        self.samples = prepared.samples
+        self.observation = prepared.seen
         self.report = FitReport()
-        self._nodes = {key(n): n for n in target.nodes}
+        self._nodes = {key(n): n for n in self.target.nodes}
 
     def run(self, advance: Callable[[float], None]) -> FitReport:
         """Set every integer layer's constants; execute the twin on the samples as far as needed."""
-        live: Live = {}
-        if self.samples is not None:
-            feeds = list(self.samples.chunks())
-            live = {v: [f[v.name] for f in feeds] for v in self.twin.inputs}
+        feeds = list(self.samples.chunks())
+        live: Live = {v: [f[v.name] for f in feeds] for v in self.twin.inputs}
         last = _last_layer(self.twin, self.structure)
         uses = use_counts(self.twin)
         work = np.cumsum([1 + sum(v.type.elements for v in n.outputs) for n in self.twin.nodes])
         for index, node in enumerate(self.twin.nodes):
             if index > last:
                 break
+            self._prepare(node, live)
             if node.op in LAYERS and key(node) in self.structure.integer:
                 self._fit(node, live)
             elif node.op == "matmul" and key(node) in self.structure.integer:
                 self.report.accumulator[key(node)] = bound = _matmul_bound(node)
                 if bound >= weights.ACCUMULATOR:
                     break  # the pass refuses the network
-            if self.samples is not None:
-                self._compare(node, step(node, live, uses)[0])
+            self._compare(node, step(node, live, uses)[0])
             advance(float(work[index] / work[last]))
         return self.report
 
+    def _prepare(self, node: Node, live: Live) -> None:
+        """Called before a node is fitted and run."""
+
     def _fit(self, node: Node, live: Live) -> None:
+        layer = self._layer(node, live)
+        self._set(layer, self._quantised(layer, self.widths.weight(key(node)), layer.floor))
+
+    def _layer(self, node: Node, live: Live) -> Layer:
+        """What the codes of a layer depend on."""
         weight, bias = layer_constants(node)
         source = node.input(0).type.affine
-        reach = _residual_reach(node)
-        floor = weights.scale_floor(_fold(node, np.abs(bias)), source.scale, reach)
-        moments = self._moments(node, live) if self.samples is not None else None
-        per_tensor = node.op == "conv_transpose2d" and op_of(node).get(node, "groups") != 1
-        result = weights.quantise_weight(
+        return Layer(
+            node,
             weight,
-            self.options.bits,
-            floor,
-            moments,
-            per_tensor=per_tensor,
-            keep_zeros=is_pruned(node.input(1)),
+            bias,
+            source,
+            weights.scale_floor(_fold(node, np.abs(bias)), source.scale, _residual_reach(node)),
+            self._moments(node, live),
+            self._residual_means(node, live),
         )
-        scales = _spread(node, result.scales, len(bias))
-        if moments is not None and self.options.bias_correction:
-            bias = self._corrected(node, live, result, moments, bias)
-        unit = source.scale * scales
-        codes = np.rint(bias / unit)
-        limit = float(np.iinfo(np.int32).max)
-        stored = np.clip(codes, -limit, limit).astype(np.int32)
-        wanted = bool(stored.any()) or node.optional_input(2) is not None
-        encoding = Affine.symmetric(
-            self.options.bits,
-            result.scales[:1] if per_tensor else result.scales,
-            None if per_tensor else output_axis(node),
-        )
-        for graph, twin in ((self.target, self._nodes[key(node)]), (self.twin, node)):
-            set_layer(graph, twin, result.codes, encoding, stored if wanted else None, unit)
-        self._note(node, result, source, stored, unit, floor)
 
-    def _note(
-        self,
-        node: Node,
-        result: weights.QuantisedWeights,
-        source: Affine,
-        bias: Array,
-        unit: Array,
-        floor: Array,
-    ) -> None:
-        terms = np.ceil(_residual_reach(node) / unit).astype(np.int64)
-        if len(bias) == len(result.codes):
-            bound = weights.accumulator_bound(result.codes, source, bias, terms)
-        else:
-            groups = len(bias) // len(result.codes)
-            codes = np.tile(result.codes, (groups, 1))
-            bound = weights.accumulator_bound(codes, source, bias, terms)
+    def _quantised(self, layer: Layer, bits: int, floor: Array) -> Codes:
+        """Codes of a layer, with scales of at least ``floor``."""
+        result = weights.quantise_weight(
+            layer.weight,
+            bits,
+            floor,
+            layer.moments,
+            per_tensor=layer.per_tensor,
+            keep_zeros=is_pruned(layer.node.input(1)),
+        )
+        bias = layer.bias
+        if layer.moments is not None and self.options.bias_correction:
+            bias = self._corrected(layer, result, layer.moments)
+        unit = layer.source.scale * _spread(layer.node, result.scales, len(bias))
+        limit = float(np.iinfo(np.int32).max)
+        stored = np.clip(np.rint(bias / unit), -limit, limit).astype(np.int32)
+        return Codes(bits, result, stored, unit, floor)
+
+    def _set(self, layer: Layer, made: Codes) -> None:
+        """Give the layer its constants, in both graphs."""
+        node, scales = layer.node, made.weight.scales
+        wanted = bool(made.bias.any()) or node.optional_input(2) is not None
+        encoding = Affine.symmetric(
+            made.bits,
+            scales[:1] if layer.per_tensor else scales,
+            None if layer.per_tensor else output_axis(node),
+        )
+        bias = made.bias if wanted else None
+        for graph, twin in ((self.target, self._nodes[key(node)]), (self.twin, node)):
+            set_layer(graph, twin, made.weight.codes, encoding, bias, made.unit)
+        self._note(node, made, layer.source)
+
+    def _note(self, node: Node, made: Codes, source: Affine) -> None:
+        terms = np.ceil(_residual_reach(node) / made.unit).astype(np.int64)
+        bound = weights.accumulator_bound(made.rows, source, made.bias, terms)
         self.report.accumulator[key(node)] = bound
         self.report.layers += 1
-        self.report.exact += int(result.exact)
-        enlarged = int((np.float32(floor) >= np.float32(result.scales)).sum())
+        self.report.exact += int(made.weight.exact)
+        enlarged = int((np.float32(made.floor) >= np.float32(made.weight.scales)).sum())
         if enlarged:
             self.report.enlarged[key(node)] = enlarged
 
     def _compare(self, node: Node, result: Array) -> None:
         """Note how far a layer's result is from the float network's."""
-        probe = None if self.observation is None else self.observation.probes.get(key(node))
+        probe = self.observation.probes.get(key(node))
         if probe is None:
             return
         encoding = node.output.type.encoding
@@ -209,25 +290,22 @@ class Fitter:
         rng = np.random.default_rng(self.options.seed)
         return _conv_moments(node, chunks, encoding, wanted, rng)
 
+    def _residual_means(self, node: Node, live: Live) -> Array | float:
+        """Mean of each channel of what is added to a layer's result."""
+        slot = residual_slot(node)
+        residual = None if slot is None else node.optional_input(slot)
+        if residual is None:
+            return 0.0
+        return _channel_means(live[residual], residual.type.affine, node)
+
     def _corrected(
-        self,
-        node: Node,
-        live: Live,
-        result: weights.QuantisedWeights,
-        moments: weights.Moments,
-        bias: Array,
+        self, layer: Layer, result: weights.QuantisedWeights, moments: weights.Moments
     ) -> Array:
-        assert self.observation is not None
-        target = self.observation.channels[key(node)].mean
+        target = self.observation.channels[key(layer.node)].mean
         groups = moments.mean.shape[0]
         rows = result.real.reshape(groups, -1, moments.mean.shape[1])
         products = (rows @ moments.mean[:, :, None]).reshape(-1)
-        slot = residual_slot(node)
-        residual = None if slot is None else node.optional_input(slot)
-        corrected = target - products
-        if residual is not None:
-            corrected -= _channel_means(live[residual], residual.type.affine, node)
-        return np.asarray(corrected)
+        return np.asarray(target - products - layer.residual_mean)
 
 
 def _matmul_bound(node: Node) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -21,7 +21,34 @@ _HEADROOM = 1 << 29
 _BLOCK = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """In what order a layer's weights are rounded, and how errors are passed on.
+
+    Attributes:
+        order: int [groups, K]: inputs of large variance first.
+        upper: float64 [groups, K, K]: Cholesky factor of the inverse of the reordered covariance.
+    """
+
+    order: Array
+    upper: Array
+
+    @staticmethod
+    def of(second: Array, damping: float = 0.01) -> Metric:
+        """The metric of a covariance [groups, K, K].
+
+        Args:
+            second: the covariance.
+            damping: added to the diagonal, as a part of its mean.
+
+        Raises:
+            LinAlgError: it is too singular.
+        """
+        order = np.argsort(-np.einsum("gkk->gk", second), axis=1, kind="stable")
+        return Metric(order, _inverse_factor(second, order, damping))
+
+
+@dataclass(frozen=True, eq=False)
 class Moments:
     """First and second moments of a layer's input patches, as real numbers.
 
@@ -32,6 +59,16 @@ class Moments:
 
     mean: Array
     second: Array | None
+
+    @cached_property
+    def metric(self) -> Metric | None:
+        """Of the covariance; None where it was not wanted or is too singular."""
+        if self.second is None:
+            return None
+        try:
+            return Metric.of(self.second)
+        except np.linalg.LinAlgError:
+            return None
 
 
 @dataclass(frozen=True)
@@ -99,11 +136,10 @@ def nearest(weight: Array, scales: Array, bits: int) -> Array:
 def round_with_data(
     weight: Array,
     scales: Array,
-    second: Array,
+    metric: Metric,
     bits: int,
     *,
     keep_zeros: bool = False,
-    damping: float = 0.01,
 ) -> Array:
     """Codes that minimise the layer's output error on data, not the weights' own error.
 
@@ -114,21 +150,18 @@ def round_with_data(
     Args:
         weight: [O, K]; the O channels are ``groups`` equal runs.
         scales: [O].
-        second: [groups, K, K].
+        metric: of the inputs' covariance.
         bits: width of the codes.
         keep_zeros: weights that are 0 keep the code 0; the others take up the errors before them
             (Frantar and Alistarh 2023, SparseGPT).
-        damping: added to the diagonal, as a part of its mean.
     """
-    groups, depth, _ = second.shape
+    order, upper = metric.order, metric.upper
+    groups, depth = order.shape
     last = (1 << (bits - 1)) - 1
     w = weight.astype(np.float64).reshape(groups, -1, depth)
     step = scales.reshape(groups, -1)
-    diagonal = np.einsum("gkk->gk", second)
-    order = np.argsort(-diagonal, axis=1, kind="stable")
     w = np.take_along_axis(w, order[:, None, :], axis=2)
     free = (w != 0) | (not keep_zeros)
-    upper = _inverse_factor(second, order, damping)
     codes = np.empty_like(w)
     for start in range(0, depth, _BLOCK):
         stop = min(start + _BLOCK, depth)
@@ -174,9 +207,9 @@ def quantise_weight(
     if per_tensor:
         scales = np.full_like(scales, scales.max())
     codes = nearest(weight, scales, bits)
-    if not exact and moments is not None and moments.second is not None:
-        with contextlib.suppress(np.linalg.LinAlgError):  # too singular: keep the nearest codes
-            codes = round_with_data(weight, scales, moments.second, bits, keep_zeros=keep_zeros)
+    metric = None if exact or moments is None else moments.metric
+    if metric is not None:
+        codes = round_with_data(weight, scales, metric, bits, keep_zeros=keep_zeros)
     return QuantisedWeights(codes.astype(np.int8 if bits <= 8 else np.int32), scales, exact)
 
 

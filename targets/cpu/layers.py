@@ -73,8 +73,8 @@ def _activation_refusal(type_: TensorType) -> str:
     if type_.dtype != F32:
         return f"is {type_.dtype}; these kernels take f32, bf16 and 8-bit activations"
     encoding = type_.encoding
-    if isinstance(encoding, Affine) and (encoding.bits != 8 or encoding.axis is not None):
-        return "is quantised, but not to 8 bits with one scale"
+    if isinstance(encoding, Affine) and (encoding.bits > 8 or encoding.axis is not None):
+        return "is quantised, but not to at most 8 bits with one scale"
     return ""
 
 

@@ -122,7 +122,7 @@ def test_rounding_with_data_beats_nearest_on_the_output(seed: int) -> None:
     scales = np.abs(w).max(axis=1) / 7
     covariance = (x.T @ x / len(x))[None]
     near = weights.nearest(w, scales, 4)
-    adaptive = weights.round_with_data(w, scales, covariance, 4)
+    adaptive = weights.round_with_data(w, scales, weights.Metric.of(covariance), 4)
     assert np.abs(adaptive).max() <= 7
     assert (adaptive == np.rint(adaptive)).all()
 
@@ -138,16 +138,17 @@ def test_rounding_works_group_by_group() -> None:
     scales = np.abs(w).max(axis=1) / 127
     x = rng.standard_normal((6, 500, 9)) * rng.uniform(0.1, 2, (6, 1, 9))
     second = x.transpose(0, 2, 1) @ x / 500
-    together = weights.round_with_data(w, scales, second, 8)
+    together = weights.round_with_data(w, scales, weights.Metric.of(second), 8)
     for g in range(6):
-        alone = weights.round_with_data(w[g : g + 1], scales[g : g + 1], second[g : g + 1], 8)
+        metric = weights.Metric.of(second[g : g + 1])
+        alone = weights.round_with_data(w[g : g + 1], scales[g : g + 1], metric, 8)
         np.testing.assert_array_equal(together[g], alone[0])
 
 
 def test_rounding_takes_a_singular_covariance() -> None:
     w = np.random.default_rng(6).standard_normal((3, 8))
     scales = np.abs(w).max(axis=1) / 127
-    codes = weights.round_with_data(w, scales, np.zeros((1, 8, 8)), 8)
+    codes = weights.round_with_data(w, scales, weights.Metric.of(np.zeros((1, 8, 8))), 8)
     np.testing.assert_array_equal(codes, weights.nearest(w, scales, 8))
 
 
