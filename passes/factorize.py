@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,16 +12,17 @@ from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import F32, Graph, Node
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import op_of
-from passes.base import Pass, PassContext, PassResult, option
+from passes.base import Pass, PassContext, PassResult, option, part
 from passes.compression.layers import weight_layers
 from passes.compression.side_by_side import DEEPEST, HELD, GetSums, SideBySide, name_of
 from passes.factorization import ranks as rules
+from passes.factorization.allocate import Offer, allocate
 from passes.factorization.forms import FORMS, Form
 from passes.factorization.layer import Layer, replace_layer
-from passes.factorization.plan import Plan, micros, plan
+from passes.factorization.plan import Plan, micros, offers, plan
 from passes.factorization.ranks import NoRank, Rule
 from passes.factorization.whitened import Metric
-from passes.quantization.samples import read
+from passes.quantization.samples import Samples, read
 from passes.quantization.structure import key
 
 MOST_ZEROS = 0.5
@@ -66,6 +68,9 @@ class Factorize(Pass):
         None, "most relative error of a layer, 0 to 1", minimum=0.0, maximum=1.0
     )
     speedup: float | None = option(None, "how many times as fast a layer is to be", minimum=1.0)
+    scope: Literal["layer", "network"] = option(
+        "layer", "whether speedup is that of every layer, or of all layers of the network together"
+    )
     ratio: float | None = option(None, "part of the full rank", minimum=0.0, maximum=1.0)
     rank: str | None = option(
         None, "evb (by variational Bayes), or the number of components, for all layers"
@@ -96,17 +101,60 @@ class Factorize(Pass):
         layers = self._layers(graph, result)
         if isinstance(rule, rules.Exactly):
             self._check_rank(rule.rank, layers)
+        samples = None
         if self.data_aware and context.calibration is not None and layers:
-            plans = self._plans_on_data(graph, layers, rule, context, result)
-        else:
-            plans = []
-            for index, layer in enumerate(layers):
-                plans.append(self._plan(layer, rule, context, result, None))
-                context.advance((index + 1) / len(layers))
+            samples = read(graph, context.batches(self), self.samples)
+            result.statistics["samples"] = samples.count
+        walk = _Walk(layers, samples, context, result, self)
+        allotted: Mapping[str, Rule] = {}
+        if self.scope == "network" and layers:
+            allotted = self._allotted(graph, layers, walk, context)
+        plans: list[Plan] = []
+
+        def decide(layer: Layer, metric: Metric | None) -> Plan | None:
+            try:
+                forms = self._forms(layer)
+                if not forms:
+                    raise NoRank(FORMS[self.method].refusal(layer))
+                own = allotted.get(key(layer.node), rule)
+                plans.append(plan(layer, forms, own, context.seconds, self.gain, metric))
+            except NoRank as reason:
+                self._refuse(result, layer.loc, str(reason))
+                return None
+            return plans[-1]
+
+        walk.run(decide)
         for found in plans:
-            if found is not None:
-                self._apply(graph, found, context, result)
+            self._apply(graph, found, context, result)
         return result
+
+    def _allotted(
+        self, graph: Graph, layers: list[Layer], walk: _Walk, context: PassContext
+    ) -> dict[str, Rule]:
+        """The ranks of every layer with which the network reaches the speed-up.
+
+        Raises:
+            DlccError: USAGE, it cannot.
+        """
+        assert self.speedup is not None
+        given: dict[str, list[Offer]] = {}
+
+        def collect(layer: Layer, metric: Metric | None) -> None:
+            forms = self._forms(layer)
+            given[key(layer.node)] = offers(layer, forms, context.seconds, self.gain, metric)
+
+        walk.run(collect, dense_prefix=True)
+        others = [n for n in graph.nodes if op_of(n).multiplied and key(n) not in given]
+        fixed = sum(map(context.seconds, others))
+        own = sum(g[0].seconds for g in given.values())
+        chosen = allocate(given, (fixed + own) / self.speedup - fixed)
+        if chosen is None:
+            least = fixed + sum(min(o.seconds for o in g) for g in given.values())
+            most = f"its layers take {micros(fixed + own)}, at the lowest ranks {micros(least)}"
+            raise self._usage(
+                f"the network cannot become {self.speedup:g} times as fast: {most}", "ask for less"
+            )
+        return {name: rules.Allotted(o.method, o.ranks) for name, o in chosen.items()}
 
     def rule(self) -> Rule:
         """How ranks are chosen.
@@ -118,6 +166,8 @@ class Factorize(Pass):
         given = {k: v for k, v in given.items() if v is not None}
         if len(given) > 1:
             raise self._usage(f"{' and '.join(given)} are given together", "give one of them")
+        if self.scope == "network" and self.speedup is None:
+            raise self._usage("scope=network distributes a speedup", "give speedup=2, say")
         if self.energy == 0 or self.ratio == 0 or self.error == 1:
             raise self._usage("nothing would be left of a layer", "keep a part of it")
         if self.energy == 1 or self.ratio == 1 or self.error == 0 or self.speedup == 1:
@@ -168,68 +218,16 @@ class Factorize(Pass):
             return (self.method,)
         return ("svd",) if layer.kernel == (1, 1) else ("tucker", "spatial")
 
-    def _forms(self, layer: Layer) -> list[Form]:
+    def _forms(self, layer: Layer) -> list[type[Form]]:
         """Those of them that fit it."""
-        return [FORMS[m](layer) for m in self._methods(layer) if not FORMS[m].refusal(layer)]
+        return [FORMS[m] for m in self._methods(layer) if not FORMS[m].refusal(layer)]
 
     def _check_rank(self, rank: int, layers: list[Layer]) -> None:
         """Refuse a rank that no layer has."""
-        ranks = [max(form.full) for layer in layers for form in self._forms(layer)]
+        ranks = [max(f(layer).full) for layer in layers for f in self._forms(layer)]
         if rank > max(ranks, default=rank):
             fix = f"give one of at most {max(ranks)}"
             raise self._usage(f"rank {rank} is above every layer's", fix)
-
-    # -- one layer -----------------------------------------------------------------------------
-
-    def _plan(
-        self,
-        layer: Layer,
-        rule: Rule,
-        context: PassContext,
-        result: PassResult,
-        metric: Metric | None,
-    ) -> Plan | None:
-        """The factors of a layer, or None where it stays."""
-        forms = [FORMS[m] for m in self._methods(layer) if not FORMS[m].refusal(layer)]
-        try:
-            if not forms:
-                raise NoRank(FORMS[self.method].refusal(layer))
-            return plan(layer, forms, rule, context.seconds, self.gain, metric)
-        except NoRank as reason:
-            self._refuse(result, layer.loc, str(reason))
-            return None
-
-    def _plans_on_data(
-        self,
-        graph: Graph,
-        layers: list[Layer],
-        rule: Rule,
-        context: PassContext,
-        result: PassResult,
-    ) -> list[Plan | None]:
-        """The factors of all layers, each fitted to the inputs that the earlier ones leave it."""
-        samples = read(graph, context.batches(self), self.samples)
-        result.statistics["samples"] = samples.count
-        both = SideBySide(samples, context.rng("factorize"))
-        known = {key(layer.node): layer for layer in layers}
-        plans: list[Plan | None] = []
-
-        def visit(node: Node, sums: GetSums) -> None:
-            layer = known[name_of(node)]
-            why = _no_metric(layer, both.samples)
-            metric = None if why else Metric.of(layer, *sums())
-            if metric is not None and not metric.spread:
-                why, metric = "its results do not vary", None
-            if why:
-                message = f"factorised by its weights alone: {why}"
-                result.remarks.append(self.remark("note", layer.loc, message))
-            found = self._plan(layer, rule, context, result, metric)
-            plans.append(found)
-            if found is not None:
-                _follow(both.new, node, found)
-
-        both.run(known, visit, context.advance)
-        return plans
 
     # -- the graph -----------------------------------------------------------------------------
 
@@ -272,6 +270,64 @@ class Factorize(Pass):
             why=why,
             fix=fix,
         )
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """Visits the layers in execution order, with what is known of their inputs.
+
+    Attributes:
+        layers: in execution order.
+        samples: calibration data, or None.
+        context: of the pipeline.
+        result: gets a note for each layer whose inputs are not looked at.
+        owner: the pass.
+    """
+
+    layers: list[Layer]
+    samples: Samples | None
+    context: PassContext
+    result: PassResult
+    owner: Factorize
+
+    def run(
+        self, act: Callable[[Layer, Metric | None], Plan | None], *, dense_prefix: bool = False
+    ) -> None:
+        """Call ``act`` with every layer; later layers see the factors that it returns.
+
+        Args:
+            act: gets a layer and its metric, None without data.
+            dense_prefix: metrics are those of the dense network, and nothing is reported.
+        """
+        if self.samples is None:
+            for index, layer in enumerate(self.layers):
+                act(layer, None)
+                self.context.advance((index + 1) / len(self.layers))
+            return
+        both = SideBySide(self.samples, self.context.rng("factorize"))
+        known = {key(layer.node): layer for layer in self.layers}
+
+        def visit(node: Node, sums: GetSums) -> None:
+            layer = known[name_of(node)]
+            metric, why = self._metric(layer, sums, dense_prefix)
+            if why and not dense_prefix:
+                message = f"factorised by its weights alone: {why}"
+                self.result.remarks.append(self.owner.remark("note", layer.loc, message))
+            found = act(layer, metric)
+            if found is not None:
+                _follow(both.new, node, found)
+
+        start, stop = (0.0, 0.3) if dense_prefix else (0.3, 1.0)
+        both.run(known, visit, part(self.context, start, stop, "fitting factors"))
+
+    def _metric(self, layer: Layer, sums: GetSums, dense_prefix: bool) -> tuple[Metric | None, str]:
+        """The metric of a layer, or None and the reason."""
+        assert self.samples is not None
+        why = _no_metric(layer, self.samples.count)
+        if why:
+            return None, why
+        metric = Metric.of(layer, *sums(), dense_prefix=dense_prefix)
+        return (metric, "") if metric.spread else (None, "its results do not vary")
 
 
 def _reason(node: Node, weight: Array) -> str:

@@ -10,10 +10,11 @@ import numpy as np
 
 from dlcc.ir.encodings import Array
 from passes.base import LayerCost
+from passes.factorization.allocate import Offer
 from passes.factorization.forms import Form
 from passes.factorization.layer import Layer
 from passes.factorization.price import Pricing
-from passes.factorization.ranks import Candidate, ErrorBudget, NoRank, Rule
+from passes.factorization.ranks import Candidate, Energy, ErrorBudget, NoRank, Rule
 from passes.factorization.whitened import Metric, whitened
 
 _ATTEMPTS = 6
@@ -65,12 +66,7 @@ def plan(
         NoRank: the layer stays as it is.
     """
     price = Pricing(layer, cost)
-    made = [f(layer) if metric is None else whitened(f, layer, metric) for f in forms]
-    candidates = [
-        Candidate(form, ranks, form.kept(ranks), price(form, ranks))
-        for form in made
-        for ranks in rule.ranks(form)
-    ]
+    candidates = _candidates(layer, forms, rule, price, metric)
     for _ in range(_ATTEMPTS):
         chosen = rule.pick(candidates, price.seconds)
         if chosen.seconds >= price.seconds or chosen.seconds > (1 - gain) * price.seconds:
@@ -86,6 +82,35 @@ def plan(
             return found
         rule = rule.raised(chosen.kept, judged)
     raise NoRank("no rank tried keeps the error of its results within the budget")
+
+
+def offers(
+    layer: Layer,
+    forms: Sequence[type[Form]],
+    cost: LayerCost,
+    gain: float,
+    metric: Metric | None,
+) -> list[Offer]:
+    """What a layer may become: first itself, then all that is faster. Arguments as for `plan`."""
+    price = Pricing(layer, cost)
+    found = [Offer.of(c) for c in _candidates(layer, forms, Energy(0.0), price, metric)]
+    limit = (1 - gain) * price.seconds
+    return [Offer("", (), 1.0, price.seconds), *(o for o in found if o.seconds <= limit)]
+
+
+def _candidates(
+    layer: Layer,
+    forms: Sequence[type[Form]],
+    rule: Rule,
+    price: Pricing,
+    metric: Metric | None,
+) -> list[Candidate]:
+    made = [f(layer) if metric is None else whitened(f, layer, metric) for f in forms]
+    return [
+        Candidate(form, ranks, form.kept(ranks), price(form, ranks))
+        for form in made
+        for ranks in rule.ranks(form)
+    ]
 
 
 def _fitted(layer: Layer, chosen: Candidate, seconds: float, metric: Metric | None) -> Plan:
@@ -104,4 +129,4 @@ def micros(seconds: float) -> str:
     return f"{seconds * 1e6:.1f} us"
 
 
-__all__ = ["Plan", "micros", "plan"]
+__all__ = ["Plan", "micros", "offers", "plan"]

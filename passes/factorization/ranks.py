@@ -201,7 +201,29 @@ class Exactly(Rule):
         return cheapest(candidates)
 
 
+@dataclass(frozen=True)
+class Allotted(Rule):
+    """The form and the ranks that a layer was given among all layers.
+
+    Attributes:
+        method: name of the form; "" where the layer stays.
+        given: ranks of the form.
+    """
+
+    method: str
+    given: Ranks
+
+    def ranks(self, form: Form) -> list[Ranks]:
+        return [self.given] if form.name == self.method else []
+
+    def pick(self, candidates: Sequence[Candidate], seconds: float) -> Candidate:
+        if not candidates:
+            raise NoRank("other layers lose less for the same time")
+        return candidates[0]
+
+
 __all__ = [
+    "Allotted",
     "Candidate",
     "Energy",
     "ErrorBudget",

@@ -45,14 +45,19 @@ class Metric:
     held: Sums
 
     @staticmethod
-    def of(layer: Layer, fitted: Sums, held: Sums) -> Metric:
-        """The metric of a layer, from the sums of :mod:`passes.compression.side_by_side`."""
+    def of(layer: Layer, fitted: Sums, held: Sums, *, dense_prefix: bool = False) -> Metric:
+        """The metric of a layer, from the sums of :mod:`passes.compression.side_by_side`.
+
+        ``dense_prefix``: the inputs are those of the dense network, whose weight is the target.
+        """
         weight = layer.weight.reshape(1, layer.outputs, -1)
-        found = refit.fit(weight, np.ones(weight.shape, np.bool_), fitted, held)
+        target = weight
+        if not dense_prefix:
+            target = refit.fit(weight, np.ones(weight.shape, np.bool_), fitted, held).weight
         every = fitted + held
         mean = every.x[0] / every.count
         covariance = every.xx[0] / every.count - np.outer(mean, mean)
-        return Metric(found.weight[0], covariance, every, held)
+        return Metric(target[0], covariance, every, held)
 
     @property
     def spread(self) -> float:
