@@ -205,8 +205,9 @@ class Prune(Pass):
         advance: Callable[[float], None],
     ) -> list[int]:
         """Units that each layer keeps."""
+        fixed = [c.units.fixed for c in found]
         if self._fixed or not found:
-            return [c.units.count for c in found]  # the units know better
+            return [n for n in fixed if n is not None]
         if self.sparsity is not None and self.scope == "sensitivity":
             assert samples is not None
             steps = (*sensitivity.SPARSITIES, 1.0)

@@ -112,9 +112,22 @@ class Units:
 
     @property
     def fixed(self) -> int | None:
-        """Units that every group keeps where the pattern says it (N of N:M)."""
+        """Units that are kept where the pattern says it (N of every M)."""
         nm = Sparse(self.pattern).nm
-        return None if nm is None else nm[0]
+        return None if nm is None else nm[0] * int(self.places.shape[0])
+
+    @property
+    def columns(self) -> Array:
+        """Columns of the units of one row, int [units, columns]; -1 beyond the last.
+
+        Columns are counted in the order of the weight's own axes.
+        """
+        block = Sparse(self.pattern).block
+        depth = math.prod(self.shape[1:])
+        if block is None:
+            return np.arange(depth)[:, None]
+        first = self.places.reshape(-1, self.places.shape[2])[: -(-depth // block[1]), : block[1]]
+        return np.asarray(np.where(first >= 0, first % depth, -1))
 
     def scores(self, saliency: Array) -> Array:
         """Sums of the saliencies of the elements, float64 [groups, units]."""
@@ -131,7 +144,7 @@ class Units:
         Every group keeps at least one; of equals the first.
         """
         groups, units = scores.shape
-        each = self.fixed or min(units, max(1, round(keep / groups)))
+        each = min(units, max(1, round(keep / groups)))
         order = np.argsort(-scores, axis=1, kind="stable")[:, :each]
         chosen = np.take_along_axis(self.places, order[:, :, None], axis=1).reshape(-1)
         mask = np.zeros(math.prod(self.shape), np.bool_)

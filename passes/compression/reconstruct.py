@@ -154,9 +154,10 @@ def _chosen(choice: Choice, node: Node, sums: refit.Sums) -> Array:
     candidate, units = choice.candidate, choice.candidate.units
     dense = _rows(node, candidate.layer.values).astype(np.float64)
     weight, share = dense, choice.keep / units.count
-    rounds = 1 if units.fixed else _rounds(dense.shape, share)
+    rounds = _rounds(dense.shape, share)
     for number in range(1, rounds + 1):
-        worth = refit.surgeon(weight, weight != 0, sums).reshape(candidate.layer.values.shape)
+        worth = refit.surgeon(weight, weight != 0, sums, units.columns)
+        worth = worth.reshape(candidate.layer.values.shape)
         keep = round(units.count * share ** (number / rounds))
         mask = units.kept(units.scores(worth), keep)
         weight = dense * mask.reshape(dense.shape)

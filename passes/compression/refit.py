@@ -215,27 +215,47 @@ def _solve(weight: Array, mask: Array, sums: Sums, ridge: float) -> Array:
     return out
 
 
-def surgeon(weight: Array, mask: Array, sums: Sums, ridge: float = 1e-2) -> Array:
-    """What each remaining weight is worth once the others are fitted without it.
+def surgeon(weight: Array, mask: Array, sums: Sums, columns: Array, ridge: float = 1e-2) -> Array:
+    """What the remaining weights are worth once the others are fitted without them.
 
-    The rise of an output's squared error when weight k goes and the others take over is
-    w_k^2 / [H^-1]_kk / 2 at the fitted weights (Hassibi and Stork 1993, eq. 5).
+    The rise of an output's squared error when the weights w_B go and the others take over is
+    w_B^T ([H^-1]_BB)^-1 w_B at the fitted weights (Hassibi and Stork 1993, eq. 5; for blocks
+    Kurtic et al. 2022, "The optimal BERT surgeon", eq. 6).
 
     Args:
         weight: [groups, O / groups, K]: where the ridge draws to; 0 where dropped.
         mask: the weights that remain, of the same shape.
         sums: sums over the rows to fit.
+        columns: [B, c]: which of the K weights of an output go together; -1 fills up.
         ridge: over the mean variance of the inputs.
 
     Returns:
-        Of the same shape; 0 where dropped.
+        Of the weight's shape: for each output and B the worth at its first remaining weight, else
+        0.
     """
     out = np.zeros(weight.shape)
     for system in _systems(weight, mask, sums, ridge):
         inverse = np.linalg.inv(system.square)
-        change = inverse @ system.missing
         old = weight[system.group][np.ix_(system.rows, system.kept)].T
-        system.add(out, np.square(old + change) / np.diag(inverse)[:, None])
+        fitted = old + inverse @ system.missing
+        place = np.full(weight.shape[2] + 1, -1)  # the last for what fills up
+        place[system.kept] = np.arange(len(system.kept))
+        system.add(out, _worth(fitted, inverse, place[columns]))
+    return out
+
+
+def _worth(fitted: Array, inverse: Array, blocks: Array) -> Array:
+    """Worth of blocks [B, c] of the weights [kept, rows]; -1 is in none."""
+    blocks = blocks[(blocks >= 0).any(axis=1)]
+    inside = blocks >= 0
+    both = inside[:, :, None] & inside[:, None, :]
+    square = np.where(
+        both, inverse[blocks[:, :, None], blocks[:, None, :]], np.eye(blocks.shape[1])
+    )
+    weights = np.where(inside[:, :, None], fitted[blocks], 0.0)
+    out = np.zeros(fitted.shape)
+    first = blocks[np.arange(len(blocks)), inside.argmax(axis=1)]
+    out[first] = (weights * np.linalg.solve(square, weights)).sum(axis=1)
     return out
 
 

@@ -145,6 +145,16 @@ def test_block_suits_layer_and_target(shape: Any, facts: Any, fitted: str) -> No
     assert fitted_pattern("block", shape, facts) == fitted
 
 
+@pytest.mark.parametrize("shape", [(6, 10), (5, 3, 2, 3)])
+def test_columns_of_blocks(shape: tuple[int, ...]) -> None:
+    units, depth = Units.of("block2x4", shape), math.prod(shape[1:])
+    columns = units.columns
+    assert sorted(columns[columns >= 0].tolist()) == list(range(depth))
+    for block in units.places.reshape(-1, 8):
+        own = {int(p) % depth for p in block if p >= 0}
+        assert any(own == {int(c) for c in row if c >= 0} for row in columns)
+
+
 def test_rows_compete_alone() -> None:
     scores = np.array([[9.0, 8.0, 7.0, 6.0], [1.0, 2.0, 3.0, 4.0]])
     units = Units.of("unstructured", (2, 4), per_row=True)
