@@ -17,13 +17,16 @@ from passes.compression.layers import weight_layers
 from passes.compression.side_by_side import DEEPEST, HELD, GetSums, SideBySide, name_of
 from passes.factorization import ranks as rules
 from passes.factorization.allocate import Offer, allocate
-from passes.factorization.forms import FORMS, Form
+from passes.factorization.canonical import Cp
+from passes.factorization.forms import Form, Spatial, Svd, Tucker
 from passes.factorization.layer import Layer, replace_layer
 from passes.factorization.plan import Plan, micros, offers, plan
 from passes.factorization.ranks import NoRank, Rule
 from passes.factorization.whitened import Metric
 from passes.quantization.samples import Samples, read
 from passes.quantization.structure import key
+
+FORMS: dict[str, type[Form]] = {form.name: form for form in (Svd, Tucker, Spatial, Cp)}
 
 MOST_ZEROS = 0.5
 """A weight with more zeros than this was pruned: its factors would be dense."""
@@ -35,7 +38,8 @@ class Factorize(Pass):
 
     Linear layers and 1x1 convolutions become two by singular value decomposition; convolutions a
     1x1 layer, a core of fewer channels, and a 1x1 layer (Tucker-2, Kim et al. 2016), or a vertical
-    and a horizontal one (Jaderberg et al. 2014), whichever is predicted to be fastest.
+    and a horizontal one (Jaderberg et al. 2014), whichever is predicted to be fastest. On request
+    they become four, two of them depthwise (``method=cp``, Lebedev et al. 2015).
 
     ::
 
@@ -58,7 +62,7 @@ class Factorize(Pass):
     name: ClassVar[str] = "factorize"
     lossy: ClassVar[bool] = True
 
-    method: Literal["auto", "svd", "tucker", "spatial"] = option(
+    method: Literal["auto", "svd", "tucker", "spatial", "cp"] = option(
         "auto", "the form of the factors; auto: the fastest that meets the rule for ranks"
     )
     energy: float | None = option(

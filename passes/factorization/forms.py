@@ -313,6 +313,4 @@ def _gram(tensor: Array, axis: int) -> Array:
     return np.asarray(rows @ rows.T)
 
 
-FORMS: dict[str, type[Form]] = {form.name: form for form in (Svd, Tucker, Spatial)}
-
-__all__ = ["FORMS", "Form", "Spatial", "Svd", "Tucker", "principal", "rank_grid"]
+__all__ = ["Form", "Spatial", "Svd", "Tucker", "principal", "rank_grid"]

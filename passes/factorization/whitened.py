@@ -220,8 +220,8 @@ WHITENED: dict[str, type[WhitenedSvd] | type[WhitenedSpatial] | type[WhitenedTuc
 
 
 def whitened(form: type[Form], layer: Layer, metric: Metric) -> Form:
-    """A form fitted to data."""
-    return WHITENED[form.name](layer, metric)
+    """A form fitted to data, or (cp) to the weights alone."""
+    return WHITENED[form.name](layer, metric) if form.name in WHITENED else form(layer)
 
 
 __all__ = ["Metric", "whitened"]

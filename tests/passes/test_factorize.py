@@ -19,9 +19,9 @@ from dlcc.ir import Affine, DType, Graph, Node, Value
 from dlcc.ops.base import op_of
 from dlcc.ops.conv import convolve, window_of
 from passes import PassContext, PassManager, PipelineResult
-from passes.factorization.forms import FORMS, Spatial, Svd, Tucker, rank_grid
+from passes.factorization.forms import Spatial, Svd, Tucker, rank_grid
 from passes.factorization.layer import Layer
-from passes.factorize import Factorize
+from passes.factorize import FORMS, Factorize
 from tests.passes.conftest import Net
 
 
@@ -190,6 +190,18 @@ def test_a_full_tucker_rank_needs_no_layer(net: Any) -> None:
     factorise(graph, "method=tucker energy=0.99999")
     assert [n.loc for n in graph.nodes] == ["conv.reduce", "conv.core"]
     assert graph.nodes[-1].optional_input(2) is not None
+
+
+def test_cp_finds_the_outer_products(net: Any) -> None:
+    modes = [net.rng.standard_normal((n, 4)) for n in (20, 18, 3, 3)]
+    graph = one_conv(net, np.einsum("or,ir,kr,lr->oikl", *modes), pads=(1, 0, 1, 2), strides=(2, 1))
+    before = graph.copy()
+    factorise(graph, "method=cp rank=6")
+    suffixes = ["reduce", "vertical", "horizontal", "expand"]
+    assert [n.loc for n in graph.nodes] == [f"conv.{s}" for s in suffixes]
+    assert [n.attrs.get("groups", 1) for n in graph.nodes] == [1, 6, 6, 1]
+    got, want = (execute(g, feed(graph))["y0"] for g in (graph, before))
+    assert np.linalg.norm(got - want) < 0.05 * np.linalg.norm(want)
 
 
 def test_names_are_unique(net: Any) -> None:
@@ -399,7 +411,11 @@ def test_other_precisions_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("method", "kernel", "reason"),
-    [("tucker", 1, "its kernel is 1x1"), ("spatial", 1, "no two axes to separate")],
+    [
+        ("tucker", 1, "its kernel is 1x1"),
+        ("spatial", 1, "no two axes to separate"),
+        ("cp", 1, "no two"),
+    ],
 )
 def test_methods_that_do_not_fit(net: Any, method: str, kernel: int, reason: str) -> None:
     graph = net.done(net.conv(net.input(1, 8, 5, 5), 8, kernel, loc="conv"))

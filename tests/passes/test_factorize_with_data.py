@@ -13,9 +13,9 @@ from dlcc.ir import Graph
 from dlcc.ops.base import op_of
 from passes import PassContext, PassManager, PipelineResult
 from passes.compression.refit import Sums
-from passes.factorization.forms import FORMS
 from passes.factorization.layer import Layer
 from passes.factorization.whitened import Metric, whitened
+from passes.factorize import FORMS
 from tests.passes.conftest import Net
 
 
