@@ -16,7 +16,12 @@ from passes.base import Pass, PassContext, PassResult, option, part
 from passes.compression import channel_choice as choice
 from passes.compression import saliency
 from passes.compression.channel_choice import Bundle, Work
-from passes.compression.channel_constants import constant_channels, dead_groups, stop_reading
+from passes.compression.channel_constants import (
+    constant_channels,
+    dead_groups,
+    stop_reading,
+    with_means,
+)
 from passes.compression.channel_removal import shrink, shrink_moments
 from passes.compression.channel_rules import analyse
 from passes.compression.channels import Channels, LayerSides
@@ -38,7 +43,7 @@ class PruneChannels(Pass):
     the network's multiply-accumulates to save, where the least salient channels go first for the
     work they save; ``ratio`` the share of each layer's channels; ``threshold`` drops small filters.
     Channels that nobody reads, or that never change, go in any case; biases take over what they
-    contributed.
+    contributed; with calibration data they take the mean of any other removed channel.
 
     ::
 
@@ -65,10 +70,11 @@ class PruneChannels(Pass):
     threshold: float | None = option(
         None, "smallest root mean square of a channel's filters to keep", minimum=0.0
     )
-    saliency: Literal["magnitude", "error"] = option(
+    saliency: Literal["magnitude", "obd", "first-order"] = option(
         "magnitude",
-        "what tells how much a channel matters: the magnitude of its filters; error: what the "
-        "layers that read it lose of their results on calibration data",
+        "what tells how much a channel matters: the magnitude of its filters; obd: what the layers "
+        "that read it lose of their results on calibration data (optimal brain damage); "
+        "first-order: what the network's outputs lose, to first order",
     )
     reconstruct: bool = option(
         False, "fit the remaining weights and the biases to the dense network's calibration results"
@@ -122,7 +128,10 @@ class PruneChannels(Pass):
         samples = self._samples(graph, context, result)
         constants = constant_channels(graph, channels)
         work = Work(graph, channels)
-        kept = self._choose(channels, work, dead_groups(channels, constants), samples, context)
+        dead = dead_groups(channels, constants)
+        kept = self._choose(channels, work, dead, samples, context)
+        if samples is not None:
+            constants = with_means(channels, constants, samples)
         sizes = [_stored_bytes(side) for side in work.layers]
         result.modified = not kept.all()
         if result.modified:
@@ -172,9 +181,12 @@ class PruneChannels(Pass):
         sides = [s for s in channels.layers() if s.reads is not None]
         layers = [WeightLayer((s.node,), s.node.input(1).decoded()) for s in sides]
         advance = part(context, 0.0, 0.4, "measuring saliency")
-        return choice.output_errors(
-            channels, sides, saliency.output_errors(layers, samples, advance)
-        )
+        if self.saliency == "first-order":
+            rng = context.rng("saliency")
+            shares = saliency.output_changes(layers, samples, rng, advance)
+        else:
+            shares = saliency.output_errors(layers, samples, advance)
+        return choice.by_readers(channels, sides, shares)
 
     def _counts(self, channels: Channels, found: Sequence[Bundle]) -> list[int]:
         """Groups to remove of each bundle, but for rounding."""

@@ -110,15 +110,15 @@ def root_mean_squares(channels: Channels) -> Array:
     return np.asarray(np.sqrt(squares / np.maximum(counts, 1)))
 
 
-def output_errors(channels: Channels, layers: Sequence[LayerSides], errors: list[Array]) -> Array:
+def by_readers(channels: Channels, layers: Sequence[LayerSides], shares: list[Array]) -> Array:
     """Saliency of each group from those of the single weights that read it.
 
     Args:
         channels: the groups.
         layers: the layers that read channels.
-        errors: of each, the share of its result that is lost with each weight.
+        shares: of each, what is lost with each weight, see :mod:`passes.compression.saliency`.
     """
-    pairs = [(s.reads, e) for s, e in zip(layers, errors, strict=True) if s.reads is not None]
+    pairs = [(s.reads, e) for s, e in zip(layers, shares, strict=True) if s.reads is not None]
     return _summed(channels, pairs)
 
 
@@ -225,8 +225,8 @@ __all__ = [
     "Work",
     "bundles",
     "by_count",
+    "by_readers",
     "by_work",
     "magnitudes",
-    "output_errors",
     "root_mean_squares",
 ]

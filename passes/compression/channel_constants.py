@@ -16,6 +16,7 @@ from dlcc.ir.encodings import Array
 from dlcc.ops.base import op_of
 from passes.compression.channels import Channels, Cut, LayerSides, uncuttable
 from passes.compression.rows import groups_of
+from passes.quantization.samples import Samples
 from passes.quantization.structure import LAYERS, residual_slot
 
 
@@ -156,6 +157,29 @@ def dead_groups(channels: Channels, constants: dict[Value, Array]) -> Array:
         kept = then
 
 
+def with_means(
+    channels: Channels, constants: dict[Value, Array], samples: Samples
+) -> dict[Value, Array]:
+    """The constants, with the means over samples where a channel changes."""
+    twins = {v.name: v for n in samples.network.nodes for v in n.outputs}
+    read = {twins[v.name]: v for v in constants}
+    totals = {v: np.zeros(len(c)) for v, c in constants.items()}
+    counts = dict.fromkeys(constants, 0)
+
+    def see(twin: Value, array: Array) -> None:
+        if twin in read:
+            value = read[twin]
+            rows = np.moveaxis(array, channels.tracks[value].axis, 0).reshape(
+                len(totals[value]), -1
+            )
+            totals[value] += rows.sum(axis=1, dtype=np.float64)
+            counts[value] += rows.shape[1]
+
+    for feed in samples.chunks():
+        execute(samples.network, feed, see)
+    return {v: np.where(np.isnan(c), totals[v] / counts[v], c) for v, c in constants.items()}
+
+
 def stop_reading(
     graph: Graph, channels: Channels, constants: dict[Value, Array], kept: Array
 ) -> None:
@@ -163,6 +187,13 @@ def stop_reading(
 
     The shapes stay. Where a layer pads its input, the bias stands for a constant other than 0 at
     all outputs but those at the border.
+
+    Args:
+        graph: the network.
+        channels: its groups.
+        constants: what biases take over for removed channels, see :func:`constant_channels` and
+            :func:`with_means`; nothing where NaN.
+        kept: bool [groups].
     """
     for side in channels.layers():
         cut, node = side.reads, side.node
@@ -204,4 +235,5 @@ __all__ = [
     "still_read",
     "stop_reading",
     "store",
+    "with_means",
 ]

@@ -22,7 +22,7 @@ def shrink(graph: Graph, channels: Channels, kept: Array) -> None:
     keep = keeper(channels, kept)
     for cut in channels.cuts:
         places = keep(cut.atoms)
-        if not places.all():
+        if not places.all() and cut.node.optional_input(cut.operand) is not None:
             values = cut.node.input(cut.operand).decoded()
             store(graph, cut, np.compress(places, values, axis=cut.axis))
     for resize in channels.resizes:

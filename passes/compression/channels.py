@@ -47,7 +47,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Cut:
-    """A constant operand that shrinks with the channels.
+    """A constant operand that shrinks with the channels, where it is present.
 
     Attributes:
         node: who reads it.
@@ -123,12 +123,13 @@ class Coupling:
         self.untold[layer] = why
 
     def cut(self, node: Node, operand: int, axis: int, atoms: Array, role: Role) -> None:
-        """Let a constant operand shrink; one that is computed freezes the atoms."""
+        """Let a constant operand shrink; one that is computed freezes the atoms.
+
+        An absent one may come to be before the cut is made: a bias, for what is removed.
+        """
         value = node.optional_input(operand)
-        if value is None:
-            return
-        why = uncuttable(value)
-        if why:
+        why = "" if value is None else uncuttable(value)
+        if value is not None and why:
             self.freeze(atoms, f"operand %{value.name} of {node.op} {node.loc!r} {why}")
         else:
             self.cuts.append(Cut(node, operand, axis, atoms, role))

@@ -411,14 +411,18 @@ def test_biases_take_constants_over(net: Net, kernel: int) -> None:
 
 
 def test_a_layer_without_bias_gets_one(net: Net) -> None:
+    """Of the outputs that are left."""
     x = net.conv(net.input(1, 3, 8, 8), 4, loc="first")
-    graph = net.done(net.conv(x, 2, bias=False, loc="last"))
-    weight = layer(graph, "first").input(1).decoded().copy()
-    weight[2] = 0
-    layer(graph, "first").set_input(1, graph.add_constant(weight))
+    middle = net.conv(x, 5, bias=False, loc="middle")
+    graph = net.done(net.conv(middle, 2, loc="last"))
+    for loc, index in (("first", (2,)), ("last", (slice(None), 1))):
+        weight = layer(graph, loc).input(1).decoded().copy()
+        weight[index] = 0
+        layer(graph, loc).set_input(1, graph.add_constant(weight))
     want = outputs(graph)
     prune(graph, "multiple=1")
-    assert layer(graph, "last").input(2).type.shape == (2,)
+    assert layer(graph, "middle").input(1).type.shape == (4, 3, 3, 3)
+    assert layer(graph, "middle").input(2).type.shape == (4,)
     np.testing.assert_allclose(outputs(graph), want, atol=1e-4)
 
 
@@ -432,7 +436,8 @@ def calibration(graph: Graph, count: int = 40) -> Any:
     return batches
 
 
-def test_error_drops_what_its_readers_do_not_need(net: Net) -> None:
+@pytest.mark.parametrize("saliency", ["obd", "first-order"])
+def test_what_the_readers_do_not_need_goes(net: Net, saliency: str) -> None:
     """A large filter of no consequence goes, a small one that is amplified stays."""
     x = net.input(1, 3, 6, 6)
     weight = net.rng.standard_normal((4, 3, 1, 1))
@@ -441,9 +446,41 @@ def test_error_drops_what_its_readers_do_not_need(net: Net) -> None:
     reader[:, 1] *= 1e-4
     hidden = net.op("conv2d", x, net.const(weight), loc="first")
     graph = net.done(net.op("conv2d", hidden, net.const(reader), loc="last"))
-    prune(graph, "ratio=0.25 multiple=1 saliency=error", calibration=calibration(graph))
+    prune(graph, f"ratio=0.25 multiple=1 saliency={saliency}", calibration=calibration(graph))
     left = layer(graph, "first").input(1).decoded()
     np.testing.assert_array_equal(left, weight[[0, 2, 3]].astype(np.float32))
+
+
+def test_first_order_looks_at_the_networks_outputs(net: Net) -> None:
+    """Of two equal layers the one that the output hardly depends on loses channels."""
+    x = net.input(1, 3, 6, 6)
+    weight, reader = net.rng.standard_normal((8, 3, 1, 1)), net.rng.standard_normal((3, 8, 1, 1))
+    ends = []
+    for name, gain in (("loud", 1.0), ("soft", 0.01)):
+        hidden = net.op("conv2d", x, net.const(weight + (name == "soft")), loc=name)
+        end = net.op("conv2d", hidden, net.const(reader + (name == "soft")))
+        ends.append(net.op("mul", end, net.const(np.float32(gain))))
+    graph = net.done(net.op("add", *ends))
+    options = "macs=0.25 multiple=1 saliency=first-order"
+    prune(graph, options, calibration=calibration(graph))
+    assert layer(graph, "loud").output.type.shape[1] == 8
+    assert layer(graph, "soft").output.type.shape[1] == 4
+
+
+def test_biases_take_the_means_of_what_is_removed(net: Net) -> None:
+    graph = chain(net, 8, 8, kernel=1)
+    samples = calibration(graph, 24)
+    before = graph.copy()
+    prune(graph, "ratio=0.5 multiple=1 saliency=obd only=conv0", calibration=samples)
+    # of a layer whose sums are linear in what it reads the mean over the samples stays
+    for graph_ in (before, graph):
+        node = layer(graph_, "conv1")
+        graph_.set_outputs([node.output], ["y0"])
+    means = [
+        np.mean([execute(g, f)["y0"] for f in samples()], axis=(0, 1, 3, 4))
+        for g in (before, graph)
+    ]
+    np.testing.assert_allclose(means[1], means[0], atol=1e-4)
 
 
 def test_reconstruction_takes_over_what_was_lost(net: Net) -> None:
@@ -526,11 +563,11 @@ def test_the_text_form_holds_what_is_left(net: Net) -> None:
         ("macs=1", "option macs=1 is not valid"),
         ("ratio=1.0", "option ratio=1 is not valid"),
         ("macs=1.5", "macs"),
-        ("threshold=0.1 saliency=error", "saliency=error does not go with threshold"),
+        ("threshold=0.1 saliency=obd", "saliency=obd does not go with threshold"),
         ("ratio=0.5 only=nothing", "no layer matches 'nothing'"),
         ("macs=0.9 multiple=16", "macs=0.9 cannot be saved"),
         ("macs=0.3 reconstruct", "needs calibration data"),
-        ("macs=0.3 saliency=error", "needs calibration data"),
+        ("macs=0.3 saliency=first-order", "needs calibration data"),
         ("macs=0.3 multiple=0", "multiple"),
     ],
 )
