@@ -21,7 +21,14 @@ from tests.passes.conftest import Net
 
 Array = np.ndarray[Any, Any]
 
-PASSES = ["ternarize", "binarize", "share-weights{values=4}"]
+PASSES = [
+    "ternarize",
+    "binarize",
+    "share-weights{values=4}",
+    "quantize-weights{bits=2}",
+    "product-quantize{bits=2 length=2}",
+    "residual-quantize{bits=1 length=2 stages=2}",
+]
 
 
 def run(graph: Graph, pipeline: str, context: PassContext | None = None) -> PipelineResult:
@@ -181,6 +188,46 @@ def test_starts_of_k_means_differ_as_they_should() -> None:
     assert not np.array_equal(a, c)
 
 
+@pytest.mark.parametrize("per", ["channel", "tensor"])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_integer_weights_are_within_half_a_step(net: Net, bits: int, per: str) -> None:
+    graph = net.done(net.linear(net.input(1, 60), 20))
+    before = weight(graph).astype(np.float64)
+    run(graph, f"quantize-weights{{bits={bits} per={per}}}")
+    encoding = graph.nodes[0].input(1).type.affine
+    assert (encoding.bits, len(encoding.scales)) == (bits, 20 if per == "channel" else 1)
+    scales = np.array(encoding.scales)[:, None]
+    peak = abs(before).max(axis=1, keepdims=True) if per == "channel" else abs(before).max()
+    np.testing.assert_allclose(scales * (2 ** (bits - 1) - 1), peak, rtol=1e-6)
+    assert np.all(abs(weight(graph) - before) <= 0.5001 * scales)
+
+
+def test_product_codes_hold_runs_that_repeat() -> None:
+    runs = np.array([[1.0, 2.0, 3.0, 4.0], [-4.0, 0.5, 0.25, 9.0]], np.float32)
+    values = runs[np.random.default_rng(0).integers(0, 2, (16, 8))].reshape(16, 32)
+    graph = layer(values)
+    run(graph, "product-quantize{bits=1 length=4}")
+    np.testing.assert_array_equal(weight(graph), values)
+    value = graph.nodes[0].input(1)
+    assert value.constant is not None
+    assert value.type.encoding.stored_bytes(value.constant.parts) == 16 * 8 // 8 + 2 * 4 * 4
+
+
+def test_more_stages_leave_less(net: Net) -> None:
+    before = net.done(net.linear(net.input(1, 64), 64))
+    errors = []
+    for stages in (1, 2, 4):
+        graph = before.copy()
+        run(graph, f"residual-quantize{{bits=4 length=4 stages={stages}}}")
+        errors.append(float(np.linalg.norm(weight(graph) - weight(before))))
+    assert errors[0] > 1.2 * errors[1] > 1.2 * errors[2]
+
+
+def test_runs_that_do_not_fit_the_rows() -> None:
+    result = run(layer(np.ones((4, 42))), "product-quantize{length=4}")
+    assert "42 columns cannot be cut" in refused(result)["a"]
+
+
 # -- composition and refusals --------------------------------------------------------------------
 
 
@@ -204,9 +251,10 @@ def test_a_mask_that_does_not_pay_is_not_stored(net: Net) -> None:
     assert isinstance(graph.nodes[0].input(1).type.encoding, Ternary)
 
 
-def test_binary_weights_have_no_zero(net: Net) -> None:
+@pytest.mark.parametrize("pipeline", ["binarize", "product-quantize", "residual-quantize"])
+def test_encodings_without_single_zeros_refuse_pruned_layers(net: Net, pipeline: str) -> None:
     graph = net.done(net.linear(net.input(1, 64), 32, loc="a"))
-    result = run(graph, "prune{sparsity=0.9},binarize")
+    result = run(graph, f"prune{{sparsity=0.9}},{pipeline}")
     assert "pruned" in refused(result)["a"]
 
 
@@ -223,10 +271,6 @@ def double(net: Net) -> Graph:
     return other.done(other.linear(other.input(1, 40), 40, loc="a"))
 
 
-def tiny(net: Net) -> Graph:
-    return net.done(net.op("linear", net.input(1, 1), net.random(3, 1), loc="a"))
-
-
 def integer(net: Net) -> Graph:
     graph = net.done(net.linear(net.linear(net.input(1, 8), 8, loc="a"), 4, loc="b"))
     run(graph, "quantize")
@@ -240,7 +284,6 @@ def integer(net: Net) -> Graph:
         (poisoned(float("nan")), "NaN"),
         (poisoned(0.0), "all zero"),
         (double, "not float32"),
-        (tiny, "would take"),
         (integer, "integer codes"),
     ],
 )
@@ -249,6 +292,14 @@ def test_layers_that_are_left_alone(net: Net, make: Any, words: str, pipeline: s
     result = run(graph, pipeline)
     assert not result.modified
     assert words in refused(result)["a"]
+
+
+@pytest.mark.parametrize("pipeline", PASSES[:4])
+def test_what_would_not_be_smaller_stays(net: Net, pipeline: str) -> None:
+    graph = net.done(net.op("linear", net.input(1, 1), net.random(3, 1), loc="a"))
+    result = run(graph, pipeline)
+    assert not result.modified
+    assert "would take" in refused(result)["a"]
 
 
 def test_nothing_beyond_the_threshold() -> None:

@@ -1,0 +1,47 @@
+"""Pass ``quantize-weights``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from dlcc.ir import Affine
+from passes.base import PassContext, option
+from passes.compression.layers import WeightLayer
+from passes.compression.weight_only import Form, WeightOnly
+from passes.quantization.ranges import SMALLEST
+from passes.quantization.structure import output_axis
+
+
+@dataclass(frozen=True)
+class QuantizeWeights(WeightOnly):
+    """Store weights as signed integers of few bits; activations stay in float.
+
+    Codes are symmetric, rounded to nearest, with one scale per output channel or layer. quantize
+    makes activations integers too.
+
+    ::
+
+        %y = linear(%x, @w, @b)    // @w: f32[1000,512]
+        ->
+        %y = linear(%x, @w, @b)    // @w: f32[1000,512]!affine<bits=4, signed=true, ...>
+    """
+
+    name: ClassVar[str] = "quantize-weights"
+
+    bits: int = option(4, "width of the weights", unit="bits", minimum=2, maximum=8)
+    per: Literal["channel", "tensor"] = option("channel", "what shares a scale")
+
+    def form(self, layer: WeightLayer, context: PassContext) -> Form:
+        """Scales by the largest weight, then the nearest codes."""
+        axis = output_axis(layer.node) if self.per == "channel" else None
+        sizes = np.abs(layer.values.astype(np.float64))
+        others = tuple(a for a in range(sizes.ndim) if a != axis)
+        last = (1 << (self.bits - 1)) - 1
+        encoding = Affine.symmetric(
+            self.bits, np.maximum(sizes.max(axis=others) / last, SMALLEST), axis
+        )
+        words = f"{self.bits}-bit integers, a scale per {self.per}"
+        return Form(encoding, encoding.encode(layer.values), words)
