@@ -133,6 +133,7 @@ def build_all(args: argparse.Namespace) -> None:
         write_artifact(program, folder)
         layer = next(r for r in program.report["layers"] if r["layer"] == "layer")
         told = {key: layer[key] for key in ("kernel", "variant", "weight_bytes")}
+        told["weights"] = layer.get("weights", "dense")
         told |= {"predicted": layer["predicted_seconds"], "target": target.name}
         (folder / "row.json").write_text(json.dumps(asdict(row) | told))
         print(f"{row.folder}: {layer['kernel']} ({layer['variant']})", flush=True)
@@ -163,7 +164,10 @@ def time_all(folder: Path, seconds: float) -> dict[Row, tuple[float, dict]]:
 
 
 def break_even(points: list[tuple[float, float]], dense: float) -> str:
-    """The sparsity from which on the times of ``points`` stay below ``dense``."""
+    """The sparsity from which on the times of ``points`` stay below ``dense``.
+
+    A time is infinite where lowering decoded the weights.
+    """
     points = sorted(points)
     if points[-1][1] >= dense:
         return "-"
@@ -171,6 +175,8 @@ def break_even(points: list[tuple[float, float]], dense: float) -> str:
     if at < 0:
         return f"<{100 * points[0][0]:.0f} %"
     (s0, t0), (s1, t1) = points[at], points[at + 1]
+    if t0 == float("inf"):
+        return f"<{100 * s1:.0f} %"
     return f"{100 * (s0 + (s1 - s0) * (t0 - dense) / (t0 - t1)):.0f} %"
 
 

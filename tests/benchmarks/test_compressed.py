@@ -51,3 +51,5 @@ def test_break_even_lies_where_the_times_cross():
     assert compressed.break_even(points, 15.0) == "80 %"
     assert compressed.break_even(points, 40.0) == "<50 %"
     assert compressed.break_even(points, 5.0) == "-"
+    decoded = [(0.5, float("inf")), *points[1:]]
+    assert compressed.break_even(decoded, 40.0) == "<70 %"

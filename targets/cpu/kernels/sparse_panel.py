@@ -190,7 +190,7 @@ def _seconds(spec: ConvSpec, kernel: SparsePanel, entries: int) -> float:
     products = kernel.rows * kernel.vectors
     reach = kernel.pixels + (spec.kh - 1) * spec.dilation[0] * kernel.planes.columns
     near = kernel.planes.words * reach * 4 <= L1_BYTES
-    loads = kernel.vectors * (0.5 if near else 1.2) + kernel.rows
+    loads = kernel.vectors * (0.5 if near else 1.7) + kernel.rows
     latency = 4.0 if kernel.unit.kind == "fma" else 5.0
     step = max((0.5 if kernel.unit.fused else 1.0) * products, loads, latency) + 2.5
     lanes = kernel.unit.lanes
