@@ -26,7 +26,19 @@ import numpy as np
 import dlcc
 from dlcc.artifact import write_artifact
 from dlcc.driver import build_object
-from dlcc.ir import Affine, Binary, Dense, Encoding, Graph, Sparse, TensorType, Ternary
+from dlcc.ir import (
+    Affine,
+    Binary,
+    Codebook,
+    Dense,
+    Encoding,
+    Graph,
+    ProductCodebook,
+    Sparse,
+    TensorType,
+    Ternary,
+    Value,
+)
 from dlcc.lowering.lower import lower
 from dlcc.ops import build
 from targets import get_target
@@ -52,6 +64,13 @@ LOW_BITS: dict[str, Callable[[np.ndarray], Encoding]] = {
     "binary": lambda real: Binary((0.25,) * len(real), 0),
 }
 """Encodings that hold every weight in a few bits, for the weights of a layer."""
+
+CODEBOOKS = {
+    "codebook4": (Codebook(4), (16,)),
+    "product4x4": (ProductCodebook(4, 4), (2304, 16, 4)),
+    "product4x8": (ProductCodebook(4, 8), (1152, 16, 8)),
+}
+"""Encodings whose contents are drawn at random, as clustering takes long: shape of the codebook."""
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 
@@ -79,9 +98,10 @@ def rows_of(shapes: list[str], only: str) -> Iterator[Row]:
     for shape in shapes:
         yield Row(shape, "dense", 32)
         yield Row(shape, "dense", 8)
-        for pattern in LOW_BITS if shape == "fc" else ():
-            if only in f"{pattern}-8":
-                yield Row(shape, pattern, 8)
+        low = [(p, 8) for p in LOW_BITS] + [(p, 32) for p in (*LOW_BITS, *CODEBOOKS)]
+        for pattern, bits in low if shape == "fc" else ():
+            if only in f"{pattern}-{bits}":
+                yield Row(shape, pattern, bits)
         for pattern in PATTERNS[shape]:
             for bits in (32, 8):
                 if only in f"{pattern}-{bits}":
@@ -95,6 +115,17 @@ def mask_of(row: Row, weight: tuple[int, ...], rng: np.random.Generator) -> np.n
     kept = rng.random((-(-weight[0] // r), -(-columns // c)), np.float32) >= row.sparsity
     matrix = np.repeat(np.repeat(kept, r, 0), c, 1)[: weight[0], :columns]
     return np.moveaxis(matrix.reshape(weight[0], *weight[2:], weight[1]), -1, 1)
+
+
+def coded_at_random(
+    graph: Graph, pattern: str, shape: tuple[int, ...], rng: np.random.Generator
+) -> Value:
+    """A weight of one of CODEBOOKS."""
+    encoding, book = CODEBOOKS[pattern]
+    runs = int(np.prod(shape)) // (book[2] if len(book) > 1 else 1)
+    values = rng.integers(0, 256, runs * encoding.bits // 8, dtype=np.uint8)
+    parts = {"values": values, "codebook": rng.standard_normal(book, np.float32)}
+    return graph.add_stored(parts, TensorType(shape, encoding=encoding), name="w")
 
 
 def graph_of(row: Row) -> Graph:
@@ -111,6 +142,8 @@ def graph_of(row: Row) -> Graph:
         inner = Affine.symmetric(8, np.full(weight[0], 0.5 / 127), 0)
     if row.pattern in LOW_BITS:
         w = graph.add_constant(real, encoding=LOW_BITS[row.pattern](real), name="w")
+    elif row.pattern in CODEBOOKS:
+        w = coded_at_random(graph, row.pattern, weight, rng)
     elif row.pattern != "dense":
         real *= mask_of(row, weight, rng)
         w = graph.add_constant(real, encoding=Sparse(row.pattern, inner), name="w")
@@ -215,7 +248,7 @@ def crossings(
         points = [
             (r.sparsity, t) for r, t in rows.items() if (r.pattern, r.bits) == (pattern, bits)
         ]
-        if pattern not in ("dense", *LOW_BITS):
+        if pattern not in ("dense", *LOW_BITS, *CODEBOOKS):
             yield pattern, bits, [break_even(points, seconds) for seconds in dense]
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
-from dlcc.ir import Affine, Binary, Node, Ternary
+import numpy as np
+
+from dlcc.ir import Affine, Binary, Codebook, Encoding, Node, ProductCodebook, Ternary, Value
+from dlcc.ir.encodings import Array
+from dlcc.ir.packing import unpack_bits
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from targets.cpu import layers
 from targets.cpu.isa import Isa
-from targets.cpu.kernels import packed_gemv
+from targets.cpu.kernels import lookup_gemv, packed_gemv
+from targets.cpu.kernels.lookup_gemv import Coded
 from targets.cpu.kernels.packed_bits import Codes
 from targets.cpu.kernels.sparse_layer import Layer
 
@@ -55,6 +61,141 @@ class PackedGemvRow(KernelRow):
         return packed_gemv.packed_gemv(layer, self.isa, _codes(node))
 
 
+def _signs() -> Array:
+    """The book of signs, [1, 4, 16]: bit i of a code says whether weight i of the run is +1."""
+    bits = np.arange(16)[None, :] >> np.arange(4)[:, None] & 1
+    return (2 * bits - 1).astype(np.float32)[None]
+
+
+def _sign_codes(planes: Array) -> Array:
+    """Bits [planes, outputs, columns] as codes of four columns each."""
+    padded = np.pad(planes.astype(np.uint8), ((0, 0), (0, 0), (0, -planes.shape[-1] % 4)))
+    fours = padded.reshape(*planes.shape[:2], -1, 4)
+    return np.asarray((fours << np.arange(4, dtype=np.uint8)).sum(axis=-1, dtype=np.uint8))
+
+
+def _along(numbers: Sequence[float], outputs: int) -> Array:
+    return np.broadcast_to(np.asarray(numbers, np.float64), (outputs,))
+
+
+def _planes(weight: Value) -> Coded:
+    """Weights of a few bits as planes of signs s: a bit b is (1 + s) / 2."""
+    encoding, constant, shape = weight.type.encoding, weight.constant, weight.type.shape
+    assert constant is not None
+    count, n = shape[0] * shape[1], shape[0]
+    if isinstance(encoding, Affine):
+        low = encoding.code_range[0] - int(encoding.narrow)
+        u = constant.parts["values"].reshape(shape).astype(np.int32) - low
+        scales, zeros = _along(encoding.scales, n), _along(encoding.zero_points, n)
+        bits: list[Array] = [u >> j & 1 for j in range(encoding.bits)]
+        factors = [scales * 2.0 ** (j - 1) for j in range(encoding.bits)]
+        offset = scales * (((1 << encoding.bits) - 1) / 2 + low - zeros)
+    elif isinstance(encoding, Ternary):
+        codes = encoding.unpack(constant.parts, count).reshape(shape)
+        up, down = _along(encoding.positive, n) / 2, _along(encoding.negative, n) / 2
+        bits, factors, offset = [codes > 0, codes < 0], [up, -down], up - down
+    else:
+        assert isinstance(encoding, Binary)
+        codes = encoding.unpack(constant.parts, count).reshape(shape)
+        bits, factors, offset = [codes == 0], [_along(encoding.scales, n)], np.zeros(n)
+    rows = np.stack([*factors, offset]).astype(np.float32)
+    return Coded(_sign_codes(np.stack(bits)), _signs(), rows)
+
+
+def _entries(weight: Value, encoding: Affine) -> Coded:
+    """Codes of four bits: the table holds them centred, which keeps small weights small."""
+    assert weight.constant is not None
+    n, k = weight.type.shape
+    low = encoding.code_range[0] - int(encoding.narrow)
+    u = weight.constant.parts["values"].reshape(1, n, k).astype(np.int32) - low
+    book = (np.arange(16, dtype=np.float32) + np.float32(low)).reshape(1, 1, 16)
+    scales, zeros = _along(encoding.scales, n), _along(encoding.zero_points, n)
+    return Coded(u.astype(np.uint8), book, np.stack([scales, -scales * zeros]).astype(np.float32))
+
+
+def _form(encoding: Encoding) -> tuple[int, int]:
+    """Columns that a code of :func:`_looked_up` stands for, and planes."""
+    if isinstance(encoding, ProductCodebook):
+        return encoding.length, 1
+    if isinstance(encoding, Codebook):
+        return 1, 1
+    if isinstance(encoding, Affine):
+        return (1, 1) if encoding.bits == 4 else (4, encoding.bits)
+    return 4, 2 if isinstance(encoding, Ternary) else 1
+
+
+def _looked_up(weight: Value) -> Coded:
+    """Any weight that four-bit codes hold."""
+    encoding, constant, (n, k) = weight.type.encoding, weight.constant, weight.type.shape
+    assert constant is not None
+    parts = constant.parts
+    if isinstance(encoding, Codebook):
+        codes = encoding.unpack(parts, n * k).reshape(1, n, k).astype(np.uint8)
+        return Coded(codes, _book(np.asarray(parts["codebook"])[None, :, None]))
+    if isinstance(encoding, ProductCodebook):
+        runs = k // encoding.length
+        codes = unpack_bits(parts["values"], n * runs, encoding.bits).reshape(1, n, runs)
+        return Coded(codes.astype(np.uint8), _book(np.asarray(parts["codebook"])))
+    if isinstance(encoding, Affine) and encoding.bits == 4:
+        return _entries(weight, encoding)
+    return _planes(weight)
+
+
+def _book(entries: Array) -> Array:
+    """[books, entries, length] as [books, length, 16]."""
+    books, count, length = entries.shape
+    made = np.zeros((books, length, 16), np.float32)
+    made[:, :, :count] = entries.transpose(0, 2, 1)
+    return made
+
+
+class LookupGemvRow(KernelRow):
+    """Linear layers of one row of float32 activations by weights of at most 4 bits."""
+
+    name: ClassVar[str] = "lookup-gemv"
+    ops: ClassVar[tuple[str, ...]] = ("linear",)
+    encodings: ClassVar[tuple[str, ...]] = (
+        Affine.name,
+        Ternary.name,
+        Binary.name,
+        Codebook.name,
+        ProductCodebook.name,
+    )
+
+    def __init__(self, isa: Isa) -> None:
+        self.isa = isa
+
+    def serves(self, node: Node) -> bool:
+        """Not asked about codes that fill their bytes."""
+        if not super().serves(node):
+            return False
+        encoding = node.input(1).type.encoding
+        return not isinstance(encoding, Affine) or encoding.bits < 8
+
+    def refuses(self, node: Node) -> str:
+        """Codes of more than 4 bits, quantised activations, several rows, scales per column."""
+        encoding = node.input(1).type.encoding
+        bits = getattr(encoding, "bits", 1)
+        if bits > 4:
+            return f"codes of {bits} bits exceed a table of 16 numbers"
+        if isinstance(encoding, ProductCodebook) and encoding.length == 1:
+            return "runs of one column have a table each"
+        if getattr(encoding, "axis", None) not in (None, 0):
+            return "the scales belong to columns"
+        return layers.refusal(node) or lookup_gemv.refusal(layers.conv_spec(node), self.isa)
+
+    def cost(self, node: Node) -> float:
+        """Look-ups, bytes of codes, and the making of tables."""
+        length, planes = _form(node.input(1).type.encoding)
+        return lookup_gemv.lookup_gemv_cost(layers.conv_spec(node), self.isa, length, planes)
+
+    def plan(self, node: Node) -> KernelPlan:
+        """Tables of the activations where codes stand for runs, then the look-ups."""
+        spec, given = layers.conv_spec(node), node.optional_input(2)
+        bias = np.zeros(spec.oc, np.float32) if given is None else given.decoded()
+        return lookup_gemv.lookup_gemv(spec, self.isa, _looked_up(node.input(1)), bias)
+
+
 def packed_rows(isa: Isa) -> list[KernelRow]:
     """All rows for packed weights that this feature level can run."""
-    return [PackedGemvRow(isa)]
+    return [PackedGemvRow(isa), LookupGemvRow(isa)]

@@ -46,6 +46,16 @@ def test_low_bits_hold_every_weight(pattern, monkeypatch):
     assert dlcc.execute(graph, {"x": np.ones((1, 40), np.uint8)})["y"].dtype == np.uint8
 
 
+@pytest.mark.parametrize("pattern", compressed.CODEBOOKS)
+def test_codebooks_are_drawn_at_random(pattern, monkeypatch):
+    monkeypatch.setitem(compressed.SHAPES, "fc", ("linear", (1, 9216), (4, 9216), {}))
+    graph = compressed.graph_of(Row("fc", pattern, 32))
+    stored = graph.nodes[-1].input(1)
+    assert stored.decoded().shape == (4, 9216)
+    assert stored.type.encoding.name in ("codebook", "product_codebook")
+    assert dlcc.execute(graph, {"x": np.ones((1, 9216), np.float32)})["y"].shape == (1, 4)
+
+
 def test_break_even_lies_where_the_times_cross():
     points = [(0.5, 30.0), (0.9, 10.0), (0.7, 20.0)]
     assert compressed.break_even(points, 15.0) == "80 %"

@@ -1,39 +1,112 @@
-"""Tables of 256 bytes on every ISA at hand, against numpy's indexing."""
+"""Kernels that look weights or products up against decode-then-dense, on every ISA at hand."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from dlcc.lowering.kernel import KernelPlan, KernelStep
-from targets.cpu.kernels.lookup import lookup_function, table_constant
+from dlcc.ir import Affine, Codebook, Encoding, Graph, ProductCodebook, Ternary
+from dlcc.ops import build
+from targets.cpu.isa import AVX2, AVX512, SSE4
+from targets.cpu.kernels.lookup_gemv import lookup_gemv_cost, refusal
+from targets.cpu.kernels.spec import ConvSpec, Epilogue
+from targets.cpu.packed import LookupGemvRow
+from tests.lowering.graphs import typed
 from tests.targets.running import Runner, isa_params
+from tests.targets.test_packed_rows import encoding_of
 
-SIZES = (1, 15, 63, 64, 65, 127, 1000, 5000)
-ITEM = 1024
+FLOAT_ULPS = 8
+"""Bound of a sum: so many ulps of the sum of |activations| times the layer's largest |weight|."""
 
-
-def plan_of(elements: int, table: np.ndarray, isa) -> KernelPlan:
-    name = f"table_{elements}"
-    step = KernelStep(
-        name,
-        lambda: lookup_function(name, elements, ITEM, isa),
-        (("in", 0), ("const", "table"), ("out", 0)),
-        -(-elements // ITEM),
-    )
-    return KernelPlan((step,), {"table": table_constant(table, isa)})
+KINDS = ["int2", "int3", "int4", "uint4", "ternary", "asymmetric", "binary", "book", "product"]
+KINDS += ["shared"]
 
 
-@pytest.mark.parametrize("isa", isa_params())
-def test_against_numpy(isa):
-    rng = np.random.default_rng(3)
-    table = rng.integers(0, 256, 256, dtype=np.uint8)
-    plans = {n: plan_of(n, table, isa) for n in SIZES}
-    runner = Runner(list(plans.values()), isa)
-    for elements, plan in plans.items():
-        x = rng.integers(0, 256, elements, dtype=np.uint8)
-        if elements >= 256:
-            x[-256:] = np.arange(256)  # every code
+def coding(kind: str, real: np.ndarray) -> Encoding:
+    """An encoding of at most four bits."""
+    made: dict[str, Encoding] = {
+        "uint4": Affine(4, False, (0.4,), (7,)),
+        "book": Codebook(4),
+        "product": ProductCodebook(4, 3),
+        "shared": ProductCodebook(3, 2, shared=True),
+    }
+    return made[kind] if kind in made else encoding_of(kind, real)
+
+
+def layer(kind: str, k: int, n: int, *, residual: bool = False) -> Graph:
+    """A float layer with compressed weights."""
+    rng = np.random.default_rng(k + n)
+    graph = Graph("net")
+    x = graph.add_input("x", typed((1, k)))
+    real = rng.standard_normal((n, k)).astype(np.float32)
+    w = graph.add_constant(real, encoding=coding(kind, real), name="w")
+    b = graph.add_constant(rng.standard_normal(n).astype(np.float32), name="b")
+    more = [graph.add_input("r", typed((1, n)))] if residual else []
+    node = build(graph, "linear", [x, w, b, *more], {"act_min": -30.0}, loc="layer")
+    graph.set_outputs([node.output], ["y"])
+    return graph
+
+
+@pytest.mark.parametrize("isa", isa_params("avx2", "avx512", "amx"))
+def test_gemv_against_numpy(isa):
+    row, cases = LookupGemvRow(isa), []
+    for kind in KINDS:
+        for k, n, residual in ((96, 64, False), (42, 77, True), (6, 5, False), (300, 33, False)):
+            node = layer(kind, k, n, residual=residual).nodes[0]
+            assert row.serves(node)
+            assert not row.refuses(node)
+            cases.append((kind, node, row.plan(node)))
+    runner = Runner([plan for _, _, plan in cases], isa)
+    for kind, node, plan in cases:
+        n, k = node.input(1).type.shape
+        rng = np.random.default_rng(n)
+        inputs = [rng.standard_normal((1, k)).astype(np.float32)]
+        if len(node.inputs) > 3:
+            inputs.append(rng.standard_normal((1, n)).astype(np.float32))
+        w, b = node.input(1).decoded().astype(np.float64), node.input(2).decoded()
+        extra = inputs[1] if len(inputs) > 1 else 0
+        want = np.maximum(inputs[0] @ w.T + b + extra, -30)
+        size = np.abs(inputs[0]).sum() * np.abs(w).max() + np.abs(b) + np.abs(extra)
         for cuts in (1, 3):
-            got = runner.run(plan, [x], np.zeros(elements, np.uint8), cuts, slack=0)
-            np.testing.assert_array_equal(got, table[x])
+            got = runner.run(plan, inputs, np.full((1, n), 77, np.float32), cuts, 0)
+            error = np.abs(got - want)
+            assert np.all(error <= FLOAT_ULPS * np.finfo(np.float32).eps * size), (kind, k, n)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits"), [("int3", 3), ("int4", 4), ("asymmetric", 2), ("book", 4)]
+)
+def test_a_weight_takes_its_bits(kind, bits):
+    node = layer(kind, 512, 64).nodes[0]
+    assert LookupGemvRow(AVX512).plan(node).constants["weight"].nbytes == 512 * 64 * bits // 8
+
+
+def test_a_run_takes_four_bits():
+    node = layer("product", 96, 64).nodes[0]
+    assert LookupGemvRow(AVX2).plan(node).constants["weight"].nbytes == 32 * 64 // 2
+
+
+def test_what_tables_of_16_numbers_do_not_hold_is_refused():
+    row = LookupGemvRow(AVX2)
+    graph = layer("int4", 32, 16)
+    node = graph.nodes[0]
+    real = node.input(1).decoded()
+    for encoding, why in (
+        (Codebook(5), "codes of 5 bits"),
+        (Affine.symmetric(6, np.ones(16), 0), "codes of 6 bits"),
+        (ProductCodebook(4, 1), "runs of one column"),
+        (Ternary((0.5,) * 32, (0.5,) * 32, 1), "scales belong to columns"),
+    ):
+        node.set_input(1, graph.add_constant(real, encoding=encoding, name="other"))
+        assert why in row.refuses(node)
+    spec = ConvSpec(1, 1, 1, 32, 16, in_dtype="f32", epilogue=Epilogue("f32"))
+    assert "does not permute" in refusal(spec, SSE4)
+    assert "no product of one row" in refusal(ConvSpec(1, 1, 2, 32, 16, in_dtype="f32"), AVX2)
+    assert "not float32" in refusal(ConvSpec(1, 1, 1, 32, 16), AVX2)
+
+
+def test_cost_falls_with_the_codes():
+    spec = ConvSpec(1, 1, 1, 9216, 4096, in_dtype="f32", epilogue=Epilogue("f32"))
+    costs = [lookup_gemv_cost(spec, AVX512, 4, planes) for planes in (4, 2, 1)]
+    assert costs == sorted(costs, reverse=True)
+    assert lookup_gemv_cost(spec, AVX512, 8, 1) < costs[-1]

@@ -92,11 +92,22 @@ def test_an_output_without_weights(kind, tmp_path):
     check(graph, program, tmp_path / "net")
 
 
-def test_float_activations_decode_the_weights(tmp_path):
-    graph = packed_layer("int4", "linear", (1, 70), (37, 70), integer=False)
-    program, row = lowered(graph, "avx2")
-    assert (row["kernel"], row["weights"]) == ("implicit-gemm", "decoded")
+@pytest.mark.parametrize("isa", isa_params("avx2", "avx512"))
+@pytest.mark.parametrize("kind", ["int4", "asymmetric", "binary"])
+def test_a_float_layer_looks_its_products_up(isa, kind, tmp_path):
+    graph = packed_layer(kind, "linear", (1, 2304), (256, 2304), integer=False)
+    program, row = lowered(graph, isa.name)
+    assert (row["kernel"], row["weights"]) == ("lookup-gemv", "compressed")
     assert row["rejected"]["packed-gemv"] == "the activations are not quantised"
+    assert row["weight_bytes"] < 2304 * 256 * 4 // 8 + 24 * 256 + 1024
+    check(graph, program, tmp_path / "net")
+
+
+def test_a_float_layer_without_permutation_decodes_its_weights(tmp_path):
+    graph = packed_layer("int4", "linear", (1, 70), (37, 70), integer=False)
+    program, row = lowered(graph, "sse4")
+    assert (row["kernel"], row["weights"]) == ("implicit-gemm", "decoded")
+    assert "does not permute" in row["rejected"]["lookup-gemv"]
     check(graph, program, tmp_path / "net")
 
 
