@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlcc import load_graph
 from dlcc.analysis.execute import execute
 from dlcc.analysis.verify import verify
 from dlcc.errors import DlccError, ExitCode
@@ -20,6 +22,7 @@ from passes.compression.channel_choice import Work
 from passes.compression.channel_removal import shrink
 from passes.compression.channel_rules import analyse
 from passes.compression.channels import Channels
+from passes.pipelines import OPTIMISE
 from tests.passes.conftest import Net
 
 Array = np.ndarray[Any, Any]
@@ -585,3 +588,14 @@ def test_empty_calibration(net: Net) -> None:
     graph = chain(net, 8)
     with pytest.raises(DlccError, match="empty"):
         prune(graph, "ratio=0.5 reconstruct", calibration=lambda: iter([]))
+
+
+@pytest.mark.parametrize("model", ["cifar10_resnet56", "efficientnet_lite0_224"])
+def test_real_networks_lose_thirty_percent_of_their_work(models_dir: Path, model: str) -> None:
+    graph = load_graph(models_dir / f"{model}.onnx", shapes={"N": 1})
+    PassManager(OPTIMISE).run(graph)
+    before = macs(graph)
+    prune(graph, "macs=0.3 multiple=16")
+    assert 0.3 <= 1 - macs(graph) / before < 0.33
+    made = [n.output.type.shape[1] for n in graph.nodes if n.op == "conv2d"]
+    assert all(m % 16 == 0 or m in (24, 40) for m in made)
