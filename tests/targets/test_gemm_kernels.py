@@ -323,6 +323,13 @@ def test_cost_ranks_the_units():
     assert conv_cost(replace(big, in_dtype="f32", epilogue=Epilogue()), AVX2) > costs[0] / 2
 
 
+@pytest.mark.parametrize(("c", "oc"), [(640, 128), (128, 640), (400, 120), (9216, 4096)])
+def test_single_pixels_are_no_work_for_tiles(c, oc):
+    linear = ConvSpec(1, 1, 1, c, oc, epilogue=U8)
+    isa = LEVELS["amx"]
+    assert conv_cost(linear, isa, amx=False) < conv_cost(linear, isa, amx=True)
+
+
 @pytest.mark.parametrize("isa", isa_params("avx512", "avx512vnni", "amx"))
 def test_products_beyond_int32_are_not_packed(isa):
     spec = ConvSpec(1, 7, 9, 40, 61, in_zero_point=7, epilogue=U8)

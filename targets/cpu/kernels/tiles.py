@@ -24,6 +24,9 @@ _BUNDLE_CYCLES = {1: 4.6, 2: 3.6, 4: 3.0}
 
 _RESIDUAL_CYCLES = 2.5
 
+_ONCE = 40.0
+"""Cycles that a tile of weights takes to arrive if one pixel is all that it is used for."""
+
 _SPLIT_CYCLES = 2.0
 """Cycles that a row of a tile load takes longer if it crosses the end of a cache line."""
 
@@ -132,7 +135,9 @@ def _block_cycles(gemm: Gemm, unit: Unit, height: int, width: int, size: int, mo
     loads = unit.k * SIZE[gemm.a_dtype] / 8 * size + _row_cycles(gemm, unit) * rows * strips * turns
     if _window_bytes(gemm, height, width) > L1_BYTES // 2:
         loads += 0.5 * rows * strips * turns  # of A, from the second level
-    if steps * most * 1024 > L1_BYTES // 2:
+    if gemm.rows == gemm.cols == 1:
+        loads += _ONCE * size
+    elif steps * most * 1024 > L1_BYTES // 2:
         loads += 8.0 * size
     multiply = steps * max(strips * size * product, loads * _SLOWER)
     if not shape.alternates(size):
