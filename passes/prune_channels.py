@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from dlcc.errors import DlccError, ExitCode
-from dlcc.ir import Graph
+from dlcc.ir import Graph, Value
 from dlcc.ir.encodings import Array
 from passes.base import Pass, PassContext, PassResult, option, part
 from passes.compression import channel_choice as choice
@@ -128,8 +128,7 @@ class PruneChannels(Pass):
         samples = self._samples(graph, context, result)
         constants = constant_channels(graph, channels)
         work = Work(graph, channels)
-        dead = dead_groups(channels, constants)
-        kept = self._choose(channels, work, dead, samples, context)
+        kept = self._choose(channels, work, constants, samples, context)
         if samples is not None:
             constants = with_means(channels, constants, samples)
         sizes = [_stored_bytes(side) for side in work.layers]
@@ -156,18 +155,24 @@ class PruneChannels(Pass):
         self,
         channels: Channels,
         work: Work,
-        dead: Array,
+        constants: dict[Value, Array],
         samples: Samples | None,
         context: PassContext,
     ) -> Array:
         """Which groups are kept, bool [groups]."""
         scores = self._scores(channels, samples, context)
-        scores[dead] = -np.finfo(np.float64).tiny  # they go first
-        facts = context.target
-        multiple = self.multiple or int(facts.get("channel_multiple", _LIKE_LANES))
-        found = choice.bundles(channels, work, scores, multiple, self.minimum)
-        free = [int(np.count_nonzero(dead[b.groups])) for b in found]
-        kept = choice.by_count(found, free, np.ones(channels.count, np.bool_))
+        multiple = self.multiple or int(context.target.get("channel_multiple", _LIKE_LANES))
+        left = np.zeros(channels.count, np.bool_)
+        while True:
+            dead = dead_groups(channels, constants, left)
+            order = np.where(dead, -np.finfo(np.float64).tiny, scores)  # they go first
+            found = choice.bundles(channels, work, order, multiple, self.minimum)
+            free = [int(np.count_nonzero(dead[b.groups])) for b in found]
+            kept = choice.by_count(found, free, np.ones(channels.count, np.bool_))
+            if not (dead & kept).any():
+                break
+            left |= dead & kept  # for the multiple or the minimum
+        scores = order
         if self.macs is not None:
             wanted = self.macs * work.total
             after = choice.by_work(found, work, scores, wanted, kept)

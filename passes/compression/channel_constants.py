@@ -145,9 +145,15 @@ def _absorbs(node: Node) -> bool:
     return node.op == "linear" or not any(op_of(node).get(node, "pads"))
 
 
-def dead_groups(channels: Channels, constants: dict[Value, Array]) -> Array:
-    """Which groups change nothing when removed, bool [groups]; to a fixed point."""
-    frozen = np.zeros(channels.count, np.bool_)
+def dead_groups(channels: Channels, constants: dict[Value, Array], left: Array) -> Array:
+    """Which groups change nothing when removed, bool [groups]; to a fixed point.
+
+    Args:
+        channels: the groups.
+        constants: see :func:`constant_channels`.
+        left: bool [groups]: those that stay in any case, so that what they read counts.
+    """
+    frozen = left.copy()
     frozen[list(channels.frozen)] = True
     kept = np.ones(channels.count, np.bool_)
     while True:

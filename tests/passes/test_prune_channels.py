@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dlcc import load_graph
@@ -194,6 +194,7 @@ def test_removing_channels_equals_masking_them(kinds: list[str], seed: int) -> N
 
 @settings(max_examples=40, deadline=None)
 @given(kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=6), seed=st.integers(0, 1 << 30))
+@example(kinds=["conv", "transposed", "conv", "conv", "conv"], seed=49797)
 def test_channels_of_zeros_go_without_a_trace(kinds: list[str], seed: int) -> None:
     """Zero filters and biases: brute force, by the weights alone."""
     grown = Draw(seed)
@@ -551,12 +552,6 @@ def test_nan_weights_are_left_alone(net: Net) -> None:
     result = prune(graph, "ratio=0.5 multiple=1")
     assert not result.modified
     assert "holds NaN" in remarks(result, "refused")["conv1"]
-
-
-def test_the_text_form_holds_what_is_left(net: Net) -> None:
-    graph = chain(net, 16, 16)
-    prune(graph, "ratio=0.5 multiple=1")
-    assert "f32[8,8,3,3]" in print_graph(graph)
 
 
 @pytest.mark.parametrize(
