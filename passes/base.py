@@ -218,6 +218,10 @@ class Pass(ABC):
             DlccError: the user asked for something that cannot be done.
         """
 
+    def usage(self, what: str, why: str, fix: str) -> DlccError:
+        """The error for options that cannot be followed."""
+        return DlccError(ExitCode.USAGE, what, where=f"pass {self.name!r}", why=why, fix=fix)
+
     def remark(self, kind: RemarkKind, loc: str, message: str) -> Remark:
         """A remark of this pass."""
         return Remark(self.name, loc, kind, message)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from dlcc.errors import DlccError, ExitCode
+from dlcc.errors import DlccError
 from dlcc.ir import F32, Graph, Node
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import op_of
@@ -267,13 +267,7 @@ class Factorize(Pass):
         told["worst_error"] = max(float(told.get("worst_error", 0.0)), found.error)
 
     def _usage(self, why: str, fix: str) -> DlccError:
-        return DlccError(
-            ExitCode.USAGE,
-            "the ranks cannot be chosen",
-            where=f"pass {self.name!r}",
-            why=why,
-            fix=fix,
-        )
+        return self.usage("the ranks cannot be chosen", why, fix)
 
 
 @dataclass(frozen=True)

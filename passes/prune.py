@@ -8,7 +8,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Graph, Sparse
 from passes.base import Pass, PassContext, PassResult, option, part
 from passes.compression import pruning, saliency, sensitivity
@@ -85,35 +84,35 @@ class Prune(Pass):
         given = sum(a is not None for a in amounts)
         if self._fixed:
             if given or self.scope != "layer":
-                raise self._usage(
+                raise self.usage(
                     f"pattern={self.pattern} takes no sparsity, threshold or scope",
                     "the pattern says how many weights are kept, everywhere",
                     "leave them out",
                 )
         elif given != 1:
-            raise self._usage(
+            raise self.usage(
                 "one of sparsity, threshold and deviations must be given",
                 f"{given} of them are",
                 "write prune{sparsity=0.8}, for example",
             )
         if self.sparsity == 1.0:
-            raise self._usage(
+            raise self.usage(
                 "option sparsity=1 is not valid", "no weight would be left", "choose less than 1"
             )
         if self.saliency != "magnitude" and self.sparsity is None and not self._fixed:
-            raise self._usage(
+            raise self.usage(
                 f"saliency={self.saliency} goes with sparsity",
                 "thresholds are magnitudes of weights",
                 "leave saliency out",
             )
         if self.saliency == "obs" and not self.reconstruct:
-            raise self._usage(
+            raise self.usage(
                 "saliency=obs goes with reconstruct",
                 "it judges weights by what the others can take over",
                 "write prune{sparsity=0.8 saliency=obs reconstruct}, or choose obd",
             )
         if self.scope != "layer" and self.sparsity is None:
-            raise self._usage(
+            raise self.usage(
                 f"scope={self.scope} goes with sparsity",
                 "a threshold is one for all layers anyway, deviations are of each layer",
                 "leave scope out",
@@ -123,9 +122,6 @@ class Prune(Pass):
     def _fixed(self) -> bool:
         """The pattern alone says how many weights are kept."""
         return self.pattern not in ("block", "balanced") and Sparse(self.pattern).nm is not None
-
-    def _usage(self, what: str, why: str, fix: str) -> DlccError:
-        return DlccError(ExitCode.USAGE, what, where=f"pass {self.name!r}", why=why, fix=fix)
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Prune in place.

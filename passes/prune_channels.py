@@ -9,7 +9,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Graph, Value
 from dlcc.ir.encodings import Array
 from passes.base import Pass, PassContext, PassResult, option, part
@@ -96,24 +95,21 @@ class PruneChannels(Pass):
         super().__post_init__()
         given = [n for n in ("macs", "ratio", "threshold") if getattr(self, n) is not None]
         if len(given) > 1:
-            raise self._usage(
+            raise self.usage(
                 f"{' and '.join(given)} do not go together",
                 "each of them says how many channels are removed",
                 "give one of them",
             )
         if 1.0 in (self.macs, self.ratio):
-            raise self._usage(
+            raise self.usage(
                 f"option {given[0]}=1 is not valid", "nothing would be left", "choose less than 1"
             )
         if self.threshold is not None and self.saliency != "magnitude":
-            raise self._usage(
+            raise self.usage(
                 f"saliency={self.saliency} does not go with threshold",
                 "thresholds are magnitudes of weights",
                 "leave saliency out, or give macs or ratio",
             )
-
-    def _usage(self, what: str, why: str, fix: str) -> DlccError:
-        return DlccError(ExitCode.USAGE, what, where=f"pass {self.name!r}", why=why, fix=fix)
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Remove channels in place.
@@ -206,7 +202,7 @@ class PruneChannels(Pass):
         assert self.macs is not None
         share = 1 - work.of(kept) / max(work.total, 1.0)
         if share < self.macs - 1e-9:
-            raise self._usage(
+            raise self.usage(
                 f"macs={self.macs:g} cannot be saved",
                 f"at most {share:.1%} can: the other channels are needed as they are, or the "
                 f"fewest of their layer with multiple={multiple} minimum={self.minimum}",

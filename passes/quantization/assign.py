@@ -9,7 +9,7 @@ layers' results stays (de Bruin, Zivkovic and Corporaal 2018, section V).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -247,9 +247,13 @@ class Assigner(Fitter):
         sample: list[Array] = []
         if self.accumulator.guarantee == "results":
             sample = [self._rows(node, chunks, source) / np.float32(source.scale)]
+        nearest = replace(layer, moments=None)  # rounding with data starts where this one ends
         for bits in WIDTHS:
-            start = self._start(layer, bits, base, sample)
-            made = None if start is None else self._repaired(layer, bits, start, chunks)
+            made = self._enlarged(nearest, bits, base, lambda: sample)
+            if made is not None:
+                made = self._enlarged(
+                    layer, bits, made.floor, lambda: all_rows(node, chunks, source)
+                )
             if made is not None:
                 bounds = self._bounds(made, source, all_rows(node, chunks, source)).all
                 made = self._trimmed(made)
@@ -260,30 +264,13 @@ class Assigner(Fitter):
                 return made
         return None
 
-    def _start(
-        self, layer: Layer, bits: int, floor: Array, sample: Sequence[Array]
-    ) -> Array | None:
-        """Smallest scales with which the weights fit if they are rounded to nearest."""
-        bare = replace(layer, moments=None)
-        for _ in range(_ROUNDS):
-            made = self._quantised(bare, bits, floor)
-            excess = self._excess(made, layer.source, sample)
-            if excess.max() <= 1:
-                return floor
-            if not self.stretch and excess.max() > _REPAIR:
-                return None
-            if _vanished(layer.weight, made, excess):
-                return None
-            floor = _raised(made, excess)
-        return None
-
-    def _repaired(
-        self, layer: Layer, bits: int, floor: Array, chunks: Sequence[Array]
+    def _enlarged(
+        self, layer: Layer, bits: int, floor: Array, rows: Callable[[], Iterable[Array]]
     ) -> Codes | None:
-        """Weights rounded with data, scales enlarged where that made sums too large."""
+        """Weights whose sums over ``rows`` fit, scales enlarged as far as that takes."""
         for _ in range(_ROUNDS):
             made = self._quantised(layer, bits, floor)
-            excess = self._excess(made, layer.source, all_rows(layer.node, chunks, layer.source))
+            excess = self._excess(made, layer.source, rows())
             if excess.max() <= 1:
                 return made
             if not self.stretch and excess.max() > _REPAIR:

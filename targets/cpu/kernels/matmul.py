@@ -55,7 +55,34 @@ def _reduce(spec: MatmulSpec, isa: Isa, amx: bool) -> _Plan:
     copy_b = None
     if partial and not spec.transpose_b:
         copy_b = rows_stage(spec.batch * spec.k, spec.n, spec.in_dtype, spec.in_dtype)
-    gemm = Gemm(
+    gemm = product_gemm(
+        spec,
+        a_dtype,
+        pack,
+        row_terms=integer and unit.kind != "madd" and spec.b_zero_point != 128,
+        bias_image=pack.blocks * unit.lanes if pack and integer else 0,
+    )
+    return _Plan(gemm, unit, stage, pack, copy_b)
+
+
+def product_gemm(
+    spec: MatmulSpec,
+    a_dtype: str,
+    pack: Pack | None,
+    *,
+    row_terms: bool = False,
+    bias_image: int = 0,
+) -> Gemm:
+    """The implicit GEMM of a batched product: one row of ``m`` pixels and one run of ``k`` each.
+
+    Args:
+        spec: the product.
+        a_dtype: what is read of ``a``.
+        pack: how ``b`` is packed; None: its rows are read in place.
+        row_terms: as :attr:`Gemm.row_terms`.
+        bias_image: as :attr:`Gemm.bias_image`.
+    """
+    return Gemm(
         spec.batch,
         1,
         spec.m,
@@ -72,10 +99,9 @@ def _reduce(spec: MatmulSpec, isa: Isa, amx: bool) -> _Plan:
         residual=None,
         b_image=pack.elements if pack else spec.k * spec.n,
         b_row=0 if pack else spec.n,
-        row_terms=integer and unit.kind != "madd" and spec.b_zero_point != 128,
-        bias_image=pack.blocks * unit.lanes if pack and integer else 0,
+        row_terms=row_terms,
+        bias_image=bias_image,
     )
-    return _Plan(gemm, unit, stage, pack, copy_b)
 
 
 def matmul(

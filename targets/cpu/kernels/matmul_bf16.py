@@ -19,6 +19,7 @@ from targets.cpu.kernels.bfloat16 import is_rounded
 from targets.cpu.kernels.blocking import choose_blocking
 from targets.cpu.kernels.conv import channel_constants, features_of, gemm_step
 from targets.cpu.kernels.gemm import Gemm, Unit, unit_for
+from targets.cpu.kernels.matmul import product_gemm
 from targets.cpu.kernels.pack import Pack, transpose_function
 from targets.cpu.kernels.skeleton import divide
 from targets.cpu.kernels.spec import NUMPY, SIZE, MatmulSpec
@@ -59,25 +60,7 @@ def _reduce(spec: MatmulSpec, isa: Isa, amx: bool) -> _Plan:
         pack = Pack(
             spec.batch, spec.k, spec.n, spec.transpose_b, unit.lanes, 2, unit.k, NUMPY["bf16"]
         )
-    gemm = Gemm(
-        spec.batch,
-        1,
-        spec.m,
-        spec.m * spec.k,
-        0,
-        spec.k,
-        (),
-        spec.k,
-        spec.n,
-        groups=1,
-        a_group=0,
-        a_dtype=reads,
-        out=spec.epilogue.out,
-        residual=None,
-        b_image=pack.elements if pack else spec.k * spec.n,
-        b_row=0 if pack else spec.n,
-    )
-    return _Plan(gemm, unit, a, b, pack)
+    return _Plan(product_gemm(spec, reads, pack), unit, a, b, pack)
 
 
 def matmul_bf16(spec: MatmulSpec, isa: Isa, *, amx: bool = True) -> KernelPlan:
