@@ -87,28 +87,46 @@ def prepared(pixels: Array, how: Mapping[str, Any]) -> Array:
     if "zero_point" in how:
         x = (x - np.float32(how["zero_point"])) * np.float32(how["scale"])
         return np.ascontiguousarray(x.reshape(len(x), 1, *x.shape[1:3]))
+    x = x[..., ::-1] if how.get("channels") == "BGR" else x
     x = x * np.float32(how["scale"])
     x = (x - np.asarray(how["mean"], np.float32)) / np.asarray(how["std"], np.float32)
     return np.ascontiguousarray(np.moveaxis(x, -1, 1).astype(np.float32))
 
 
-def load_split(entry: Mapping[str, Any]) -> Split:
-    """Calibration and evaluation samples by the published convention."""
-    how, n = entry["pre"], CALIBRATION
+def entry_of(file: str) -> dict[str, Any]:
+    """What the data's manifest says of a model."""
+    manifest = json.loads((DATA / "manifest.json").read_text())
+    entry: dict[str, Any] = next(m for m in manifest["models"] if m["model"] == file)
+    return entry
+
+
+def load_split(
+    entry: Mapping[str, Any], calibration: int = CALIBRATION, evaluation: int | None = None
+) -> Split:
+    """Calibration and evaluation samples by the published convention.
+
+    Args:
+        entry: of the manifest.
+        calibration: how many to calibrate on; at most 200 where the set has no training samples.
+        evaluation: the first of how many to evaluate on; all without it.
+    """
+    how, n, most = entry["pre"], calibration, slice(evaluation)
     with np.load(DATA / entry["data"]) as z:
         if "x_int8" in z:
             x, y = prepared(z["x_int8"], how), z["y"].reshape(-1)
-            return Split(x[:n], x[n:], y[n:])
+            return Split(x[:CALIBRATION][:n], x[CALIBRATION:][most], y[CALIBRATION:][most])
         if "jpeg" in z:
-            images = jpegs(z["jpeg"], z["offsets"], range(len(z["labels"])))
+            y = z["labels"][CALIBRATION:][most] + entry.get("class_offset", 0)
+            images = jpegs(z["jpeg"], z["offsets"], range(CALIBRATION + len(y)))
             edge = (images.shape[1] - how["crop"]) // 2
             x = prepared(images[:, edge:, edge:][:, : how["crop"], : how["crop"]], how)
-            return Split(x[:n], x[n:], z["labels"][n:] + entry.get("class_offset", 0))
+            return Split(x[:CALIBRATION][:n], x[CALIBRATION:], y)
+        labels = z["y_test"].reshape(-1)[most]
         if "train_jpeg" in z:
-            train = jpegs(z["train_jpeg"], z["train_offsets"], range(n))
-            return Split(prepared(train, how), prepared(z["x_test"], how), z["y_test"].reshape(-1))
-        train, test = (z[key][..., None] for key in ("x_train", "x_test"))
-        return Split(prepared(train[:n], how), prepared(test, how), z["y_test"].reshape(-1))
+            train, test = jpegs(z["train_jpeg"], z["train_offsets"], range(n)), z["x_test"]
+        else:
+            train, test = (z[key][..., None] for key in ("x_train", "x_test"))
+        return Split(prepared(train[:n], how), prepared(test[most], how), labels)
 
 
 def scores(graph: Graph, x: Array) -> Array:
@@ -141,9 +159,7 @@ def quantised(graph: Graph, calibration: Array | None, options: str) -> tuple[Gr
 
 def measure(name: str, modes: list[str], options: str) -> dict[str, Any]:
     """All figures of one model."""
-    manifest = json.loads((DATA / "manifest.json").read_text())
-    entry = next(m for m in manifest["models"] if m["model"] == ROWS[name].file)
-    split = load_split(entry)
+    split = load_split(entry_of(ROWS[name].file))
     graph = load_graph(DATA / "models" / f"{ROWS[name].file}.onnx", shapes={"N": 1})
     reference = scores(graph, split.evaluation)
     out: dict[str, Any] = {"model": name, "fp32_top1": top_k(reference, split.labels)}

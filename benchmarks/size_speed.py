@@ -25,8 +25,12 @@ def compiled(path: Path, bits: int, folder: Path, threads: int) -> tuple[Path, f
     start = time.perf_counter()
     dlcc.compile(path, out, bits=bits, threads=threads)
     seconds = time.perf_counter() - start
-    shipped = sum(f.stat().st_size for f in out.iterdir() if f.suffix in (".so", ".weights"))
-    return out, seconds, shipped
+    return out, seconds, shipped_bytes(out)
+
+
+def shipped_bytes(folder: Path) -> int:
+    """Bytes of the library and the weights of an artifact."""
+    return sum(f.stat().st_size for f in folder.iterdir() if f.suffix in (".so", ".weights"))
 
 
 def row(path: Path, args: argparse.Namespace) -> str:
