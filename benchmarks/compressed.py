@@ -129,7 +129,7 @@ def coded_at_random(
 
 
 def graph_of(row: Row) -> Graph:
-    """A network of a ReLU and the layer, on codes where ``bits`` is 8."""
+    """A network of a ReLU, the layer and a pool, on codes where ``bits`` is 8."""
     rng = np.random.default_rng(0)
     op, shape, weight, attrs = SHAPES[row.shape]
     graph, encoding = Graph("layer"), Affine.per_tensor(8, False, 0.02, 7)
@@ -153,7 +153,12 @@ def graph_of(row: Row) -> Graph:
     if row.bits == 8:
         out = Affine.per_tensor(8, False, 0.5, 128)
         node.output.type = node.output.type.with_(encoding=out)
-    graph.set_outputs([node.output], ["y"])
+    y = node.output
+    if op == "conv2d":  # the layer's own layout ends here: its time holds no transpose
+        pool = build(graph, "max_pool2d", [y], {"kernel": y.type.shape[2:]}, loc="after")
+        pool.output.type = pool.output.type.with_(encoding=y.type.encoding)
+        y = pool.output
+    graph.set_outputs([y], ["y"])
     return graph
 
 

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from targets.cpu.isa import AVX2, AVX512VNNI, LEVELS
+from targets.cpu.kernels import sparse_panel as sparse_panel_module
 from targets.cpu.kernels.sparse_conv import sparse_conv, sparse_conv_cost
 from targets.cpu.kernels.sparse_gather import refusal as gather_refusal
 from targets.cpu.kernels.sparse_gather import sparse_gather
@@ -321,3 +322,21 @@ def test_panels_against_numpy(isa, dtype):
     for key, case in cases.items():
         for cuts in (1, 3):
             case.check(runner.run(plans[key], case.inputs, case.out, cuts))
+
+
+@pytest.mark.parametrize("isa", isa_params("sse4", "avx2", "avx512vnni"))
+@pytest.mark.parametrize("planes", [1, 3])
+def test_panels_in_chunks_of_planes(isa, planes, monkeypatch):
+    """Chunks that the last does not fill, and block rows without an entry in some of them."""
+    monkeypatch.setattr(sparse_panel_module, "_chunk", lambda *_: planes)
+    dtypes = ["f32"] if isa.dot == "madd" else ["u8", "f32"]
+    cases = [
+        SparseCase(typed(CONV[name][0], dtype), block, density, 5)
+        for name, block in (("3x3", (1, 1)), ("residual", (4, 4)))
+        for density in (0.01, 0.3)
+        for dtype in dtypes
+    ]
+    plans = [case.planned(sparse_panel, isa) for case in cases]
+    runner = Runner(plans, isa)
+    for plan, case in zip(plans, cases, strict=True):
+        case.check(runner.run(plan, case.inputs, case.out, 2))

@@ -3,8 +3,9 @@
 Where neighbouring outputs do not share their zeros, a vector of outputs is of no use; a vector of
 pixels is. Each stored weight (a float32, or four codes) is multiplied by some vectors of pixels of
 its plane (:mod:`planes`) into the sums of one output, or of a few that share it (Elsen et al. 2020,
-"Fast sparse ConvNets", section 3). The sums of as many outputs as there are lanes are then turned
-over for the epilogue.
+"Fast sparse ConvNets", section 3). As many outputs as there are lanes go through the planes
+together, chunk by chunk of as many planes as the first cache holds; their sums are then turned over
+for the epilogue.
 """
 
 from __future__ import annotations
@@ -36,8 +37,11 @@ from targets.cpu.kernels.sparse_pack import entry_counts, find_entries, index_dt
 from targets.cpu.kernels.spec import ConvSpec, ResidualType
 from targets.cpu.kernels.tiles import L1_BYTES
 
-MOST_VECTORS = 12
+MOST_VECTORS = 14
 """Vectors of pixels of a block at most."""
+
+CHUNK_BYTES = L1_BYTES * 5 // 8
+"""Bytes of a chunk of planes: the sums and the weights want room beside it."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class SparsePanel:
         planes: the staged input.
         unit: how words are multiplied.
         rows: outputs that share an entry; ``vectors``: vectors of pixels of a block.
+        chunk: planes that are gone through together; ``chunks``: how often.
         index: dtype of places.
         groups: groups of as many outputs as there are lanes; ``blocks``: blocks of an image.
         output: output pixels of an image.
@@ -58,6 +63,7 @@ class SparsePanel:
     unit: Unit
     rows: int
     vectors: int
+    chunk: int
     index: str
     groups: int
     blocks: int
@@ -71,9 +77,19 @@ class SparsePanel:
         return self.vectors * self.unit.lanes
 
     @property
-    def block_rows(self) -> int:
-        """Block rows, those past the last output included."""
-        return self.groups * (self.unit.lanes // self.rows)
+    def chunks(self) -> int:
+        """Chunks of planes."""
+        return ceil(self.planes.words / self.chunk)
+
+    @property
+    def per_group(self) -> int:
+        """Block rows of a group of outputs."""
+        return self.unit.lanes // self.rows
+
+    @property
+    def lists(self) -> int:
+        """Lists of entries: of each group, chunk and block row."""
+        return self.groups * self.chunks * self.per_group
 
 
 def refusal(spec: ConvSpec, isa: Isa) -> str:
@@ -105,36 +121,40 @@ def panel_function(name: str, kernel: SparsePanel) -> Any:
         image = image if kernel.planes.n > 1 else 0
         pixel = kb.let(block * kernel.pixels if kernel.blocks > 1 else 0, "pixel")
         base = kb.let(pixel + image * kernel.planes.image, "base")
-        per_group = unit.lanes // kernel.rows
-        with kb.loop(0, per_group, "row") as row:
-            bound = kb.let(group * per_group + row, "bound")
+        for at in range(0, unit.lanes * kernel.pixels if kernel.chunks > 1 else 0, unit.lanes):
+            kb.store(sums, sums_at + at, kb.const(0, unit.accumulator, unit.lanes))
+        with kb.loop(0, kernel.chunks * kernel.per_group, "list") as turn:
+            row = kb.let(turn % kernel.per_group, "row")
+            bound = kb.let(group * (kernel.chunks * kernel.per_group) + turn, "bound")
             bounds = [kb.let(kb.load(table, bound + i), "entry") for i in range(2)]
-            acc = _accumulated(kb, kernel, (x, values, index), base, bounds)
-            for i in range(kernel.rows * kernel.vectors):
-                at = (row * kernel.rows * kernel.vectors + i) * unit.lanes
-                kb.store(sums, sums_at + at, kb.load(acc, i * unit.lanes, unit.lanes))
+            at = kb.let(sums_at + row * (kernel.rows * kernel.pixels), "sums_of")
+            _accumulate(kb, kernel, (x, values, index), base, bounds, (sums, at))
         channel = kb.let(group * unit.lanes, "channel")
         with kb.loop(0, kernel.vectors, "vector") as vector:
             at = kb.let(sums_at + vector * unit.lanes, "at")
             places = [at + i * kernel.pixels for i in range(unit.lanes)]
-            first = kb.let(pixel + vector * unit.lanes + (kernel.block_rows + 1), "first")
+            first = kb.let(pixel + vector * unit.lanes + (kernel.lists + 1), "first")
             square, first_out = kernel.square, image * kernel.output
             finish_square(kb, square, out, sums, places, channel, (table, first), first_out)
     return kb.build()
 
 
-def _accumulated(
+def _accumulate(
     kb: tir.KernelBuilder,
     kernel: SparsePanel,
     memory: tuple[Any, Any, Any],
     base: Any,
     bounds: list[Any],
-) -> Any:
-    """The sums of a block row over a block of pixels: ``[rows, vectors, lanes]``."""
-    (x, values, index), unit = memory, kernel.unit
-    acc = kb.alloc(unit.accumulator, kernel.rows * kernel.pixels)
-    for at in range(0, kernel.rows * kernel.pixels, unit.lanes):
-        kb.store(acc, at, kb.const(0, unit.accumulator, unit.lanes))
+    sums: tuple[Any, Any],
+) -> None:
+    """Adds a list of entries to the sums ``[rows, vectors, lanes]`` of a block of pixels."""
+    (x, values, index), unit, size = memory, kernel.unit, kernel.rows * kernel.pixels
+    acc = kb.alloc(unit.accumulator, size)
+    for at in range(0, size, unit.lanes):
+        start = kb.const(0, unit.accumulator, unit.lanes)
+        if kernel.chunks > 1:
+            start = kb.load(sums[0], sums[1] + at, unit.lanes)
+        kb.store(acc, at, start)
     with kb.loop(bounds[0], bounds[1], "entry") as entry:
         place = kb.let(base + kb.cast(kb.load(index, entry), "int32"), "place")
         words = [
@@ -148,7 +168,8 @@ def _accumulated(
                 at = row * kernel.pixels + v * unit.lanes
                 total = kb.load(acc, at, unit.lanes)
                 kb.store(acc, at, _product(kb, unit, total, word, weight))
-    return acc
+    for at in range(0, size, unit.lanes):
+        kb.store(sums[0], sums[1] + at, kb.load(acc, at, unit.lanes))
 
 
 def _product(kb: tir.KernelBuilder, unit: Unit, total: Any, x: Any, weight: Any) -> Any:
@@ -179,24 +200,40 @@ def _candidates(spec: ConvSpec, isa: Isa, fit: bool) -> list[SparsePanel]:
                 pixels = output_pixels(spec, planes, vectors * unit.lanes).size
                 blocks, groups = pixels // (vectors * unit.lanes), ceil(spec.oc / unit.lanes)
                 sizes = (groups, blocks, spec.oh * spec.ow)
+                chunk = _chunk(planes, _reach(spec, planes, vectors * unit.lanes))
                 made.append(
-                    SparsePanel(planes, unit, rows, vectors, index, *sizes, square, epi.residual)
+                    SparsePanel(
+                        planes, unit, rows, vectors, chunk, index, *sizes, square, epi.residual
+                    )
                 )
     return made
+
+
+def _chunk(planes: Planes, reach: int) -> int:
+    """Planes of a chunk, ``reach`` words of each: all, or about as many each time as fit."""
+    if 4 * reach * planes.words <= L1_BYTES:
+        return planes.words
+    most = max(1, CHUNK_BYTES // (4 * reach))
+    return ceil(planes.words / ceil(planes.words / most))
+
+
+def _reach(spec: ConvSpec, planes: Planes, pixels: int) -> int:
+    """Words of a plane that a block of pixels reads."""
+    return pixels + (spec.kh - 1) * spec.dilation[0] * planes.columns
 
 
 def _seconds(spec: ConvSpec, kernel: SparsePanel, entries: int) -> float:
     """Predicted time of all images, without staging."""
     products = kernel.rows * kernel.vectors
-    reach = kernel.pixels + (spec.kh - 1) * spec.dilation[0] * kernel.planes.columns
-    near = kernel.planes.words * reach * 4 <= L1_BYTES
-    loads = kernel.vectors * (0.5 if near else 1.7) + kernel.rows
+    # with chunks, two thirds of the loads of a 3x3 window cross a line
+    loads = kernel.vectors * (0.5 if kernel.chunks == 1 else 0.9) + kernel.rows
     latency = 4.0 if kernel.unit.kind == "fma" else 5.0
     step = max((0.5 if kernel.unit.fused else 1.0) * products, loads, latency) + 2.5
     lanes = kernel.unit.lanes
     finish = (110.0 if kernel.square.packed else 15.0 * lanes) * kernel.vectors * kernel.groups
-    blocks = kernel.planes.n * kernel.blocks
-    cycles = blocks * (entries * step + finish + 12.0 * kernel.block_rows)
+    per_list = 12.0 if kernel.chunks == 1 else 20.0 + products
+    cycles = entries * step + finish + per_list * kernel.lists
+    cycles *= kernel.planes.n * kernel.blocks
     size = entries * (4 * kernel.rows + 2)
     return max(cycles / CLOCK, read_seconds(size))
 
@@ -217,18 +254,31 @@ def sparse_panel_cost(spec: ConvSpec, isa: Isa, weights: np.ndarray) -> float:
     return _best(spec, isa, weight_matrix(weights))[1]
 
 
+def _lists(
+    kernel: SparsePanel, words: np.ndarray, counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The order of the entries list by list, and the first of each list.
+
+    ``words``: columns of the entries, in words; ``counts``: entries of each block row.
+    """
+    group, row = np.divmod(np.repeat(np.arange(counts.size), counts), kernel.per_group)
+    chunk = words % kernel.planes.words // kernel.chunk
+    found = (group * kernel.chunks + chunk) * kernel.per_group + row
+    sizes = np.bincount(found, minlength=kernel.lists)
+    return np.argsort(found, kind="stable"), np.concatenate([[0], np.cumsum(sizes)])
+
+
 def sparse_panel(layer: Layer, isa: Isa) -> KernelPlan:
     """Plans a convolution or linear layer without groups."""
     spec, matrix = layer.spec, weight_matrix(layer.weights)
     kernel, _ = _best(spec, isa, matrix, fit=layer.products_fit)
     unit, depth = kernel.unit, 4 if spec.in_dtype == "u8" else 1
     entries = find_entries(matrix, kernel.rows, depth)
-    starts = np.full(kernel.block_rows + 1, entries.starts[-1])
-    starts[: entries.starts.size] = entries.starts
+    order, starts = _lists(kernel, entries.columns[:, 0] // depth, entries.counts)
     pixels = output_pixels(spec, kernel.planes, kernel.pixels)
-    places = word_places(spec, kernel.planes)[entries.columns[:, 0] // depth]
+    places = word_places(spec, kernel.planes)[entries.columns[order, 0] // depth]
     constants = {
-        "weight": entries.values,
+        "weight": entries.values[order],
         "index": places.astype(kernel.index),
         "groups": np.concatenate([starts, pixels]).astype(np.int32),
         **layer.channels(unit.lanes),
