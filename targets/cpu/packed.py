@@ -14,7 +14,7 @@ from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from targets.cpu import layers
 from targets.cpu.isa import Isa
-from targets.cpu.kernels import lookup_gemv, packed_gemv
+from targets.cpu.kernels import conv, lookup_gemv, packed_gemv
 from targets.cpu.kernels.lookup_gemv import Coded
 from targets.cpu.kernels.packed_bits import Codes
 from targets.cpu.kernels.sparse_layer import Layer
@@ -29,6 +29,12 @@ def _codes(node: Node) -> Codes:
     return Codes.signed(encoding.uniform.bits)
 
 
+def _is_narrow(node: Node) -> bool:
+    """Whether the weight's codes leave bits of their bytes empty."""
+    uniform = node.input(1).type.encoding.uniform
+    return uniform is None or uniform.bits < 8
+
+
 class PackedGemvRow(KernelRow):
     """Linear layers of one row of 8-bit activations by weights of at most 7 bits."""
 
@@ -41,10 +47,7 @@ class PackedGemvRow(KernelRow):
 
     def serves(self, node: Node) -> bool:
         """Not asked about codes that fill their bytes."""
-        if not super().serves(node):
-            return False
-        uniform = node.input(1).type.encoding.uniform
-        return uniform is None or uniform.bits < 8
+        return super().serves(node) and _is_narrow(node)
 
     def refuses(self, node: Node) -> str:
         """Float activations, several rows, codes that are not signed."""
@@ -59,6 +62,66 @@ class PackedGemvRow(KernelRow):
         made = layers.layer_constants(node)
         layer = Layer(layers.conv_spec(node), made.weights, made.bias, made.multiplier, made.ratio)
         return packed_gemv.packed_gemv(layer, self.isa, _codes(node))
+
+
+class PackedGemmRow(KernelRow):
+    """Convolutions and linear layers of 8-bit activations by weights of at most 7 bits.
+
+    The dense kernel of the vector unit, whose weights are unpacked right before their use.
+    """
+
+    name: ClassVar[str] = "packed-gemm"
+    ops: ClassVar[tuple[str, ...]] = ("conv2d", "linear")
+    encodings: ClassVar[tuple[str, ...]] = (Affine.name, Ternary.name, Binary.name)
+    amx: ClassVar[bool] = False
+
+    def __init__(self, isa: Isa) -> None:
+        self.isa = isa
+
+    def serves(self, node: Node) -> bool:
+        """Not asked about codes that fill their bytes."""
+        return super().serves(node) and _is_narrow(node)
+
+    def refuses(self, node: Node) -> str:
+        """Float activations, groups that are computed together."""
+        why = layers.refusal(node)
+        if why:
+            return why
+        spec = layers.conv_spec(node)
+        if spec.in_dtype != "u8":
+            return "the activations are not quantised"
+        if conv.geometry(spec, self.isa, amx=self.amx).merged > 1:
+            return f"{spec.groups} groups are computed together, with zeros between them"
+        return ""
+
+    def _codes(self, node: Node) -> Codes:
+        return conv.fitting_codes(layers.conv_spec(node), self.isa, _codes(node), amx=self.amx)
+
+    def cost(self, node: Node) -> float:
+        """The dense kernel's products, the unpacking, and the bytes of the packed codes."""
+        spec = layers.conv_spec(node)
+        return conv.conv_cost(spec, self.isa, amx=self.amx, codes=self._codes(node))
+
+    def plan(self, node: Node) -> KernelPlan:
+        """Staging where borders need it, then the GEMM with its epilogue."""
+        made = layers.layer_constants(node)
+        return conv.conv2d(
+            layers.conv_spec(node),
+            self.isa,
+            made.weights,
+            made.bias,
+            made.multiplier,
+            made.ratio,
+            amx=self.amx,
+            codes=self._codes(node),
+        )
+
+
+class AmxPackedGemmRow(PackedGemmRow):
+    """The same on AMX tiles."""
+
+    name: ClassVar[str] = "packed-gemm-amx"
+    amx: ClassVar[bool] = True
 
 
 def _signs() -> Array:
@@ -198,4 +261,5 @@ class LookupGemvRow(KernelRow):
 
 def packed_rows(isa: Isa) -> list[KernelRow]:
     """All rows for packed weights that this feature level can run."""
-    return [PackedGemvRow(isa), LookupGemvRow(isa)]
+    rows: list[KernelRow] = [PackedGemvRow(isa), LookupGemvRow(isa), PackedGemmRow(isa)]
+    return [*rows, AmxPackedGemmRow(isa)] if isa.dot == "amx" else rows

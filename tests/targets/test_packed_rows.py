@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dlcc.driver import build_object
 from dlcc.ir import Affine, Binary, Encoding, Graph, Ternary
+from dlcc.lowering.lower import lower
 from dlcc.ops import build
 from targets import get_target
 from targets.cpu.isa import LEVELS
@@ -29,7 +31,14 @@ def encoding_of(kind: str, real: np.ndarray) -> Encoding:
 
 
 def packed_layer(
-    kind: str, op: str, shape: tuple, weight: tuple, *, integer: bool = True, zeros: bool = False
+    kind: str,
+    op: str,
+    shape: tuple,
+    weight: tuple,
+    *,
+    integer: bool = True,
+    zeros: bool = False,
+    attrs: dict | None = None,
 ) -> Graph:
     """One layer on codes (or in float); ``zeros``: all weights of output 1 are 0."""
     rng = np.random.default_rng(1)
@@ -45,7 +54,7 @@ def packed_layer(
     if integer and uniform is not None:
         wide = Affine.symmetric(32, 0.02 * np.asarray(uniform.scales), 0)
     b = graph.add_constant(bias, **({"encoding": wide} if wide else {}), name="b")
-    node = build(graph, op, [x, w, b], {}, loc="layer")
+    node = build(graph, op, [x, w, b], attrs or {}, loc="layer")
     if integer:
         node.output.type = node.output.type.with_(encoding=affine(0.3, 120))
     graph.set_outputs([node.output], ["y"])
@@ -119,4 +128,45 @@ def test_whole_bytes_do_not_hear_of_packed_kernels():
 
 def test_every_level_has_the_row():
     for level in LEVELS:
-        assert "packed-gemv" in {row.name for row in get_target(f"cpu:{level}").rows}
+        names = {row.name for row in get_target(f"cpu:{level}").rows}
+        assert {"packed-gemv", "packed-gemm"} <= names
+        assert ("packed-gemm-amx" in names) == (level == "amx")
+
+
+CONVS = (
+    ("conv2d", (1, 64, 9, 9), (70, 64, 3, 3)),
+    ("conv2d", (2, 48, 6, 5), (40, 48, 1, 1)),
+    ("linear", (5, 130), (50, 130)),
+)
+
+
+@pytest.mark.parametrize("isa", isa_params())
+@pytest.mark.parametrize("kind", ["int3", "int4", "ternary", "binary"])
+def test_convolutions_and_several_rows_unpack_their_codes(isa, kind, tmp_path):
+    """With the dense kernels left out, so that every level runs this one."""
+    target = get_target(f"cpu:{isa.name}")
+    dense = {row.name for row in target.rows if row.name.startswith("implicit-gemm")}
+    for op, shape, weight in CONVS:
+        graph = packed_layer(kind, op, shape, weight)
+        program = lower(graph, target.without(dense), build_object, threads=2)
+        row = next(row for row in program.report["layers"] if row["layer"] == "layer")
+        assert row["kernel"].startswith("packed-gemm")
+        assert row["weights"] == "compressed"
+        check(graph, program, tmp_path / op / str(len(shape)) / str(shape[0]))
+
+
+@pytest.mark.parametrize("op", ["conv2d", "linear"])
+def test_decoded_weights_win_where_unpacking_takes_longer(op):
+    weight = (64, 64, 3, 3) if op == "conv2d" else (64, 64)
+    _, row = lowered(packed_layer("int4", op, (8, 64, 9, 9)[: len(weight)], weight), "avx2")
+    assert (row["kernel"], row["weights"]) == ("implicit-gemm", "decoded")
+    assert "predicted" in row["rejected"]["packed-gemm"]
+
+
+def test_groups_computed_together_and_floats_are_refused():
+    graph = packed_layer("int4", "conv2d", (1, 8, 5, 5), (16, 2, 3, 3), attrs={"groups": 4})
+    _, row = lowered(graph, "avx2")
+    assert "4 groups are computed together" in row["rejected"]["packed-gemm"]
+    graph = packed_layer("int4", "linear", (5, 40), (16, 40), integer=False)
+    _, row = lowered(graph, "avx2")
+    assert row["rejected"]["packed-gemm"] == "the activations are not quantised"

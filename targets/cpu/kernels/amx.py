@@ -31,6 +31,7 @@ from targets.cpu.kernels.skeleton import (
     channel_branches,
     divide,
     store_pixel,
+    unpack_group,
 )
 from targets.cpu.kernels.spec import SIZE
 from targets.cpu.kernels.tiles import TileShape, block_grid, tile_shape
@@ -96,7 +97,7 @@ class _Pipeline:
     def ahead(self) -> int:
         """Cache lines of the next group's weights that a step fetches (0: none)."""
         gemm, count = self.ctx.gemm, self.ctx.blocking.cols.count
-        if gemm.images > 1 or gemm.b_image or count > MOST_FETCHING:
+        if gemm.images > 1 or gemm.b_image or count > MOST_FETCHING or self.ctx.panel:
             return 0
         if gemm.groups * self.ctx.blocks * self.ctx.b_block * SIZE[gemm.a_dtype] < LEAST_FETCHED:
             return 0
@@ -157,13 +158,14 @@ def emit_tile_items(ctx: Context) -> None:
         ctx.image, ctx.group = image, group if gemm.groups > 1 else 0
         if ctx.prepare is not None:
             ctx.prepare(image if gemm.images > 1 else 0)
+        unpack_group(ctx, rest, part)
         for inside, at, size, ends in channel_branches(blocking.channels, part, tail < TILE):
             with kb.when(inside):
                 block = kb.let(at, "block")
                 channels = block_channels(ctx, block, size)
                 state, last = kb.alloc("int32", 2), tail if ends else TILE
                 b_at = (ctx.group * ctx.blocks + block) * ctx.b_block + ctx.image * gemm.b_image
-                b_at = kb.let(b_at, "b_start")
+                b_at = kb.let(b_at if ctx.panel is None else 0, "b_start")
                 pipe = _Pipeline(ctx, shape, size, last, block, channels, state, acc, aligned, b_at)
                 _emit_blocks(pipe, start, stop)
     kb.effect("llvm.x86.tilerelease")  # so that context switches stay cheap

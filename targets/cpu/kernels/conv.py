@@ -11,9 +11,11 @@ from dlcc.lowering.kernel import Footprint, KernelArg, KernelPlan, KernelStep, n
 from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels import bfloat16, epilogue
 from targets.cpu.kernels.blocking import L2_BYTES, choose_blocking, item_spans
+from targets.cpu.kernels.code_panel import Panel, code_tables, pack_codes
 from targets.cpu.kernels.columns import Columns, columns_of
 from targets.cpu.kernels.gemm import Blocking, Gemm, Unit, pack_weights, pad_channels, unit_for
 from targets.cpu.kernels.implicit import gemm_function
+from targets.cpu.kernels.packed_bits import Codes
 from targets.cpu.kernels.spec import FLOATS, SIZE, ConvSpec, ConvTransposeSpec, Epilogue
 from targets.cpu.kernels.stage import Stage, aligned, fill_constant, rows_stage, stage_step
 
@@ -228,6 +230,7 @@ def conv2d(
     amx: bool = True,
     columns: bool = False,
     block: tuple[int, int, int] | None = None,
+    codes: Codes | None = None,
 ) -> KernelPlan:
     """Plans a convolution (or linear layer) of any groups, stride, dilation and padding.
 
@@ -241,6 +244,7 @@ def conv2d(
         amx: use AMX tiles where the instruction set has them; else its vector unit.
         columns: stage kernel rows side by side (:func:`geometry`).
         block: the register block to use (:attr:`Gemm.block`; None: by predicted cycles).
+        codes: what the weights are stored as, to be unpacked by the kernel (None: as they are).
 
     The plan's inputs: 0 the activation, 1 the residual if there is one.
     """
@@ -257,7 +261,10 @@ def conv2d(
         bias, multiplier = bias.astype(np.float32), None
     interleave = geo.gemm.interleave
     packed = pack_weights(_weight_runs(weights, geo), geo.unit, interleave=interleave)
-    constants = {"weight": packed}
+    panel, constants = None, {"weight": packed}
+    if codes is not None:
+        panel = Panel.of(codes, isa)
+        constants = _coded(packed, codes, panel, geo)
     constants |= channel_constants(
         spec.epilogue,
         geo.gemm.groups,
@@ -276,15 +283,43 @@ def conv2d(
     if copied is not None:
         steps.append(stage_step(copied, isa, source, "fill", 0))
         source = ("scratch", 0)
-    steps.append(gemm_step(geo.gemm, geo.unit, source, ("const", "weight"), columns=fused))
+    weight: KernelArg = ("const", "weight")
+    steps.append(gemm_step(geo.gemm, geo.unit, source, weight, columns=fused, panel=panel))
+    private = fused.bytes if fused else _panel_bytes(geo, panel) if panel else 0
+    form = "-columns" if columns else f" {panel.bits} bits" if panel else ""
     return KernelPlan(
         tuple(steps),
         constants,
         scratch=(copied.bytes,) if copied else (),
-        thread_scratch=(fused.bytes,) if fused else (),
+        thread_scratch=(private,) if private else (),
         features=features_of(isa, geo.unit),
-        kernel=f"conv-{geo.unit.kind}" + ("-columns" if columns else ""),
+        kernel=f"conv-{geo.unit.kind}{form}",
+        compressed=panel is not None,
     )
+
+
+def _coded(packed: np.ndarray, codes: Codes, panel: Panel, geo: Geometry) -> dict[str, np.ndarray]:
+    """The constants of weights that are unpacked by the kernel."""
+    blocks = packed.reshape(geo.gemm.groups * packed.shape[1], -1)
+    return {"weight": pack_codes(blocks, codes, panel), "tables": code_tables(codes, panel)}
+
+
+def _block_bytes(geo: Geometry) -> int:
+    """Bytes of a channel block of packed weights."""
+    return geo.gemm.runs * ceil(geo.gemm.run / geo.unit.k) * geo.unit.k * geo.unit.lanes
+
+
+def _panel_bytes(geo: Geometry, panel: Panel) -> int:
+    """Bytes of the buffer that a group of channel blocks is unpacked to."""
+    blocks = choose_blocking(geo.gemm, geo.unit)[0].channels.first[1]
+    return panel.bytes(blocks, _block_bytes(geo))
+
+
+def fitting_codes(spec: ConvSpec, isa: Isa, codes: Codes, *, amx: bool = True) -> Codes:
+    """``codes``, or two bits for signs where runs are filled up with zeros to whole steps."""
+    geo = geometry(spec, isa, amx=amx)
+    whole = codes.has_zero or geo.gemm.run % geo.unit.k == 0
+    return codes if whole else Codes.signed(2)
 
 
 def features_of(isa: Isa, unit: Unit) -> tuple[str, ...]:
@@ -301,27 +336,33 @@ def gemm_step(
     row_terms: KernelArg | None = None,
     *,
     columns: Columns | None = None,
+    panel: Panel | None = None,
 ) -> KernelStep:
     """The step of an implicit GEMM; a residual is the layer's input 1.
 
-    ``columns``: how the rows of ``a`` are staged, which the step does itself.
+    ``columns``: how the rows of ``a`` are staged, which the step does itself. ``panel``: how ``b``
+    is unpacked, which the step does too, once for all items in succession that share channels.
     """
     blocking, _ = choose_blocking(gemm, unit)
-    key = name_key(f"gemm_{unit.kind}", gemm, unit, blocking, *([columns] if columns else []))
+    if panel is not None:
+        blocking = replace(blocking, blocks=1, m_major=False)
+    special = [form for form in (columns, panel) if form is not None]
+    key = name_key(f"gemm_{unit.kind}", gemm, unit, blocking, *special)
     names = epilogue.argument_names(gemm.integer, gemm.residual)
     args: list[KernelArg] = [a, ("const", "fill"), ("thread_scratch", 0)] if columns else [a]
     args.append(b)
+    args += [("const", "tables"), ("thread_scratch", 0)] if panel else []
     args += [row_terms] if row_terms is not None else []
     args += [bias if name == "bias" else ("const", name) for name in names]
     args += [("in", 1)] if gemm.residual is not None else []
     args.append(("out", 0))
     return KernelStep(
         key,
-        lambda: gemm_function(key, gemm, unit, blocking, columns),
+        lambda: gemm_function(key, gemm, unit, blocking, columns, panel),
         tuple(args),
         blocking.items(gemm),
         footprint=(lambda: gemm_footprint(gemm, unit, blocking, columns, len(args)))
-        if b[0] == "const"
+        if b[0] == "const" and panel is None  # bands of few items would unpack each time
         else None,
     )
 
@@ -414,15 +455,25 @@ def _as_convolution(spec: ConvTransposeSpec, isa: Isa, amx: bool) -> tuple[ConvS
     return conv, stage
 
 
-def conv_cost(spec: ConvSpec, isa: Isa, *, amx: bool = True, columns: bool = False) -> float:
+def conv_cost(
+    spec: ConvSpec,
+    isa: Isa,
+    *,
+    amx: bool = True,
+    columns: bool = False,
+    codes: Codes | None = None,
+) -> float:
     """Predicted seconds of :func:`conv2d` on one thread (only good for comparison)."""
     geo = geometry(spec, isa, amx=amx, columns=columns)
     _, cycles = choose_blocking(geo.gemm, geo.unit)
-    packed = geo.gemm.groups * ceil(geo.gemm.n / geo.unit.lanes) * geo.unit.lanes
-    packed *= geo.gemm.runs * ceil(geo.gemm.run / geo.unit.k) * geo.unit.k
-    moved = packed * np.dtype(geo.unit.packed).itemsize
-    bandwidth = CACHED_BANDWIDTH if moved <= CACHED_WEIGHTS else WEIGHT_BANDWIDTH
+    blocks = geo.gemm.groups * ceil(geo.gemm.n / geo.unit.lanes)
+    moved = blocks * _block_bytes(geo) * np.dtype(geo.unit.packed).itemsize
     seconds = cycles / CLOCK
+    if codes is not None:
+        panel = Panel.of(codes, isa)
+        seconds += panel.seconds(moved, _panel_bytes(geo, panel))
+        moved = blocks * panel.chunks(_block_bytes(geo)) * panel.stored
+    bandwidth = CACHED_BANDWIDTH if moved <= CACHED_WEIGHTS else WEIGHT_BANDWIDTH
     tiles = geo.unit.kind == "amx"
     if (spec.in_dtype == "f32" and moved > L2_BYTES) or (tiles and moved > CACHED_WEIGHTS):
         seconds += moved / STREAM_BANDWIDTH

@@ -6,6 +6,7 @@ from typing import Any
 
 from dlcc import tir
 from targets.cpu.kernels import amx, epilogue
+from targets.cpu.kernels.code_panel import Panel, Unpacking
 from targets.cpu.kernels.columns import Columns, StagedRows
 from targets.cpu.kernels.gemm import Blocking, Gemm, Unit
 from targets.cpu.kernels.narrow import emit_narrow_block
@@ -15,12 +16,18 @@ from targets.cpu.kernels.spec import NUMPY
 
 
 def gemm_function(
-    name: str, gemm: Gemm, unit: Unit, blocking: Blocking, columns: Columns | None = None
+    name: str,
+    gemm: Gemm,
+    unit: Unit,
+    blocking: Blocking,
+    columns: Columns | None = None,
+    panel: Panel | None = None,
 ) -> Any:
     """The PrimFunc of an implicit GEMM.
 
-    Parameters: a (with ``columns``: the input, the fill value and a buffer for the staged rows), b,
-    [row terms,] then the epilogue's (:func:`epilogue.argument_names`), residual if there is one, y.
+    Parameters: a (with ``columns``: the input, the fill value and a buffer for the staged rows), b
+    (with ``panel``: codes, tables and a buffer for what they are unpacked to), [row terms,] then
+    the epilogue's (:func:`epilogue.argument_names`), residual if there is one, y.
     """
     kb = tir.KernelBuilder(name, bfloat16=unit.bf16 and unit.kind != "fma")
     rows = None if columns is None else StagedRows(kb, columns)
@@ -28,11 +35,15 @@ def gemm_function(
     b_dtype = unit.packed
     if gemm.b_image and unit.kind == "madd":
         b_dtype = "int16"
+    coded = None if panel is None else (kb.pointer("codes", "uint8"), kb.pointer("tables", "int8"))
     b = kb.pointer("b", b_dtype, align=1 if gemm.b_row else 64)
     terms = kb.pointer("row_terms", "int32") if gemm.row_terms else None
     out = epilogue.parameters(kb, gemm.integer, gemm.out, gemm.residual)
     ctx = Context(kb, gemm, unit, blocking, a, b, terms, out)
     ctx.prepare = None if rows is None else rows.emit
+    if panel is not None and coded is not None:
+        ctx.panel = Unpacking(kb, panel, *coded, b)
+        ctx.panel.start(ctx.b_block)
     if unit.kind != "amx":
         emit_items(ctx, emit_narrow_block if gemm.pixel_bundles else emit_register_block)
         return kb.build()

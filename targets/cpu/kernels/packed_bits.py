@@ -42,6 +42,11 @@ class Codes:
         return Codes(1, -1, 2)
 
     @property
+    def has_zero(self) -> bool:
+        """Whether a code stands for 0."""
+        return -self.base % self.step == 0 and 0 <= -self.base // self.step < 1 << self.bits
+
+    @property
     def planes(self) -> tuple[tuple[int, int], ...]:
         """Width and lowest bit of each plane, the widest first."""
         made, low = [], 0

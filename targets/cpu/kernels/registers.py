@@ -120,7 +120,7 @@ class _NextWeights:
         self.lines = ceil(block.channel_blocks * step * size / ctx.turns / LINE)
         self.line, self.step, self.first = LINE // size, step, first
         share = ctx.b_block // step * self.lines * self.line
-        constant = gemm.b_image == 0 and gemm.b_row == 0
+        constant = gemm.b_image == 0 and gemm.b_row == 0 and ctx.panel is None
         long = unit.kind in UNROLLED and gemm.run >= 4 * UNROLL * unit.k
         self.wanted = long and constant and ctx.turns >= LEAST_TURNS
         if self.wanted:
@@ -190,7 +190,8 @@ def _reads_once(ctx: Context) -> bool:
     gemm, blocking, unit = ctx.gemm, ctx.blocking, ctx.unit
     once = gemm.images * blocking.rows.count * blocking.cols.count == 1 and not gemm.b_image
     size = gemm.groups * ctx.blocks * ctx.b_block * np.dtype(unit.packed).itemsize
-    return once and gemm.runs == 1 and size > L2_BYTES and unit.kind != "fma"
+    once = once and gemm.runs == 1 and ctx.panel is None
+    return once and size > L2_BYTES and unit.kind != "fma"
 
 
 def emit_register_block(ctx: Context, block: Block) -> None:

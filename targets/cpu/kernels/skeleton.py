@@ -9,6 +9,7 @@ from typing import Any
 
 from dlcc import tir
 from targets.cpu.kernels import epilogue
+from targets.cpu.kernels.code_panel import Unpacking
 from targets.cpu.kernels.gemm import Blocking, Cut, Gemm, Unit, bundles
 
 
@@ -26,6 +27,8 @@ class Context:
     out: epilogue.Pointers
     prepare: Callable[[Any], None] | None = None
     """Emits what a work item of the image does before its blocks."""
+    panel: Unpacking | None = None
+    """What makes the second operand, one group of channel blocks at a time."""
     image: Any = 0
     group: Any = 0
 
@@ -121,12 +124,23 @@ def emit_items(ctx: Context, emit: EmitBlock) -> None:
         band = band if bands > 1 else 0
         if ctx.prepare is not None:
             ctx.prepare(ctx.image)
+        unpack_group(ctx, n, part)
         with (
             _span(kb, band, blocking.bands, blocking.rows.count) as band,
             _span(kb, part, blocking.blocks, blocking.channels.count) as block,
             _span(kb, chunk, blocking.strips, blocking.cols.count) as strip,
         ):
             _branches(ctx, emit, band, strip, block)
+
+
+def unpack_group(ctx: Context, index: Any, part: Any) -> None:
+    """Has the panel hold group ``part`` of the channel blocks, the ``index``-th of all groups."""
+    if ctx.panel is None:
+        return
+    kb, size = ctx.kb, ctx.blocking.channels.first[1]
+    count = tir.tirx.min(tir.tirx.IntImm("int32", size), ctx.blocks - part * size)
+    first = kb.let(ctx.group * ctx.blocks + part * size, "first")
+    ctx.panel.ensure(index, first, kb.let(count, "count") if ctx.blocks % size else size)
 
 
 @contextmanager
@@ -214,6 +228,8 @@ def a_start(ctx: Context, block: Block) -> Any:
 
 def b_start(ctx: Context, block: Block) -> Any:
     """Element of B where the block's first channel block starts."""
+    if ctx.panel is not None:
+        return tir.tirx.IntImm("int32", 0)
     index = (ctx.group * ctx.blocks + block.channel_block) * ctx.b_block
     return ctx.kb.let(index + ctx.image * ctx.gemm.b_image, "b_start")
 
