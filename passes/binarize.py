@@ -8,16 +8,18 @@ from typing import ClassVar, Literal
 from dlcc.ir import Binary
 from passes.base import PassContext, option
 from passes.compression.layers import WeightLayer
-from passes.compression.weight_only import Form, WeightOnly, is_pruned_layer
+from passes.compression.weight_only import Form, is_pruned_layer
+from passes.compression.with_data import RoundedWeights
 from passes.quantization.structure import output_axis
 
 
 @dataclass(frozen=True)
-class Binarize(WeightOnly):
+class Binarize(RoundedWeights):
     """Store weights as -s or +s, one bit each.
 
     s is the mean |weight|, the least-squares optimum (Rastegari et al. 2016, "XNOR-Net", section
-    3.1: binary-weight networks). Pruned layers are refused: there is no zero among the two.
+    3.1: binary-weight networks). With calibration data codes and scales are chosen by the error of
+    the layer's result. Pruned layers are refused: there is no zero among the two.
 
     ::
 

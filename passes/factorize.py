@@ -14,7 +14,7 @@ from dlcc.ir.encodings import Array
 from dlcc.ops.base import op_of
 from passes.base import Pass, PassContext, PassResult, option, part
 from passes.compression.layers import weight_layers
-from passes.compression.side_by_side import DEEPEST, HELD, GetSums, SideBySide, name_of
+from passes.compression.side_by_side import GetSums, SideBySide, name_of, why_not_fitted
 from passes.factorization import ranks as rules
 from passes.factorization.allocate import Offer, allocate
 from passes.factorization.canonical import Cp
@@ -321,7 +321,7 @@ class _Walk:
     def _metric(self, layer: Layer, sums: GetSums, dense_prefix: bool) -> tuple[Metric | None, str]:
         """The metric of a layer, or None and the reason."""
         assert self.samples is not None
-        why = _no_metric(layer, self.samples.count)
+        why = why_not_fitted(layer.node, self.samples.count)
         if why:
             return None, why
         metric = Metric.of(layer, *sums(), dense_prefix=dense_prefix)
@@ -348,19 +348,6 @@ def _reason(node: Node, weight: Array) -> str:
         return f"{100 * zeros:.0f} % of its weights are zero, its factors would be dense"
     if min(node.output.type.elements, *weight.shape[:2]) < 2:
         return "it has one channel only"
-    return ""
-
-
-def _no_metric(layer: Layer, samples: int) -> str:
-    """Why a layer's results cannot be looked at, or ""."""
-    bias = layer.node.optional_input(2)
-    if bias is not None and not bias.is_constant:
-        return "its bias is not constant"
-    depth = layer.weight.size // layer.outputs
-    if depth > DEEPEST:
-        return f"its sums of {depth} products are longer than {DEEPEST}"
-    if samples < HELD or layer.node.output.type.rank < 2:
-        return f"it takes a batch axis and {HELD} samples at least"
     return ""
 
 

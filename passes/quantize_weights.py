@@ -10,17 +10,19 @@ import numpy as np
 from dlcc.ir import Affine
 from passes.base import PassContext, option
 from passes.compression.layers import WeightLayer
-from passes.compression.weight_only import Form, WeightOnly
+from passes.compression.weight_only import Form
+from passes.compression.with_data import RoundedWeights
 from passes.quantization.ranges import SMALLEST
 from passes.quantization.structure import output_axis
 
 
 @dataclass(frozen=True)
-class QuantizeWeights(WeightOnly):
+class QuantizeWeights(RoundedWeights):
     """Store weights as signed integers of few bits; activations stay in float.
 
-    Codes are symmetric, rounded to nearest, with one scale per output channel or layer. quantize
-    makes activations integers too.
+    Codes are symmetric, with one scale per output channel or layer: that at which the largest
+    weight is the largest code; with calibration data the one with the least error of the layer's
+    result. quantize makes activations integers too.
 
     ::
 

@@ -12,15 +12,17 @@ from dlcc.ir.clustering import cluster_scalars
 from dlcc.ir.encodings import Array
 from passes.base import PassContext, option
 from passes.compression.layers import WeightLayer
-from passes.compression.weight_only import Form, WeightOnly, is_pruned_layer
+from passes.compression.weight_only import Form, is_pruned_layer
+from passes.compression.with_data import RoundedWeights
 
 
 @dataclass(frozen=True)
-class ShareWeights(WeightOnly):
+class ShareWeights(RoundedWeights):
     """Let the weights of a layer share a few values, found by k-means.
 
     Each weight is stored as an index into the layer's codebook (Han et al. 2016, "Deep
-    compression", section 3). Zeros of pruned layers stay zeros; their places are stored beside the
+    compression", section 3); with calibration data, values and indices are chosen by the error of
+    the layer's result. Zeros of pruned layers stay zeros; their places are stored beside the
     indices of the others where that is smaller.
 
     ::

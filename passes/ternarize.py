@@ -8,17 +8,19 @@ from typing import ClassVar, Literal
 from dlcc.ir import Ternary
 from passes.base import PassContext, option
 from passes.compression.layers import WeightLayer
-from passes.compression.weight_only import Form, WeightOnly
+from passes.compression.weight_only import Form
+from passes.compression.with_data import RoundedWeights
 from passes.quantization.structure import output_axis
 
 
 @dataclass(frozen=True)
-class Ternarize(WeightOnly):
+class Ternarize(RoundedWeights):
     """Store weights as one of -n, 0, +p, two bits each.
 
     ``threshold`` times the mean |weight| separates what counts for p and n, which are means of the
     weights beyond it (Li et al. 2016, "Ternary weight networks", eq. 5 and 6: 0.7). Without one
-    the scales are the least-squares optimum. Every weight then becomes the nearest of the three.
+    the scales are the least-squares optimum. Every weight then becomes the nearest of the three;
+    with calibration data codes and scales are chosen by the error of the layer's result.
 
     ::
 

@@ -12,7 +12,7 @@ from dlcc.ir.encodings import Array
 from passes.compression import refit
 from passes.compression.pruning import Candidate
 from passes.compression.rows import groups_of
-from passes.compression.side_by_side import DEEPEST, HELD, GetSums, SideBySide, name_of
+from passes.compression.side_by_side import GetSums, SideBySide, name_of, why_not_fitted
 from passes.quantization.samples import Samples
 from passes.quantization.structure import key
 
@@ -94,15 +94,8 @@ class _Run:
         return self.report
 
     def _visit(self, node: Node, sums: GetSums) -> None:
-        self._follow(node)
+        self.both.follow(node, self.graph[name_of(node)])
         self._fit(node, sums)
-
-    def _follow(self, node: Node) -> None:
-        """Give a layer of the running network the weight that it has in the compressed one."""
-        weight = self.graph[name_of(node)].input(1)
-        assert weight.constant is not None
-        twin = self.both.new.add_stored(weight.constant.parts, weight.type, name=weight.name)
-        node.set_input(1, twin)
 
     def _reason(self, node: Node) -> str:
         """Why a layer cannot be fitted, or ""."""
@@ -110,17 +103,12 @@ class _Run:
         inner = encoding.inner if isinstance(encoding, Sparse) else encoding
         if not isinstance(inner, Dense) or not node.output.type.is_dense:
             return f"its weights are {inner.name}, which least squares does not give"
-        if node.op == "conv_transpose2d":
-            return "conv_transpose2d is not fitted"
         if len(self.graph[name_of(node)].input(1).uses) > 1:
             return "its weight is shared"
-        if node.optional_input(2) is not None and not node.input(2).is_constant:
-            return "its bias is not constant"
+        reason = why_not_fitted(node, self.both.samples)
+        if reason:
+            return reason
         mask = _rows(node, node.input(1).decoded()) != 0
-        if mask.shape[2] > DEEPEST:
-            return f"its sums of {mask.shape[2]} products are longer than {DEEPEST}"
-        if self.both.samples < HELD or node.output.type.rank < 2:
-            return f"it takes a batch axis and {HELD} samples at least"
         needed = refit.work(mask)
         return f"it would take {needed:.1g} operations" if needed > refit.WORK else ""
 

@@ -77,6 +77,14 @@ class SideBySide:
                 step(node, live_new, uses_new)
             advance((index + 1) / end)
 
+    def follow(self, node: Node, twin: Node) -> None:
+        """Give a layer of the running network the weight and bias of its twin."""
+        for index in (1, 2):
+            value = twin.optional_input(index)
+            if value is not None and value.constant is not None:
+                parts, type_ = value.constant.parts, value.type
+                node.set_input(index, self.new.add_stored(parts, type_, name=value.name))
+
     def _inputs(self, network: Graph) -> Live:
         return {v: [feed[v.name] for feed in self.feeds] for v in network.inputs}
 
@@ -109,9 +117,23 @@ class SideBySide:
             part.add(input_rows(node, x, rows), output_rows(node, target, rows))
 
 
+def why_not_fitted(node: Node, samples: int) -> str:
+    """Why a layer's results on data cannot be looked at, or ""."""
+    if node.op == "conv_transpose2d":
+        return "conv_transpose2d is not fitted"
+    if node.optional_input(2) is not None and not node.input(2).is_constant:
+        return "its bias is not constant"
+    depth = math.prod(node.input(1).type.shape[1:])
+    if depth > DEEPEST:
+        return f"its sums of {depth} products are longer than {DEEPEST}"
+    if samples < HELD or node.output.type.rank < 2:
+        return f"it takes a batch axis and {HELD} samples at least"
+    return ""
+
+
 def name_of(node: Node) -> str:
     """The key of a running layer in the network whose layers still have their clamps."""
     return key(node).removesuffix(PRE)
 
 
-__all__ = ["DEEPEST", "HELD", "GetSums", "SideBySide", "Visit", "name_of"]
+__all__ = ["GetSums", "SideBySide", "Visit", "name_of", "why_not_fitted"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -61,6 +61,13 @@ class Form:
         return self.encoding.stored_bytes(self.parts)
 
 
+Improve = Callable[[Form], Form]
+"""Chooses codes anew, with data."""
+
+Act = Callable[[WeightLayer, Improve | None], Form | None]
+"""Encodes a layer. Returns what it would be without data, or None where the layer stays."""
+
+
 def smaller_form(form: Form, pattern: str, shape: tuple[int, ...]) -> Form:
     """Of a pruned weight: ``form``, or its elements at the places of ``pattern`` if that is less.
 
@@ -105,23 +112,50 @@ class WeightOnly(Pass):
 
         layers = weight_layers(graph, self.only, self.exclude, refuse)
         done: list[Stored] = []
-        for number, layer in enumerate(layers):
+
+        def act(layer: WeightLayer, improve: Improve | None) -> Form | None:
             try:
-                report = self._store(graph, layer, context)
+                form, report = self._store(graph, layer, context, improve)
             except ValueError as error:
                 refuse(layer.loc, str(error))
-                continue
+                return None
             done.append(report)
             result.remarks.append(self.remark("applied", layer.loc, str(report)))
-            context.advance((number + 1) / len(layers))
+            return form
+
+        self.walk(graph, layers, context, act, result)
         result.modified = bool(done)
         result.statistics.update(_totals(done))
         return result
 
-    def _store(self, graph: Graph, layer: WeightLayer, context: PassContext) -> Stored:
+    def walk(
+        self,
+        graph: Graph,
+        layers: Sequence[WeightLayer],
+        context: PassContext,
+        act: Act,
+        result: PassResult,
+    ) -> None:
+        """Call ``act`` with every layer.
+
+        Args:
+            graph: the network.
+            layers: in execution order.
+            context: of the pipeline.
+            act: encodes a layer.
+            result: gets further remarks and statistics.
+        """
+        for number, layer in enumerate(layers):
+            act(layer, None)
+            context.advance((number + 1) / len(layers))
+
+    def _store(
+        self, graph: Graph, layer: WeightLayer, context: PassContext, improve: Improve | None
+    ) -> tuple[Form, Stored]:
         _check(layer)
         before, encoding = layer.stored_bytes, layer.weight.type.encoding
-        form = self.form(layer, context)
+        first = self.form(layer, context)
+        form = first if improve is None else improve(first)
         if isinstance(encoding, Sparse):
             form = smaller_form(form, encoding.pattern, layer.values.shape)
         if form.bytes >= before:
@@ -129,7 +163,7 @@ class WeightOnly(Pass):
         layer.store(graph, form.parts, form.encoding)
         change = layer.weight.decoded() - layer.values
         error = float(np.linalg.norm(change) / np.linalg.norm(layer.values))
-        return Stored(form.words, layer.values.size, before, form.bytes, error)
+        return first, Stored(form.words, layer.values.size, before, form.bytes, error)
 
 
 def is_pruned_layer(layer: WeightLayer) -> bool:
@@ -155,4 +189,4 @@ def _totals(reports: Sequence[Stored]) -> dict[str, int | float]:
     }
 
 
-__all__ = ["Form", "Stored", "WeightOnly", "is_pruned_layer", "smaller_form"]
+__all__ = ["Act", "Form", "Improve", "Stored", "WeightOnly", "is_pruned_layer", "smaller_form"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -81,6 +82,8 @@ class Assigner(Fitter):
         assigned: by the key of a layer.
         unfit: keys of layers that fit the accumulator at no width.
     """
+
+    fits_scales: ClassVar[bool] = False  # smaller scales would make larger sums
 
     def __init__(self, prepared: Prepared, accumulator: Accumulator, stretch: bool) -> None:
         """Start.
@@ -191,10 +194,8 @@ class Assigner(Fitter):
         floor = self._bias_floor(bias, source)
 
         def make(bits: int, floor: Array) -> Codes:
-            scales, exact = weights.channel_scales(weight, bits, floor)
-            codes = weights.nearest(weight, scales, bits).astype(np.int8)
-            unit = source.scale * scales
-            made = weights.QuantisedWeights(codes, scales, exact)
+            made = weights.quantise_weight(weight, bits, floor, None)
+            unit = source.scale * made.scales
             return Codes(bits, made, _bias_codes(bias, unit), unit, floor)
 
         for bits in WIDTHS:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from passes.compression.stepping import Live, step, use_counts
 from passes.quantization import weights
 from passes.quantization.observe import Observation
 from passes.quantization.rewrite import layer_constants, set_layer
+from passes.quantization.rounding import Rounding
 from passes.quantization.samples import Samples
 from passes.quantization.structure import (
     ACCUMULATING,
@@ -60,12 +62,12 @@ class FitOptions:
 
     Attributes:
         bias_correction: match the means of the float network.
-        adaptive_rounding: round against the covariance of the layer's input.
+        rounding: of the weights; nearest needs no covariance of the layer's input.
         seed: of the choice of patches.
     """
 
     bias_correction: bool = True
-    adaptive_rounding: bool = True
+    rounding: Rounding = "gptq"
     seed: int = 0
 
 
@@ -168,7 +170,14 @@ class Codes:
 
 
 class Fitter:
-    """Fits all layers of ``target`` and of its rebatched twin, in execution order."""
+    """Fits all layers of ``target`` and of its rebatched twin, in execution order.
+
+    Attributes:
+        fits_scales: narrow codes get the scales with the least error, not those of the largest
+            weights.
+    """
+
+    fits_scales: ClassVar[bool] = True
 
     def __init__(self, prepared: Prepared) -> None:
         self.target = prepared.graph
@@ -230,7 +239,9 @@ class Fitter:
             bits,
             floor,
             layer.moments,
+            self.options.rounding,
             per_tensor=layer.per_tensor,
+            fit_scales=self.fits_scales,
             keep_zeros=is_pruned(layer.node.input(1)),
         )
         bias = layer.bias
@@ -284,7 +295,7 @@ class Fitter:
             return None
         chunks, encoding = live[node.input(0)], node.input(0).type.affine
         depth = int(np.prod(node.input(1).type.shape[1:]))
-        wanted = self.options.adaptive_rounding and depth <= DEEPEST
+        wanted = self.options.rounding != "nearest" and depth <= DEEPEST
         if node.op == "linear":
             return _linear_moments(chunks, encoding, depth, wanted)
         rng = np.random.default_rng(self.options.seed)

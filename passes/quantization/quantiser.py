@@ -15,6 +15,7 @@ from passes.quantization import fit, ranges, structure, weights
 from passes.quantization.equalise import equalise, pairs
 from passes.quantization.observe import Observation, observe
 from passes.quantization.rewrite import Rewriter
+from passes.quantization.rounding import ROUNDING_HELP
 from passes.quantization.samples import Samples, affordable, cut, read
 from passes.quantization.structure import LAYERS, Structure, key
 from passes.quantization.synthetic import COUNT, fitted_inputs, synthetic_inputs
@@ -52,7 +53,7 @@ class Quantiser(Pass):
     samples: int = option(200, "most calibration samples to use", unit="samples", minimum=1)
     equalise: bool = option(True, "bring the channels between two layers to one range")
     bias_correction: bool = option(True, "match each layer's mean on the quantised prefix")
-    adaptive_rounding: bool = option(True, "round weights against the layer's input statistics")
+    rounding: Literal["nearest", "gptq", "adaround"] = option("gptq", ROUNDING_HELP)
     exclude: tuple[str, ...] = option((), "layers that stay float, by name; * and ? match")
 
     @property
@@ -92,7 +93,7 @@ class Quantiser(Pass):
         twin = samples.network
         borders = Rewriter(graph, plan, encodings).run()
         Rewriter(twin, plan, encodings).run()
-        options = fit.FitOptions(self.bias_correction, self.adaptive_rounding, context.seed)
+        options = fit.FitOptions(self.bias_correction, self.rounding, context.seed)
         fitter = self.fitter(
             fit.Prepared(graph, twin, plan, widths, options, samples, seen, encoding_at)
         )

@@ -10,42 +10,18 @@ import numpy as np
 from dlcc.analysis.accumulators import Bounds, of_weights
 from dlcc.ir import Affine
 from dlcc.ir.encodings import Array
+from passes.quantization.grids import uniform
 from passes.quantization.ranges import SMALLEST, lattice
+from passes.quantization.rounding import Metric, Rounding, round_weights, searched_scales
 
 ACCUMULATOR = 1 << 31
 """Accumulators are int32: |acc| must stay below this."""
 
+WIDE = 8
+"""Codes from this width on keep the scale of the largest weight: clamping it gains nothing."""
+
 _HEADROOM = 1 << 29
 """Bias and residual may each take this much of an accumulator."""
-
-_BLOCK = 64
-
-
-@dataclass(frozen=True, eq=False)
-class Metric:
-    """In what order a layer's weights are rounded, and how errors are passed on.
-
-    Attributes:
-        order: int [groups, K]: inputs of large variance first.
-        upper: float64 [groups, K, K]: Cholesky factor of the inverse of the reordered covariance.
-    """
-
-    order: Array
-    upper: Array
-
-    @staticmethod
-    def of(second: Array, damping: float = 0.01) -> Metric:
-        """The metric of a covariance [groups, K, K].
-
-        Args:
-            second: the covariance.
-            damping: added to the diagonal, as a part of its mean.
-
-        Raises:
-            LinAlgError: it is too singular.
-        """
-        order = np.argsort(-np.einsum("gkk->gk", second), axis=1, kind="stable")
-        return Metric(order, _inverse_factor(second, order, damping))
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,90 +103,47 @@ def scale_floor(bias: Array, input_scale: float, residual_reach: float) -> Array
     return np.asarray(reach / (input_scale * _HEADROOM))
 
 
-def nearest(weight: Array, scales: Array, bits: int) -> Array:
-    """Codes by rounding half to even, clamped symmetrically."""
-    last = (1 << (bits - 1)) - 1
-    return np.clip(np.rint(weight.astype(np.float64) / scales[:, None]), -last, last)
-
-
-def round_with_data(
-    weight: Array,
-    scales: Array,
-    metric: Metric,
-    bits: int,
-    *,
-    keep_zeros: bool = False,
-) -> Array:
-    """Codes that minimise the layer's output error on data, not the weights' own error.
-
-    Weights are rounded one input at a time, and the error made is taken up by the inputs not yet
-    rounded, in the metric of the inputs' covariance (Frantar et al. 2022, GPTQ; inputs of large
-    variance first).
-
-    Args:
-        weight: [O, K]; the O channels are ``groups`` equal runs.
-        scales: [O].
-        metric: of the inputs' covariance.
-        bits: width of the codes.
-        keep_zeros: weights that are 0 keep the code 0; the others take up the errors before them
-            (Frantar and Alistarh 2023, SparseGPT).
-    """
-    order, upper = metric.order, metric.upper
-    groups, depth = order.shape
-    last = (1 << (bits - 1)) - 1
-    w = weight.astype(np.float64).reshape(groups, -1, depth)
-    step = scales.reshape(groups, -1)
-    w = np.take_along_axis(w, order[:, None, :], axis=2)
-    free = (w != 0) | (not keep_zeros)
-    codes = np.empty_like(w)
-    for start in range(0, depth, _BLOCK):
-        stop = min(start + _BLOCK, depth)
-        errors = np.empty((groups, w.shape[1], stop - start))
-        for k in range(start, stop):
-            codes[:, :, k] = np.clip(np.rint(w[:, :, k] / step), -last, last) * free[:, :, k]
-            error = (w[:, :, k] - codes[:, :, k] * step) / upper[:, None, k, k]
-            w[:, :, k + 1 : stop] -= error[:, :, None] * upper[:, None, k, k + 1 : stop]
-            errors[:, :, k - start] = error
-        w[:, :, stop:] -= errors @ upper[:, start:stop, stop:]
-    out = np.empty_like(codes)
-    np.put_along_axis(out, np.broadcast_to(order[:, None, :], out.shape), codes, axis=2)
-    return out.reshape(weight.shape)
-
-
-def _inverse_factor(second: Array, order: Array, damping: float) -> Array:
-    """Upper Cholesky factor of the inverse of the damped, reordered covariance, per group."""
-    groups, depth, _ = second.shape
-    index = np.arange(groups)[:, None, None]
-    h = second[index, order[:, :, None], order[:, None, :]]
-    mean = np.einsum("gkk->g", h) / depth
-    ridge = damping * mean + 1e-12 * max(float(mean.max(initial=0.0)), 1e-30)
-    h = h + ridge[:, None, None] * np.eye(depth)
-    inverse = np.linalg.inv(h)
-    inverse = (inverse + inverse.transpose(0, 2, 1)) / 2
-    return np.asarray(np.linalg.cholesky(inverse).transpose(0, 2, 1))
-
-
 def quantise_weight(
     weight: Array,
     bits: int,
     floor: Array,
     moments: Moments | None,
+    how: Rounding = "gptq",
     *,
     per_tensor: bool = False,
+    fit_scales: bool = True,
     keep_zeros: bool = False,
 ) -> QuantisedWeights:
     """Codes and scales of a weight [O, K]; with data where its covariance is given.
 
-    ``keep_zeros``: what is 0 stays 0, whatever the data says.
+    Args:
+        weight: [O, K].
+        bits: width of the codes.
+        floor: [O], smallest scales allowed.
+        moments: of the layer's input.
+        how: the rounding, where there is a covariance.
+        per_tensor: one scale for all channels.
+        fit_scales: narrow codes that are rounded with data get the scales with the least error, at
+            which the largest weights may be clamped.
+        keep_zeros: what is 0 stays 0, whatever the data says.
     """
     scales, exact = channel_scales(weight, bits, floor)
     if per_tensor:
         scales = np.full_like(scales, scales.max())
-    codes = nearest(weight, scales, bits)
-    metric = None if exact or moments is None else moments.metric
-    if metric is not None:
-        codes = round_with_data(weight, scales, metric, bits, keep_zeros=keep_zeros)
-    return QuantisedWeights(codes.astype(np.int8 if bits <= 8 else np.int32), scales, exact)
+    metric = None if exact or moments is None or how == "nearest" else moments.metric
+    groups = 1 if metric is None else len(metric.order)
+
+    def rows(array: Array) -> Array:
+        return array.reshape(groups, len(weight) // groups, -1)
+
+    target = rows(weight)
+    grid = uniform(rows(scales), bits, weight.shape[1], floor=rows(floor)[..., 0])
+    fit_scales &= bits < WIDE and metric is not None and not per_tensor
+    if metric is not None and fit_scales:
+        grid = searched_scales(target, grid, np.einsum("gkk->gk", metric.damped))
+    found = round_weights(target, grid, metric, how, keep_zeros=keep_zeros, refit=fit_scales)
+    codes = found.codes.reshape(weight.shape).astype(np.int8 if bits <= 8 else np.int32)
+    return QuantisedWeights(codes, found.grid.parameters.reshape(-1), exact)
 
 
 def accumulator_bound(

@@ -210,7 +210,7 @@ def test_a_layer_takes_the_best_of_the_maximal_pairs(net: Net) -> None:
     x = net.input(16, 30)
     graph = net.done(net.linear(net.op("relu", net.linear(x, 40, loc="a")), 20, loc="b"))
     PassManager("fuse-epilogues,eliminate-dead-code").run(graph)
-    options = "accumulator=14 scales=layer equalise=false adaptive-rounding=false"
+    options = "accumulator=14 scales=layer equalise=false rounding=nearest"
     data = feeds(graph, 8)
     result = run(graph, f"assign-bitwidths{{{options}}}", data)
     [message] = [r.message for r in result.remarks if r.loc == "b" and r.kind == "applied"]

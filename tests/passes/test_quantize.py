@@ -438,15 +438,24 @@ def ops_with_weights(graph: Graph) -> list[Node]:
 
 
 def test_data_moves_pruned_weights_but_not_their_zeros(net: Net) -> None:
-    from passes.quantization.weights import Metric, round_with_data
+    from passes.quantization.grids import uniform
+    from passes.quantization.rounding import Metric, round_weights
 
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((6, 12)) * (rng.random((6, 12)) < 0.5)
     x = rng.standard_normal((200, 3)) @ rng.standard_normal((3, 12))
     second, scales = (x.T @ x / 200)[None], np.full(6, 0.4)
-    held = round_with_data(weight, scales, Metric.of(second), 4, keep_zeros=True)
+    grid, metric = uniform(scales[None, :, None], 4, 12), Metric.of(second)
+
+    def rounded(keep_zeros: bool) -> Array:
+        found = round_weights(
+            weight[None], grid, metric, "gptq", keep_zeros=keep_zeros, refit=False
+        )
+        return found.numbers[0] / 0.4
+
+    held = rounded(True)
     assert not held[weight == 0].any()
-    assert round_with_data(weight, scales, Metric.of(second), 4)[weight == 0].any()
+    assert rounded(False)[weight == 0].any()
     nearest = np.clip(np.rint(weight / 0.4), -7, 7)
 
     def error(codes: Array) -> float:

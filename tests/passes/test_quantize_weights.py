@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from dlcc.ir import Affine
 from passes import PassContext, PassManager
 from passes.quantization import weights
 from passes.quantization.equalise import equalise
+from passes.quantization.grids import uniform
 from passes.quantization.observe import observe
 from passes.quantization.ranges import asymmetric, lattice, on_lattice
+from passes.quantization.rounding import Metric, round_weights
 from passes.quantization.samples import cut
 from passes.quantization.structure import analyse
 from passes.quantization.synthetic import noise
@@ -116,13 +119,24 @@ def _layer(seed: int, outputs: int, depth: int) -> tuple[np.ndarray, np.ndarray]
     return rng.standard_normal((outputs, depth)), x
 
 
+def _rounded(
+    w: np.ndarray, scales: np.ndarray, second: np.ndarray, bits: int, how: Any = "gptq"
+) -> np.ndarray:
+    """Codes at fixed scales."""
+    groups = len(second)
+    shape = (groups, len(w) // groups, -1)
+    grid = uniform(scales.reshape(shape), bits, w.shape[1])
+    found = round_weights(w.reshape(shape), grid, Metric.of(second), how, refit=False)
+    return found.codes.reshape(w.shape)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_rounding_with_data_beats_nearest_on_the_output(seed: int) -> None:
     w, x = _layer(seed, 12, 100)
     scales = np.abs(w).max(axis=1) / 7
     covariance = (x.T @ x / len(x))[None]
-    near = weights.nearest(w, scales, 4)
-    adaptive = weights.round_with_data(w, scales, weights.Metric.of(covariance), 4)
+    near = _rounded(w, scales, covariance, 4, "nearest")
+    adaptive = _rounded(w, scales, covariance, 4)
     assert np.abs(adaptive).max() <= 7
     assert (adaptive == np.rint(adaptive)).all()
 
@@ -138,18 +152,18 @@ def test_rounding_works_group_by_group() -> None:
     scales = np.abs(w).max(axis=1) / 127
     x = rng.standard_normal((6, 500, 9)) * rng.uniform(0.1, 2, (6, 1, 9))
     second = x.transpose(0, 2, 1) @ x / 500
-    together = weights.round_with_data(w, scales, weights.Metric.of(second), 8)
+    together = _rounded(w, scales, second, 8)
     for g in range(6):
-        metric = weights.Metric.of(second[g : g + 1])
-        alone = weights.round_with_data(w[g : g + 1], scales[g : g + 1], metric, 8)
+        alone = _rounded(w[g : g + 1], scales[g : g + 1], second[g : g + 1], 8)
         np.testing.assert_array_equal(together[g], alone[0])
 
 
 def test_rounding_takes_a_singular_covariance() -> None:
     w = np.random.default_rng(6).standard_normal((3, 8))
     scales = np.abs(w).max(axis=1) / 127
-    codes = weights.round_with_data(w, scales, weights.Metric.of(np.zeros((1, 8, 8))), 8)
-    np.testing.assert_array_equal(codes, weights.nearest(w, scales, 8))
+    zero = np.zeros((1, 8, 8))
+    codes = _rounded(w, scales, zero, 8)
+    np.testing.assert_array_equal(codes, _rounded(w, scales, zero, 8, "nearest"))
 
 
 @settings(max_examples=60, deadline=None)
