@@ -248,7 +248,11 @@ def crossings(
 ) -> Iterator[tuple[str, int, list[str]]]:
     """For each pattern and bits: from which sparsity on it beats dense fp32, and dense int8."""
     dense = [found[Row(shape, "dense", bits)][0] for bits in (32, 8)]
-    rows = {row: seconds for row, (seconds, _) in found.items() if row.shape == shape}
+    rows = {
+        row: float("inf") if told["weights"] == "decoded" else seconds
+        for row, (seconds, told) in found.items()
+        if row.shape == shape
+    }
     for pattern, bits in dict.fromkeys((row.pattern, row.bits) for row in rows):
         points = [
             (r.sparsity, t) for r, t in rows.items() if (r.pattern, r.bits) == (pattern, bits)

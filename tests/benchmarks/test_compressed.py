@@ -64,3 +64,15 @@ def test_break_even_lies_where_the_times_cross():
     assert compressed.break_even(points, 5.0) == "-"
     decoded = [(0.5, float("inf")), *points[1:]]
     assert compressed.break_even(decoded, 40.0) == "<70 %"
+
+
+def test_decoded_weights_are_no_crossing():
+    told = {key: {"weights": key} for key in ("dense", "decoded", "compressed")}
+    found = {
+        Row("conv", "dense", 32): (9.0, told["dense"]),
+        Row("conv", "dense", 8): (3.0, told["dense"]),
+        Row("conv", "block4x4", 8, 0.5): (2.9, told["decoded"]),
+        Row("conv", "block4x4", 8, 0.9): (2.0, told["compressed"]),
+    }
+    crossed = {(p, b): at for p, b, at in compressed.crossings(found, "conv")}
+    assert crossed["block4x4", 8] == ["<90 %", "<90 %"]

@@ -43,6 +43,9 @@ from targets.cpu.kernels.stage import Stage
 ENTRY_CYCLES = 1.0
 """Cycles of an entry beyond its products: its place, and the loop."""
 
+BROADCAST_CYCLES = 0.13
+"""More of each pixel where a float32 broadcast serves one product alone."""
+
 
 @dataclass(frozen=True)
 class SparseGemm:
@@ -137,6 +140,8 @@ def _cycles(kernel: SparseGemm, entries: int) -> float:
         if rows * cols:
             pixels = height * width
             step = step_cycles(unit, pixels, kernel.vectors, mean) + ENTRY_CYCLES
+            if unit.kind == "fma" and kernel.vectors == 1:
+                step += BROADCAST_CYCLES * pixels
             finish = finish_cycles(kernel.gemm, unit, pixels, kernel.vectors)
             total += rows * cols * (entries * step + kernel.block_rows * finish)
     return total * kernel.gemm.images
