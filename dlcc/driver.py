@@ -17,6 +17,7 @@ import targets as target_library
 from dlcc.accuracy import labels_in, scores_output
 from dlcc.artifact import Artifact, check_output, write_artifact
 from dlcc.data import LABEL_KEYS, batches_from, load_npz, named_inputs, split_batches
+from dlcc.errors import DlccError, ExitCode
 from dlcc.frontends import load_graph
 from dlcc.ir import Graph
 from dlcc.ir.encodings import Array
@@ -41,6 +42,7 @@ from passes.pipeline import parse_pipeline, print_pipeline
 from passes.pipelines import OPTIMISE, default_pipeline
 from passes.prune import Prune
 from passes.quantization.samples import read
+from passes.recipe import Recipe
 
 Calibration = str | Path | Callable[[], Iterable[Mapping[str, Array]]]
 Progress = Callable[[str, float], None]
@@ -62,6 +64,7 @@ class CompileOptions:
         target: ``cpu`` (this machine), or a name from ``dlcc targets``.
         bits: 8 for post-training int8, 16 for bfloat16, 32 for float.
         passes: pipeline text or passes; None for the default pipeline of ``bits``.
+        recipe: TOML file that tells what is done to which layer, in place of ``passes``.
         threads: upper bound on threads at run time; 0 for :data:`DEFAULT_THREADS`.
         shapes: symbolic dimension -> size, or input name -> shape.
         calibration: .npz file, or a callable that starts an iterator of feeds.
@@ -79,6 +82,7 @@ class CompileOptions:
     target: str = "cpu"
     bits: int = 8
     passes: str | Sequence[Pass] | None = None
+    recipe: str | Path | Recipe | None = None
     threads: int = 0
     shapes: Mapping[str, Any] | None = None
     calibration: Calibration | None = None
@@ -92,8 +96,26 @@ class CompileOptions:
     print_after: tuple[str, ...] = ()
     dump_dir: Path | None = None
 
+    def read_recipe(self) -> Recipe | None:
+        """The recipe, if there is one.
+
+        Raises:
+            DlccError: it cannot be read, is no recipe, or ``passes`` are given too.
+        """
+        pass_library.load_plugins()
+        if self.recipe is None:
+            return None
+        if self.passes is not None:
+            raise DlccError(
+                ExitCode.USAGE,
+                "a recipe and passes are given",
+                why="each of them says which passes run",
+                fix="leave one out; a recipe's first passes stand behind its key before",
+            )
+        return self.recipe if isinstance(self.recipe, Recipe) else Recipe.load(self.recipe)
+
     def pipeline(self) -> list[Pass]:
-        """The passes to run.
+        """The passes to run where no recipe tells them.
 
         Raises:
             DlccError: bad pipeline text or an unsupported bit width.
@@ -114,6 +136,7 @@ class Optimised:
     pipeline: str
     remarks: tuple[Remark, ...]
     passes: tuple[PassRecord, ...]
+    recipe: Recipe | None = None
 
 
 @dataclass(frozen=True)
@@ -138,10 +161,13 @@ def optimise(
         DlccError: the model, the data or the pipeline is at fault.
     """
     remarks: list[Remark] = []
-    pipeline = options.pipeline()
+    recipe = options.read_recipe()
+    pipeline = [] if recipe else options.pipeline()
     progress("import", 0.0)
     graph = model.copy() if isinstance(model, Graph) else import_model(model, options, remarks)
     progress("import", 1.0)
+    if recipe is not None:
+        pipeline = recipe.passes(graph)
     calibration = None
     if options.calibration is not None:
         calibration = batches_from(options.calibration, graph)
@@ -163,7 +189,8 @@ def optimise(
         dump_dir=options.dump_dir,
     )
     records = manager.run(graph, context).records
-    return Optimised(graph, print_pipeline(pipeline), tuple(context.remarks), tuple(records))
+    remarks = context.remarks
+    return Optimised(graph, print_pipeline(pipeline), tuple(remarks), tuple(records), recipe)
 
 
 def _selection(names: tuple[str, ...]) -> Selection:
@@ -225,12 +252,15 @@ def compile(
     marks.append(time.perf_counter())
     program.report.update(_report(optimised))
     progress("link", 0.0)
+    told = {"pipeline": optimised.pipeline, "target": target.name}
+    if optimised.recipe is not None:
+        told["recipe"] = optimised.recipe.text
     artifact = write_artifact(
         program,
         Path(output),
         emit=chosen.emit,
         embed=chosen.embed,
-        manifest_extra={"pipeline": optimised.pipeline, "target": target.name},
+        manifest_extra=told,
     )
     progress("link", 1.0)
     marks.append(time.perf_counter())

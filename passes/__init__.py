@@ -25,6 +25,7 @@ from passes.base import (
 )
 from passes.manager import OutputError, PassManager, PassRecord, PipelineResult
 from passes.pipeline import as_passes, parse_pipeline, print_pass, print_pipeline
+from passes.recipe import Recipe
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -77,6 +78,7 @@ __all__ = [
     "PassResult",
     "PipelineResult",
     "Progress",
+    "Recipe",
     "Remark",
     "as_passes",
     "describe",

@@ -24,6 +24,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -52,6 +53,25 @@ NOMINAL_BYTES_PER_SECOND = 2e10
 RemarkKind = Literal["applied", "refused", "note"]
 
 _REGISTRY: dict[str, type[Pass]] = {}
+
+
+class Stage(IntEnum):
+    """When a pass runs beside others, where a recipe and not a pipeline says what is done."""
+
+    EXACT = 0
+    """It changes no output."""
+    CHANNELS = 1
+    """It makes layers smaller."""
+    FACTORS = 2
+    """It puts several layers in the place of one."""
+    ZEROS = 3
+    """It drops single weights."""
+    WEIGHTS = 4
+    """It stores weights in another way."""
+    CODES = 5
+    """It turns the network into integers."""
+    REST = 6
+    """It works on what stayed in float."""
 
 
 @dataclass(frozen=True)
@@ -191,10 +211,12 @@ class Pass(ABC):
     Attributes:
         name: kebab-case name in pipeline text.
         lossy: True if outputs may change; such a pass reports its error in its statistics.
+        stage: when it runs in a recipe; None for EXACT, or WEIGHTS if it is lossy.
     """
 
     name: ClassVar[str] = ""
     lossy: ClassVar[bool] = False
+    stage: ClassVar[Stage | None] = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -204,6 +226,13 @@ class Pass(ABC):
     def __post_init__(self) -> None:
         for item in options_of(type(self)):
             item.check(getattr(self, item.field), f"pass {self.name!r}")
+
+    @classmethod
+    def stage_of(cls) -> Stage:
+        """When it runs in a recipe."""
+        if cls.stage is not None:
+            return cls.stage
+        return Stage.WEIGHTS if cls.lossy else Stage.EXACT
 
     @property
     def layer_bits(self) -> int | None:
@@ -286,6 +315,7 @@ __all__ = [
     "PassResult",
     "Progress",
     "Remark",
+    "Stage",
     "describe",
     "merge",
     "option",

@@ -12,7 +12,7 @@ from dlcc.errors import DlccError
 from dlcc.ir import F32, Graph, Node
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import op_of
-from passes.base import Pass, PassContext, PassResult, option, part
+from passes.base import Pass, PassContext, PassResult, Stage, option, part
 from passes.compression.layers import weight_layers
 from passes.compression.side_by_side import GetSums, SideBySide, name_of, why_not_fitted
 from passes.factorization import ranks as rules
@@ -61,6 +61,7 @@ class Factorize(Pass):
 
     name: ClassVar[str] = "factorize"
     lossy: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.FACTORS
 
     method: Literal["auto", "svd", "tucker", "spatial", "cp"] = option(
         "auto", "the form of the factors; auto: the fastest that meets the rule for ranks"

@@ -37,6 +37,7 @@ def option(
     unit: str = "",
     minimum: float | None = None,
     maximum: float | None = None,
+    by_layer: str = "",
 ) -> Any:
     """A dataclass field that is an option of a pass.
 
@@ -46,8 +47,11 @@ def option(
         unit: unit of a number ("bits", "fraction of weights", ...).
         minimum: smallest value allowed, of the number or of each element.
         maximum: largest value allowed.
+        by_layer: the option holds NAME:VALUE items for layers; of other layers this option tells
+            the value. In a recipe a layer gives its value alone.
     """
     metadata = {"help": help, "unit": unit, "minimum": minimum, "maximum": maximum}
+    metadata["by_layer"] = by_layer
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -66,6 +70,7 @@ class Option:
         unit: unit of the number.
         minimum: smallest value allowed.
         maximum: largest value allowed.
+        by_layer: option with the value of layers that are not named; "" if this names none.
     """
 
     field: str
@@ -78,11 +83,17 @@ class Option:
     unit: str
     minimum: float | None
     maximum: float | None
+    by_layer: str = ""
 
     @property
     def name(self) -> str:
         """Kebab-case name in pipeline text."""
         return self.field.replace("_", "-")
+
+    @property
+    def required(self) -> bool:
+        """Must be given."""
+        return self.default is dataclasses.MISSING
 
     @property
     def expected(self) -> str:
@@ -177,12 +188,11 @@ class Option:
 
     def describe(self) -> dict[str, Any]:
         """The option as JSON data."""
-        missing = self.default is dataclasses.MISSING
         return {
             "name": self.name,
             "type": self.expected,
-            "default": None if missing else format_value(self, self.default),
-            "required": missing,
+            "default": None if self.required else format_value(self, self.default),
+            "required": self.required,
             "help": self.help,
             "unit": self.unit,
         }
@@ -243,4 +253,5 @@ def _option(cls: type[Any], f: dataclasses.Field[Any], hint: Any) -> Option:
         unit=meta.get("unit", ""),
         minimum=meta.get("minimum"),
         maximum=meta.get("maximum"),
+        by_layer=meta.get("by_layer", ""),
     )

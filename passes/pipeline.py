@@ -15,7 +15,6 @@ White space is free. What an atom means (number, flag, text) is decided by the o
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import re
 from collections.abc import Iterable, Sequence
@@ -140,9 +139,7 @@ class _Reader:
     def _check_required(
         self, cls: type[Pass], options: Iterable[Option], given: dict[str, Any], start: int
     ) -> None:
-        missing = [
-            o.name for o in options if o.default is dataclasses.MISSING and o.field not in given
-        ]
+        missing = [o.name for o in options if o.required and o.field not in given]
         if missing:
             raise DlccError(
                 ExitCode.USAGE,

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from dlcc.ir import Graph, Sparse
-from passes.base import Pass, PassContext, PassResult, option, part
+from passes.base import Pass, PassContext, PassResult, Stage, option, part
 from passes.compression import pruning, saliency, sensitivity
 from passes.compression.layers import Refuse, WeightLayer, weight_layers
 from passes.compression.masks import Facts, check_pattern
@@ -40,6 +40,7 @@ class Prune(Pass):
 
     name: ClassVar[str] = "prune"
     lossy: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.ZEROS
 
     sparsity: float | None = option(
         None, "share of weights that are zero afterwards", unit="below 1", minimum=0.0, maximum=1.0

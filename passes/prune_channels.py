@@ -11,7 +11,7 @@ import numpy as np
 
 from dlcc.ir import Graph, Value
 from dlcc.ir.encodings import Array
-from passes.base import Pass, PassContext, PassResult, option, part
+from passes.base import Pass, PassContext, PassResult, Stage, option, part
 from passes.compression import channel_choice as choice
 from passes.compression import saliency
 from passes.compression.channel_choice import Bundle, Work
@@ -55,6 +55,7 @@ class PruneChannels(Pass):
 
     name: ClassVar[str] = "prune-channels"
     lossy: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.CHANNELS
 
     macs: float | None = option(
         None,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from dlcc.ir import Graph
 from passes.base import PassResult, option
 from passes.quantization.fit import Fitter, Prepared
 from passes.quantization.quantiser import Quantiser
-from passes.quantization.widths import BitWidths
+from passes.quantization.structure import Structure
+from passes.quantization.widths import BitWidths, WidthRules, assign
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,34 @@ class Quantize(Quantiser):
     name: ClassVar[str] = "quantize"
 
     bits: int = option(8, "width of weights and activations", unit="bits", minimum=2, maximum=8)
+    weights: tuple[str, ...] = option(
+        (),
+        "widths of the weights of layers by name, as NAME:BITS; * and ? match, the first that "
+        "names a layer holds",
+        by_layer="bits",
+    )
+    inputs: tuple[str, ...] = option(
+        (),
+        "widths of the activations that layers read, in the same way; a tensor that several layers "
+        "read gets the widest",
+        by_layer="bits",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._rules("weights")
+        self._rules("inputs")
+
+    def _rules(self, name: str) -> WidthRules:
+        return WidthRules.read(getattr(self, name), f"option {name} of pass {self.name!r}")
 
     def widths(self) -> BitWidths:
-        """One width everywhere."""
+        """One width, where no other is given."""
         return BitWidths(self.bits, self.bits)
+
+    def assign(self, widths: BitWidths, graph: Graph, plan: Structure) -> None:
+        """Those of layers by name."""
+        assign(widths, graph, plan, self._rules("weights"), self._rules("inputs"))
 
     def fitter(self, prepared: Prepared) -> Fitter:
         """Layer after layer."""
@@ -50,5 +76,6 @@ class Quantize(Quantiser):
         self, fitter: Fitter, name: str, loc: str, bound: int, error: str, result: PassResult
     ) -> None:
         """The width, the error and how large the accumulator may become."""
-        message = f"{self.bits}-bit weights{error}, accumulator below 2^{bound.bit_length()}"
+        bits = fitter.report.bits.get(name, self.bits)
+        message = f"{bits}-bit weights{error}, accumulator below 2^{bound.bit_length()}"
         result.remarks.append(self.remark("applied", loc, message))

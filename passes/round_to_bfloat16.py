@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +10,8 @@ import numpy as np
 from dlcc.ir import BFLOAT16, F32, Graph, Node, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Quantised, op_of
-from passes.base import Pass, PassContext, PassResult, option
+from passes.base import Pass, PassContext, PassResult, Stage, option
+from passes.names import named
 
 _WEIGHT = 1
 
@@ -39,6 +39,7 @@ class RoundToBfloat16(Pass):
 
     name: ClassVar[str] = "round-to-bfloat16"
     lossy: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.REST
 
     exclude: tuple[str, ...] = option((), "layers that stay float32, by name; * and ? match")
 
@@ -78,7 +79,7 @@ class RoundToBfloat16(Pass):
         """Why ``node`` keeps float32 operands and results; "" if it need not."""
         op = op_of(node)
         values = [v for v in (*node.inputs, *node.outputs) if v is not None]
-        if any(fnmatchcase(node.loc, pattern) for pattern in self.exclude):
+        if named(self.exclude, node.loc):
             return "excluded by option"
         if any(v.type.dtype.is_float and not v.type.is_dense for v in values):
             return "already has operands in another encoding"

@@ -54,6 +54,15 @@ CalibOption = Annotated[
         show_default="none: synthetic inputs",
     ),
 ]
+RecipeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe",
+        metavar="FILE.toml",
+        help="What is done to which layer, in place of --passes.",
+        show_default=False,
+    ),
+]
 TuningOption = Annotated[
     Path | None,
     typer.Option(
@@ -139,6 +148,7 @@ def compile_model(
     ] = 8,
     calib: CalibOption = None,
     passes: PassesOption = None,
+    recipe: RecipeOption = None,
     threads: Annotated[
         int,
         typer.Option("--threads", min=0, help="Most threads a run may use; 0: all cores here."),
@@ -174,6 +184,7 @@ def compile_model(
         target=target,
         bits=bits,
         passes=passes,
+        recipe=recipe,
         threads=threads,
         shapes=parse_shapes(shape),
         calibration=calib,
@@ -206,11 +217,12 @@ def optimise_model(
         ),
     ],
     passes: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--passes", metavar="PIPELINE", help="Passes to run; may be empty.", show_default=False
         ),
-    ],
+    ] = None,
+    recipe: RecipeOption = None,
     calib: CalibOption = None,
     shape: ShapeOption = None,
     print_before: PrintBeforeOption = None,
@@ -229,8 +241,15 @@ def optimise_model(
     check_dump_dir(dump_dir)
     from dlcc.driver import CompileOptions, optimise
 
+    if passes is None and recipe is None:
+        raise DlccError(
+            ExitCode.USAGE,
+            "nothing says which passes are to run",
+            fix="give --passes PIPELINE or --recipe FILE.toml",
+        )
     options = CompileOptions(
         passes=passes,
+        recipe=recipe,
         shapes=parse_shapes(shape),
         calibration=calib,
         verify_numerics=verify_numerics,

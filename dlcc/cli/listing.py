@@ -44,6 +44,9 @@ def inspect_network(
     every_byte: Annotated[
         bool, typer.Option("--bytes", help="List every section of every file.")
     ] = False,
+    recipe: Annotated[
+        bool, typer.Option("--recipe", help="Print the recipe it was compiled by (artifacts).")
+    ] = False,
     shape: ShapeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -54,15 +57,19 @@ def inspect_network(
     if network.is_dir():
         if shape:
             raise _only_for("--shape", "models", network)
+        if recipe:
+            _show_recipe(console, network)
+            return
         feed = _feed(network, inputs, profile)
         measured = limits_from(limits) if profile else None
         report = inspect_artifact(
             network, profile=profile, feed=feed, threads=threads, limits=measured
         )
     else:
-        if profile or inputs or every_byte:
-            option = "--profile" if profile else "--inputs" if inputs else "--bytes"
-            raise _only_for(option, "artifacts", network)
+        given = {"--profile": profile, "--inputs": inputs, "--bytes": every_byte}
+        for option, value in {**given, "--recipe": recipe}.items():
+            if value:
+                raise _only_for(option, "artifacts", network)
         from dlcc.frontends import load_graph
 
         graph = load_graph(network, shapes=parse_shapes(shape))
@@ -70,6 +77,23 @@ def inspect_network(
     console.json(report.to_json())
     if not as_json:
         _show_report(console, report, every_byte)
+
+
+def _show_recipe(console: Console, folder: Path) -> None:
+    """The recipe of an artifact, as it was written."""
+    from dlcc.artifact import Artifact
+
+    manifest = Artifact.open(folder).manifest
+    if "recipe" not in manifest:
+        raise DlccError(
+            ExitCode.USAGE,
+            "the artifact was not compiled by a recipe",
+            where=str(folder),
+            why=f"its pipeline is {manifest.get('pipeline', 'unknown')}",
+            fix="leave out --recipe",
+        )
+    console.json({"recipe": manifest["recipe"], "pipeline": manifest["pipeline"]})
+    console.line(str(manifest["recipe"]).rstrip("\n"))
 
 
 def _only_for(option: str, what: str, path: Path) -> DlccError:

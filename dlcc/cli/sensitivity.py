@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dlcc.cli.building import RecipeOption
 from dlcc.cli.common import (
     JsonOption,
     QuietOption,
@@ -90,6 +91,7 @@ def show_sensitivity(
         str, typer.Option("--output", help="The output with the scores, if there are several.")
     ] = "",
     passes: BeforeOption = None,
+    recipe: RecipeOption = None,
     target: Annotated[
         str, typer.Option("--target", help="Machine whose blocks --pattern block means.")
     ] = "cpu",
@@ -116,7 +118,8 @@ def show_sensitivity(
     )
     options = CompileOptions(
         target=target,
-        passes=OPTIMISE if passes is None else passes,
+        passes=OPTIMISE if passes is None and recipe is None else passes,
+        recipe=recipe,
         shapes=parse_shapes(shape),
     )
     with PhaseProgress(quiet) as progress:

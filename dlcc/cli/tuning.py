@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlcc.cli.building import CalibOption, PassesOption
+from dlcc.cli.building import CalibOption, PassesOption, RecipeOption
 from dlcc.cli.common import (
     JsonOption,
     QuietOption,
@@ -48,6 +48,7 @@ def tune_network(
     bits: Annotated[int, typer.Option("--bits", help="As for `dlcc compile`.")] = 8,
     calib: CalibOption = None,
     passes: PassesOption = None,
+    recipe: RecipeOption = None,
     shape: ShapeOption = None,
     threads: Annotated[
         int, typer.Option("--threads", min=1, help="Threads of the measured runs.")
@@ -71,6 +72,7 @@ def tune_network(
         target=target,
         bits=bits,
         passes=passes,
+        recipe=recipe,
         threads=threads,
         shapes=parse_shapes(shape),
         calibration=calib,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from passes.compression.channels import (
     uncuttable,
 )
 from passes.compression.rows import groups_of
+from passes.names import named
 from passes.quantization.structure import LAYERS, output_axis, residual_slot
 
 Rule = Callable[[Coupling, Node], None]
@@ -48,9 +48,9 @@ def analyse(graph: Graph, only: Collection[str] = (), exclude: Collection[str] =
         _rule(node)(coupling, node)
         if node.op in LAYERS and node.output in coupling.tracks:
             atoms = coupling.tracks[node.output].atoms
-            if only and not any(fnmatchcase(node.loc, p) for p in only):
+            if only and not named(only, node.loc):
                 coupling.freeze(atoms, f"{node.loc!r} is not chosen by option")
-            if any(fnmatchcase(node.loc, p) for p in exclude):
+            if named(exclude, node.loc):
                 coupling.freeze(atoms, f"{node.loc!r} is excluded by option")
     return coupling.done()
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import numpy as np
 
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Encoding, Graph, Node, Value
 from dlcc.ir.encodings import Array, Parts
+from passes.names import named, names, near_misses
 from passes.quantization.structure import LAYERS, key
 
 Refuse = Callable[[str, str], None]
@@ -93,22 +93,27 @@ def weight_layers(
     return out
 
 
-def check_names(nodes: Sequence[Node], only: Sequence[str]) -> None:
+def check_names(nodes: Sequence[Node], only: Sequence[str], where: str = "option only") -> None:
     """Check that every pattern names a layer.
+
+    Args:
+        nodes: the layers.
+        only: patterns (as of a shell) of ``loc``.
+        where: stands in the error.
 
     Raises:
         DlccError: USAGE, if one matches none of ``nodes``.
     """
     for pattern in only:
-        if not any(fnmatchcase(n.loc, pattern) for n in nodes):
-            raise _no_match(pattern, nodes)
+        if not any(names(pattern, n.loc) for n in nodes):
+            raise no_match(pattern, [n.loc for n in nodes], where)
 
 
 def _reason(node: Node, only: Sequence[str], exclude: Sequence[str]) -> str:
     """Why a layer is left alone whatever its weight holds, or ""."""
-    if only and not any(fnmatchcase(node.loc, pattern) for pattern in only):
+    if only and not named(only, node.loc):
         return "not chosen by option"
-    if any(fnmatchcase(node.loc, pattern) for pattern in exclude):
+    if named(exclude, node.loc):
         return "excluded by option"
     weight = node.input(1)
     if not weight.is_constant:
@@ -127,16 +132,17 @@ def _values_reason(values: Array) -> str:
     return "" if values.any() else "its weight is all zero"
 
 
-def _no_match(pattern: str, nodes: Sequence[Node]) -> DlccError:
-    names = [n.loc for n in nodes]
-    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+def no_match(pattern: str, known: Sequence[str], where: str) -> DlccError:
+    """The error of a pattern that matches none of the layers ``known``; near misses are named."""
+    shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
+    near = ", ".join(repr(name) for name in near_misses(pattern, known))
     return DlccError(
         ExitCode.USAGE,
         f"no layer matches {pattern!r}",
-        where="option only",
-        why=f"the layers are {shown}" if names else "the network has no layers with weights",
-        fix="use names of layers; * and ? match",
+        where=where,
+        why=f"the layers are {shown}" if known else "the network has no layers with weights",
+        fix=(f"did you mean {near}? " if near else "use names of layers; ") + "* and ? match",
     )
 
 
-__all__ = ["Refuse", "WeightLayer", "check_names", "weight_layers"]
+__all__ = ["Refuse", "WeightLayer", "check_names", "no_match", "weight_layers"]

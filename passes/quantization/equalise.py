@@ -22,7 +22,7 @@ from dlcc.ir.encodings import Array
 from dlcc.ops.base import op_of
 from passes.quantization.observe import ChannelStatistic, Observation
 from passes.quantization.ranges import lattice
-from passes.quantization.structure import Structure, key, residual_slot
+from passes.quantization.structure import Structure, key, residual_slot, weight_codes
 
 LARGEST = 8.0
 """Bound of s_c and 1 / s_c: channels that calibration left silent are not blown up without end."""
@@ -83,7 +83,9 @@ def _reader(graph: Graph, value: Value) -> Node | None:
 
 def _on_lattice(pair: Pair) -> bool:
     """Weights that were quantised before keep their grid, which loses nothing as it is."""
-    return any(lattice(n.input(1).decoded(), 256) is not None for n in (pair.first, pair.second))
+    both = (pair.first, pair.second)
+    coded = any(weight_codes(n) is not None for n in both)
+    return coded or any(lattice(n.input(1).decoded(), 256) is not None for n in both)
 
 
 def scales(pair: Pair, seen: ChannelStatistic) -> Array:

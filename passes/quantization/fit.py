@@ -25,6 +25,7 @@ from passes.quantization.observe import Observation
 from passes.quantization.rewrite import layer_constants, set_layer
 from passes.quantization.rounding import Rounding
 from passes.quantization.samples import Samples
+from passes.quantization.stored import stored_weights
 from passes.quantization.structure import (
     ACCUMULATING,
     LAYERS,
@@ -33,6 +34,7 @@ from passes.quantization.structure import (
     key,
     output_axis,
     residual_slot,
+    weight_codes,
 )
 from passes.quantization.widths import BitWidths
 
@@ -103,6 +105,7 @@ class FitReport:
     Attributes:
         layers: quantised.
         exact: layers whose weights lost nothing.
+        bits: key -> width of the weights.
         accumulator: key -> largest possible |accumulator|.
         enlarged: key -> channels whose scale was enlarged so that the bias fits.
         sqnr: key -> signal to quantisation noise of the result on the quantised prefix, dB.
@@ -110,6 +113,7 @@ class FitReport:
 
     layers: int = 0
     exact: int = 0
+    bits: dict[str, int] = field(default_factory=dict)
     accumulator: dict[str, int] = field(default_factory=dict)
     enlarged: dict[str, int] = field(default_factory=dict)
     sqnr: dict[str, float] = field(default_factory=dict)
@@ -140,7 +144,9 @@ class Layer:
     @property
     def per_tensor(self) -> bool:
         """One scale for all channels: groups of a transposed convolution share columns."""
-        node = self.node
+        node, own = self.node, weight_codes(self.node)
+        if own is not None:
+            return own.axis is None
         return node.op == "conv_transpose2d" and op_of(node).get(node, "groups") != 1
 
 
@@ -234,16 +240,21 @@ class Fitter:
 
     def _quantised(self, layer: Layer, bits: int, floor: Array) -> Codes:
         """Codes of a layer, with scales of at least ``floor``."""
-        result = weights.quantise_weight(
-            layer.weight,
-            bits,
-            floor,
-            layer.moments,
-            self.options.rounding,
-            per_tensor=layer.per_tensor,
-            fit_scales=self.fits_scales,
-            keep_zeros=is_pruned(layer.node.input(1)),
-        )
+        codes = weight_codes(layer.node)
+        result = stored_weights(layer.node, floor)
+        if codes is not None:
+            bits = codes.bits
+        if result is None:
+            result = weights.quantise_weight(
+                layer.weight,
+                bits,
+                floor,
+                layer.moments,
+                self.options.rounding,
+                per_tensor=layer.per_tensor,
+                fit_scales=self.fits_scales,
+                keep_zeros=is_pruned(layer.node.input(1)),
+            )
         bias = layer.bias
         if layer.moments is not None and self.options.bias_correction:
             bias = self._corrected(layer, result, layer.moments)
@@ -271,6 +282,7 @@ class Fitter:
         bound = weights.accumulator_bound(made.rows, source, made.bias, terms)
         self.report.accumulator[key(node)] = bound
         self.report.layers += 1
+        self.report.bits[key(node)] = made.bits
         self.report.exact += int(made.weight.exact)
         enlarged = int((np.float32(made.floor) >= np.float32(made.weight.scales)).sum())
         if enlarged:

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Affine, Graph
 from dlcc.ops.base import Quantised, op_of
-from passes.base import Pass, PassContext, PassResult, option, part
+from passes.base import Pass, PassContext, PassResult, Stage, option, part
 from passes.quantization import fit, ranges, structure, weights
 from passes.quantization.equalise import equalise, pairs
 from passes.quantization.observe import Observation, observe
@@ -30,6 +30,7 @@ class Quantiser(Pass):
     """Base of the passes that quantise weights and activations after training."""
 
     lossy: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.CODES
     enlarged_for: ClassVar[str] = "their bias fits 32 bits"
     """Why scales of channels are enlarged, in remarks."""
 
@@ -65,6 +66,9 @@ class Quantiser(Pass):
     def widths(self) -> BitWidths:
         """Widths of the codes, as far as they are known before the layers are fitted."""
 
+    def assign(self, widths: BitWidths, graph: Graph, plan: Structure) -> None:
+        """Enter the widths that are known by layer."""
+
     @abstractmethod
     def fitter(self, prepared: fit.Prepared) -> fit.Fitter:
         """What fits the layers."""
@@ -80,6 +84,7 @@ class Quantiser(Pass):
         widths = self.widths()
         plan = structure.analyse(graph, self.exclude, widths.weights, widths.activations)
         self._explain(graph, plan, result)
+        self.assign(widths, graph, plan)
         if not any(n.op in structure.ACCUMULATING and key(n) in plan.integer for n in graph.nodes):
             result.remarks.append(self.remark("note", "", "nothing to quantise"))
             return result

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
-from dlcc.ir import DENSE, F32, Affine, Graph, Node, Sparse, TensorType, Value
+from dlcc.ir import DENSE, F32, Affine, Graph, Node, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import build
+from passes.quantization.stored import like
 from passes.quantization.structure import (
     LAYERS,
     Structure,
@@ -17,6 +17,7 @@ from passes.quantization.structure import (
     is_real,
     key,
     output_axis,
+    weight_codes,
 )
 
 Encodings = Mapping[str, Affine]
@@ -98,7 +99,7 @@ class Rewriter:
             if sibling.name in self.structure.group and self.structure.find(sibling.name) == root:
                 return self.encodings[root]
         array = value.decoded()
-        bits = next(iter(self.encodings.values())).bits
+        bits = max(e.bits for e in self.encodings.values())
         low, high = float(array.min(initial=0.0)), float(array.max(initial=0.0))
         return asymmetric(low, high, bits)
 
@@ -145,7 +146,9 @@ def layer_constants(node: Node) -> tuple[Array, Array]:
 def set_layer(
     graph: Graph, node: Node, codes: Array, weight: Affine, bias: Array | None, bias_scales: Array
 ) -> None:
-    """Give an integer layer its codes. A sparse weight stays sparse, of the same pattern.
+    """Give an integer layer its codes.
+
+    A sparse weight stays sparse, of the same pattern; one that holds these codes stays as it is.
 
     Args:
         graph: the graph of ``node``.
@@ -160,13 +163,14 @@ def set_layer(
     axis = output_axis(node)
     moved = (old.type.shape[axis], *(s for a, s in enumerate(old.type.shape) if a != axis))
     stored = np.moveaxis(codes.reshape(moved), 0, axis)
-    type_ = old.type.with_(encoding=weight)
-    dtype = type_.storage.numpy
-    parts = {"values": np.ascontiguousarray(stored).astype(dtype)}
-    if isinstance(old.type.encoding, Sparse):
-        type_ = old.type.with_(encoding=replace(old.type.encoding, inner=weight))
-        parts = type_.encoding.encode(weight.dequantise(parts["values"]))
-    node.set_input(1, graph.add_stored(parts, type_, name=old.name))
+    own = weight_codes(node)
+    if own is None or (own.scales, own.bits) != (weight.scales, weight.bits):
+        type_ = old.type.with_(encoding=like(old.type.encoding, weight))
+        dtype = weight.storage(F32).numpy
+        parts = {"values": np.ascontiguousarray(stored).astype(dtype)}
+        if not isinstance(type_.encoding, Affine):
+            parts = type_.encoding.encode(weight.dequantise(parts["values"]))
+        node.set_input(1, graph.add_stored(parts, type_, name=old.name))
     if bias is None:
         return
     scales = tuple(float(s) for s in bias_scales)

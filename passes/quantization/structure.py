@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 import numpy as np
 
-from dlcc.ir import F32, Dense, Graph, Node, Sparse, Value
+from dlcc.ir import F32, Affine, Dense, Encoding, Graph, Node, Sparse, Ternary, Value
 from dlcc.ops.base import Quantised, op_of
+from passes.names import named
 
 LAYERS = ("conv2d", "conv_transpose2d", "linear")
 """Ops with constant weights."""
@@ -53,6 +53,24 @@ def is_pruned(value: Value) -> bool:
     encoding = value.type.encoding
     sparse = isinstance(encoding, Sparse) and isinstance(encoding.inner, Dense)
     return sparse and value.type.dtype == F32
+
+
+def weight_codes(node: Node) -> Affine | None:
+    """The signed codes of a layer's weight, if an earlier pass gave it some that kernels read."""
+    weight = node.input(1)
+    codes = weight.type.encoding.uniform
+    if not weight.is_constant or weight.type.dtype != F32 or codes is None:
+        return None
+    whole = codes.signed and codes.bits <= 8 and not any(codes.zero_points)
+    return codes if whole and codes.axis in (None, output_axis(node)) else None
+
+
+def _encoding_reason(encoding: Encoding) -> str:
+    """Why an integer layer cannot multiply weights in this encoding."""
+    inner = encoding.inner if isinstance(encoding, Sparse) else encoding
+    if isinstance(inner, Ternary):
+        return "its ternary weights have two scales; ternarize{scales=symmetric} gives them one"
+    return f"its weights are stored as {inner.name}, whose numbers share no scale"
 
 
 @dataclass
@@ -165,13 +183,17 @@ def _largest_sum(weight_bits: int, activation_bits: int) -> int:
 
 def _reason(node: Node, exclude: Sequence[str], limit: int) -> str:
     """Why a node cannot work on codes, or ""."""
-    if any(fnmatchcase(node.loc, pattern) for pattern in exclude):
+    if named(exclude, node.loc):
         return "excluded by option"
     op = op_of(node)
     floats = [v for v in (*node.inputs, *node.outputs) if v is not None and v.type.dtype.is_float]
-    pruned = [node.input(1)] if node.op in LAYERS and is_pruned(node.input(1)) else []
-    if any(not v.type.is_dense for v in floats if v not in pruned) or node.op in _RECODING:
+    own = [node.input(1)] if node.op in LAYERS and node.input(1).is_constant else []
+    if any(not v.type.is_dense for v in floats if v not in own) or node.op in _RECODING:
         return "already has operands in another encoding"
+    for weight in own:
+        known = weight.type.is_dense or is_pruned(weight) or weight_codes(node) is not None
+        if weight.type.dtype == F32 and not known:
+            return _encoding_reason(weight.type.encoding)
     if op.quantised is Quantised.FLOAT:
         return f"{node.op} has no integer form"
     if any(v.type.dtype != F32 for v in floats) or not floats:
