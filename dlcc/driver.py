@@ -15,7 +15,7 @@ from typing import Any
 import passes as pass_library
 import targets as target_library
 from dlcc.accuracy import labels_in, scores_output
-from dlcc.artifact import Artifact, check_output, write_artifact
+from dlcc.artifact import Artifact, Pack, check_output, check_pack, write_artifact
 from dlcc.data import LABEL_KEYS, batches_from, load_npz, named_inputs, split_batches
 from dlcc.errors import DlccError, ExitCode
 from dlcc.frontends import load_graph
@@ -71,6 +71,8 @@ class CompileOptions:
         tuning: database file of ``dlcc tune``; kernels it has measured are chosen by it.
         emit: kinds of library to write (``so``, ``a``, ``o``).
         embed: put the weights into the library.
+        pack: "speed" for a weights file that is mapped as it is, "size" for a small one that is
+            unpacked when the network is loaded; same results.
         without: rows of the target's kernel table that may not be used (``winograd``, say).
         fuse: run layers band by band where that keeps large values in the cache; same results.
         verify_numerics: samples on which exact passes are checked (0: none).
@@ -89,6 +91,7 @@ class CompileOptions:
     tuning: str | Path | None = None
     emit: tuple[str, ...] = ("so",)
     embed: bool = False
+    pack: Pack = "speed"
     without: tuple[str, ...] = ()
     fuse: bool = True
     verify_numerics: int = 0
@@ -234,6 +237,7 @@ def compile(
     """
     chosen = options or CompileOptions(**changes)
     target = target_library.get_target(chosen.target).without(chosen.without)
+    check_pack(chosen.pack)
     check_output(output)  # nobody wants to hear of it after a minute of compiling
     threads = chosen.threads or DEFAULT_THREADS
     chooser = choose if chosen.tuning is None else TuningDatabase.load(Path(chosen.tuning)).choose
@@ -260,6 +264,7 @@ def compile(
         Path(output),
         emit=chosen.emit,
         embed=chosen.embed,
+        pack=chosen.pack,
         manifest_extra=told,
     )
     progress("link", 1.0)

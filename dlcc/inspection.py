@@ -39,6 +39,7 @@ class Layer:
         seconds: median time of one inference, where it was measured.
         activation_bytes: bytes of its inputs and outputs (0 in a model).
         limit_seconds: what the machine needs for it at least, where its time was measured.
+        stored_bytes: what its constants take of a packed weights file; None: as much as in memory.
     """
 
     layer: str
@@ -52,6 +53,7 @@ class Layer:
     seconds: float | None = None
     activation_bytes: int = 0
     limit_seconds: float | None = None
+    stored_bytes: int | None = None
 
 
 @dataclass
@@ -133,6 +135,9 @@ def inspect_artifact(
         if key in manifest:
             facts[key] = manifest[key]
     facts["weight_bytes"] = manifest["weights"]["content_bytes"]
+    facts["pack"] = manifest["weights"]["pack"]
+    if facts["pack"] == "size":
+        facts["stored_weight_bytes"] = int(report["storage"]["file_bytes"])
     layers = _artifact_layers(manifest, report, times)
     if profile:
         facts["profiled_threads"] = used
@@ -185,9 +190,12 @@ def _read_report(artifact: Artifact) -> dict[str, Any]:
 def _artifact_layers(
     manifest: Mapping[str, Any], report: Mapping[str, Any], times: Mapping[str, float]
 ) -> list[Layer]:
+    sizes: Counter[str] = Counter()
     stored: Counter[str] = Counter()
+    packed = manifest["weights"]["pack"] == "size"
     for entry in manifest["weights"]["entries"]:
-        stored[entry["layer"]] += entry["size"]
+        sizes[entry["layer"]] += entry["size"]
+        stored[entry["layer"]] += entry["stored"] if packed else 0
     described: list[Mapping[str, Any]] = list(report.get("layers", ()))
     known = {row.get("layer") for row in described}
     for step in manifest["steps"]:  # a layer that report.json does not describe
@@ -209,10 +217,11 @@ def _artifact_layers(
                 encoding=_encodings(inputs, outputs),
                 shape=_shape_of(outputs[0]) if outputs else (),
                 # nodes split from one layer share its name: only their own report tells them apart
-                weight_bytes=stored[name] if alone else int(row.get("weight_bytes", 0)),
+                weight_bytes=sizes[name] if alone else int(row.get("weight_bytes", 0)),
                 macs=int(row.get("macs", 0)),
                 seconds=_time_of(name, row, times, alone),
                 activation_bytes=int(row.get("activation_bytes", 0)),
+                stored_bytes=stored.pop(name, 0) if packed else None,
             )
         )
     return layers

@@ -16,7 +16,9 @@ caller's inputs and outputs, which need only the alignment of their dtype.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Literal
 
 ArgKind = Literal["input", "output", "arena", "weights", "window"]
@@ -145,6 +147,32 @@ class WeightEntry:
     size: int
     encoding: str
     """Text form of the stored encoding, e.g. ``affine<s8, axis=0>``."""
+    width: int = 1
+    """Bytes of one element, 1, 2 or 4: what compares elements need not look at their dtype."""
+
+
+@dataclass(frozen=True)
+class FilterTransform:
+    """What a constant of transformed 3x3 filters was made from, and how.
+
+    Filter g becomes ``G g G^T`` (Lavin and Gray 2016, section 4.1) in float64, rounded to float32:
+    first ``G g``, then that times ``G^T``, each sum of three products from left to right without
+    fused multiply-adds. The result is stored as ``[n * n, blocks, channels, lanes]``: output
+    channels in blocks of ``lanes``, the last one filled up with zeros.
+
+    Attributes:
+        filters: float32[outputs, channels, 3, 3], little-endian.
+        outputs: output channels.
+        channels: input channels.
+        lanes: output channels of a block.
+        matrix: G, n rows of 3; numerators fit 8 signed, denominators 8 unsigned bits.
+    """
+
+    filters: bytes = field(repr=False)
+    outputs: int
+    channels: int
+    lanes: int
+    matrix: tuple[tuple[Fraction, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -168,5 +196,7 @@ class Program:
     features: tuple[str, ...]
     threads: int = 1
     """Upper bound on threads: per-thread scratch areas are planned for so many."""
+    transforms: Mapping[int, FilterTransform] = field(default_factory=dict, repr=False)
+    """By offset of the constant."""
     report: dict[str, object] = field(default_factory=dict, repr=False)
     """Per layer: kernel and why, encodings, bytes, MACs, remarks. Goes to report.json."""

@@ -4,6 +4,16 @@ from dlcc.artifact.account import account
 from dlcc.artifact.folder import check_output
 from dlcc.artifact.manifest import Artifact
 from dlcc.artifact.names import c_identifier
+from dlcc.artifact.storage import PACKS, Pack, check_pack
 from dlcc.artifact.write import write_artifact
 
-__all__ = ["Artifact", "account", "c_identifier", "check_output", "write_artifact"]
+__all__ = [
+    "PACKS",
+    "Artifact",
+    "Pack",
+    "account",
+    "c_identifier",
+    "check_output",
+    "check_pack",
+    "write_artifact",
+]

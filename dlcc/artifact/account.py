@@ -18,7 +18,8 @@ _AR_HEADER = 60
 def account(artifact: Artifact) -> list[Row]:
     """All bytes of all files as (file, section, bytes); per file they sum to the file's size.
 
-    Weights are listed per constant, libraries per ELF section; "padding" is what alignment costs.
+    Weights are listed per constant (packed ones per stream), libraries per ELF section; "padding"
+    is what alignment costs.
 
     Raises:
         DlccError: ARTIFACT if a file is missing or its structure cannot be read.
@@ -68,13 +69,25 @@ def _fill(spans: list[_Span], total: int) -> list[tuple[str, int]]:
 
 
 def _weight_spans(manifest: dict[str, Any], start: int, size: int) -> list[_Span]:
-    header = manifest["weights"]["header_bytes"]
+    weights = manifest["weights"]
+    header = weights["header_bytes"]
     if size < header:
         raise ValueError(f"{size} bytes are less than a weights header")
     spans = [(start, header, "header")]
-    for entry in manifest["weights"]["entries"]:
+    if weights["pack"] == "size":
+        return spans + _stream_spans(weights, start + header)
+    for entry in weights["entries"]:
         label = f"{entry['layer']}.{entry['name']}"
         spans.append((start + header + entry["offset"], entry["size"], label))
+    return spans
+
+
+def _stream_spans(weights: dict[str, Any], start: int) -> list[_Span]:
+    """The streams of a packed file; a constant is in several of them."""
+    spans, at = [(start, weights["table_bytes"], "stream table")], start + weights["table_bytes"]
+    for stream in weights["streams"]:
+        spans.append((at, stream["size"], f"stream {stream['kind']}"))
+        at += stream["size"]
     return spans
 
 

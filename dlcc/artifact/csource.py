@@ -153,6 +153,21 @@ def _info_table(program: Program, symbol: str, *, fingerprint: int, weights_byte
 """
 
 
+def _packed_sizes(program: Program, work_bytes: int | None) -> list[str]:
+    if work_bytes is None:
+        return []
+    return [
+        f"#define DLCC_CONTENT_BYTES UINT64_C({len(program.weights)})",
+        f"#define DLCC_WORK_BYTES UINT64_C({work_bytes})",
+    ]
+
+
+def unpack_source(symbol: str) -> str:
+    """The Zig file that unpacks a packed weights file, with names of its own."""
+    text = files("dlcc.runtime").joinpath("c", "unpack.zig").read_text("utf-8")
+    return text.replace("@symbol@", symbol)
+
+
 def model_source(
     program: Program,
     symbol: str,
@@ -161,6 +176,7 @@ def model_source(
     fingerprint: int,
     weights_bytes: int,
     embed: bool,
+    work_bytes: int | None = None,
 ) -> str:
     """The C file that, with the runtime it includes, is the whole library but the kernels.
 
@@ -171,11 +187,14 @@ def model_source(
         fingerprint: 64 bits that bind library and weights file.
         weights_bytes: size of the weights file.
         embed: whether the weights are linked in.
+        work_bytes: memory that unpacking takes where the weights file is packed; None: it is not.
     """
     parts = [
         f"#define DLCC_NAME(x) {symbol}_##x",
         f"#define DLCC_CODE(x) {symbol.upper()}_##x",
         f"#define DLCC_EMBEDDED {int(embed)}",
+        f"#define DLCC_PACKED {int(work_bytes is not None)}",
+        *_packed_sizes(program, work_bytes),
         f'#include "{symbol}.h"',
         '#include "runtime.h"',
         "",

@@ -130,6 +130,16 @@ class Toolchain:
         paths = ["-I", str(include), "-I", "."]
         self._run(["cc", "-target", self._target, *flags, *paths, "-c", source, "-o", output])
 
+    def compile_zig(self, source: str, output: str) -> None:
+        """Compiles one Zig file to a relocatable object for the baseline of the architecture.
+
+        All checks of the language stay in; without stack probes it needs no library.
+        """
+        flags = ["-O", "ReleaseSafe", "-mcpu=baseline", "-fPIC", "-fstrip", "-fsingle-threaded"]
+        flags += ["-fno-stack-check", "-fno-unwind-tables", f"-femit-bin={output}"]
+        flags += ["-j1"]  # with more threads, names of constants depend on which is first
+        self._run(["build-obj", source, "-target", self._target, *flags])
+
     def merge(self, objects: Sequence[str], output: str) -> None:
         """Links objects into one relocatable object, without debug sections."""
         (self._folder / "merge.ld").write_text(_MERGE_SCRIPT)

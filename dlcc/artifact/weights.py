@@ -1,4 +1,7 @@
-"""The weights file: header, content, zeros up to 64 bytes. ``runtime/c/weights.h`` reads it."""
+"""The weights file of ``--pack speed``: header, content, zeros up to 64 bytes.
+
+``runtime/c/weights.h`` reads it.
+"""
 
 from __future__ import annotations
 
@@ -34,16 +37,21 @@ def content_hash(content: bytes) -> int:
     return int(total)
 
 
+def padded(content: bytes) -> bytes:
+    """``content`` with zeros up to a multiple of the alignment."""
+    return content + bytes(-len(content) % ALIGNMENT)
+
+
 def weights_image(content: bytes, fingerprint: int) -> bytes:
     """The bytes of the weights file for ``content``, bound to the network ``fingerprint``."""
-    padded = content + bytes(-len(content) % ALIGNMENT)
+    whole = padded(content)
     header = _HEADER.pack(
         b"DLCCWTS\0",
         FORMAT,
         HEADER_BYTES,
         len(content),
-        HEADER_BYTES + len(padded),
-        content_hash(padded),
+        HEADER_BYTES + len(whole),
+        content_hash(whole),
         fingerprint,
     )
-    return header + padded
+    return header + whole

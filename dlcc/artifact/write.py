@@ -6,19 +6,26 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Final
 
 from dlcc.artifact import manifest as manifests
 from dlcc.artifact.check import check_program, tensor_bytes
-from dlcc.artifact.csource import header_source, model_source, weights_assembly
+from dlcc.artifact.csource import (
+    header_source,
+    model_source,
+    unpack_source,
+    weights_assembly,
+)
 from dlcc.artifact.elf import ElfFile, isolate
 from dlcc.artifact.folder import replace_folder
 from dlcc.artifact.names import c_identifier
+from dlcc.artifact.packed import pack as pack_weights
+from dlcc.artifact.storage import Pack, check_pack, storage_report, weights_record
 from dlcc.artifact.toolchain import Toolchain, versions, zig_target
-from dlcc.artifact.weights import HEADER_BYTES, weights_image
+from dlcc.artifact.weights import weights_image
 from dlcc.errors import DlccError, ExitCode
 from dlcc.program import Program, TensorInfo
 
@@ -32,6 +39,7 @@ def write_artifact(
     *,
     emit: Sequence[str] = ("so",),
     embed: bool = False,
+    pack: Pack = "speed",
     manifest_extra: Mapping[str, object] | None = None,
 ) -> manifests.Artifact:
     """Compiles, links and writes ``program``; equal arguments give equal bytes in every file.
@@ -42,6 +50,8 @@ def write_artifact(
             replaced as a whole at the end, files of others in it are kept.
         emit: which libraries: "so" shared, "a" static, "o" one relocatable object.
         embed: link the weights into the library instead of writing ``<name>.weights``.
+        pack: "speed": the weights file is mapped as it is; "size": it is packed as small as it can
+            be, and unpacked when an instance is made.
         manifest_extra: JSON values to add to manifest.json (source model, options, ...).
 
     Raises:
@@ -55,11 +65,13 @@ def write_artifact(
             where="--emit",
             fix=f"choose from {', '.join(EMITS)}",
         )
+    check_pack(pack)
     zig_target(program.triple)
     check_program(program)
     with replace_folder(Path(out_dir)) as folder:
         with tempfile.TemporaryDirectory(prefix="dlcc-") as work:
-            contents, facts = _build(program, Path(work), tuple(sorted(set(emit))), embed)
+            options = _Options(tuple(sorted(set(emit))), embed, pack)
+            contents, facts = _build(program, Path(work), options)
         record = _manifest(program, contents, facts, dict(manifest_extra or {}))
         contents[manifests.NAME] = manifests.dump_json(record)
         for name, content in contents.items():
@@ -72,40 +84,69 @@ def fingerprint(program: Program) -> int:
     facts = asdict(program)
     facts["weights"] = hashlib.sha256(program.weights).hexdigest()
     facts["object_code"] = hashlib.sha256(program.object_code).hexdigest()
-    del facts["report"]
+    del facts["report"], facts["transforms"]
     digest = hashlib.sha256(manifests.dump_json(facts)).digest()
     return int.from_bytes(digest[:8], "little")
 
 
+@dataclass(frozen=True)
+class _Options:
+    emit: tuple[str, ...]
+    embed: bool
+    pack: Pack
+
+
 def _build(
-    program: Program, work: Path, emit: tuple[str, ...], embed: bool
+    program: Program, work: Path, options: _Options
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Compiles in ``work``. Returns the artifact's files and facts for the manifest."""
     symbol = c_identifier(program.name)
-    mark = fingerprint(program)
-    image = weights_image(program.weights, mark)
+    mark, embed = fingerprint(program), options.embed
+    packed = pack_weights(program, mark) if options.pack == "size" else None
+    image = packed.image if packed else weights_image(program.weights, mark)
     header = header_source(program, symbol).encode()
     (work / f"{symbol}.h").write_bytes(header)
     kernels, objects = _write_kernels(program, work, symbol)
     source = model_source(
-        program, symbol, kernels, fingerprint=mark, weights_bytes=len(image), embed=embed
+        program,
+        symbol,
+        kernels,
+        fingerprint=mark,
+        weights_bytes=len(image),
+        embed=embed,
+        work_bytes=packed.work_bytes if packed else None,
     )
     (work / "model.c").write_text(source, "utf-8")
     tools = Toolchain(program.triple, work)
     with as_file(files("dlcc.runtime").joinpath("c")) as include:
         tools.compile("model.c", "model.o", include=include)
+        if packed:
+            (work / "unpack.zig").write_text(unpack_source(symbol), "utf-8")
+            tools.compile_zig("unpack.zig", "unpack.o")
+            objects.append("unpack.o")
         if embed:
             (work / "weights.bin").write_bytes(image)
             (work / "weights.S").write_text(weights_assembly(symbol, "weights.bin"), "utf-8")
             tools.compile("weights.S", "weights.o", include=include)
             objects.append("weights.o")
-    merged = f"{symbol}.o"
-    tools.merge(["model.o", *objects], merged)
-    contents = {f"{symbol}.h": header, "report.json": manifests.dump_json(program.report)}
-    facts: dict[str, Any] = {"symbol": symbol, "fingerprint": f"{mark:016x}", "emit": emit}
-    facts |= {"embed": embed, "kernels": kernels, "needed": []}
+    tools.merge(["model.o", *objects], f"{symbol}.o")
+    report = {**program.report, "storage": storage_report(program, options.pack, image, packed)}
+    contents = {f"{symbol}.h": header, "report.json": manifests.dump_json(report)}
+    facts: dict[str, Any] = {"symbol": symbol, "fingerprint": f"{mark:016x}", "kernels": kernels}
+    facts |= {"emit": options.emit, "needed": [], "weights": weights_record(program, packed, embed)}
     if not embed:
         contents[f"{symbol}.weights"] = image
+    contents |= _libraries(tools, work, symbol, options.emit)
+    if "so" in options.emit:
+        facts["needed"] = _check_library(contents[f"lib{symbol}.so"])
+    return contents, facts
+
+
+def _libraries(
+    tools: Toolchain, work: Path, symbol: str, emit: tuple[str, ...]
+) -> dict[str, bytes]:
+    """The kinds asked for, from the one object that holds everything."""
+    merged, contents = f"{symbol}.o", {}
     if "o" in emit:
         contents[merged] = (work / merged).read_bytes()
     if "a" in emit:
@@ -113,10 +154,8 @@ def _build(
         contents[f"lib{symbol}.a"] = (work / f"lib{symbol}.a").read_bytes()
     if "so" in emit:
         tools.link_shared([merged], f"lib{symbol}.so")
-        library = (work / f"lib{symbol}.so").read_bytes()
-        facts["needed"] = _check_library(library)
-        contents[f"lib{symbol}.so"] = library
-    return contents, facts
+        contents[f"lib{symbol}.so"] = (work / f"lib{symbol}.so").read_bytes()
+    return contents
 
 
 def _write_kernels(program: Program, work: Path, symbol: str) -> tuple[dict[str, str], list[str]]:
@@ -196,12 +235,7 @@ def _manifest(
         "inputs": _tensor_rows(program.inputs),
         "outputs": _tensor_rows(program.outputs),
         "steps": _step_rows(program),
-        "weights": {
-            "embedded": facts["embed"],
-            "header_bytes": HEADER_BYTES,
-            "content_bytes": len(program.weights),
-            "entries": [asdict(e) for e in program.weight_entries],
-        },
+        "weights": facts["weights"],
         "emit": list(facts["emit"]),
         "needed": facts["needed"],
         "compilers": {"dlcc": manifests.compiler_name(), **versions()},

@@ -95,6 +95,14 @@ WithoutOption = Annotated[
         show_default=False,
     ),
 ]
+PackOption = Annotated[
+    str,
+    typer.Option(
+        "--pack",
+        metavar="speed|size",
+        help="Weights file: mapped as it is, or as small as can be and unpacked at load.",
+    ),
+]
 DumpOption = Annotated[
     Path | None,
     typer.Option(
@@ -161,6 +169,7 @@ def compile_model(
     embed: Annotated[
         bool, typer.Option("--embed", help="Put the weights into the library.")
     ] = False,
+    pack: PackOption = "speed",
     without: WithoutOption = None,
     no_fuse: Annotated[
         bool, typer.Option("--no-fuse", help="Run layers one by one, never band by band.")
@@ -178,6 +187,7 @@ def compile_model(
     kinds = parse_list(emit, "--emit", ("so", "a", "o"))
     check_artifact_place(output)
     check_dump_dir(dump_dir)
+    from dlcc.artifact import check_pack
     from dlcc.driver import CompileOptions, compile
 
     options = CompileOptions(
@@ -191,6 +201,7 @@ def compile_model(
         tuning=tuning,
         emit=kinds,
         embed=embed,
+        pack=check_pack(pack),
         without=split_names(without),
         fuse=not no_fuse,
         verify_numerics=verify_numerics,

@@ -129,13 +129,17 @@ def _show_report(console: Console, report: Report, every_byte: bool) -> None:
     if any(layer.seconds is not None for layer in report.layers):
         show_profile(console, report.layers)
         return
-    columns = ["layer", "op", "encoding", "shape", ">weights", ">MACs"]
+    packed = any(layer.stored_bytes is not None for layer in report.layers)
+    columns = ["layer", "op", "encoding", "shape", ">weights"]
+    columns += [">stored", ">MACs"] if packed else [">MACs"]
     columns += ["kernel", "why"] if report.kind == "artifact" else []
     rows = []
     for layer in report.layers:
         shape = "x".join(map(str, layer.shape))
         row = [layer.layer, layer.op, layer.encoding, shape]
-        row += [bytes_text(layer.weight_bytes), count_text(layer.macs)]
+        row += [bytes_text(layer.weight_bytes)]
+        row += [bytes_text(layer.stored_bytes or 0)] if packed else []
+        row += [count_text(layer.macs)]
         row += [layer.kernel, layer.why] if report.kind == "artifact" else []
         rows.append(row)
     console.table(Table(tuple(columns), rows))

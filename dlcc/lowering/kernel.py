@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dlcc.program import FilterTransform
+
 ARENA_SLACK = 64
 """Bytes that must be readable after the end of every ``in`` and ``scratch`` buffer.
 
@@ -81,6 +83,7 @@ class KernelPlan:
         features: CPU features the code needs, named as in Linux's /proc/cpuinfo.
         kernel: short name of the kernel for the report, e.g. ``amx 2x2 tiles``.
         compressed: the weights are read in a form of their compressed encoding, not decoded.
+        transforms: constants that are larger than what they were made from, by name.
     """
 
     steps: tuple[KernelStep, ...]
@@ -90,6 +93,7 @@ class KernelPlan:
     features: tuple[str, ...] = ()
     kernel: str = ""
     compressed: bool = False
+    transforms: dict[str, FilterTransform] = field(default_factory=dict)
 
 
 def name_key(stem: str, *determines: object) -> str:

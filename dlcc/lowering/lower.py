@@ -29,6 +29,7 @@ from dlcc.ops.base import op_of
 from dlcc.program import (
     ALIGNMENT,
     Arg,
+    FilterTransform,
     FusedStep,
     Member,
     Program,
@@ -70,7 +71,9 @@ class _Weights:
         if digest not in self._offsets:
             self.blob += b"\0" * (-len(self.blob) % ALIGNMENT)
             self._offsets[digest] = len(self.blob)
-            self.entries.append(WeightEntry(layer, name, len(self.blob), len(raw), encoding))
+            width = array.itemsize if array.itemsize in (1, 2, 4) else 1
+            entry = WeightEntry(layer, name, len(self.blob), len(raw), encoding, width)
+            self.entries.append(entry)
             # vector loads may run past the end of the last row
             self.blob += raw + b"\0" * ARENA_SLACK
         return self._offsets[digest]
@@ -133,6 +136,7 @@ class _Assembler:
         self.weights = _Weights()
         self.functions = _Functions()
         self.pending: list[_Pending] = []
+        self.transforms: dict[int, FilterTransform] = {}
 
     def add_layer(self, choice: Choice) -> list[str]:
         """Append the layer's steps; returns the names of their functions."""
@@ -146,6 +150,7 @@ class _Assembler:
             name: self.weights.add(array, node.loc, name, self._encoding_of(node, name))
             for name, array in plan.constants.items()
         }
+        self.transforms |= {constants[name]: made for name, made in plan.transforms.items()}
         activations = [v for v in node.inputs if v is not None and not v.is_constant]
         names = []
         for step in plan.steps:
@@ -424,6 +429,7 @@ def lower(
         triple=target.triple,
         features=tuple(f for f in target.features if f in needed),
         threads=threads,
+        transforms=assembler.transforms,
         report={"target": target.name, "layers": layers, "fusion": fused},
     )
 

@@ -323,6 +323,28 @@ def test_compile_int8_and_run(dlcc, cnn, int8, samples, tmp_path):
     assert any(row["encoding"].startswith("u8 x s8/axis0") for row in rows)
 
 
+def test_pack_for_size_computes_the_same(dlcc, cnn, samples, tmp_path):
+    for pack in ("speed", "size"):
+        options = ["--bits", "32", "--threads", "1", "--pack", pack, "-q"]
+        assert dlcc("compile", cnn, "-o", tmp_path / pack, *options).code == 0
+        found = tmp_path / f"{pack}.npz"
+        assert dlcc("run", tmp_path / pack, "-i", samples, "-o", found).code == 0
+    expected, packed = (dict(np.load(tmp_path / f"{p}.npz")) for p in ("speed", "size"))
+    assert {n: a.tobytes() for n, a in packed.items()} == {
+        n: a.tobytes() for n, a in expected.items()
+    }
+    told = dlcc("inspect", tmp_path / "size", "--json").json()
+    (weights,) = (size for name, size in told["files"].items() if name.endswith(".weights"))
+    assert told["facts"]["stored_weight_bytes"] == weights
+    streams = sum(r["bytes"] for r in told["bytes"] if r["section"].startswith("stream "))
+    table = sum(r["bytes"] for r in told["bytes"] if r["section"] == "stream table")
+    assert sum(layer["stored_bytes"] for layer in told["layers"]) == streams - table
+    assert "stored" in dlcc("inspect", tmp_path / "size").out
+    refused = dlcc("compile", cnn, "-o", tmp_path / "x", "--pack", "tiny", "-q")
+    assert refused.code == 2
+    assert "cannot pack for tiny" in refused.err
+
+
 def test_inspect_accounts_for_every_byte(dlcc, artifact):
     told = dlcc("inspect", artifact, "--json").json()
     sums: dict[str, int] = {}

@@ -50,7 +50,11 @@ def test_manifest_lists_files_and_program(rows: Artifact) -> None:
     ]
     assert [s["layer"] for s in manifest["steps"]] == ["bias", "activation"]
     assert all(s["code_bytes"] > 0 for s in manifest["steps"])
-    assert json.loads(on_disk["report.json"]) == {"layers": [{"kernel": "add_row", "macs": 384}]}
+    storage = {"pack": "speed", "file_bytes": 256, "other_bytes": 189, "memory_bytes": 131}
+    assert json.loads(on_disk["report.json"]) == {
+        "layers": [{"kernel": "add_row", "macs": 384}],
+        "storage": {**storage, "layers": [{"layer": "bias", "bytes": 67}]},
+    }
     rows.verify()
 
 

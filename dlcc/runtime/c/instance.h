@@ -21,8 +21,6 @@ static dlcc_status dlcc_check_threads(int threads) {
                    threads, most, threads > most ? threads : most + 1);
 }
 
-/* Huge pages spare large arenas most of their TLB misses; the zeroing also makes sure that no run
- * pays for the first touch of a page. */
 static dlcc_status dlcc_arena_open(dlcc_instance *instance, void *arena, size_t arena_bytes) {
   const uint64_t needed = dlcc_model_info.arena_bytes;
   if (arena != NULL) {
@@ -35,18 +33,9 @@ static dlcc_status dlcc_arena_open(dlcc_instance *instance, void *arena, size_t 
     instance->arena = arena;
     return DLCC_CODE(OK);
   }
-  const size_t huge_page = (size_t)2 << 20;
-  const size_t alignment = needed >= huge_page ? huge_page : DLCC_ALIGNMENT;
-  const size_t bytes = needed > 0 ? (size_t)needed : 1;
-  if (posix_memalign(&instance->own_arena, alignment, bytes) != 0) {
-    instance->own_arena = NULL;
-    return dlcc_fail(DLCC_CODE(OUT_OF_MEMORY), "no memory for the arena of %llu bytes",
-                     (unsigned long long)needed);
-  }
-  if (alignment == huge_page) madvise(instance->own_arena, bytes, MADV_HUGEPAGE);
-  memset(instance->own_arena, 0, bytes);
+  const dlcc_status status = dlcc_allocate(&instance->own_arena, needed, "the arena");
   instance->arena = instance->own_arena;
-  return DLCC_CODE(OK);
+  return status;
 }
 
 static dlcc_status dlcc_instance_open(dlcc_instance *instance, const char *weights_path,

@@ -2,6 +2,9 @@
  *
  *   DLCC_NAME(x), DLCC_CODE(x)  the public names: resnet_##x and RESNET_##x
  *   DLCC_EMBEDDED               1 if the weights file is part of the library
+ *   DLCC_PACKED                 1 if the weights file is packed; then also
+ *   DLCC_CONTENT_BYTES          of the unpacked content
+ *   DLCC_WORK_BYTES             of memory that unpacking takes beside it
  *
  * and, after this file, the tables declared under "generated" below. Everything but the public
  * functions is static, so two models with different names link into one program. */
@@ -61,6 +64,8 @@ extern const char DLCC_NAME(weights_image)[] __attribute__((visibility("hidden")
 #include "error.h"
 
 #include "cpu.h"
+
+#include "memory.h"
 
 #include "weights.h"
 

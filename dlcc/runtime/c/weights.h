@@ -1,15 +1,17 @@
-/* The weights file: a 64-byte header, the content, zeros up to a multiple of 64 bytes.
+/* The weights file: a 64-byte header, and the content with zeros up to a multiple of 64 bytes
+ * (format 1) or streams to unpack it from with zeros up to a multiple of 8 (format 2).
  *
  *   0  8 bytes  "DLCCWTS\0"
- *   8  uint32   version, 1
+ *   8  uint32   version, 1 or 2
  *  12  uint32   bytes of this header: where the content starts
  *  16  uint64   bytes of the content
  *  24  uint64   bytes of the file
- *  32  uint64   hash of the content with its zeros
+ *  32  uint64   hash of what follows the header
  *  40  uint64   fingerprint of the network it belongs to
- *  48  16 bytes zero
+ *  48  uint64   format 2: hash of the content with zeros up to a multiple of 64 bytes; else zero
+ *  56  uint64   zero
  *
- * All little-endian. dlcc/artifact/weights.py writes it. */
+ * All little-endian. dlcc/artifact/weights.py and packed.py write it. */
 #ifndef DLCC_WEIGHTS_H
 #define DLCC_WEIGHTS_H
 
@@ -21,14 +23,16 @@ typedef struct dlcc_weights_header {
   uint64_t file_bytes;
   uint64_t content_hash;
   uint64_t fingerprint;
-  uint64_t zero[2];
+  uint64_t unpacked_hash;
+  uint64_t zero;
 } dlcc_weights_header;
 
 _Static_assert(sizeof(dlcc_weights_header) == DLCC_ALIGNMENT, "the header is one cache line");
 
 typedef struct dlcc_weights {
   const char *content;
-  void *mapping; /* NULL if embedded */
+  void *unpacked; /* NULL unless the file is packed */
+  void *mapping;  /* NULL if embedded, or if the file is packed and has been read */
   size_t mapping_bytes;
 } dlcc_weights;
 
@@ -56,18 +60,47 @@ static dlcc_status dlcc_weights_verify(const char *image, const char *path) {
   memcpy(&header, image, sizeof header);
   if (memcmp(header.magic, "DLCCWTS", 8) != 0)
     return dlcc_fail(bad, "%s is not a dlcc weights file", path);
-  if (header.version != 1)
-    return dlcc_fail(bad, "%s has weights format %u, this library reads format 1", path,
-                     (unsigned)header.version);
+  if (header.version != DLCC_PACKED + 1)
+    return dlcc_fail(bad, "%s has weights format %u, this library reads format %d", path,
+                     (unsigned)header.version, DLCC_PACKED + 1);
   if (header.fingerprint != info->fingerprint)
     return dlcc_fail(bad, "%s belongs to another network or another compilation than this library",
                      path);
-  if (header.header_bytes != sizeof header || header.file_bytes != info->weights_bytes ||
-      header.content_bytes > header.file_bytes - sizeof header || header.zero[0] || header.zero[1])
+#if DLCC_PACKED
+  const int fits = header.content_bytes == DLCC_CONTENT_BYTES;
+#else
+  const int fits = header.content_bytes <= header.file_bytes - sizeof header &&
+                   header.unpacked_hash == 0;
+#endif
+  if (header.header_bytes != sizeof header || header.file_bytes != info->weights_bytes || !fits ||
+      header.zero != 0)
     return dlcc_fail(bad, "%s is corrupt: its header contradicts the library", path);
   if (dlcc_hash(image + sizeof header, header.file_bytes - sizeof header) != header.content_hash)
     return dlcc_fail(bad, "%s is corrupt: the hash of its content is wrong", path);
   return DLCC_CODE(OK);
+}
+
+static void dlcc_weights_unmap(dlcc_weights *weights) {
+  if (weights->mapping != NULL) munmap(weights->mapping, weights->mapping_bytes);
+  weights->mapping = NULL;
+}
+
+#if DLCC_PACKED
+#include "packed.h"
+#endif
+
+/* Checks an image and takes the content from it. */
+static dlcc_status dlcc_weights_use(dlcc_weights *weights, const char *image, const char *path) {
+  dlcc_status status = dlcc_weights_verify(image, path);
+  if (status != DLCC_CODE(OK)) return status;
+#if DLCC_PACKED
+  status = dlcc_weights_unpack(weights, image, path);
+  dlcc_weights_unmap(weights);
+  return status;
+#else
+  weights->content = image + sizeof(dlcc_weights_header);
+  return status;
+#endif
 }
 
 static dlcc_status dlcc_weights_map(dlcc_weights *weights, const char *path) {
@@ -93,22 +126,20 @@ static dlcc_status dlcc_weights_map(dlcc_weights *weights, const char *path) {
     return dlcc_fail(bad, "cannot map the weights file %s: %s", path, dlcc_system_reason(reason));
   weights->mapping = mapping;
   weights->mapping_bytes = (size_t)expected;
-  weights->content = (const char *)mapping + sizeof(dlcc_weights_header);
-  return dlcc_weights_verify(mapping, path);
+  return dlcc_weights_use(weights, mapping, path);
 }
 
 static dlcc_status dlcc_weights_open(dlcc_weights *weights, const char *path) {
 #if DLCC_EMBEDDED
-  if (path == NULL) {
-    weights->content = DLCC_NAME(weights_image) + sizeof(dlcc_weights_header);
-    return dlcc_weights_verify(DLCC_NAME(weights_image), "the embedded copy of the weights");
-  }
+  if (path == NULL)
+    return dlcc_weights_use(weights, DLCC_NAME(weights_image), "the embedded copy of the weights");
 #endif
   return dlcc_weights_map(weights, path ? path : dlcc_model_info.weights_file);
 }
 
 static void dlcc_weights_close(dlcc_weights *weights) {
-  if (weights->mapping != NULL) munmap(weights->mapping, weights->mapping_bytes);
+  dlcc_weights_unmap(weights);
+  free(weights->unpacked);
 }
 
 #endif

@@ -21,6 +21,7 @@ from math import ceil
 import numpy as np
 
 from dlcc.lowering.kernel import ArgumentKind, KernelArg, KernelPlan, KernelStep, name_key
+from dlcc.program import FilterTransform
 from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels import epilogue
 from targets.cpu.kernels.conv import STREAM_BANDWIDTH, channel_constants
@@ -34,7 +35,7 @@ from targets.cpu.kernels.winograd_code import (
     products_blocking,
     products_function,
 )
-from targets.cpu.kernels.winograd_transform import TAPS, transform_weights
+from targets.cpu.kernels.winograd_transform import TAPS, matrices, transform_weights
 
 TILES = (2, 4)
 """Output tiles on offer. F(6x6) saves products, but its transforms cost as much, and its error is
@@ -218,4 +219,11 @@ def winograd(
         thread_scratch=shape.scratch if shape.band else (),
         features=isa.vector_flags(),
         kernel=shape_text(shape),
+        transforms={"weight": _source(spec, isa, weights, shape.m)},
     )
+
+
+def _source(spec: ConvSpec, isa: Isa, weights: np.ndarray, m: int) -> FilterTransform:
+    """What the transformed weights were made from."""
+    filters = np.ascontiguousarray(weights, "<f4").tobytes()
+    return FilterTransform(filters, spec.oc, spec.c, isa.lanes, matrices(m)[1])

@@ -63,11 +63,18 @@ def matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
 
 
 def transform_weights(weights: np.ndarray, m: int) -> np.ndarray:
-    """``G g G^T`` of weights ``[oc, c, 3, 3]`` as ``[n * n, oc, c]`` f32, computed in float64."""
+    """``G g G^T`` of weights ``[oc, c, 3, 3]`` as ``[n * n, oc, c]`` f32.
+
+    Computed in float64 in a fixed order, so that others can (dlcc.program.FilterTransform).
+    """
     g = np.array(matrices(m)[1], dtype=np.float64)
-    made = np.einsum("ik,ockl,jl->ijoc", g, weights.astype(np.float64), g, optimize=True)
-    stacked: np.ndarray = made.reshape(-1, *weights.shape[:2]).astype(np.float32)
-    return stacked
+    taps = np.ascontiguousarray(weights.transpose(2, 3, 0, 1), np.float64)
+    made = np.empty((len(g), len(g), *weights.shape[:2]), np.float32)
+    for i, left in enumerate(g):
+        row = left[0] * taps[0] + left[1] * taps[1] + left[2] * taps[2]
+        for j, right in enumerate(g):
+            made[i, j] = row[0] * right[0] + row[1] * right[1] + row[2] * right[2]
+    return made.reshape(-1, *weights.shape[:2])
 
 
 def _combine(kb: tir.KernelBuilder, terms: list[tuple[Fraction, Any]]) -> Any:

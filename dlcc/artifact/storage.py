@@ -1,0 +1,75 @@
+"""What the manifest and the report tell of how the weights are stored."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from typing import Any, Final, Literal, get_args
+
+from dlcc.artifact.packed import Packed
+from dlcc.artifact.weights import HEADER_BYTES
+from dlcc.errors import DlccError, ExitCode
+from dlcc.program import Program
+
+Pack = Literal["speed", "size"]
+"""What the weights file is made for: to be mapped as it is, or to be small."""
+
+PACKS: Final[tuple[Pack, ...]] = get_args(Pack)
+
+
+def check_pack(pack: str) -> Pack:
+    """``pack``, if it is a way to store weights.
+
+    Raises:
+        DlccError: USAGE.
+    """
+    for known in PACKS:
+        if pack == known:
+            return known
+    raise DlccError(
+        ExitCode.USAGE,
+        f"cannot pack for {pack or 'nothing'}",
+        where="--pack",
+        fix=f"choose from {', '.join(PACKS)}",
+    )
+
+
+def weights_record(program: Program, packed: Packed | None, embedded: bool) -> dict[str, Any]:
+    """The manifest's section ``weights``.
+
+    Of a packed file every entry has ``form`` and ``stored``, and the streams are listed.
+    """
+    record: dict[str, Any] = {
+        "embedded": embedded,
+        "pack": "speed" if packed is None else "size",
+        "header_bytes": HEADER_BYTES,
+        "content_bytes": len(program.weights),
+        "entries": [asdict(e) for e in sorted(program.weight_entries, key=lambda e: e.offset)],
+    }
+    if packed is not None:
+        for entry, form, share in zip(record["entries"], packed.forms, packed.shares, strict=True):
+            entry |= {"form": form, "stored": share}
+        record |= {"table_bytes": packed.table_bytes, "streams": packed.rows()}
+    return record
+
+
+def storage_report(
+    program: Program, pack: Pack, image: bytes, packed: Packed | None
+) -> dict[str, Any]:
+    """The report's section ``storage``: bytes of the weights file, and each layer's among them.
+
+    ``bytes`` of the layers and ``other_bytes`` (header, table, padding) sum to ``file_bytes``.
+    """
+    entries = sorted(program.weight_entries, key=lambda e: e.offset)
+    sizes = [e.size for e in entries] if packed is None else list(packed.shares)
+    layers: Counter[str] = Counter()
+    for entry, size in zip(entries, sizes, strict=True):
+        layers[entry.layer] += size
+    return {
+        "pack": pack,
+        "file_bytes": len(image),
+        "other_bytes": len(image) - sum(sizes),
+        "memory_bytes": len(program.weights),
+        "layers": [{"layer": layer, "bytes": size} for layer, size in layers.items()],
+        **({} if packed is None else {"streams": packed.rows()}),
+    }
