@@ -33,6 +33,7 @@ from dlcc.ir import (
     Dense,
     Encoding,
     Graph,
+    Grouped,
     ProductCodebook,
     Sparse,
     TensorType,
@@ -72,6 +73,9 @@ CODEBOOKS = {
 }
 """Encodings whose contents are drawn at random, as clustering takes long: shape of the codebook."""
 
+GROUPS = {f"int{bits}x{group}": Grouped(bits, group) for bits, group in ((2, 64), (4, 32), (4, 64))}
+"""Encodings with a scale per group of columns; for float32 activations."""
+
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 
@@ -98,7 +102,7 @@ def rows_of(shapes: list[str], only: str) -> Iterator[Row]:
     for shape in shapes:
         yield Row(shape, "dense", 32)
         yield Row(shape, "dense", 8)
-        low = [(p, 8) for p in LOW_BITS] + [(p, 32) for p in (*LOW_BITS, *CODEBOOKS)]
+        low = [(p, 8) for p in LOW_BITS] + [(p, 32) for p in (*LOW_BITS, *CODEBOOKS, *GROUPS)]
         for pattern, bits in low if shape == "fc" else ():
             if only in f"{pattern}-{bits}":
                 yield Row(shape, pattern, bits)
@@ -142,6 +146,8 @@ def graph_of(row: Row) -> Graph:
         inner = Affine.symmetric(8, np.full(weight[0], 0.5 / 127), 0)
     if row.pattern in LOW_BITS:
         w = graph.add_constant(real, encoding=LOW_BITS[row.pattern](real), name="w")
+    elif row.pattern in GROUPS:
+        w = graph.add_constant(real, encoding=GROUPS[row.pattern], name="w")
     elif row.pattern in CODEBOOKS:
         w = coded_at_random(graph, row.pattern, weight, rng)
     elif row.pattern != "dense":

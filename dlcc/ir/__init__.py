@@ -10,6 +10,7 @@ from dlcc.ir.compressed import (
 from dlcc.ir.dtypes import BF16, BOOL, F16, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64, DType
 from dlcc.ir.encodings import BFLOAT16, DENSE, Affine, BFloat16, Dense, Encoding
 from dlcc.ir.graph import AttrValue, Constant, Graph, Node, Value
+from dlcc.ir.grouped import Grouped
 from dlcc.ir.sparse import Sparse
 from dlcc.ir.text import graphs_equal, parse_graph, print_graph
 from dlcc.ir.types import TensorType
@@ -40,6 +41,7 @@ __all__ = [
     "Dense",
     "Encoding",
     "Graph",
+    "Grouped",
     "Node",
     "ProductCodebook",
     "ResidualCodebook",

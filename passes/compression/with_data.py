@@ -14,7 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from dlcc.ir import Affine, Binary, Codebook, Encoding, Graph, Node, Ternary
+from dlcc.ir import Affine, Binary, Codebook, Encoding, Graph, Grouped, Node, Ternary
+from dlcc.ir.compressed import from_matrix
 from dlcc.ir.encodings import Array
 from passes.base import PassContext, PassResult, option
 from passes.compression import refit
@@ -160,17 +161,20 @@ def _reason(layer: WeightLayer, samples: int) -> str:
 def _rounded(form: Form, layer: WeightLayer, data: LayerData, how: Rounding) -> Form:
     """The same encoding with codes and parameters chosen on data."""
     pruned = is_pruned_layer(layer)
-    grid = _grid(form, data.target.shape, pruned)
+    grid = _grid(form, layer.values.shape, data.target.shape, pruned)
     if isinstance(grid, Uniform):
         grid = searched_scales(data.target, grid, np.einsum("gkk->gk", data.metric.damped))
     found = round_weights(data.target, grid, data.metric, how, keep_zeros=pruned)
     encoding = _encoding(found.grid, form.encoding)
     values = found.numbers.astype(np.float32).reshape(layer.values.shape)
+    if isinstance(encoding, Grouped):
+        scales = found.grid.parameters.reshape(len(values), -1).astype(np.float32)
+        return Form(encoding, encoding.with_scales(values, scales), form.words)
     return Form(encoding, encoding.encode(values), form.words)
 
 
-def _grid(form: Form, shape: tuple[int, int, int], pruned: bool) -> Grid:
-    """The grid of an encoding that was fitted to a weight [groups, R, K]."""
+def _grid(form: Form, of: tuple[int, ...], shape: tuple[int, ...], pruned: bool) -> Grid:
+    """The grid of an encoding that was fitted to a weight of shape ``of``, as [groups, R, K]."""
     encoding = form.encoding
 
     def parameters(*numbers: tuple[float, ...]) -> Array:
@@ -179,6 +183,10 @@ def _grid(form: Form, shape: tuple[int, int, int], pruned: bool) -> Grid:
 
     if isinstance(encoding, Affine):
         return uniform(parameters(encoding.scales), encoding.bits, shape[2])
+    if isinstance(encoding, Grouped):
+        scales = np.asarray(form.parts["scales"], np.float64).reshape(*shape[:2], -1)
+        run = from_matrix(np.arange(shape[2])[None] // encoding.group, (1, *of[1:])).reshape(-1)
+        return uniform(scales, encoding.bits, shape[2], run=run)
     if isinstance(encoding, Ternary):
         one = encoding.positive == encoding.negative
         both = [encoding.positive] if one else [encoding.positive, encoding.negative]

@@ -13,9 +13,10 @@ from dlcc.ir.packing import unpack_bits
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from targets.cpu import layers
+from targets.cpu.grouped import GroupedGemvRow
 from targets.cpu.isa import Isa
 from targets.cpu.kernels import conv, lookup_gemv, packed_gemv
-from targets.cpu.kernels.lookup_gemv import Coded
+from targets.cpu.kernels.lookup_gemv import Coded, sign_book, sign_codes
 from targets.cpu.kernels.packed_bits import Codes
 from targets.cpu.kernels.sparse_layer import Layer
 
@@ -124,19 +125,6 @@ class AmxPackedGemmRow(PackedGemmRow):
     amx: ClassVar[bool] = True
 
 
-def _signs() -> Array:
-    """The book of signs, [1, 4, 16]: bit i of a code says whether weight i of the run is +1."""
-    bits = np.arange(16)[None, :] >> np.arange(4)[:, None] & 1
-    return (2 * bits - 1).astype(np.float32)[None]
-
-
-def _sign_codes(planes: Array) -> Array:
-    """Bits [planes, outputs, columns] as codes of four columns each."""
-    padded = np.pad(planes.astype(np.uint8), ((0, 0), (0, 0), (0, -planes.shape[-1] % 4)))
-    fours = padded.reshape(*planes.shape[:2], -1, 4)
-    return np.asarray((fours << np.arange(4, dtype=np.uint8)).sum(axis=-1, dtype=np.uint8))
-
-
 def _along(numbers: Sequence[float], outputs: int) -> Array:
     return np.broadcast_to(np.asarray(numbers, np.float64), (outputs,))
 
@@ -162,7 +150,7 @@ def _planes(weight: Value) -> Coded:
         codes = encoding.unpack(constant.parts, count).reshape(shape)
         bits, factors, offset = [codes == 0], [_along(encoding.scales, n)], np.zeros(n)
     rows = np.stack([*factors, offset]).astype(np.float32)
-    return Coded(_sign_codes(np.stack(bits)), _signs(), rows)
+    return Coded(sign_codes(np.stack(bits)), sign_book(), rows)
 
 
 def _entries(weight: Value, encoding: Affine) -> Coded:
@@ -262,4 +250,5 @@ class LookupGemvRow(KernelRow):
 def packed_rows(isa: Isa) -> list[KernelRow]:
     """All rows for packed weights that this feature level can run."""
     rows: list[KernelRow] = [PackedGemvRow(isa), LookupGemvRow(isa), PackedGemmRow(isa)]
+    rows.append(GroupedGemvRow(isa))
     return [*rows, AmxPackedGemmRow(isa)] if isa.dot == "amx" else rows

@@ -18,6 +18,7 @@ from dlcc.ir import (
     Codebook,
     Encoding,
     Graph,
+    Grouped,
     ProductCodebook,
     ResidualCodebook,
     Sparse,
@@ -86,6 +87,9 @@ ENCODINGS: dict[str, Encoding] = {
     "product": ProductCodebook(2, 4),
     "product_shared": ProductCodebook(4, 2, shared=True),
     "residual": ResidualCodebook(8, 2, 1),
+    "grouped2": Grouped(2, 16),
+    "grouped4": Grouped(4, 5),
+    "grouped8": Grouped(8, 64),
     "sparse": Sparse("unstructured"),
     "sparse_affine": Sparse("unstructured", Affine.symmetric(8, np.array(SCALES), 0)),
     "sparse_codebook": Sparse("unstructured", Codebook(3)),
@@ -292,6 +296,10 @@ def test_blocks_are_kept_whole() -> None:
         (lambda: Codebook(0), "must be 1 to 16"),
         (lambda: ProductCodebook(8, 0), "at least 1"),
         (lambda: ResidualCodebook(8, 2, 0), "at least 1"),
+        (lambda: Grouped(1, 32), "must be 2 to 8"),
+        (lambda: Grouped(9, 32), "must be 2 to 8"),
+        (lambda: Grouped(4, 0), "at least 1"),
+        (lambda: Sparse("2:4", Grouped(4, 32)), "cannot be the inner"),
         (lambda: Sparse("4:2"), "keeps more"),
         (lambda: Sparse("0:4"), "unknown pattern"),
         (lambda: Sparse("blocks"), "unknown pattern"),
@@ -374,3 +382,39 @@ def test_codes_of_sparse_weights_stand_in_their_places():
         np.testing.assert_array_equal(codes, inner.quantise(values))
     with pytest.raises(TypeError, match="dense has no integer codes"):
         Sparse("unstructured").codes({}, values.shape)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize(
+    ("shape", "group"), [((3, 70), 32), ((4, 32, 3, 3), 32), ((2, 5, 2, 2), 7)]
+)
+def test_groups_have_scales_of_their_own(bits: int, shape: tuple[int, ...], group: int) -> None:
+    values, encoding = random(*shape), Grouped(bits, group)
+    parts = encoding.encode(values)
+    got = matrix_view(encoding.decode(parts, shape))
+    matrix, last = matrix_view(values), 2 ** (bits - 1) - 1
+    columns = matrix.shape[1]
+    assert parts["scales"].shape == (shape[0], -(-columns // group))
+    size = parts["values"].nbytes + 4 * parts["scales"].size
+    assert encoding.stored_bytes(parts) == size
+    assert parts["values"].nbytes == -(-values.size * bits // 8)
+    for row in range(shape[0]):
+        for start in range(0, columns, group):
+            part = matrix[row, start : start + group]
+            scale = np.abs(part).max() / np.float32(last)
+            assert parts["scales"][row, start // group] == pytest.approx(scale, rel=1e-6)
+            want = np.rint(part.astype(np.float64) / parts["scales"][row, start // group])
+            np.testing.assert_array_equal(
+                got[row, start : start + group],
+                want.astype(np.float32) * parts["scales"][row, start // group],
+            )
+
+
+def test_codes_of_groups_can_be_given_their_scales() -> None:
+    codes = np.random.default_rng(0).integers(-3, 4, (6, 40))
+    scales = np.random.default_rng(1).uniform(0.1, 2, (6, 3)).astype(np.float32)
+    values = codes.astype(np.float32) * np.repeat(scales, 16, axis=1)[:, :40]
+    encoding = Grouped(3, 16)
+    parts = encoding.with_scales(values, scales)
+    np.testing.assert_array_equal(encoding.codes(parts, (6, 40)), codes)
+    np.testing.assert_array_equal(encoding.decode(parts, (6, 40)), values)

@@ -217,6 +217,7 @@ def test_held_zeros_stay_and_the_others_make_up_for_nothing_twice(kind: str) -> 
 PASSES = [
     "quantize-weights{bits=3}",
     "quantize-weights{bits=2 per=tensor}",
+    "quantize-weights{bits=3 group=16}",
     "ternarize",
     "ternarize{scales=symmetric per=tensor}",
     "binarize",

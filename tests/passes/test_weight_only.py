@@ -26,6 +26,7 @@ PASSES = [
     "binarize",
     "share-weights{values=4}",
     "quantize-weights{bits=2}",
+    "quantize-weights{bits=2 group=16}",
     "product-quantize{bits=2 length=2}",
     "residual-quantize{bits=1 length=2 stages=2}",
 ]
@@ -86,7 +87,8 @@ def test_bytes_and_error_are_those_of_the_stored_weights(net: Net, pipeline: str
     assert value.constant is not None
     assert statistics["bytes_before"] == 64 * 32 * 4
     assert statistics["bytes_after"] == value.type.encoding.stored_bytes(value.constant.parts)
-    assert statistics["bytes_after"] < 64 * 32 / 4 + 400
+    scales = 4 * 32 * 64 // 16 + 1 if "group" in pipeline else 400
+    assert statistics["bytes_after"] < 64 * 32 / 4 + scales
     error = np.linalg.norm(weight(graph) - before) / np.linalg.norm(before)
     assert statistics["worst_weight_error"] == pytest.approx(error, abs=1e-6)
     assert error > 0.1
@@ -202,6 +204,24 @@ def test_integer_weights_are_within_half_a_step(net: Net, bits: int, per: str) -
     assert np.all(abs(weight(graph) - before) <= 0.5001 * scales)
 
 
+def test_groups_follow_their_weights(net: Net, golden: Any) -> None:
+    graph = net.done(net.op("relu", net.linear(net.input(1, 64), 8, loc="a")))
+    before = weight(graph)
+    golden(graph, "quantize-weights{bits=4 group=32}")
+    steps = abs(before.reshape(8, 2, 32)).max(axis=2) / 7
+    change = abs(weight(graph) - before).reshape(8, 2, 32)
+    assert np.all(change <= 0.5001 * steps[:, :, None])
+    assert np.any(change.max(axis=2) > 0.4 * steps)
+
+
+def test_a_transposed_convolution_has_no_groups(net: Net) -> None:
+    x = net.input(1, 8, 4, 4)
+    graph = net.done(net.op("conv_transpose2d", x, net.random(8, 16, 3, 3), loc="a"))
+    result = run(graph, "quantize-weights{group=8}")
+    assert not result.modified
+    assert "groups do not run along" in refused(result)["a"]
+
+
 def test_product_codes_hold_runs_that_repeat() -> None:
     runs = np.array([[1.0, 2.0, 3.0, 4.0], [-4.0, 0.5, 0.25, 9.0]], np.float32)
     values = runs[np.random.default_rng(0).integers(0, 2, (16, 8))].reshape(16, 32)
@@ -251,7 +271,10 @@ def test_a_mask_that_does_not_pay_is_not_stored(net: Net) -> None:
     assert isinstance(graph.nodes[0].input(1).type.encoding, Ternary)
 
 
-@pytest.mark.parametrize("pipeline", ["binarize", "product-quantize", "residual-quantize"])
+@pytest.mark.parametrize(
+    "pipeline",
+    ["binarize", "product-quantize", "residual-quantize", "quantize-weights{group=16}"],
+)
 def test_encodings_without_single_zeros_refuse_pruned_layers(net: Net, pipeline: str) -> None:
     graph = net.done(net.linear(net.input(1, 64), 32, loc="a"))
     result = run(graph, f"prune{{sparsity=0.9}},{pipeline}")
@@ -294,7 +317,7 @@ def test_layers_that_are_left_alone(net: Net, make: Any, words: str, pipeline: s
     assert words in refused(result)["a"]
 
 
-@pytest.mark.parametrize("pipeline", PASSES[:4])
+@pytest.mark.parametrize("pipeline", PASSES[:5])
 def test_what_would_not_be_smaller_stays(net: Net, pipeline: str) -> None:
     graph = net.done(net.op("linear", net.input(1, 1), net.random(3, 1), loc="a"))
     result = run(graph, pipeline)
@@ -316,6 +339,8 @@ def test_nothing_beyond_the_threshold() -> None:
         "ternarize{threshold=-1}",
         "binarize{per=row}",
         "binarize{only=nothing}",
+        "quantize-weights{group=1}",
+        "quantize-weights{group=32 per=tensor}",
     ],
 )
 def test_options_that_make_no_sense(net: Net, text: str) -> None:

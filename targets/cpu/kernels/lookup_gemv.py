@@ -116,6 +116,19 @@ def pack_codes(planes: np.ndarray, lanes: int) -> np.ndarray:
     return np.ascontiguousarray(packed.transpose(1, 3, 0, 2))
 
 
+def sign_book() -> np.ndarray:
+    """The book of signs, [1, 4, 16]: bit i of a code says whether weight i of the run is +1."""
+    bits = np.arange(16)[None, :] >> np.arange(4)[:, None] & 1
+    return (2 * bits - 1).astype(np.float32)[None]
+
+
+def sign_codes(planes: np.ndarray) -> np.ndarray:
+    """Bits [planes, outputs, columns] as codes of four columns each."""
+    padded = np.pad(planes.astype(np.uint8), ((0, 0), (0, 0), (0, -planes.shape[-1] % 4)))
+    fours = padded.reshape(*planes.shape[:2], -1, 4)
+    return np.asarray((fours << np.arange(4, dtype=np.uint8)).sum(axis=-1, dtype=np.uint8))
+
+
 def tables_function(name: str, kernel: LookupGemv, shared: bool) -> Any:
     """The PrimFunc x, book, tables: 16 products of each run; one work item per run."""
     kb, lanes, length = tir.KernelBuilder(name), kernel.lanes, kernel.length
@@ -138,7 +151,7 @@ def tables_function(name: str, kernel: LookupGemv, shared: bool) -> Any:
     return kb.build()
 
 
-class _Emitter:
+class Emitter:
     """Emits the look-ups of one function."""
 
     def __init__(self, kb: tir.KernelBuilder, kernel: LookupGemv) -> None:
@@ -214,7 +227,7 @@ def lookup_function(name: str, kernel: LookupGemv) -> Any:
     factors = kb.pointer("factors", "float32") if kernel.scaled else None
     entries = kb.pointer("book", "float32") if kernel.length == 1 else None
     out = epilogue.parameters(kb, False, "f32", kernel.residual)
-    emitter = _Emitter(kb, kernel)
+    emitter = Emitter(kb, kernel)
     book = emitter.table(entries, 0) if entries is not None else []
     total = emitter.total(x) if kernel.offset else None
     whole, rest = divmod(kernel.n, kernel.vectors * lanes)
@@ -228,7 +241,7 @@ def lookup_function(name: str, kernel: LookupGemv) -> Any:
 
 
 def _sums(
-    emitter: _Emitter, source: Any, book: list[Any], weights: Any, item: Any, outputs: int
+    emitter: Emitter, source: Any, book: list[Any], weights: Any, item: Any, outputs: int
 ) -> tuple[Any, Any]:
     """All look-ups of an item: the sums of its planes, and its first block."""
     kb, kernel, lanes = emitter.kb, emitter.kernel, emitter.lanes
@@ -252,7 +265,7 @@ def _sums(
 
 
 def _finish(
-    emitter: _Emitter, acc: Any, factors: Any, total: Any, out: Any, first: Any, outputs: int
+    emitter: Emitter, acc: Any, factors: Any, total: Any, out: Any, first: Any, outputs: int
 ) -> None:
     """Factors and epilogue of an item."""
     kb, kernel, lanes = emitter.kb, emitter.kernel, emitter.lanes
@@ -286,9 +299,10 @@ def refusal(spec: ConvSpec, isa: Isa) -> str:
     return ""
 
 
-def _kernel(
+def make_kernel(
     spec: ConvSpec, isa: Isa, length: int, planes: int, scaled: bool, offset: bool
 ) -> LookupGemv:
+    """The kernel of a layer: the more planes, the fewer outputs in an item."""
     room = isa.registers // 2 // (2 * planes) if isa.lanes == ENTRIES else 4 // planes
     vectors = max(1, min(4, room, ceil(spec.oc / isa.lanes)))
     residual = spec.epilogue.residual
@@ -297,7 +311,7 @@ def _kernel(
 
 def lookup_gemv_cost(spec: ConvSpec, isa: Isa, length: int, planes: int) -> float:
     """Predicted seconds of :func:`lookup_gemv` on one thread."""
-    kernel = _kernel(spec, isa, length, planes, False, False)
+    kernel = make_kernel(spec, isa, length, planes, False, False)
     each = 1.6 if isa.lanes == ENTRIES else 2.2
     cycles = kernel.blocks * (kernel.runs * planes * each + 20.0)
     made = kernel.runs * (length + 2.0) if length > 1 else 0.0
@@ -315,7 +329,7 @@ def lookup_gemv(spec: ConvSpec, isa: Isa, coded: Coded, bias: np.ndarray) -> Ker
     """
     length, factors = coded.book.shape[1], coded.factors
     offset = factors is not None and bool(factors[-1].any())
-    kernel = _kernel(spec, isa, length, len(coded.planes), factors is not None, offset)
+    kernel = make_kernel(spec, isa, length, len(coded.planes), factors is not None, offset)
     pad = kernel.vectors * isa.lanes
     constants = {"weight": pack_codes(coded.planes, isa.lanes)}
     constants["book"] = np.ascontiguousarray(coded.book, np.float32)
