@@ -76,6 +76,9 @@ CODEBOOKS = {
 GROUPS = {f"int{bits}x{group}": Grouped(bits, group) for bits, group in ((2, 64), (4, 32), (4, 64))}
 """Encodings with a scale per group of columns; for float32 activations."""
 
+ACTIVATIONS = {32: "fp32", 8: "int8", 1: "signs"}
+"""What the bits of activations are called."""
+
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 
@@ -83,7 +86,7 @@ SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 class Row:
     """One artifact. ``pattern`` "dense": the kernel that the others are compared with.
 
-    ``bits``: 32 for float32 activations, 8 for codes.
+    ``bits``: 32 for float32 activations, 8 for codes, 1 for signs.
     """
 
     shape: str
@@ -106,6 +109,8 @@ def rows_of(shapes: list[str], only: str) -> Iterator[Row]:
         for pattern, bits in low if shape == "fc" else ():
             if only in f"{pattern}-{bits}":
                 yield Row(shape, pattern, bits)
+        if only in "binary-1":
+            yield Row(shape, "binary", 1)
         for pattern in PATTERNS[shape]:
             for bits in (32, 8):
                 if only in f"{pattern}-{bits}":
@@ -133,13 +138,17 @@ def coded_at_random(
 
 
 def graph_of(row: Row) -> Graph:
-    """A network of a ReLU, the layer and a pool, on codes where ``bits`` is 8."""
+    """A network of a ReLU, the layer and a pool, on codes where ``bits`` is 8, on signs for 1."""
     rng = np.random.default_rng(0)
     op, shape, weight, attrs = SHAPES[row.shape]
     graph, encoding = Graph("layer"), Affine.per_tensor(8, False, 0.02, 7)
     x = graph.add_input("x", TensorType(shape, encoding=encoding if row.bits == 8 else Dense()))
     relu = build(graph, "relu", [x], loc="before")
     relu.output.type = relu.output.type.with_(encoding=x.type.encoding)
+    source, signs = relu.output, Binary((1.0,))
+    if row.bits == 1:
+        types = [x.type.with_(encoding=signs)]
+        source = build(graph, "quantize", [x], loc="signs", types=types).output
     real = rng.random(weight, np.float32) - np.float32(0.5)
     inner: Affine | Dense = Dense()
     if row.bits == 8:
@@ -155,12 +164,15 @@ def graph_of(row: Row) -> Graph:
         w = graph.add_constant(real, encoding=Sparse(row.pattern, inner), name="w")
     else:
         w = graph.add_constant(real, encoding=inner, name="w")
-    node = build(graph, op, [relu.output, w], attrs, loc="layer")
+    node = build(graph, op, [source, w], attrs, loc="layer")
     if row.bits == 8:
         out = Affine.per_tensor(8, False, 0.5, 128)
         node.output.type = node.output.type.with_(encoding=out)
     y = node.output
-    if op == "conv2d":  # the layer's own layout ends here: its time holds no transpose
+    if row.bits == 1:
+        y.type = y.type.with_(encoding=signs)
+        y = build(graph, "dequantize", [y], loc="after").output
+    elif op == "conv2d":  # the layer's own layout ends here: its time holds no transpose
         pool = build(graph, "max_pool2d", [y], {"kernel": y.type.shape[2:]}, loc="after")
         pool.output.type = pool.output.type.with_(encoding=y.type.encoding)
         y = pool.output
@@ -234,7 +246,7 @@ def show(found: dict[Row, tuple[float, dict]]) -> None:
         for row, (seconds, told) in sorted(found.items(), key=lambda e: str(e[0])):
             if row.shape == shape:
                 cells = [
-                    f"{row.pattern} {'int8' if row.bits == 8 else 'fp32'}",
+                    f"{row.pattern} {ACTIVATIONS[row.bits]}",
                     f"{100 * row.sparsity:.0f} %",
                     f"{seconds * 1e6:.1f}",
                     f"{told['predicted'] * 1e6:.1f}",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Affine, Graph, Node, Value
-from dlcc.ops.base import Quantised, op_of, type_error
+from dlcc.ops.base import Quantised, activations, op_of, type_error
+from dlcc.ops.integer import check_binary
 
 
 def verify(graph: Graph) -> None:
@@ -18,6 +19,9 @@ def verify(graph: Graph) -> None:
         _check_operands(node, defined)
         _check_types(node)
         defined.update(node.outputs)
+    for value in (*graph.inputs, *graph.outputs):
+        if value.type.is_binary and not value.is_constant:
+            raise _broken(f"%{value.name} is binary, but the caller's", "")
     for value in graph.outputs:
         if value not in defined and not value.is_constant:
             raise _broken(f"output %{value.name} is not defined", "")
@@ -77,6 +81,8 @@ def _check_types(node: Node) -> None:
                 f"output %{value.name} is {value.type.dtype}{list(value.type.shape)}, "
                 f"must be {expected.dtype}{list(expected.shape)}",
             )
+    if any(v.type.is_binary for v in activations(node)):
+        _check_binary(node)
     types = [v.type for v in (*node.inputs, *node.outputs) if v is not None]
     affine = [t for t in types if isinstance(t.encoding, Affine)]
     if affine and op.quantised is Quantised.FLOAT:
@@ -84,9 +90,27 @@ def _check_types(node: Node) -> None:
     if affine and any(t.is_bfloat16 for t in types):
         raise type_error(node, "mixes integer codes and bfloat16 numbers")
     if affine and op.quantised is Quantised.SAME:
-        activations = [
+        moved = [
             v.type for v in node.inputs if v is not None and v.type.rank and v.type.dtype.is_float
         ]
-        encodings = {t.encoding for t in (*activations, *(v.type for v in node.outputs))}
+        encodings = {t.encoding for t in (*moved, *(v.type for v in node.outputs))}
         if len(encodings) > 1:
             raise type_error(node, "needs one encoding for all operands and results")
+
+
+_ON_SIGNS = {"conv2d", "linear", "quantize", "dequantize", "relayout"}
+"""Ops that read or make binary activations."""
+
+
+def _check_binary(node: Node) -> None:
+    """Binary activations are made by ``quantize`` and layers, and read by layers as operand 0."""
+    if node.op not in _ON_SIGNS:
+        raise type_error(node, "has no form for binary activations")
+    if any(v is not None and v.type.is_binary and not v.is_constant for v in node.inputs[1:]):
+        raise type_error(node, "only operand 0 can be a binary activation")
+    x, y = node.input(0).type, node.output.type
+    if node.op in ("conv2d", "linear") and not x.is_binary:
+        raise type_error(node, "gives signs, but its input is not binary")
+    if node.op == "relayout" and x.encoding != y.encoding:
+        raise type_error(node, "changes a binary encoding")
+    check_binary(node)

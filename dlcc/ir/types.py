@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from dlcc.ir.compressed import Binary
 from dlcc.ir.dtypes import F32, DType
 from dlcc.ir.encodings import DENSE, Affine, BFloat16, Dense, Encoding
 
@@ -12,6 +13,9 @@ Shape = tuple[int, ...]
 
 LAYOUTS = {"nhwc": (0, 2, 3, 1)}
 """Named layouts: position in memory -> logical axis (logical 4-D order is N, C, H, W)."""
+
+SIGN_WORD = 32
+"""Bits of the words that binary activations are packed into."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,15 @@ class TensorType:
 
     @property
     def bytes(self) -> int:
-        """Bytes of an activation of this type in memory."""
-        return self.elements * self.storage.bytes
+        """Bytes of an activation of this type in memory.
+
+        Of binary ones: a bit each; the last axis in memory fills whole words of 32 bits, the first
+        element in the lowest bit, the rest with zeros (:class:`dlcc.ir.Binary`: 1 is negative).
+        """
+        if not self.is_binary:
+            return self.elements * self.storage.bytes
+        *rows, last = self.physical_shape or (1,)
+        return math.prod(rows) * -(-last // SIGN_WORD) * (SIGN_WORD // 8)
 
     @property
     def is_dense(self) -> bool:
@@ -60,6 +71,11 @@ class TensorType:
     def is_bfloat16(self) -> bool:
         """True if real numbers are stored as bfloat16."""
         return isinstance(self.encoding, BFloat16)
+
+    @property
+    def is_binary(self) -> bool:
+        """True if only the signs of real numbers are stored."""
+        return isinstance(self.encoding, Binary)
 
     @property
     def affine(self) -> Affine:

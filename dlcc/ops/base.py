@@ -101,8 +101,9 @@ class Op(ABC):
     def evaluate_integer(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """The integer definition, for ``Quantised.INTEGER`` ops.
 
-        ``xs`` are stored arrays: codes where the operand is Affine, else values. Results are codes
-        where the output is Affine. Must be built on :mod:`dlcc.numerics`.
+        ``xs`` are stored arrays: codes where the operand is Affine, else values (of binary
+        activations too). Results are codes where the output is Affine, else values. Must be built
+        on :mod:`dlcc.numerics`.
         """
         raise type_error(node, "has no integer definition for these encodings")
 
@@ -123,6 +124,8 @@ class Op(ABC):
         types = [v.type for v in (*node.inputs, *node.outputs) if v is not None]
         if any(t.is_bfloat16 for t in types):
             return self.evaluate(node, self._real(node, xs))
+        if any(v.type.is_binary for v in activations(node)):
+            return self.evaluate_integer(node, xs)
         if all(not isinstance(t.encoding, Affine) for t in types):
             return self.evaluate(node, xs)
         if self.quantised is Quantised.SAME:
@@ -166,6 +169,12 @@ def _present(array: Array | None) -> Array:
 
 def _constant(value: Value | None) -> Array | None:
     return None if value is None else value.decoded()
+
+
+def activations(node: Node) -> list[Value]:
+    """Operands that are no constants, and results."""
+    given = (v for v in node.inputs if v is not None and not v.is_constant)
+    return [*given, *node.outputs]
 
 
 def op_of(node: Node) -> Op:

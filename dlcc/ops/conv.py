@@ -13,11 +13,13 @@ from dlcc.ir.encodings import Array
 from dlcc.ops.base import Interval, Op, Quantised, type_error
 from dlcc.ops.integer import (
     affine_of,
+    check_binary,
     codes_of,
     evaluate_mixed,
     exact_dtype,
     filled,
     finish,
+    finish_binary,
     float_dtype,
     magnitude,
     to_int32,
@@ -179,6 +181,9 @@ class Conv2d(Op):
 
     Integer: acc = sum((xq - zx) * wq) + bias in int32, the residual in accumulator units, then
     requantise with one float32 multiplier per output channel (or, with a Dense output, decode).
+
+    Binary x: acc = sum(xq * wq) in int32, xq -1 or 1 and 0 on padding, then float32: acc times one
+    multiplier per output channel, plus a float32 bias and residual, clamped, or the sign of that.
     """
 
     name = "conv2d"
@@ -235,14 +240,16 @@ class Conv2d(Op):
         assert weight is not None
         check_integer(node, xe, we, 0)
         codes = codes_of(node.input(1), weight)
-        centred, dtype = _centred(x, xe.zero_point, codes)
+        centred, dtype = _centred(codes_of(node.input(0), x), xe.zero_point, codes)
         acc = convolve(centred, codes, window_of(node), self.get(node, "groups"), dtype)
-        sums = add_bias(to_int32(acc), bias, (1, -1, 1, 1))
         scales = (xe.scale * weight_scales(we, codes.shape[0])).reshape(1, -1, 1, 1)
+        limits = self.get(node, "act_min"), self.get(node, "act_max")
+        if node.input(0).type.is_binary:
+            term = None if bias is None else bias.reshape(1, -1, 1, 1)
+            return [finish_binary(node, to_int32(acc), scales, term, residual, *limits)]
+        sums = add_bias(to_int32(acc), bias, (1, -1, 1, 1))
         extra = None if residual is None else (node.input(3), residual)
-        return [
-            finish(node, sums, scales, extra, self.get(node, "act_min"), self.get(node, "act_max"))
-        ]
+        return [finish(node, sums, scales, extra, *limits)]
 
     def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
         """Exact per output channel for a constant weight."""
@@ -269,11 +276,15 @@ def check_integer(node: Node, x: Affine, weight: Affine, axis: int) -> None:
     """
     if x.axis is not None:
         raise type_error(node, "an integer layer's input needs one scale for the whole tensor")
+    if node.input(0).type.is_binary:
+        check_binary(node)
+        bias = None
+    else:
+        bias = node.optional_input(2)
     if any(weight.zero_points) or weight.axis not in (None, axis):
         raise type_error(
             node, f"integer weights must have zero point 0 and scales along axis {axis}"
         )
-    bias = node.optional_input(2)
     if bias is not None and node.op != "matmul" and not isinstance(bias.type.encoding, Affine):
         raise type_error(node, "the bias of an integer layer must be int32 codes")
 

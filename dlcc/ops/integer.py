@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlcc import numerics
-from dlcc.ir import F32, Affine, Node, Value
+from dlcc.ir import F32, Affine, Binary, Node, Value
 from dlcc.ir.encodings import Array
+from dlcc.ops.base import activations, type_error
 
 if TYPE_CHECKING:
     from dlcc.ops.base import Op
@@ -108,6 +109,60 @@ def weight_scales(encoding: Affine, channels: int) -> Array:
     """float64 scale of each output channel of a weight."""
     scales = np.asarray(encoding.scales, np.float64)
     return np.broadcast_to(scales, (channels,)) if scales.size == 1 else scales
+
+
+def signs_of(values: Array, encoding: Binary) -> Array:
+    """Real values of a binary activation: -s below 0, else s (0 and NaN too), in float32."""
+    scale = np.float32(encoding.scales[0])
+    return np.where(values < 0, -scale, scale)
+
+
+def check_binary(node: Node) -> None:
+    """Check the types of a layer of binary activations.
+
+    Raises:
+        DlccError: several scales, or codes among what is added or made.
+    """
+    for value in activations(node):
+        encoding = value.type.encoding
+        if isinstance(encoding, Binary) and (encoding.axis is not None or not encoding.scales[0]):
+            raise type_error(node, "binary activations need one positive scale for all of them")
+    rest = [node.optional_input(2), node.optional_input(3)]
+    if any(v is not None and not v.type.is_dense for v in rest):
+        raise type_error(node, "a layer of binary activations adds float32 numbers")
+    out = node.output.type
+    if not (out.is_dense or out.is_binary):
+        raise type_error(node, "a layer of binary activations gives float32 numbers or signs")
+
+
+def finish_binary(
+    node: Node,
+    acc: Array,
+    acc_scales: Array,
+    bias: Array | None,
+    residual: Array | None,
+    act_min: float,
+    act_max: float,
+) -> Array:
+    """Epilogue of a layer of binary activations, in separate float32 operations.
+
+    clamp(f32(acc) * m + bias + residual), and its sign where the output is binary.
+
+    Args:
+        node: the layer, with one output.
+        acc: int32 sums of products of signs and codes.
+        acc_scales: float64 real value of one accumulator unit, broadcastable to ``acc``.
+        bias: float32, broadcastable to ``acc``.
+        residual: float32, of the shape of ``acc``.
+        act_min: smallest real result.
+        act_max: largest real result.
+    """
+    real = numerics.dequantise(acc, numerics.multiplier(acc_scales))
+    for term in (bias, residual):
+        real = real if term is None else real + term.astype(np.float32)
+    real = np.clip(real, np.float32(act_min), np.float32(act_max))
+    out = node.output.type.encoding
+    return signs_of(real, out) if isinstance(out, Binary) else real
 
 
 def finish(

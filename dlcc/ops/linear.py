@@ -27,6 +27,7 @@ from dlcc.ops.integer import (
     exact_dtype,
     filled,
     finish,
+    finish_binary,
     float_dtype,
     magnitude,
     to_int32,
@@ -89,13 +90,14 @@ class Linear(Op):
         assert weight is not None
         check_integer(node, xe, we, 0)
         codes = codes_of(node.input(1), weight)
-        acc = integer_product(x, xe.zero_point, codes.T, 0)
-        sums = add_bias(acc, bias, (-1,))
+        acc = integer_product(codes_of(node.input(0), x), xe.zero_point, codes.T, 0)
         scales = xe.scale * weight_scales(we, codes.shape[0])
+        limits = self.get(node, "act_min"), self.get(node, "act_max")
+        if node.input(0).type.is_binary:
+            return [finish_binary(node, acc, scales, bias, residual, *limits)]
+        sums = add_bias(acc, bias, (-1,))
         extra = None if residual is None else (node.input(3), residual)
-        return [
-            finish(node, sums, scales, extra, self.get(node, "act_min"), self.get(node, "act_max"))
-        ]
+        return [finish(node, sums, scales, extra, *limits)]
 
     def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
         """Exact per output feature for a constant weight."""

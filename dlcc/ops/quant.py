@@ -14,10 +14,10 @@ import numpy as np
 
 from dlcc import numerics
 from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
-from dlcc.ir import F32, I32, U8, Affine, Node, TensorType, Value
+from dlcc.ir import F32, I32, U8, Affine, Binary, Node, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import OPS, Interval, Op, Quantised, build, type_error
-from dlcc.ops.integer import quantise_real
+from dlcc.ops.integer import check_binary, quantise_real, signs_of
 
 if TYPE_CHECKING:
     from dlcc.tir.access import TirContext
@@ -47,6 +47,8 @@ class _Recoding(Op):
         low, high = xs[0].low, xs[0].high
         for value in (node.input(0), node.output):
             encoding = value.type.encoding
+            if isinstance(encoding, Binary):
+                low, high = -encoding.scales[0], encoding.scales[0]
             if isinstance(encoding, Affine) and encoding.axis is None:
                 least, most = encoding.real_range
                 low, high = min(max(low, least), most), max(min(high, most), least)
@@ -60,7 +62,10 @@ class _Recoding(Op):
 
 
 class Quantize(_Recoding):
-    """Dense f32 -> affine codes: clamp(rint(x / scale) + zero_point), IEEE float32 division."""
+    """Dense f32 -> affine codes: clamp(rint(x / scale) + zero_point), IEEE float32 division.
+
+    To a binary type: -scale where x < 0, else scale.
+    """
 
     name = "quantize"
 
@@ -69,6 +74,10 @@ class Quantize(_Recoding):
         assert xs[0] is not None
         if not node.input(0).type.is_dense:
             raise type_error(node, "quantize takes a dense operand; requantize takes codes")
+        out = node.output.type.encoding
+        if isinstance(out, Binary):
+            check_binary(node)
+            return [signs_of(xs[0], out)]
         return [quantise_real(xs[0], node.output.type.affine)]
 
 
@@ -82,6 +91,9 @@ class Dequantize(_Recoding):
         assert xs[0] is not None
         if not node.output.type.is_dense:
             raise type_error(node, "dequantize gives a dense result; requantize gives codes")
+        if node.input(0).type.is_binary:
+            check_binary(node)
+            return [xs[0]]
         return [node.input(0).type.affine.dequantise(xs[0])]
 
 

@@ -15,7 +15,7 @@ from dlcc.ir.text import type_text
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from dlcc.lowering.target import KernelRow
 from dlcc.ops import Op, op_of
-from dlcc.ops.base import Quantised
+from dlcc.ops.base import Quantised, activations
 from targets.cpu.isa import Isa
 
 BYTES_PER_SECOND = 16e9
@@ -56,6 +56,8 @@ class DefaultRow(KernelRow):
 
     def refuses(self, node: Node) -> str:
         """Ops without default TIR have kernels of their own."""
+        if any(v.type.is_binary for v in activations(node)):
+            return "it packs no signs"
         if type(op_of(node)).compute is Op.compute:
             return f"{node.op} has no default TIR"
         if not all(v.type.elements for v in node.outputs):

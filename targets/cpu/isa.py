@@ -51,6 +51,11 @@ class Isa:
         """Whether bytes can be permuted across a whole register (AVX512_VBMI)."""
         return "avx512vbmi" in self.flags
 
+    @property
+    def bit_counts(self) -> bool:
+        """Whether the bits of each lane can be counted (AVX512_VPOPCNTDQ)."""
+        return "avx512_vpopcntdq" in self.flags
+
     def vector_flags(self, *, bfloat16: bool = False) -> tuple[str, ...]:
         """Features of the vector unit, with its instructions for bfloat16 or without."""
         extra = ("avx512_bf16",) if bfloat16 and self.bfloat16 != "widen" else ()
@@ -82,8 +87,8 @@ AVX512VNNI = Isa(
     "vnni",
     l2=1 << 20,
 )
-_VBMI = ("+avx512vnni", "+avx512vbmi")
-_AMX_FLAGS = (*AVX512VNNI.flags, "avx512vbmi")  # every CPU with tiles has it
+_VBMI = ("+avx512vnni", "+avx512vbmi", "+avx512vpopcntdq")
+_AMX_FLAGS = (*AVX512VNNI.flags, "avx512vbmi", "avx512_vpopcntdq")  # CPUs with tiles have them
 _AMX_VECTORS = Isa("avx512vnni", "x86-64-v4", _VBMI, _AMX_FLAGS, 16, 32, "vnni")
 AVX512BF16 = Isa(
     "avx512bf16",

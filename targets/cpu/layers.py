@@ -70,6 +70,8 @@ def refusal(node: Node) -> str:
 
 
 def _activation_refusal(type_: TensorType) -> str:
+    if type_.is_binary:
+        return "is binary; these kernels take numbers of 8 bits and more"
     if type_.dtype != F32:
         return f"is {type_.dtype}; these kernels take f32, bf16 and 8-bit activations"
     encoding = type_.encoding

@@ -23,6 +23,7 @@ from targets.cpu.kernels.softmax import softmax, softmax_cost
 from targets.cpu.kernels.winograd_code import Winograd
 from targets.cpu.packed import packed_rows
 from targets.cpu.rounding import RoundPlanesRow
+from targets.cpu.signs import sign_rows
 from targets.cpu.sparse import sparse_rows
 
 MOST_BLOCKS = 8
@@ -300,6 +301,7 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         *rows,
         *sparse_rows(isa),
         *packed_rows(isa),
+        *sign_rows(isa),
         RoundPlanesRow(isa),
         QuantizeRow(isa),
         TableRow(isa),
