@@ -318,8 +318,8 @@ class Codebook(Coded):
 class ProductCodebook(Encoding):
     """Runs of ``length`` numbers share an index (Jegou et al. 2011, Product Quantization).
 
-    The matrix view is cut into runs of ``length`` columns. Every block of columns has a codebook
-    of its own, or all share one.
+    The matrix view, or its transpose, is cut into runs of ``length`` columns. Every block of
+    columns has a codebook of its own, or all share one.
 
     Parts: ``values``, unsigned indices [rows, blocks] of ``bits`` bits, packed; ``codebook``
     float32[blocks or 1, entries, length].
@@ -328,6 +328,8 @@ class ProductCodebook(Encoding):
         bits: width of an index, 1 to 16.
         length: numbers in a run; must divide the number of columns.
         shared: one codebook for all blocks of columns.
+        along: "input": runs lie along the input channels of an output; "output": the view is
+            transposed, so that they lie along the outputs of an input.
     """
 
     name: ClassVar[str] = "product_codebook"
@@ -335,15 +337,15 @@ class ProductCodebook(Encoding):
     bits: int
     length: int
     shared: bool = False
+    along: str = "input"
 
     def __post_init__(self) -> None:
         _check_bits(self.name, self.bits)
-        if self.length < 1:
-            raise ValueError(f"{self.name}: length {self.length}, must be at least 1")
+        _check_runs(self.name, self.length, self.along)
 
     def encode(self, values: Array) -> dict[str, Array]:
         """Cluster each block of columns (:func:`dlcc.ir.clustering.cluster_vectors`)."""
-        runs = _runs(finite_float32(values, self.name), self.length, self.name)
+        runs = _runs(finite_float32(values, self.name), self.length, self.name, self.along)
         groups = [runs.reshape(-1, self.length)] if self.shared else list(runs.swapaxes(0, 1))
         found = [cluster_vectors(np.ascontiguousarray(g), 1 << self.bits) for g in groups]
         entries = max((len(book) for book, _ in found), default=0)
@@ -356,11 +358,11 @@ class ProductCodebook(Encoding):
 
     def decode(self, parts: Parts, shape: tuple[int, ...]) -> Array:
         """Look up."""
-        rows, blocks = _run_shape(shape, self.length, self.name)
+        rows, blocks = run_shape(shape, self.length, self.name, self.along)
         index = unpack_bits(parts["values"], rows * blocks, self.bits).reshape(rows, blocks)
         block = np.zeros(blocks, np.intp) if self.shared else np.arange(blocks)
         runs = np.asarray(parts["codebook"])[block[None, :], index]
-        return from_matrix(runs.reshape(rows, -1), shape)
+        return _from_runs(runs.reshape(rows, -1), shape, self.along)
 
     def stored_bytes(self, parts: Parts) -> int:
         """Packed indices and codebooks."""
@@ -381,6 +383,7 @@ class ResidualCodebook(Encoding):
         bits: width of an index, 1 to 16.
         length: numbers in a run; must divide the number of columns.
         stages: number of codebooks, at least 1.
+        along: as in ProductCodebook.
     """
 
     name: ClassVar[str] = "residual_codebook"
@@ -388,15 +391,17 @@ class ResidualCodebook(Encoding):
     bits: int
     length: int
     stages: int = 2
+    along: str = "input"
 
     def __post_init__(self) -> None:
         _check_bits(self.name, self.bits)
-        if self.length < 1 or self.stages < 1:
-            raise ValueError(f"{self.name}: length and stages must be at least 1")
+        _check_runs(self.name, self.length, self.along)
+        if self.stages < 1:
+            raise ValueError(f"{self.name}: {self.stages} stages, must be at least 1")
 
     def encode(self, values: Array) -> dict[str, Array]:
         """Cluster, subtract, cluster what is left."""
-        runs = _runs(finite_float32(values, self.name), self.length, self.name)
+        runs = _runs(finite_float32(values, self.name), self.length, self.name, self.along)
         rest, found = runs.reshape(-1, self.length), []
         for _ in range(self.stages):
             book, index = cluster_vectors(rest, 1 << self.bits)
@@ -410,28 +415,47 @@ class ResidualCodebook(Encoding):
 
     def decode(self, parts: Parts, shape: tuple[int, ...]) -> Array:
         """Look up and add."""
-        rows, blocks = _run_shape(shape, self.length, self.name)
+        rows, blocks = run_shape(shape, self.length, self.name, self.along)
         count = rows * blocks
         index = unpack_bits(parts["values"], self.stages * count, self.bits)
         books, total = parts["codebook"], np.zeros((count, self.length), np.float32)
         for stage, chosen in enumerate(index.reshape(self.stages, count)):
             total = total + books[stage][chosen]
-        return from_matrix(total.reshape(rows, -1), shape)
+        return _from_runs(total.reshape(rows, -1), shape, self.along)
 
     def stored_bytes(self, parts: Parts) -> int:
         """Packed indices and codebooks."""
         return sum(int(a.nbytes) for a in parts.values())
 
 
-def _run_shape(shape: tuple[int, ...], length: int, name: str) -> tuple[int, int]:
-    """Rows and runs per row of the matrix view."""
+def _check_runs(name: str, length: int, along: str) -> None:
+    if length < 1:
+        raise ValueError(f"{name}: length {length}, must be at least 1")
+    if along not in ("input", "output"):
+        raise ValueError(f"{name}: runs lie along input or output, not {along!r}")
+
+
+def run_shape(shape: tuple[int, ...], length: int, name: str, along: str) -> tuple[int, int]:
+    """Rows and runs per row of the matrix view, or of its transpose.
+
+    Raises:
+        ValueError: runs of ``length`` do not divide the columns.
+    """
     rows = shape[0] if shape else 1
     columns = int(np.prod(shape[1:], dtype=np.int64))
+    if along == "output":
+        rows, columns = columns, rows
     if columns % length:
-        raise ValueError(f"{name}: {columns} columns cannot be cut into runs of {length}")
+        what = "columns" if along == "input" else "outputs"
+        raise ValueError(f"{name}: {columns} {what} cannot be cut into runs of {length}")
     return rows, columns // length
 
 
-def _runs(values: Array, length: int, name: str) -> Array:
-    rows, blocks = _run_shape(values.shape, length, name)
-    return matrix_view(values).reshape(rows, blocks, length)
+def _runs(values: Array, length: int, name: str, along: str) -> Array:
+    rows, blocks = run_shape(values.shape, length, name, along)
+    matrix = matrix_view(values)
+    return (matrix if along == "input" else matrix.T).reshape(rows, blocks, length)
+
+
+def _from_runs(matrix: Array, shape: tuple[int, ...], along: str) -> Array:
+    return from_matrix(matrix if along == "input" else matrix.T, shape)

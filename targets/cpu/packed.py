@@ -229,6 +229,8 @@ class LookupGemvRow(KernelRow):
         bits = getattr(encoding, "bits", 1)
         if bits > 4:
             return f"codes of {bits} bits exceed a table of 16 numbers"
+        if isinstance(encoding, ProductCodebook) and encoding.along == "output":
+            return "its runs lie along the outputs"
         if isinstance(encoding, ProductCodebook) and encoding.length == 1:
             return "runs of one column have a table each"
         if getattr(encoding, "axis", None) not in (None, 0):

@@ -86,7 +86,10 @@ ENCODINGS: dict[str, Encoding] = {
     "codebook8": Codebook(8),
     "product": ProductCodebook(2, 4),
     "product_shared": ProductCodebook(4, 2, shared=True),
+    "product_outputs": ProductCodebook(3, 2, along="output"),
+    "product_outputs_shared": ProductCodebook(4, 4, True, "output"),
     "residual": ResidualCodebook(8, 2, 1),
+    "residual_outputs": ResidualCodebook(8, 2, 1, "output"),
     "grouped2": Grouped(2, 16),
     "grouped4": Grouped(4, 5),
     "grouped8": Grouped(8, 64),
@@ -296,6 +299,9 @@ def test_blocks_are_kept_whole() -> None:
         (lambda: Codebook(0), "must be 1 to 16"),
         (lambda: ProductCodebook(8, 0), "at least 1"),
         (lambda: ResidualCodebook(8, 2, 0), "at least 1"),
+        (lambda: ProductCodebook(8, 2, along="rows"), "along input or output, not 'rows'"),
+        (lambda: ResidualCodebook(8, 2, 2, "both"), "along input or output, not 'both'"),
+        (lambda: ProductCodebook(4, 4, along="output").encode(random(6, 4)), "6 outputs cannot"),
         (lambda: Grouped(1, 32), "must be 2 to 8"),
         (lambda: Grouped(9, 32), "must be 2 to 8"),
         (lambda: Grouped(4, 0), "at least 1"),
@@ -418,3 +424,23 @@ def test_codes_of_groups_can_be_given_their_scales() -> None:
     parts = encoding.with_scales(values, scales)
     np.testing.assert_array_equal(encoding.codes(parts, (6, 40)), codes)
     np.testing.assert_array_equal(encoding.decode(parts, (6, 40)), values)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 3, 2, 2)])
+@pytest.mark.parametrize("shared", [False, True])
+def test_runs_along_the_outputs_are_runs_of_the_transpose(
+    shape: tuple[int, ...], shared: bool
+) -> None:
+    values = random(*shape)
+    turned = np.ascontiguousarray(matrix_view(values).T)
+    for make in (
+        lambda along: ProductCodebook(2, 2, shared, along),
+        lambda along: ResidualCodebook(2, 2, 3, along),
+    ):
+        across, plain = make("output"), make("input")
+        parts, want = across.encode(values), plain.encode(turned)
+        for name in want:
+            np.testing.assert_array_equal(parts[name], want[name])
+        got = matrix_view(across.decode(parts, shape))
+        np.testing.assert_array_equal(got.T, plain.decode(want, turned.shape))
+        assert across.stored_bytes(parts) == plain.stored_bytes(want)

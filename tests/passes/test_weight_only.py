@@ -29,6 +29,8 @@ PASSES = [
     "quantize-weights{bits=2 group=16}",
     "product-quantize{bits=2 length=2}",
     "residual-quantize{bits=1 length=2 stages=2}",
+    "product-quantize{bits=2 length=2 axis=output}",
+    "residual-quantize{bits=1 length=2 stages=2 axis=output}",
 ]
 
 
@@ -233,6 +235,19 @@ def test_product_codes_hold_runs_that_repeat() -> None:
     assert value.type.encoding.stored_bytes(value.constant.parts) == 16 * 8 // 8 + 2 * 4 * 4
 
 
+def test_either_axis_can_hold_the_runs(net: Net, golden: Any) -> None:
+    columns = np.array([[1.0, 2.0, 3.0, 4.0], [-4.0, 0.5, 0.25, 9.0]], np.float32)
+    rng = np.random.default_rng(0)
+    values = columns[rng.integers(0, 2, (32, 4))].transpose(1, 2, 0).reshape(16, 32)
+    graph = layer(values)
+    golden(graph, "product-quantize{bits=1 length=4 axis=output}")
+    np.testing.assert_array_equal(weight(graph), values)
+    other = layer(values)
+    result = run(other, "product-quantize{bits=1 length=4}")
+    assert "along the inputs" in result.remarks[-1].message
+    assert not np.array_equal(weight(other), values)
+
+
 def test_more_stages_leave_less(net: Net) -> None:
     before = net.done(net.linear(net.input(1, 64), 64))
     errors = []
@@ -246,6 +261,8 @@ def test_more_stages_leave_less(net: Net) -> None:
 def test_runs_that_do_not_fit_the_rows() -> None:
     result = run(layer(np.ones((4, 42))), "product-quantize{length=4}")
     assert "42 columns cannot be cut" in refused(result)["a"]
+    result = run(layer(np.ones((6, 40))), "product-quantize{length=4 axis=output}")
+    assert "6 outputs cannot be cut" in refused(result)["a"]
 
 
 # -- composition and refusals --------------------------------------------------------------------
@@ -340,6 +357,7 @@ def test_nothing_beyond_the_threshold() -> None:
         "binarize{per=row}",
         "binarize{only=nothing}",
         "quantize-weights{group=1}",
+        "product-quantize{axis=both}",
         "quantize-weights{group=32 per=tensor}",
     ],
 )
