@@ -184,45 +184,6 @@ def of_results(low: int, high: int, margin: float) -> Bounds:
     return Bounds(-ceil(-seen.low * factor), ceil(seen.high * factor))
 
 
-def fewest_runs(codes: Array, data: Bounds, bits: int, step: int = 1) -> list[int] | None:
-    """Where to empty a wrapping register of ``bits`` bits into a wider one.
-
-    The columns are summed in order, ``step`` at a time. Each run of steps is as long as the sums of
-    all rows allow, which makes the fewest runs.
-
-    Args:
-        codes: integers [O, K].
-        data: range of every x.
-        bits: width of the narrow register.
-        step: columns that one instruction adds up.
-
-    Returns:
-        Ends of the runs, rising, in columns; the last is K. None if a single step does not fit.
-    """
-    wide = codes.astype(np.int64)
-    _parts(codes, data)  # refuses sums beyond 64 bits
-    low = np.minimum(wide * data.low, wide * data.high)
-    high = np.maximum(wide * data.low, wide * data.high)
-    limit = 1 << (bits - 1)
-    ends: list[int] = []
-    bottom, top = np.zeros(len(wide), np.int64), np.zeros(len(wide), np.int64)
-    started = 0
-    for at in range(0, wide.shape[1], step):
-        more_low, more_high = low[:, at : at + step].sum(1), high[:, at : at + step].sum(1)
-        if _inside(bottom + more_low, top + more_high, limit):
-            bottom, top = bottom + more_low, top + more_high
-            continue
-        if at == started or not _inside(more_low, more_high, limit):
-            return None
-        ends.append(at)
-        started, bottom, top = at, more_low, more_high
-    return [*ends, wide.shape[1]]
-
-
-def _inside(low: Array, high: Array, limit: int) -> bool:
-    return bool((low >= -limit).all() and (high < limit).all())
-
-
 def widest(candidates: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """The pairs of widths (weights, data) that no other pair exceeds in both."""
     kept: list[tuple[int, int]] = []

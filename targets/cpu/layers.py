@@ -253,12 +253,18 @@ def matmul_multiplier(node: Node) -> float:
 def weight_array(node: Node) -> Array:
     """The dense weight of a layer: codes (int8) for quantised activations, else real numbers."""
     weight = node.input(1)
-    encoding, constant = weight.type.encoding, weight.constant
     coded = isinstance(node.input(0).type.encoding, Affine)
-    assert constant is not None
-    if isinstance(encoding, Dense | Affine | BFloat16):
-        return weight.stored() if coded or weight.type.is_bfloat16 else weight.decoded()
-    return _spread(constant, weight.type, coded)
+    assert weight.constant is not None
+    if not coded and isinstance(weight.type.encoding, Dense | Affine):
+        return weight.decoded()
+    return stored_weight(weight.constant, weight.type, coded)
+
+
+def stored_weight(constant: Constant, type_: TensorType, codes: bool) -> Array:
+    """A weight as it is stored if that is dense; else its codes, or (``codes`` false) decoded."""
+    if isinstance(type_.encoding, Dense | Affine | BFloat16):
+        return constant.parts["values"].reshape(type_.shape)
+    return _spread(constant, type_, codes)
 
 
 @lru_cache(maxsize=1)

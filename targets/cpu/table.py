@@ -9,7 +9,7 @@ from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from dlcc.ops import op_of
 from dlcc.ops.softmax import Softmax
-from targets.cpu import layers
+from targets.cpu import layers, proofs
 from targets.cpu.codes import QuantizeRow, TableRow
 from targets.cpu.default import DefaultRow
 from targets.cpu.isa import Isa
@@ -107,6 +107,41 @@ class AmxConvRow(ConvRow):
 
     name: ClassVar[str] = "implicit-gemm-amx"
     amx: ClassVar[bool] = True
+
+
+class PairConvRow(ConvRow):
+    """The same with products summed in 16 bits, where the weights prove that they fit."""
+
+    name: ClassVar[str] = "implicit-gemm-16"
+
+    def refuses(self, node: Node) -> str:
+        """Float activations."""
+        why = super().refuses(node)
+        if not why and not isinstance(node.input(0).type.encoding, Affine):
+            why = "the activations are not codes"
+        return why
+
+    def cost(self, node: Node) -> float:
+        """By the blocking's cycles, the extra steps and the bytes of weights and staging."""
+        pairs = proofs.pair_sums(node, self.isa)
+        return conv.conv_cost(layers.conv_spec(node), self.isa, pairs=pairs)
+
+    def _geometry(self, node: Node) -> conv.Geometry:
+        pairs = proofs.pair_sums(node, self.isa)
+        return conv.geometry(layers.conv_spec(node), self.isa, pairs=pairs)
+
+    def _planned(self, node: Node, block: tuple[int, int, int] | None) -> KernelPlan:
+        made = layers.layer_constants(node)
+        return conv.conv2d(
+            layers.conv_spec(node),
+            self.isa,
+            made.weights,
+            made.bias,
+            made.multiplier,
+            made.ratio,
+            pairs=proofs.pair_sums(node, self.isa),
+            block=block,
+        )
 
 
 class WinogradRow(_Row):
@@ -293,6 +328,8 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         MatmulRow(isa),
         SoftmaxRow(isa),
     ]
+    if isa.dot == "madd":
+        rows.append(PairConvRow(isa))
     if isa.dot == "amx":
         rows += [AmxConvRow(isa), AmxMatmulRow(isa), AmxColumnsConvRow(isa)]
     if isa.byte_permute:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from dlcc.analysis.accumulators import (
     Bounds,
     Overflow,
-    fewest_runs,
     of_ranges,
     of_results,
     of_weights,
@@ -133,45 +132,10 @@ def test_of_results_keeps_zero_and_rounds_outwards() -> None:
         of_results(0, 1, -0.1)
 
 
-@given(
-    st.integers(1, 3),
-    st.integers(1, 9),
-    st.integers(1, 3),
-    st.integers(5, 9),
-    st.integers(0, 2**32 - 1),
-)
-@settings(max_examples=100, deadline=None)
-def test_runs_fit_and_are_fewest(rows: int, k: int, step: int, bits: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    codes, data = rng.integers(-7, 8, (rows, k)), Bounds(-2, 5)
-
-    def fits(first: int, until: int) -> bool:
-        return of_weights(codes[:, first:until], data).all.fits(bits)
-
-    cuts = list(range(0, k, step))
-    if not all(fits(at, min(at + step, k)) for at in cuts):
-        assert fewest_runs(codes, data, bits, step) is None
-        return
-    ends = fewest_runs(codes, data, bits, step)
-    assert ends is not None
-    assert ends[-1] == k
-    assert all(end % step == 0 for end in ends[:-1])
-    assert all(fits(a, b) for a, b in zip([0, *ends], ends, strict=False))
-    possible = [
-        cut
-        for count in range(len(ends) - 1)
-        for cut in combinations(cuts[1:], count)
-        if all(fits(a, b) for a, b in zip([0, *cut], [*cut, k], strict=True))
-    ]
-    assert not possible
-
-
 def test_sums_beyond_64_bits_are_refused() -> None:
     codes = np.full((1, 4), 1 << 40)
     with pytest.raises(ValueError, match="64 bits"):
         of_weights(codes, Bounds(0, 1 << 30))
-    with pytest.raises(ValueError, match="64 bits"):
-        fewest_runs(codes, Bounds(0, 1 << 30), 32)
     with pytest.raises(ValueError, match=r"\[O, K\]"):
         of_weights(np.zeros(3, np.int64), Bounds(0, 1))
     with pytest.raises(ValueError, match="-1 terms"):

@@ -93,7 +93,7 @@ def test_any_width_is_computed_exactly_by_some_kernel(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["ternary", "binary"])
 def test_an_output_without_weights(kind, tmp_path):
-    graph = packed_layer(kind, "linear", (1, 2304), (64, 2304), zeros=True)
+    graph = packed_layer(kind, "linear", (1, 2304), (256, 2304), zeros=True)
     if kind == "binary":
         assert set(graph.nodes[0].input(1).decoded()[1]) == {0.0}
     program, row = lowered(graph, "avx2")
@@ -159,7 +159,7 @@ def test_convolutions_and_several_rows_unpack_their_codes(isa, kind, tmp_path):
 def test_decoded_weights_win_where_unpacking_takes_longer(op):
     weight = (64, 64, 3, 3) if op == "conv2d" else (64, 64)
     _, row = lowered(packed_layer("int4", op, (8, 64, 9, 9)[: len(weight)], weight), "avx2")
-    assert (row["kernel"], row["weights"]) == ("implicit-gemm", "decoded")
+    assert (row["kernel"], row["weights"]) == ("implicit-gemm-16", "decoded")
     assert "predicted" in row["rejected"]["packed-gemm"]
 
 

@@ -25,7 +25,11 @@ L2_BYTES = 1 << 20
 
 def step_cycles(unit: Unit, m: int, nr: int, steps: int) -> float:
     """Cycles of one reduction step of a block: arithmetic, loads, latency of the chains."""
+    if unit.kind == "pairs":
+        return _pair_cycles(unit, m, nr, steps)
     factor = {"fma": 0.5 if unit.fused else 1.0, "vnni": 0.5, "madd": 1.0}[unit.kind]
+    if unit.kind == "madd" and unit.lanes <= 8:
+        factor = 2 / 3  # three ports add
     factor = 1.0 if unit.bf16 and unit.kind == "vnni" else factor  # one port has vdpbf16ps
     dots = unit.kind == "vnni" and not unit.bf16 and unit.lanes == 16
     latency = 5.0 if unit.kind != "fma" else 4.0
@@ -36,6 +40,14 @@ def step_cycles(unit: Unit, m: int, nr: int, steps: int) -> float:
     streams = (0.2 if dots else 0.04) * nr * nr if from_l2 else 0.0
     cycles = max(factor * m * nr + widening, loads, latency)
     return cycles + (0.18 if dots else 0.1) * loads + streams
+
+
+def _pair_cycles(unit: Unit, m: int, nr: int, steps: int) -> float:
+    """:func:`step_cycles` of products summed in 16 bits."""
+    ports = 3 if unit.lanes <= 8 else 2
+    each = 2.0 if unit.sums >= steps else 2.0 + 1.0 / unit.sums
+    loads = 0.5 * (m + nr)
+    return max(each * m * nr / ports, loads, 2.0) + 0.1 * loads
 
 
 def _shapes(gemm: Gemm, unit: Unit) -> list[tuple[int, int, int]]:

@@ -7,15 +7,32 @@ from math import ceil
 
 import numpy as np
 
+from dlcc.analysis.accumulators import Bounds
 from dlcc.lowering.kernel import Footprint, KernelArg, KernelPlan, KernelStep, name_key
 from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels import bfloat16, epilogue
 from targets.cpu.kernels.blocking import L2_BYTES, choose_blocking, item_spans
 from targets.cpu.kernels.code_panel import Panel, code_tables, pack_codes
 from targets.cpu.kernels.columns import Columns, columns_of
-from targets.cpu.kernels.gemm import Blocking, Gemm, Unit, pack_weights, pad_channels, unit_for
+from targets.cpu.kernels.gemm import (
+    Blocking,
+    Gemm,
+    Unit,
+    pack_weights,
+    pad_channels,
+    pair_unit,
+    unit_for,
+)
 from targets.cpu.kernels.implicit import gemm_function
 from targets.cpu.kernels.packed_bits import Codes
+from targets.cpu.kernels.pairs import (
+    EXTRA_CYCLES,
+    EXTRA_STEPS,
+    PairSums,
+    best_sums,
+    pair_constants,
+    summed_text,
+)
 from targets.cpu.kernels.spec import FLOATS, SIZE, ConvSpec, ConvTransposeSpec, Epilogue
 from targets.cpu.kernels.stage import Stage, aligned, fill_constant, rows_stage, stage_step
 
@@ -73,21 +90,23 @@ def geometry(
     *,
     amx: bool = True,
     columns: bool = False,
+    pairs: PairSums | None = None,
     block: tuple[int, int, int] | None = None,
 ) -> Geometry:
     """Reduces ``spec`` to an implicit GEMM on ``isa`` (``amx=False``: on its vector unit).
 
-    ``columns``: over a copy with kernel rows side by side (:mod:`columns`). ``block``: as
-    :attr:`Gemm.block`.
+    ``columns``: over a copy with kernel rows side by side (:mod:`columns`). ``pairs``: summed in 16
+    bits (:mod:`pairs`). ``block``: as :attr:`Gemm.block`.
     """
     spare = bfloat16.spare_channels(spec, isa, amx=amx)
     spec = replace(spec, c=spec.c + spare) if spare else spec
-    unit = unit_for(isa, spec.in_dtype, amx=amx)
+    paired = None if pairs is None else pair_unit(isa, pairs.steps, pairs.extra > 0)
+    unit = paired or unit_for(isa, spec.in_dtype, amx=amx)
     if columns:
         return _columns_geometry(spec, isa, amx, block)
     merged = _merged_groups(spec, unit)
     height, width = spec.padded
-    unit = unit_for(isa, spec.in_dtype, amx=amx, run=_runs(spec, width, merged)[1])
+    unit = paired or unit_for(isa, spec.in_dtype, amx=amx, run=_runs(spec, width, merged)[1])
     stage = _stage_of(spec, unit, spare)
     width = stage.out_w if any(spec.pads) and stage else width
     loops, run = _runs(spec, width, merged)
@@ -229,6 +248,7 @@ def conv2d(
     *,
     amx: bool = True,
     columns: bool = False,
+    pairs: PairSums | None = None,
     block: tuple[int, int, int] | None = None,
     codes: Codes | None = None,
 ) -> KernelPlan:
@@ -243,12 +263,13 @@ def conv2d(
         ratio: ``[oc]`` f32, for a u8 residual: residual units -> accumulator units.
         amx: use AMX tiles where the instruction set has them; else its vector unit.
         columns: stage kernel rows side by side (:func:`geometry`).
+        pairs: sum products in 16 bits, as :func:`pair_sums` has found to be right.
         block: the register block to use (:attr:`Gemm.block`; None: by predicted cycles).
         codes: what the weights are stored as, to be unpacked by the kernel (None: as they are).
 
     The plan's inputs: 0 the activation, 1 the residual if there is one.
     """
-    geo = geometry(spec, isa, amx=amx, columns=columns, block=block)
+    geo = geometry(spec, isa, amx=amx, columns=columns, pairs=pairs, block=block)
     if spec.in_dtype == "u8":
         if multiplier is None:
             raise ValueError("u8 activations need a multiplier")
@@ -262,18 +283,13 @@ def conv2d(
     interleave = geo.gemm.interleave
     packed = pack_weights(_weight_runs(weights, geo), geo.unit, interleave=interleave)
     panel, constants = None, {"weight": packed}
+    if pairs is not None:
+        constants = pair_constants(packed, pairs, geo.gemm)
     if codes is not None:
         panel = Panel.of(codes, isa)
         constants = _coded(packed, codes, panel, geo)
-    constants |= channel_constants(
-        spec.epilogue,
-        geo.gemm.groups,
-        geo.unit.lanes,
-        bias,
-        multiplier,
-        ratio,
-        interleave=interleave,
-    )
+    channels = (geo.gemm.groups, geo.unit.lanes, bias, multiplier, ratio)
+    constants |= channel_constants(spec.epilogue, *channels, interleave=interleave)
     if geo.stage is not None:
         constants["fill"] = fill_constant(spec.in_zero_point, spec.in_dtype)
     fused = geo.stage if isinstance(geo.stage, Columns) else None
@@ -293,7 +309,7 @@ def conv2d(
         scratch=(copied.bytes,) if copied else (),
         thread_scratch=(private,) if private else (),
         features=features_of(isa, geo.unit),
-        kernel=f"conv-{geo.unit.kind}{form}",
+        kernel=f"conv-{geo.unit.kind}{form}{summed_text(pairs)}",
         compressed=panel is not None,
     )
 
@@ -320,6 +336,12 @@ def fitting_codes(spec: ConvSpec, isa: Isa, codes: Codes, *, amx: bool = True) -
     geo = geometry(spec, isa, amx=amx)
     whole = codes.has_zero or geo.gemm.run % geo.unit.k == 0
     return codes if whole else Codes.signed(2)
+
+
+def pair_sums(spec: ConvSpec, isa: Isa, weights: np.ndarray, data: Bounds) -> PairSums:
+    """How :func:`conv2d` may sum products of these weights and codes of a range in 16 bits."""
+    geo = geometry(spec, isa, pairs=PairSums(1))
+    return best_sums(pack_weights(_weight_runs(weights, geo), geo.unit), data)
 
 
 def features_of(isa: Isa, unit: Unit) -> tuple[str, ...]:
@@ -352,6 +374,7 @@ def gemm_step(
     args: list[KernelArg] = [a, ("const", "fill"), ("thread_scratch", 0)] if columns else [a]
     args.append(b)
     args += [("const", "tables"), ("thread_scratch", 0)] if panel else []
+    args += [("const", name) for name, _ in EXTRA_STEPS] if unit.extra else []
     args += [row_terms] if row_terms is not None else []
     args += [bias if name == "bias" else ("const", name) for name in names]
     args += [("in", 1)] if gemm.residual is not None else []
@@ -462,10 +485,13 @@ def conv_cost(
     amx: bool = True,
     columns: bool = False,
     codes: Codes | None = None,
+    pairs: PairSums | None = None,
 ) -> float:
     """Predicted seconds of :func:`conv2d` on one thread (only good for comparison)."""
-    geo = geometry(spec, isa, amx=amx, columns=columns)
+    geo = geometry(spec, isa, amx=amx, columns=columns, pairs=pairs)
     _, cycles = choose_blocking(geo.gemm, geo.unit)
+    if pairs is not None:
+        cycles += pairs.extra * geo.gemm.pixels * EXTRA_CYCLES
     blocks = geo.gemm.groups * ceil(geo.gemm.n / geo.unit.lanes)
     moved = blocks * _block_bytes(geo) * np.dtype(geo.unit.packed).itemsize
     seconds = cycles / CLOCK

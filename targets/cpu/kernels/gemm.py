@@ -109,9 +109,11 @@ class Gemm:
 class Unit:
     """How the inner product is computed.
 
-    ``kind``: fma | madd | vnni | amx; ``lanes``: channels of a block; ``k``: elements of a run that
-    one step takes; ``registers``: vector registers the block may fill. ``bf16``: the operands are
-    bfloat16, multiplied by vdpbf16ps (vnni), tdpbf16ps (amx), or, widened, by fma.
+    ``kind``: fma | madd | pairs | vnni | amx; ``lanes``: channels of a block; ``k``: elements of a
+    run that one step takes; ``registers``: vector registers the block may fill. ``bf16``: the
+    operands are bfloat16, multiplied by vdpbf16ps (vnni), tdpbf16ps (amx), or, widened, by fma.
+    ``sums``: steps that are summed in 16 bits (pairs), ``extra``: there are extra steps
+    (:mod:`pairs`).
     """
 
     kind: str
@@ -120,6 +122,8 @@ class Unit:
     registers: int
     fused: bool = True
     bf16: bool = False
+    sums: int = 0
+    extra: bool = False
 
     @property
     def accumulator(self) -> str:
@@ -146,6 +150,8 @@ class Unit:
         """
         if self.kind == "fma" and self.registers > 16:
             return 3
+        if self.kind == "pairs":
+            return 5  # the ones, and codes and products of several steps that LLVM interleaves
         return 2 if self.kind == "madd" or not self.fused else 1
 
 
@@ -167,6 +173,11 @@ def unit_for(isa: Isa, a_dtype: str, *, amx: bool = True, run: int = 0) -> Unit:
     if isa.dot == "amx" and amx:
         return Unit("amx", TILE, code_step(run) if run else 64, isa.registers)
     return Unit("vnni", isa.lanes, 4, isa.registers)
+
+
+def pair_unit(isa: Isa, sums: int, extra: bool) -> Unit:
+    """Products by vpmaddubsw, ``sums`` steps summed in 16 bits."""
+    return Unit("pairs", isa.lanes, 4, isa.registers, sums=sums, extra=extra)
 
 
 def code_step(run: int) -> int:

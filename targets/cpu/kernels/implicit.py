@@ -10,6 +10,7 @@ from targets.cpu.kernels.code_panel import Panel, Unpacking
 from targets.cpu.kernels.columns import Columns, StagedRows
 from targets.cpu.kernels.gemm import Blocking, Gemm, Unit
 from targets.cpu.kernels.narrow import emit_narrow_block
+from targets.cpu.kernels.pairs import EXTRA_STEPS, emit_pair_block
 from targets.cpu.kernels.registers import emit_register_block
 from targets.cpu.kernels.skeleton import Context, emit_items
 from targets.cpu.kernels.spec import NUMPY
@@ -26,8 +27,8 @@ def gemm_function(
     """The PrimFunc of an implicit GEMM.
 
     Parameters: a (with ``columns``: the input, the fill value and a buffer for the staged rows), b
-    (with ``panel``: codes, tables and a buffer for what they are unpacked to), [row terms,] then
-    the epilogue's (:func:`epilogue.argument_names`), residual if there is one, y.
+    (with ``panel``: codes, tables and a buffer for what they are unpacked to), [its extra steps,]
+    [row terms,] then the epilogue's (:func:`epilogue.argument_names`), residual if there is one, y.
     """
     kb = tir.KernelBuilder(name, bfloat16=unit.bf16 and unit.kind != "fma")
     rows = None if columns is None else StagedRows(kb, columns)
@@ -37,15 +38,18 @@ def gemm_function(
         b_dtype = "int16"
     coded = None if panel is None else (kb.pointer("codes", "uint8"), kb.pointer("tables", "int8"))
     b = kb.pointer("b", b_dtype, align=1 if gemm.b_row else 64)
+    extra = tuple(kb.pointer(*part) for part in EXTRA_STEPS) if unit.extra else ()
     terms = kb.pointer("row_terms", "int32") if gemm.row_terms else None
     out = epilogue.parameters(kb, gemm.integer, gemm.out, gemm.residual)
     ctx = Context(kb, gemm, unit, blocking, a, b, terms, out)
+    ctx.extra = extra
     ctx.prepare = None if rows is None else rows.emit
     if panel is not None and coded is not None:
         ctx.panel = Unpacking(kb, panel, *coded, b)
         ctx.panel.start(ctx.b_block)
     if unit.kind != "amx":
-        emit_items(ctx, emit_narrow_block if gemm.pixel_bundles else emit_register_block)
+        emit = emit_pair_block if unit.kind == "pairs" else emit_register_block
+        emit_items(ctx, emit_narrow_block if gemm.pixel_bundles else emit)
         return kb.build()
     amx.emit_tile_items(ctx)
     return kb.build()

@@ -29,6 +29,8 @@ class Context:
     """Emits what a work item of the image does before its blocks."""
     panel: Unpacking | None = None
     """What makes the second operand, one group of channel blocks at a time."""
+    extra: tuple[Any, ...] = ()
+    """Buffers of extra steps (:mod:`pairs`): starts, places, weights."""
     image: Any = 0
     group: Any = 0
 
