@@ -95,13 +95,10 @@ class PackedGemmRow(KernelRow):
             return f"{spec.groups} groups are computed together, with zeros between them"
         return ""
 
-    def _codes(self, node: Node) -> Codes:
-        return conv.fitting_codes(layers.conv_spec(node), self.isa, _codes(node), amx=self.amx)
-
     def cost(self, node: Node) -> float:
         """The dense kernel's products, the unpacking, and the bytes of the packed codes."""
         spec = layers.conv_spec(node)
-        return conv.conv_cost(spec, self.isa, amx=self.amx, codes=self._codes(node))
+        return conv.conv_cost(spec, self.isa, amx=self.amx, codes=_codes(node))
 
     def plan(self, node: Node) -> KernelPlan:
         """Staging where borders need it, then the GEMM with its epilogue."""
@@ -114,7 +111,7 @@ class PackedGemmRow(KernelRow):
             made.multiplier,
             made.ratio,
             amx=self.amx,
-            codes=self._codes(node),
+            codes=_codes(node),
         )
 
 

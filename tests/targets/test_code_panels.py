@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from targets.cpu.isa import AMX, AVX2, AVX512VNNI, LEVELS
 from targets.cpu.kernels.code_panel import Panel, code_tables, pack_codes
-from targets.cpu.kernels.conv import conv2d, conv_cost, fitting_codes
+from targets.cpu.kernels.coded_gemm import CodedGemm
+from targets.cpu.kernels.conv import conv2d, conv_cost, geometry
 from targets.cpu.kernels.packed_bits import Codes
 from targets.cpu.kernels.spec import NUMPY, ConvSpec, Epilogue
 from tests.targets.reference import conv_accumulators, finish
@@ -57,7 +58,7 @@ class CodedCase:
 
     def plan(self, isa, *, amx: bool = True, packed: bool = True):
         """The plan, of packed codes or of whole bytes."""
-        codes = fitting_codes(self.spec, isa, self.codes, amx=amx) if packed else None
+        codes = self.codes if packed else None
         constants = (self.w, self.bias, self.factor, self.ratio)
         return conv2d(self.spec, isa, *constants, amx=amx, codes=codes)
 
@@ -129,7 +130,7 @@ def test_a_code_takes_its_bits(isa, kind):
 @given(st.integers(1, 7), st.integers(1, 3), st.integers(1, 40), st.sampled_from([16, 32, 64]))
 @settings(max_examples=40, deadline=None)
 def test_codes_and_tables_give_the_weights_back(bits, blocks, vectors, size):
-    codes, panel = Codes.signed(bits), Panel(bits, size, False)
+    codes, panel = Codes.signed(bits), Panel("panel", bits, size, False)
     rng = np.random.default_rng(vectors)
     w = (codes.base + rng.integers(0, 1 << bits, (blocks, vectors * 16))).astype(np.int8)
     packed, tables = pack_codes(w, codes, panel), code_tables(codes, panel)
@@ -148,10 +149,9 @@ def test_codes_and_tables_give_the_weights_back(bits, blocks, vectors, size):
 
 
 def test_signs_take_two_bits_where_runs_are_filled_up_with_zeros():
-    signs, uneven = Codes.signs(), ConvSpec(1, 4, 4, 5, 16, 3, 3)
-    assert fitting_codes(uneven, AVX512VNNI, signs) == Codes.signed(2)
-    assert fitting_codes(replace(uneven, c=8), AVX512VNNI, signs) == signs
-    assert fitting_codes(uneven, AVX512VNNI, Codes.signed(4)) == Codes.signed(4)
+    uneven = ConvSpec(1, 4, 4, 5, 16, 3, 3)
+    for spec, bits in ((uneven, 2), (replace(uneven, c=8), 1)):
+        assert f" {bits} bits" in CodedCase(spec, Codes.signs()).plan(AVX512VNNI).kernel
 
 
 @pytest.mark.parametrize("isa", [LEVELS["sse4"], AVX2, AVX512VNNI, AMX])
@@ -161,3 +161,20 @@ def test_cost_counts_unpacking_and_bytes(isa):
     rows = ConvSpec(1, 1, 4, 9216, 4096)
     costs = [conv_cost(rows, isa, codes=CODES[kind]) for kind in ("int7", "int4", "binary")]
     assert costs == sorted(costs, reverse=True)
+
+
+def test_what_is_unpacked_at_a_time_follows_from_the_pixels_that_share_weights():
+    wide, signs = ConvSpec(1, 14, 14, 128, 64, 3, 3), Codes.signs()
+    for spec, isa, form in (
+        (wide, AVX2, "panel"),
+        (wide, AVX512VNNI, "panel"),
+        (wide, AMX, "tiles"),
+        (ConvSpec(1, 1, 4, 4096, 512), AVX2, "steps"),
+        (ConvSpec(1, 1, 4, 4096, 512), AVX512VNNI, "steps"),
+    ):
+        geo = geometry(spec, isa)
+        coded = CodedGemm.of(geo.gemm, geo.unit, signs, isa)
+        assert coded.panel.form == form
+        assert coded.stored_bytes == spec.oc * spec.c * spec.kh * spec.kw // 8
+        if form != "panel":
+            assert coded.buffer_bytes <= 16 << 10  # stays in the first-level cache

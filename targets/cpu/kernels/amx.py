@@ -24,6 +24,7 @@ from typing import Any
 
 from dlcc import tir
 from targets.cpu.kernels import epilogue
+from targets.cpu.kernels.amx_codes import TileRing
 from targets.cpu.kernels.gemm import LINE, TILE
 from targets.cpu.kernels.skeleton import (
     Context,
@@ -31,7 +32,6 @@ from targets.cpu.kernels.skeleton import (
     channel_branches,
     divide,
     store_pixel,
-    unpack_group,
 )
 from targets.cpu.kernels.spec import SIZE
 from targets.cpu.kernels.tiles import TileShape, block_grid, tile_shape
@@ -57,7 +57,8 @@ class _Pipeline:
     ``count``: channel blocks of the group; ``last``: valid lanes of the last one; ``first``: the
     first one (an expression); ``state``: ``_NEXT`` and ``_BASE``; ``acc``: accumulators of two
     blocks, pixel by pixel, from element ``aligned``; ``b_at``: where the group's operand starts;
-    ``fetch``: where the current turn's steps fetch from.
+    ``fetch``: where the current turn's steps fetch from; ``ring``: where the operand's tiles are
+    unpacked to, if they are codes, and ``slot``: the slot of the current turn's first step.
     """
 
     ctx: Context
@@ -71,6 +72,8 @@ class _Pipeline:
     aligned: Any
     b_at: Any
     fetch: Any = None
+    ring: TileRing | None = None
+    slot: Any = None
 
     @property
     def turns(self) -> int:
@@ -158,15 +161,20 @@ def emit_tile_items(ctx: Context) -> None:
         ctx.image, ctx.group = image, group if gemm.groups > 1 else 0
         if ctx.prepare is not None:
             ctx.prepare(image if gemm.images > 1 else 0)
-        unpack_group(ctx, rest, part)
         for inside, at, size, ends in channel_branches(blocking.channels, part, tail < TILE):
             with kb.when(inside):
                 block = kb.let(at, "block")
                 channels = block_channels(ctx, block, size)
                 state, last = kb.alloc("int32", 2), tail if ends else TILE
                 b_at = (ctx.group * ctx.blocks + block) * ctx.b_block + ctx.image * gemm.b_image
-                b_at = kb.let(b_at if ctx.panel is None else 0, "b_start")
+                b_at = kb.let(b_at, "b_start")
                 pipe = _Pipeline(ctx, shape, size, last, block, channels, state, acc, aligned, b_at)
+                if ctx.panel is not None:
+                    first = kb.let(ctx.group * ctx.blocks + block, "first")
+                    pipe.ring = TileRing(
+                        ctx.panel, pipe.steps, pipe.turns, size, min(shape.turn, size), first
+                    )
+                    pipe.ring.start()
                 _emit_blocks(pipe, start, stop)
     kb.effect("llvm.x86.tilerelease")  # so that context switches stay cheap
 
@@ -232,6 +240,8 @@ def _emit_block(pipe: _Pipeline, t: Any, a_at: Any) -> None:
     kb, ctx = pipe.ctx.kb, pipe.ctx
     here, before = kb.let(pipe.half(t), "here"), kb.let(pipe.half(t + 1), "before")
     for turn in range(pipe.turns):
+        if pipe.ring is not None:
+            pipe.slot = pipe.ring.begin_turn()
         if pipe.ahead:
             done = (t * pipe.turns + turn) * (pipe.steps * pipe.ahead * pipe.line)
             pipe.fetch = kb.let(pipe.b_at + (pipe.count * ctx.b_block + done), "fetch")
@@ -291,11 +301,14 @@ def _emit_step(
 
     def load_b(block: int) -> Any:
         tile = _tile(used + a_count + block % b_count)
-        at = kb.address(ctx.b, b_at + block * ctx.b_block)
-        kb.effect("llvm.x86.tileloadd64", tile, at, b_bytes)
+        place = b_at + block * ctx.b_block
+        if ring is not None:
+            place = ring.place(slot, block % ring.turn)
+        kb.effect("llvm.x86.tileloadd64", tile, kb.address(ctx.b, place), b_bytes)
         return tile
 
-    blocks, done = pipe.turn_blocks(turn), 0
+    ring, blocks, done = pipe.ring, pipe.turn_blocks(turn), 0
+    slot = None if ring is None else kb.let(pipe.slot + step, "slot")
     kept = [load_a(strip) for strip in range(shape.strips)] if a_count == shape.strips else []
     for at, block in enumerate(blocks):
         b = load_b(block)
@@ -304,6 +317,8 @@ def _emit_step(
             kb.effect(dot, pipe.acc_tile(turn, strip, block), a, b)
             done += 1
             _emit_fetch(pipe, step, done, shape.strips * len(blocks))
+            if ring is not None:
+                ring.share(turn, step, slot, done, shape.strips * len(blocks))
             limit = pipe.pixels
             if stored is not None and pipe.halves == 2:
                 last = (turn or pipe.turns) - 1

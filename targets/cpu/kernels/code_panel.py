@@ -5,24 +5,28 @@ pixels that takes a group of channel blocks, the group's codes are unpacked into
 thread, in the order in which the dense kernel reads its weights; all blocks of pixels then read
 them there, from the first- or second-level cache. What comes from memory are the codes.
 
-The bytes of a channel block are cut into *chunks* of a few vectors. The bits of a code are cut into
-planes of 4, 2 and 1 (:class:`packed_bits.Codes`), and in a chunk of V vectors the plane of w bits
-takes ``V * w / 8`` vectors: byte i of one of them holds in its fields, from the lowest bits on,
-byte i of ``8 / w`` vectors of the panel. Half a byte is an index into a table of 16 bytes
-(``pshufb``), of which there is one for each place that a field has in half a byte: so the codes may
-stand for any numbers, as far as these are a sum over the planes.
+Where hardly any blocks of pixels share channels, each of them unpacks the weights of a few steps at
+a time, right before it multiplies them (``steps``); before tiles it is a tile (:mod:`amx_codes`).
+
+The bytes of a piece (a channel block, one of its runs, a tile) are cut into *chunks* of a few
+vectors. The bits of a code are cut into planes of 4, 2 and 1 (:class:`packed_bits.Codes`), and in a
+chunk of V vectors the plane of w bits takes ``V * w / 8`` vectors: byte i of one of them holds in
+its fields, from the lowest bits on, byte i of ``8 / w`` vectors of the panel. Half a byte is an
+index into a table of 16 bytes (``pshufb``), of which there is one for each place that a field has
+in half a byte: so the codes may stand for any numbers that are a sum over the planes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from dlcc import tir
-from targets.cpu.isa import CLOCK, Isa
+from targets.cpu.isa import Isa
+from targets.cpu.kernels.gemm import LINE, Gemm, Unit
 from targets.cpu.kernels.packed_bits import Codes
 
 _PSHUFB = {
@@ -31,6 +35,8 @@ _PSHUFB = {
     64: "llvm.x86.avx512.pshuf.b.512",
 }
 _VPERMB = "llvm.x86.avx512.permvar.qi.512"
+
+Form = Literal["panel", "steps", "tiles"]
 
 _HALF = 4
 """Bits of an index."""
@@ -41,12 +47,8 @@ _NONE = -1
 GRAIN = {1: 8, 2: 4, 3: 8, 4: 2, 5: 8, 6: 4, 7: 8}
 """Vectors of a chunk: the fewest that leave no part of a plane's vector empty."""
 
-NEAR_PANEL = 24 << 10
-"""Bytes of a panel that stays in the first-level cache."""
-
-STORE_CYCLES = {True: 0.5, False: 2.5}
-"""Cycles of a vector of a panel beyond its look-ups: in the first- and in the second-level cache,
-whose lines are read before they are written."""
+AHEAD = 2048
+"""Bytes that codes are fetched ahead of their use."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +56,21 @@ class Panel:
     """How a layer's weights are stored.
 
     Attributes:
+        form: what is unpacked at a time: a group of channel blocks, some steps, or a tile.
         bits: of a code.
         vector: bytes of a vector register.
         permute: bytes are permuted across the register, which needs no masks (``vpermb``).
     """
 
+    form: Form
     bits: int
     vector: int
     permute: bool
 
     @staticmethod
-    def of(codes: Codes, isa: Isa) -> Panel:
-        """The form that suits an instruction set."""
-        return Panel(codes.bits, 4 * isa.lanes, isa.byte_permute)
+    def of(form: Form, codes: Codes, isa: Isa) -> Panel:
+        """As it suits an instruction set."""
+        return Panel(form, codes.bits, 4 * isa.lanes, isa.byte_permute)
 
     @property
     def planes(self) -> tuple[tuple[int, int], ...]:
@@ -83,32 +87,33 @@ class Panel:
         """Bytes of the codes of a chunk."""
         return self.chunk * self.bits // 8
 
-    def chunks(self, block: int) -> int:
-        """Chunks of a channel block of ``block`` bytes; the last one may be half empty."""
-        return ceil(block / self.chunk)
+    def chunks(self, piece: int) -> int:
+        """Chunks of ``piece`` bytes; the last one may be half empty."""
+        return ceil(piece / self.chunk)
 
-    def bytes(self, blocks: int, block: int) -> int:
-        """Bytes of the buffer of ``blocks`` channel blocks of ``block`` bytes."""
-        return blocks * block + self.chunk
-
-    def seconds(self, size: int, group: int) -> float:
-        """Predicted time of unpacking ``size`` bytes, ``group`` at a time, of codes close by."""
+    @property
+    def cycles(self) -> float:
+        """Cycles of looking up one vector."""
         masks = 1 if self.permute else 3
-        cycles = STORE_CYCLES[group <= NEAR_PANEL] + (len(self.planes) - 1) * 0.5
-        for width, _ in self.planes:
-            cycles += 1.0 + 0.5 * masks * width / 8
-        return size / self.vector * cycles / CLOCK
+        cycles = (len(self.planes) - 1) * 0.5
+        return cycles + sum(1.0 + 0.5 * masks * width / 8 for width, _ in self.planes)
+
+
+def coded_piece(gemm: Gemm, unit: Unit, form: Form) -> int:
+    """Bytes of weights that are coded by themselves: a channel block, one of its runs, a tile."""
+    step, steps = unit.k * unit.lanes, ceil(gemm.run / unit.k)
+    return step * {"panel": gemm.runs * steps, "steps": steps, "tiles": 1}[form]
 
 
 def pack_codes(weights: np.ndarray, codes: Codes, panel: Panel) -> np.ndarray:
-    """Weights [channel blocks, bytes], int8, as uint8 ``[blocks, chunks, vectors, vector]``.
+    """Weights [pieces, bytes], int8, as uint8 ``[pieces, chunks, vectors, vector]``.
 
-    Bytes past a block's end, and zeros where no code stands for one, hold the lowest code.
+    Bytes past a piece's end, and zeros where no code stands for one, hold the lowest code.
     """
-    blocks, size = weights.shape
-    full = np.full((blocks, panel.chunks(size) * panel.chunk), codes.base, np.int8)
+    pieces, size = weights.shape
+    full = np.full((pieces, panel.chunks(size) * panel.chunk), codes.base, np.int8)
     full[:, :size] = np.where(weights, weights, 0 if codes.has_zero else codes.base)
-    u = codes.unsigned(full).reshape(blocks, -1, GRAIN[panel.bits], panel.vector)
+    u = codes.unsigned(full).reshape(pieces, -1, GRAIN[panel.bits], panel.vector)
     made = []
     for width, low in panel.planes:
         part = (u >> low) & ((1 << width) - 1)
@@ -135,8 +140,8 @@ def code_tables(codes: Codes, panel: Panel) -> np.ndarray:
 class Unpacking:
     """The unpacking of one kernel that is being emitted.
 
-    ``codes``, ``tables``: its constants; ``y``: the buffer; ``block``: bytes of a channel block;
-    ``current``: which group the buffer holds.
+    ``codes``, ``tables``: its constants; ``y``: the buffer; ``piece``: bytes that are coded by
+    themselves (:attr:`Panel.form`); ``current``: which group the buffer of a panel holds.
     """
 
     kb: tir.KernelBuilder
@@ -144,28 +149,34 @@ class Unpacking:
     codes: Any
     tables: Any
     y: Any
-    block: int = 0
+    piece: int
     current: Any = None
 
-    def start(self, block: int) -> None:
+    def start(self) -> None:
         """At the top of the function: the buffer holds nothing of this call's."""
-        self.block, self.current = block, self.kb.alloc("int32", 1)
-        self.kb.store(self.current, 0, self.kb.const(_NONE, "int32"))
+        if self.panel.form == "panel":
+            self.current = self.kb.alloc("int32", 1)
+            self.kb.store(self.current, 0, self.kb.const(_NONE, "int32"))
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of a piece."""
+        return self.panel.chunks(self.piece)
 
     def ensure(self, group: Any, first: Any, count: Any) -> None:
         """Unpacks ``count`` channel blocks from ``first``, unless the buffer holds this group."""
-        kb, panel, chunks = self.kb, self.panel, self.panel.chunks(self.block)
+        kb, panel, chunks = self.kb, self.panel, self.chunks
         with kb.when(kb.load(self.current, 0) != group):
-            tables = self._load_tables()
+            tables = self.load_tables()
             with kb.loop(0, count, "unpacked") as block:
                 get = kb.let((first + block) * (chunks * panel.stored), "get")
-                put = kb.let(block * self.block, "put")
+                put = kb.let(block * self.piece, "put")
                 with kb.loop(0, chunks, "chunk") as chunk:
                     at = kb.let(get + chunk * panel.stored, "codes_at")
-                    self._chunk(tables, at, kb.let(put + chunk * panel.chunk, "panel_at"))
+                    self.chunk(tables, at, kb.let(put + chunk * panel.chunk, "panel_at"))
             kb.store(self.current, 0, group)
 
-    def _load_tables(self) -> list[list[Any]]:
+    def load_tables(self) -> list[list[Any]]:
         """The tables of each plane."""
         kb, panel, at, planes = self.kb, self.panel, 0, []
         for width, _ in panel.planes:
@@ -176,9 +187,11 @@ class Unpacking:
             planes.append(found)
         return planes
 
-    def _chunk(self, tables: list[list[Any]], get: Any, put: Any) -> None:
-        """One chunk."""
+    def chunk(self, tables: list[list[Any]], get: Any, put: Any) -> None:
+        """One chunk, from ``get`` of the codes to ``put`` of the buffer."""
         kb, size = self.kb, self.panel.vector
+        for line in range(0, self.panel.stored, LINE):
+            kb.prefetch(self.codes, get + (AHEAD + line), level=1)
         values: list[Any] = [None] * GRAIN[self.panel.bits]
         vector = 0
         for (width, _), mine in zip(self.panel.planes, tables, strict=True):

@@ -12,7 +12,8 @@ from dlcc.lowering.kernel import Footprint, KernelArg, KernelPlan, KernelStep, n
 from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels import bfloat16, epilogue
 from targets.cpu.kernels.blocking import L2_BYTES, choose_blocking, item_spans
-from targets.cpu.kernels.code_panel import Panel, code_tables, pack_codes
+from targets.cpu.kernels.code_panel import Panel
+from targets.cpu.kernels.coded_gemm import CodedGemm
 from targets.cpu.kernels.columns import Columns, columns_of
 from targets.cpu.kernels.gemm import (
     Blocking,
@@ -282,12 +283,10 @@ def conv2d(
         bias, multiplier = bias.astype(np.float32), None
     interleave = geo.gemm.interleave
     packed = pack_weights(_weight_runs(weights, geo), geo.unit, interleave=interleave)
-    panel, constants = None, {"weight": packed}
-    if pairs is not None:
-        constants = pair_constants(packed, pairs, geo.gemm)
-    if codes is not None:
-        panel = Panel.of(codes, isa)
-        constants = _coded(packed, codes, panel, geo)
+    coded = None if codes is None else CodedGemm.of(geo.gemm, geo.unit, codes, isa)
+    panel = None if coded is None else coded.panel
+    constants = {"weight": packed} if pairs is None else pair_constants(packed, pairs, geo.gemm)
+    constants |= {} if coded is None else coded.constants(packed)
     channels = (geo.gemm.groups, geo.unit.lanes, bias, multiplier, ratio)
     constants |= channel_constants(spec.epilogue, *channels, interleave=interleave)
     if geo.stage is not None:
@@ -301,8 +300,8 @@ def conv2d(
         source = ("scratch", 0)
     weight: KernelArg = ("const", "weight")
     steps.append(gemm_step(geo.gemm, geo.unit, source, weight, columns=fused, panel=panel))
-    private = fused.bytes if fused else _panel_bytes(geo, panel) if panel else 0
-    form = "-columns" if columns else f" {panel.bits} bits" if panel else ""
+    private = fused.bytes if fused else coded.buffer_bytes if coded else 0
+    form = "-columns" if columns else f" {coded.codes.bits} bits" if coded else ""
     return KernelPlan(
         tuple(steps),
         constants,
@@ -310,32 +309,8 @@ def conv2d(
         thread_scratch=(private,) if private else (),
         features=features_of(isa, geo.unit),
         kernel=f"conv-{geo.unit.kind}{form}{summed_text(pairs)}",
-        compressed=panel is not None,
+        compressed=coded is not None,
     )
-
-
-def _coded(packed: np.ndarray, codes: Codes, panel: Panel, geo: Geometry) -> dict[str, np.ndarray]:
-    """The constants of weights that are unpacked by the kernel."""
-    blocks = packed.reshape(geo.gemm.groups * packed.shape[1], -1)
-    return {"weight": pack_codes(blocks, codes, panel), "tables": code_tables(codes, panel)}
-
-
-def _block_bytes(geo: Geometry) -> int:
-    """Bytes of a channel block of packed weights."""
-    return geo.gemm.runs * ceil(geo.gemm.run / geo.unit.k) * geo.unit.k * geo.unit.lanes
-
-
-def _panel_bytes(geo: Geometry, panel: Panel) -> int:
-    """Bytes of the buffer that a group of channel blocks is unpacked to."""
-    blocks = choose_blocking(geo.gemm, geo.unit)[0].channels.first[1]
-    return panel.bytes(blocks, _block_bytes(geo))
-
-
-def fitting_codes(spec: ConvSpec, isa: Isa, codes: Codes, *, amx: bool = True) -> Codes:
-    """``codes``, or two bits for signs where runs are filled up with zeros to whole steps."""
-    geo = geometry(spec, isa, amx=amx)
-    whole = codes.has_zero or geo.gemm.run % geo.unit.k == 0
-    return codes if whole else Codes.signed(2)
 
 
 def pair_sums(spec: ConvSpec, isa: Isa, weights: np.ndarray, data: Bounds) -> PairSums:
@@ -385,7 +360,7 @@ def gemm_step(
         tuple(args),
         blocking.items(gemm),
         footprint=(lambda: gemm_footprint(gemm, unit, blocking, columns, len(args)))
-        if b[0] == "const" and panel is None  # bands of few items would unpack each time
+        if b[0] == "const" and (panel is None or panel.form != "panel")  # unpacked in each band
         else None,
     )
 
@@ -492,16 +467,17 @@ def conv_cost(
     _, cycles = choose_blocking(geo.gemm, geo.unit)
     if pairs is not None:
         cycles += pairs.extra * geo.gemm.pixels * EXTRA_CYCLES
-    blocks = geo.gemm.groups * ceil(geo.gemm.n / geo.unit.lanes)
-    moved = blocks * _block_bytes(geo) * np.dtype(geo.unit.packed).itemsize
+    packed = geo.gemm.groups * ceil(geo.gemm.n / geo.unit.lanes) * geo.unit.lanes
+    packed *= geo.gemm.runs * ceil(geo.gemm.run / geo.unit.k) * geo.unit.k
+    moved = packed * np.dtype(geo.unit.packed).itemsize
     seconds = cycles / CLOCK
     if codes is not None:
-        panel = Panel.of(codes, isa)
-        seconds += panel.seconds(moved, _panel_bytes(geo, panel))
-        moved = blocks * panel.chunks(_block_bytes(geo)) * panel.stored
+        coded = CodedGemm.of(geo.gemm, geo.unit, codes, isa)
+        seconds, moved = seconds + coded.seconds, coded.stored_bytes
     bandwidth = CACHED_BANDWIDTH if moved <= CACHED_WEIGHTS else WEIGHT_BANDWIDTH
     tiles = geo.unit.kind == "amx"
-    if (spec.in_dtype == "f32" and moved > L2_BYTES) or (tiles and moved > CACHED_WEIGHTS):
+    waits = geo.unit.kind in ("fma", "madd") and moved > L2_BYTES
+    if waits or (tiles and moved > CACHED_WEIGHTS):
         seconds += moved / STREAM_BANDWIDTH
     seconds = max(seconds, moved / bandwidth)
     if tiles:
@@ -526,8 +502,8 @@ def conv_transpose_cost(spec: ConvTransposeSpec, isa: Isa, *, amx: bool = True) 
 
 
 STREAM_BANDWIDTH = 30e9
-"""Bytes per second of weights beyond the second-level cache, while they are multiplied: in float32
-or by tiles, whose loads wait for them."""
+"""Bytes per second of weights beyond the second-level cache, while they are multiplied: in float32,
+by pmaddwd or by tiles, whose loads wait for them."""
 
 ACTIVATION_BANDWIDTH = 100e9
 """Bytes per second of a layer's input and output, beside the products of tiles."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from dlcc import tir
 from targets.cpu.kernels import amx, epilogue
-from targets.cpu.kernels.code_panel import Panel, Unpacking
+from targets.cpu.kernels.code_panel import Panel, Unpacking, coded_piece
 from targets.cpu.kernels.columns import Columns, StagedRows
 from targets.cpu.kernels.gemm import Blocking, Gemm, Unit
 from targets.cpu.kernels.narrow import emit_narrow_block
@@ -45,8 +45,8 @@ def gemm_function(
     ctx.extra = extra
     ctx.prepare = None if rows is None else rows.emit
     if panel is not None and coded is not None:
-        ctx.panel = Unpacking(kb, panel, *coded, b)
-        ctx.panel.start(ctx.b_block)
+        ctx.panel = Unpacking(kb, panel, *coded, b, coded_piece(gemm, unit, panel.form))
+        ctx.panel.start()
     if unit.kind != "amx":
         emit = emit_pair_block if unit.kind == "pairs" else emit_register_block
         emit_items(ctx, emit_narrow_block if gemm.pixel_bundles else emit)

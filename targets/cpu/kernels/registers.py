@@ -9,6 +9,7 @@ import numpy as np
 
 from dlcc import tir
 from targets.cpu.kernels.blocking import L2_BYTES
+from targets.cpu.kernels.code_panel import Unpacking
 from targets.cpu.kernels.gemm import LINE
 from targets.cpu.kernels.skeleton import (
     Block,
@@ -85,15 +86,22 @@ def multiply_add(ctx: Context, acc: Any, a: Any, b: Any) -> Any:
 
 
 def _step(
-    ctx: Context, acc: Any, pixels: list[tuple[int, int]], nr: int, a_at: Any, b_at: Any
+    ctx: Context,
+    acc: Any,
+    pixels: list[tuple[int, int]],
+    nr: int,
+    a_at: Any,
+    b_at: Any,
+    b_block: int = 0,
 ) -> None:
-    """One reduction step of all pixels and channel blocks."""
+    """One reduction step of all pixels and channel blocks, which are ``b_block`` apart in B."""
     kb, gemm, lanes = ctx.kb, ctx.gemm, ctx.unit.lanes
-    if ctx.unit.kind == "vnni" and len(pixels) > 1:
+    b_block = b_block or ctx.b_block
+    if ctx.unit.kind == "vnni" and len(pixels) > 1 and ctx.panel is None:
         # LLVM moves no load across a prefetch. Without one it loads the weights of several steps at
         # once, and spills accumulators to make room.
         kb.prefetch(ctx.b, b_at + STEPS_AHEAD * lanes * ctx.unit.k, level=1)
-    weights = [load_b(ctx, b_at + j * ctx.b_block) for j in range(nr)]
+    weights = [load_b(ctx, b_at + j * b_block) for j in range(nr)]
     for i, (r, c) in enumerate(pixels):
         a = load_a(ctx, a_at + (r * gemm.a_row + c * gemm.a_col))
         for j in range(nr):
@@ -181,6 +189,37 @@ def _emit_run(
         _step(ctx, acc, pixels, nr, a_run + i * unit.k, b_run + i * b_step)
 
 
+def _emit_coded_run(
+    ctx: Context,
+    coded: Unpacking,
+    acc: Any,
+    pixels: list[tuple[int, int]],
+    nr: int,
+    run: tuple[Any, Any],
+) -> None:
+    """The steps of one run whose weights are unpacked a chunk at a time.
+
+    ``run``: where it starts in A and in the codes of the first channel block.
+    """
+    kb, unit, panel = ctx.kb, ctx.unit, coded.panel
+    step, steps = unit.lanes * unit.k, -(-ctx.gemm.run // unit.k)
+    each = panel.chunk // step
+    tables = coded.load_tables()
+
+    def chunk(index: Any, count: int) -> None:
+        get = kb.let(run[1] + index * panel.stored, "codes_at")
+        a_at = kb.let(run[0] + index * (each * unit.k), "a_at")
+        for j in range(nr):
+            coded.chunk(tables, kb.let(get + j * ctx.b_block, "codes_at"), j * panel.chunk)
+        for i in range(count):
+            _step(ctx, acc, pixels, nr, a_at + i * unit.k, i * step, panel.chunk)
+
+    with kb.loop(0, steps // each, "chunk") as index:
+        chunk(index, each)
+    if steps % each:
+        chunk(steps // each, steps % each)
+
+
 def _reads_once(ctx: Context) -> bool:
     """Whether the kernel is one pass over more weights than the second-level cache holds.
 
@@ -207,7 +246,10 @@ def emit_register_block(ctx: Context, block: Block) -> None:
     following = _NextWeights(ctx, block, first)
     with runs(ctx, a_start(ctx, block), first) as (a_run, b_run):
         a_run, b_run = kb.let(a_run, "a_run"), kb.let(b_run, "b_run")
-        _emit_run(ctx, acc, pixels, following, a_run, b_run)
+        if ctx.panel is not None and ctx.panel.panel.form == "steps":
+            _emit_coded_run(ctx, ctx.panel, acc, pixels, nr, (a_run, b_run))
+        else:
+            _emit_run(ctx, acc, pixels, following, a_run, b_run)
     finish_registers(ctx, block, acc)
 
 

@@ -28,7 +28,7 @@ class Context:
     prepare: Callable[[Any], None] | None = None
     """Emits what a work item of the image does before its blocks."""
     panel: Unpacking | None = None
-    """What makes the second operand, one group of channel blocks at a time."""
+    """What makes the second operand."""
     extra: tuple[Any, ...] = ()
     """Buffers of extra steps (:mod:`pairs`): starts, places, weights."""
     image: Any = 0
@@ -39,6 +39,8 @@ class Context:
         """Distance of channel blocks in the second operand, in elements."""
         if self.gemm.b_row:
             return self.unit.lanes
+        if self.panel is not None and self.panel.panel.form == "steps":  # of the codes
+            return self.gemm.runs * self.panel.chunks * self.panel.panel.stored
         steps = -(-self.gemm.run // self.unit.k)
         return self.gemm.runs * steps * self.unit.k * self.unit.lanes
 
@@ -137,7 +139,7 @@ def emit_items(ctx: Context, emit: EmitBlock) -> None:
 
 def unpack_group(ctx: Context, index: Any, part: Any) -> None:
     """Has the panel hold group ``part`` of the channel blocks, the ``index``-th of all groups."""
-    if ctx.panel is None:
+    if ctx.panel is None or ctx.panel.panel.form != "panel":
         return
     kb, size = ctx.kb, ctx.blocking.channels.first[1]
     count = tir.tirx.min(tir.tirx.IntImm("int32", size), ctx.blocks - part * size)
@@ -230,7 +232,7 @@ def a_start(ctx: Context, block: Block) -> Any:
 
 def b_start(ctx: Context, block: Block) -> Any:
     """Element of B where the block's first channel block starts."""
-    if ctx.panel is not None:
+    if ctx.panel is not None and ctx.panel.panel.form == "panel":
         return tir.tirx.IntImm("int32", 0)
     index = (ctx.group * ctx.blocks + block.channel_block) * ctx.b_block
     return ctx.kb.let(index + ctx.image * ctx.gemm.b_image, "b_start")
