@@ -362,3 +362,26 @@ def import_dynamic_quantize(node: OnnxNode) -> Sequence[Value]:
 def int32_encoding(scale: float) -> Affine:
     """Codes of an accumulator or bias."""
     return Affine.per_tensor(I32.bits, True, scale, 0)
+
+
+@onnx_op("BipolarQuant", domain="qonnx.custom_op.general")
+@onnx_op("BipolarQuant", domain="onnx.brevitas")
+def import_bipolar_quant(node: OnnxNode) -> Sequence[Value]:
+    """QONNX's BipolarQuant: the scale where x >= 0, else minus the scale; a constant stays binary.
+
+    A constant may have a scale for each index of axis 0.
+    """
+    x, scale = node.input(0), node.constant(1, "the scale").astype(np.float32)
+    if not (np.isfinite(scale) & (scale > 0)).all():
+        raise Unsupported("the scale must be positive")
+    scales = tuple(float(s) for s in scale.reshape(-1))
+    if len(scales) > 1 and not (
+        x.is_constant and scale.shape[:1] == x.type.shape[:1] == (len(scales),)
+    ):
+        raise Unsupported(f"scales of shape {list(scale.shape)} for {list(x.type.shape)}")
+    encoding = Binary(scales, 0 if len(scales) > 1 else None)
+    if x.is_constant:
+        return [node.graph.add_constant(x.decoded(), encoding=encoding, name=x.name)]
+    type_ = x.type.with_(encoding=encoding)
+    signs = build(node.graph, "quantize", [x], loc=f"{node.name}.signs", types=[type_]).output
+    return build(node.graph, "dequantize", [signs], loc=node.name, names=[node.name]).outputs
