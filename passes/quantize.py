@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from dlcc.ir import Graph
 from passes.base import PassResult, option
 from passes.quantization.fit import Fitter, Prepared
+from passes.quantization.fixed_point import REACH, FixedFitter, FixedPoint, network_scale
+from passes.quantization.observe import Observation
 from passes.quantization.quantiser import Quantiser
-from passes.quantization.structure import Structure
+from passes.quantization.rewrite import layer_constants
+from passes.quantization.structure import LAYERS, Structure, key
 from passes.quantization.widths import BitWidths, WidthRules, assign
 
 
@@ -26,6 +29,9 @@ class Quantize(Quantiser):
     every activation; then, layer after layer, weights are rounded against the statistics of the
     codes that reach the layer, and its bias is set so that the layer's mean is that of the float
     network. Without calibration data all of this runs on synthetic inputs.
+
+    ``fixed_point`` makes all scales powers of two, one for each tensor or one for all of them
+    (Courbariaux et al. 2015; Gysel et al. 2016), so that integer additions and shifts are enough.
 
     ::
 
@@ -52,6 +58,12 @@ class Quantize(Quantiser):
         by_layer="bits",
     )
 
+    fixed_point: Literal["channel", "tensor", "network"] | None = option(
+        None,
+        "scales are powers of two, and requantisation shifts: one for each output channel of a "
+        "weight, for each tensor (dynamic fixed point), or for the whole network (fixed point)",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._rules("weights")
@@ -72,10 +84,36 @@ class Quantize(Quantiser):
         """Layer after layer."""
         return Fitter(prepared)
 
+    def fixed(
+        self, graph: Graph, plan: Structure, seen: Observation, widths: BitWidths
+    ) -> FixedPoint | None:
+        """Powers of two, on request."""
+        if self.fixed_point != "network":
+            return None if self.fixed_point is None else FixedPoint(self.fixed_point)
+        groups = [
+            ([seen.statistics[n] for n in names if n in seen.statistics], widths.activation(root))
+            for root, names in plan.members().items()
+        ]
+        layers = [
+            (*layer_constants(n), widths.weight(key(n)))
+            for n in graph.nodes
+            if n.op in LAYERS and key(n) in plan.integer
+        ]
+        return FixedPoint("network", network_scale(groups, layers, self.norm))
+
     def describe_layer(
         self, fitter: Fitter, name: str, loc: str, bound: int, error: str, result: PassResult
     ) -> None:
         """The width, the error and how large the accumulator may become."""
         bits = fitter.report.bits.get(name, self.bits)
         message = f"{bits}-bit weights{error}, accumulator below 2^{bound.bit_length()}"
+        if isinstance(fitter, FixedFitter):
+            message += self._describe_shift(fitter, name, bound)
         result.remarks.append(self.remark("applied", loc, message))
+
+    def _describe_shift(self, fitter: FixedFitter, name: str, bound: int) -> str:
+        found = fitter.exponents.get(name)
+        text = "" if found is None else f", {found}"
+        if bound > REACH:
+            text += f"; beyond 2^24 it is rounded to 24 bits before the shift ({bound})"
+        return text

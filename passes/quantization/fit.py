@@ -240,21 +240,7 @@ class Fitter:
 
     def _quantised(self, layer: Layer, bits: int, floor: Array) -> Codes:
         """Codes of a layer, with scales of at least ``floor``."""
-        codes = weight_codes(layer.node)
-        result = stored_weights(layer.node, floor)
-        if codes is not None:
-            bits = codes.bits
-        if result is None:
-            result = weights.quantise_weight(
-                layer.weight,
-                bits,
-                floor,
-                layer.moments,
-                self.options.rounding,
-                per_tensor=layer.per_tensor,
-                fit_scales=self.fits_scales,
-                keep_zeros=is_pruned(layer.node.input(1)),
-            )
+        bits, result = self._weights(layer, bits, floor)
         bias = layer.bias
         if layer.moments is not None and self.options.bias_correction:
             bias = self._corrected(layer, result, layer.moments)
@@ -263,24 +249,51 @@ class Fitter:
         stored = np.clip(np.rint(bias / unit), -limit, limit).astype(np.int32)
         return Codes(bits, result, stored, unit, floor)
 
+    def _weights(
+        self, layer: Layer, bits: int, floor: Array
+    ) -> tuple[int, weights.QuantisedWeights]:
+        """Weights of a layer and their width: those that it has, or of ``bits`` bits."""
+        codes = weight_codes(layer.node)
+        stored = stored_weights(layer.node, floor)
+        if codes is not None and stored is not None:
+            return codes.bits, stored
+        return bits, weights.quantise_weight(
+            layer.weight,
+            bits,
+            floor,
+            layer.moments,
+            self.options.rounding,
+            per_tensor=layer.per_tensor,
+            fit_scales=self.fits_scales,
+            keep_zeros=is_pruned(layer.node.input(1)),
+        )
+
+    def one_scale(self, layer: Layer) -> bool:
+        """Whether all channels of a layer share a scale."""
+        return layer.per_tensor
+
     def _set(self, layer: Layer, made: Codes) -> None:
         """Give the layer its constants, in both graphs."""
         node, scales = layer.node, made.weight.scales
         wanted = bool(made.bias.any()) or node.optional_input(2) is not None
         encoding = Affine.symmetric(
             made.bits,
-            scales[:1] if layer.per_tensor else scales,
-            None if layer.per_tensor else output_axis(node),
+            scales[:1] if self.one_scale(layer) else scales,
+            None if self.one_scale(layer) else output_axis(node),
         )
         bias = made.bias if wanted else None
         for graph, twin in ((self.target, self._nodes[key(node)]), (self.twin, node)):
             set_layer(graph, twin, made.weight.codes, encoding, bias, made.unit)
-        self._note(node, made, layer.source)
+        self._note(layer, made)
 
-    def _note(self, node: Node, made: Codes, source: Affine) -> None:
-        terms = np.ceil(_residual_reach(node) / made.unit).astype(np.int64)
-        bound = weights.accumulator_bound(made.rows, source, made.bias, terms)
-        self.report.accumulator[key(node)] = bound
+    def _reach(self, made: Codes, layer: Layer) -> Array:
+        """Largest |accumulator| of each output."""
+        terms = np.ceil(_residual_reach(layer.node) / made.unit).astype(np.int64)
+        return weights.accumulator_reach(made.rows, layer.source, made.bias, terms)
+
+    def _note(self, layer: Layer, made: Codes) -> None:
+        node = layer.node
+        self.report.accumulator[key(node)] = int(self._reach(made, layer).max(initial=0))
         self.report.layers += 1
         self.report.bits[key(node)] = made.bits
         self.report.exact += int(made.weight.exact)

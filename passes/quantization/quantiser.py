@@ -13,6 +13,7 @@ from dlcc.ops.base import Quantised, op_of
 from passes.base import Pass, PassContext, PassResult, Stage, option, part
 from passes.quantization import fit, ranges, structure, weights
 from passes.quantization.equalise import equalise, pairs
+from passes.quantization.fixed_point import FixedFitter, FixedPoint
 from passes.quantization.observe import Observation, observe
 from passes.quantization.rewrite import Rewriter
 from passes.quantization.rounding import ROUNDING_HELP
@@ -69,6 +70,12 @@ class Quantiser(Pass):
     def assign(self, widths: BitWidths, graph: Graph, plan: Structure) -> None:
         """Enter the widths that are known by layer."""
 
+    def fixed(
+        self, graph: Graph, plan: Structure, seen: Observation, widths: BitWidths
+    ) -> FixedPoint | None:
+        """How scales are chosen where they are powers of two."""
+        return None
+
     @abstractmethod
     def fitter(self, prepared: fit.Prepared) -> fit.Fitter:
         """What fits the layers."""
@@ -93,17 +100,21 @@ class Quantiser(Pass):
         if self.equalise:
             self._equalise(graph, plan, samples, context, result)
         seen = observe(samples, set(plan.group), part(context, 0.15, 0.4, "observing"))
+        fixed = self.fixed(graph, plan, seen, widths)
         encoding_at = self._encoding_at(graph, plan, seen, samples)
+        if fixed is not None:
+            encoding_at = self._fixed_at(fixed, graph, plan, seen, samples)
         encodings = {r: encoding_at(r, widths.activation(r)) for r in plan.members()}
         twin = samples.network
-        borders = Rewriter(graph, plan, encodings).run()
-        Rewriter(twin, plan, encodings).run()
+        holding = ranges.asymmetric if fixed is None else fixed.holding
+        borders = Rewriter(graph, plan, encodings, holding).run()
+        Rewriter(twin, plan, encodings, holding).run()
         options = fit.FitOptions(self.bias_correction, self.rounding, context.seed)
-        fitter = self.fitter(
-            fit.Prepared(graph, twin, plan, widths, options, samples, seen, encoding_at)
-        )
+        prepared = fit.Prepared(graph, twin, plan, widths, options, samples, seen, encoding_at)
+        fitter = self.fitter(prepared) if fixed is None else FixedFitter(prepared, fixed)
         report = fitter.run(part(context, 0.4, 1.0, "fitting weights"))
-        self._explain_inputs(graph, plan, samples, widths, result)
+        if fixed is None:
+            self._explain_inputs(graph, plan, samples, widths, result)
         self._account(graph, fitter, report, result)
         result.statistics.update(quantize_nodes=borders[0], dequantize_nodes=borders[1])
         return result
@@ -176,6 +187,30 @@ class Quantiser(Pass):
             low = min((r[0] for r in found), default=0.0)
             high = max((r[1] for r in found), default=0.0)
             return ranges.asymmetric(low, high, bits)
+
+        return at
+
+    def _fixed_at(
+        self,
+        fixed: FixedPoint,
+        graph: Graph,
+        plan: Structure,
+        seen: Observation,
+        samples: Samples,
+    ) -> fit.EncodingAt:
+        """Encodings of every group of values at scales that are powers of two."""
+        members = plan.members()
+        exact = "min-max" if not samples.given else self.ranges
+        limits = {} if samples.given else structure.clamp_limits(graph)
+
+        def at(root: str, bits: int) -> Affine:
+            found = [seen.statistics[n] for n in members[root] if n in seen.statistics]
+            if exact == "mse":
+                return fixed.activation(found, bits, self.norm)
+            ends = [ranges.pick_range(s, exact, self.percentile, self.norm, bits) for s in found]
+            ends += [limits[n] for n in members[root] if n in limits]
+            low = min((e[0] for e in ends), default=0.0)
+            return fixed.holding(low, max((e[1] for e in ends), default=0.0), bits)
 
         return at
 

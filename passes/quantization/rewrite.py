@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from dlcc.ir import DENSE, F32, Affine, Graph, Node, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import build
+from passes.quantization.ranges import asymmetric
 from passes.quantization.stored import like
 from passes.quantization.structure import (
     LAYERS,
@@ -24,16 +25,35 @@ Encodings = Mapping[str, Affine]
 """Encoding of every group, by its representative."""
 
 
+Holding = Callable[[float, float, int], Affine]
+"""The encoding of a width that holds [low, high]."""
+
+
 class Rewriter:
     """Gives a graph's values their encodings and puts the borders between codes and floats.
 
     Layers get their codes later, through :func:`set_layer`; until then the graph does not run.
     """
 
-    def __init__(self, graph: Graph, structure: Structure, encodings: Encodings) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        structure: Structure,
+        encodings: Encodings,
+        holding: Holding = asymmetric,
+    ) -> None:
+        """Start.
+
+        Args:
+            graph: the graph.
+            structure: which nodes work on codes.
+            encodings: of the groups of values.
+            holding: the encoding of constant operands.
+        """
         self.graph = graph
         self.structure = structure
         self.encodings = encodings
+        self.holding = holding
         self._codes: dict[Value, Value] = {}
         self._reals: dict[Value, Value] = {}
 
@@ -91,8 +111,6 @@ class Rewriter:
         return self.graph.nodes[self.graph.nodes.index(value.producer) + 1]
 
     def _constant_encoding(self, value: Value, node: Node, sibling: Value | None) -> Affine:
-        from passes.quantization.ranges import asymmetric
-
         names = [v.name for v in node.outputs if v.name in self.structure.group]
         if sibling is not None and names:
             root = self.structure.find(names[0])
@@ -101,7 +119,7 @@ class Rewriter:
         array = value.decoded()
         bits = max(e.bits for e in self.encodings.values())
         low, high = float(array.min(initial=0.0)), float(array.max(initial=0.0))
-        return asymmetric(low, high, bits)
+        return self.holding(low, high, bits)
 
     def _make_float(self, node: Node) -> None:
         for index, value in enumerate(node.inputs):

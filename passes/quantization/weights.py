@@ -146,10 +146,10 @@ def quantise_weight(
     return QuantisedWeights(codes, found.grid.parameters.reshape(-1), exact)
 
 
-def accumulator_bound(
+def accumulator_reach(
     codes: Array, source: Affine, bias: Array | None, residual_terms: Array | None
-) -> int:
-    """Largest |accumulator| that any input can cause, in exact integers.
+) -> Array:
+    """Largest |accumulator| of each output that any input can cause, in exact integers, int64[O].
 
     Args:
         codes: weight codes [O, K].
@@ -161,6 +161,11 @@ def accumulator_bound(
     data = Bounds(low - source.zero_point, high - source.zero_point)
     found = of_weights(codes, data, bias)
     extra = 0 if residual_terms is None else residual_terms
-    return Bounds(
-        int((found.low - extra).min(initial=0)), int((found.high + extra).max(initial=0))
-    ).reach
+    return np.maximum(np.abs(found.low - extra), np.abs(found.high + extra)).astype(np.int64)
+
+
+def accumulator_bound(
+    codes: Array, source: Affine, bias: Array | None, residual_terms: Array | None
+) -> int:
+    """The largest :func:`accumulator_reach`."""
+    return int(accumulator_reach(codes, source, bias, residual_terms).max(initial=0))
