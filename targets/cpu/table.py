@@ -16,7 +16,7 @@ from targets.cpu.isa import Isa
 from targets.cpu.kernels import conv, winograd
 from targets.cpu.kernels.blocking import ranked_blocks
 from targets.cpu.kernels.columns import columns_refusal
-from targets.cpu.kernels.depthwise import depthwise, depthwise_cost
+from targets.cpu.kernels.depthwise import SHORT, depthwise, depthwise_cost, result_bits
 from targets.cpu.kernels.matmul import matmul, matmul_cost
 from targets.cpu.kernels.matmul_bf16 import matmul_bf16, matmul_bf16_cost
 from targets.cpu.kernels.softmax import softmax, softmax_cost
@@ -264,6 +264,31 @@ class DepthwiseRow(_Row):
         )
 
 
+class ShortDepthwiseRow(DepthwiseRow):
+    """The same in 16 bits, where they are proven to hold every result."""
+
+    name: ClassVar[str] = "depthwise-16"
+
+    def refuses(self, node: Node) -> str:
+        """As for other depthwise convolutions, and results of more bits."""
+        why = super().refuses(node)
+        if why or not isinstance(node.input(0).type.encoding, Affine):
+            return why or "the activations are not codes"
+        made, data = layers.layer_constants(node), proofs.code_bounds(node.input(0))
+        bits = result_bits(layers.conv_spec(node), made.weights, made.bias, data)
+        return f"its sums take {bits} bits" if bits > SHORT else ""
+
+    def cost(self, node: Node) -> float:
+        """Vector operations per output vector."""
+        return depthwise_cost(layers.conv_spec(node), self.isa, short=True)
+
+    def plan(self, node: Node) -> KernelPlan:
+        """As the other row does it, twice as many channels at a time."""
+        made, data = layers.layer_constants(node), proofs.code_bounds(node.input(0))
+        constants = (made.weights, made.bias, made.multiplier, made.ratio)
+        return depthwise(layers.conv_spec(node), self.isa, *constants, short=data)
+
+
 class MatmulRow(_Row):
     """Batched product of two activations on the vector unit."""
 
@@ -329,7 +354,7 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         SoftmaxRow(isa),
     ]
     if isa.dot == "madd":
-        rows.append(PairConvRow(isa))
+        rows += [PairConvRow(isa), ShortDepthwiseRow(isa)]
     if isa.dot == "amx":
         rows += [AmxConvRow(isa), AmxMatmulRow(isa), AmxColumnsConvRow(isa)]
     if isa.byte_permute:

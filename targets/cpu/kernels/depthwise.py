@@ -2,6 +2,9 @@
 
 Products of u8 and s8 are accumulated in f32 while every partial sum stays below 2**24, where f32 is
 exact: the conversion is cheaper than a 32-bit integer multiplication. Larger kernels use int32.
+
+Where 16 bits are proven to hold every result, bias included, products and sums are computed modulo
+2**16 (vpmullw, vpaddw), twice as many channels at a time.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dlcc import tir
+from dlcc.analysis.accumulators import Bounds, of_weights
 from dlcc.lowering.kernel import Footprint, KernelArg, KernelPlan, KernelStep, name_key
 from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels import depthwise_vnni as vnni
@@ -22,6 +26,9 @@ from targets.cpu.kernels.gemm import MIN_ITEMS, Cut, even_cut
 from targets.cpu.kernels.skeleton import divide
 from targets.cpu.kernels.spec import FLOATS, NUMPY, SIZE, Borders, ConvSpec, OutType, ResidualType
 from targets.cpu.kernels.stage import Stage, fill_constant, rows_stage, stage_step
+
+SHORT = 16
+"""Width of short sums, in bits."""
 
 UNROLL = 320
 """Most multiply-accumulate instructions written out in a row before kernel rows become a loop."""
@@ -33,7 +40,8 @@ class Depthwise(Borders):
 
     ``pads``: top and left padding (the output size tells the rest); taps on padding are left out.
     ``shifted``: the zero point is taken off every input, because taps that are left out may not
-    count; else it is folded into the bias. ``native``: the CPU rounds to bf16 itself.
+    count; else it is folded into the bias. ``short``: sums have 16 bits. ``native``: the CPU rounds
+    to bf16 itself.
     """
 
     n: int
@@ -51,6 +59,7 @@ class Depthwise(Borders):
     lanes: int
     registers: int
     fused: bool
+    short: bool
     pads: tuple[int, int] = (0, 0)
     shifted: bool = False
     native: bool = False
@@ -58,6 +67,8 @@ class Depthwise(Borders):
     @property
     def accumulator(self) -> str:
         """Dtype of the accumulators: f32 where it is exact (or the input is f32)."""
+        if self.short:
+            return "int16"
         exact = self.kernel[0] * self.kernel[1] * 255 * 128 < 1 << 24
         return "float32" if self.in_dtype in FLOATS or exact else "int32"
 
@@ -108,10 +119,16 @@ def _weight(em: _Emitter, at: Any) -> Any:
     kb, shape = em.kb, em.shape
     value = kb.load(em.w, at, shape.lanes)
     if shape.in_dtype == "u8":
-        value = kb.cast(kb.cast(value, "int32"), shape.accumulator)
+        value = _converted(em, value)
     if shape.in_dtype == "bf16":
         value = tir.bfloat16.widened(value)
     return kb.let(value, "w")
+
+
+def _converted(em: _Emitter, codes: Any) -> Any:
+    """Codes as the accumulator's dtype."""
+    kb, kind = em.kb, em.shape.accumulator
+    return kb.cast(codes if kind == "int16" else kb.cast(codes, "int32"), kind)
 
 
 def _kernel_row(
@@ -134,7 +151,7 @@ def _kernel_row(
     for at in sorted(taps):
         x = kb.load(em.x, x_at + at * shape.c, lanes)
         if shape.in_dtype == "u8":
-            x = kb.cast(kb.cast(x, "int32"), shape.accumulator)
+            x = _converted(em, x)
         if shape.in_dtype == "bf16":
             x = tir.bfloat16.widened(x)
         if shape.shifted:
@@ -175,8 +192,11 @@ def _strip(em: _Emitter, place: _Place, width: int, col: Any, first: int | None)
     left = kb.let(place.x_row + col * shape.stride[1] - shape.pads[1], "left")
     x_at = kb.let(left * shape.c + channel, "x_at")
     acc = kb.alloc(shape.accumulator, width * lanes)
+    start = kb.const(0, shape.accumulator, lanes)
+    if shape.short:  # a result that fits has the right sign only with its bias
+        start = kb.let(kb.cast(kb.load(em.out.bias, channel, lanes), "int16"), "start")
     for i in range(width):
-        kb.store(acc, i * lanes, kb.const(0, shape.accumulator, lanes))
+        kb.store(acc, i * lanes, start)
     rows, taps = shape.kernel
     x_row, w_row = shape.dilation[0] * shape.w * shape.c, taps * shape.blocks * lanes
     if not shape.row_borders and rows * taps * width <= UNROLL:
@@ -187,9 +207,10 @@ def _strip(em: _Emitter, place: _Place, width: int, col: Any, first: int | None)
             x_i, w_i = kb.let(x_at + i * x_row), kb.let(channel + i * w_row)
             _kernel_row(em, acc, width, first, x_i, w_i)
     channels = epilogue.load_channels(kb, em.out, channel, lanes)
+    channels.bias = None if shape.short else channels.bias
     for i in range(width):
         value = kb.load(acc, i * lanes, lanes)
-        if shape.in_dtype == "u8" and shape.accumulator == "float32":
+        if shape.in_dtype == "u8" and shape.accumulator != "int32":
             value = kb.cast(value, "int32")
         index = kb.let((place.pixel + col + i) * shape.c + channel, "y_at")
         epilogue.finish(kb, em.out, channels, value, index, place.valid, shape.out)
@@ -253,12 +274,12 @@ def depthwise_function(name: str, shape: Depthwise) -> Any:
     return kb.build()
 
 
-def _shape(spec: ConvSpec, isa: Isa) -> tuple[Depthwise, Stage | None]:
+def _shape(spec: ConvSpec, isa: Isa, short: bool) -> tuple[Depthwise, Stage | None]:
     """The kernel's shape and the copy of the input with readable slack, if it needs one."""
     if not (spec.groups == spec.c == spec.oc):
         raise ValueError("depthwise: groups, input and output channels must be equal")
-    stage = None
-    if spec.c % isa.lanes and not spec.input_slack:
+    stage, lanes = None, isa.lanes * (2 if short else 1)
+    if spec.c % lanes and not spec.input_slack:
         stage = rows_stage(spec.n * spec.h * spec.w, spec.c, spec.in_dtype, spec.in_dtype)
     shape = Depthwise(
         spec.n,
@@ -273,9 +294,10 @@ def _shape(spec: ConvSpec, isa: Isa) -> tuple[Depthwise, Stage | None]:
         spec.in_dtype,
         spec.epilogue.out,
         spec.epilogue.residual,
-        isa.lanes,
+        lanes,
         isa.registers,
         isa.fma,
+        short,
         spec.pads[:2],
         any(spec.pads) and spec.in_dtype == "u8" and spec.in_zero_point != 0,
         spec.epilogue.out == "bf16" and isa.bfloat16 != "widen",
@@ -290,15 +312,22 @@ def depthwise(
     bias: np.ndarray,
     multiplier: np.ndarray | None = None,
     ratio: np.ndarray | None = None,
+    *,
+    short: Bounds | None = None,
 ) -> KernelPlan:
-    """Plans a depthwise convolution (``groups == c == oc``); arguments as for ``conv2d``."""
-    shape, stage = _shape(spec, isa)
+    """Plans a depthwise convolution (``groups == c == oc``); arguments as for ``conv2d``.
+
+    ``short``: sum in 16 bits, which :func:`result_bits` proves for codes of this range.
+    """
+    shape, stage = _shape(spec, isa, short is not None)
     if spec.in_dtype == "u8":
         if multiplier is None:
             raise ValueError("u8 activations need a multiplier")
-        fast = _vnni_plan(spec, isa, weights, bias, multiplier)
+        fast = None if shape.short else _vnni_plan(spec, isa, weights, bias, multiplier)
         if fast is not None:
             return fast
+        if short is not None and result_bits(spec, weights, bias, short) > SHORT:
+            raise ValueError(f"sums are not proven to fit {SHORT} bits")
         folded = 0 if shape.shifted else spec.in_zero_point
         bias = fold_zero_point(bias, weights, folded)
     else:
@@ -306,7 +335,7 @@ def depthwise(
     packed = np.zeros((spec.kh, spec.kw, shape.blocks * shape.lanes), weights.dtype)
     packed[..., : spec.c] = weights[:, 0].transpose(1, 2, 0)
     constants = {"weight": packed}
-    constants |= channel_constants(spec.epilogue, 1, isa.lanes, bias, multiplier, ratio)
+    constants |= channel_constants(spec.epilogue, 1, shape.lanes, bias, multiplier, ratio)
     steps: list[KernelStep] = []
     source: KernelArg = ("in", 0)
     if stage is not None:
@@ -336,8 +365,22 @@ def depthwise(
         constants,
         scratch=(stage.bytes,) if stage else (),
         features=isa.vector_flags(bfloat16=shape.native),
-        kernel="depthwise",
+        kernel="depthwise" + (f" {SHORT}-bit sums" if shape.short else ""),
     )
+
+
+def result_bits(spec: ConvSpec, weights: np.ndarray, bias: np.ndarray, data: Bounds) -> int:
+    """Bits that hold ``bias + sum((x - zero point) * w)`` of every channel for any codes x.
+
+    Args:
+        spec: the layer.
+        weights: ``[c, 1, kh, kw]``.
+        bias: ``[c]``.
+        data: range of the codes; padding holds the zero point.
+    """
+    zero = spec.in_zero_point
+    centred = Bounds(min(data.low - zero, 0), max(data.high - zero, 0))
+    return of_weights(weights.reshape(spec.c, -1), centred, bias).all.bits
 
 
 def _footprint(spec: ConvSpec, shape: Depthwise | vnni.DepthwiseVnni, arguments: int) -> Footprint:
@@ -393,13 +436,13 @@ def _vnni_plan(
     )
 
 
-def depthwise_cost(spec: ConvSpec, isa: Isa) -> float:
+def depthwise_cost(spec: ConvSpec, isa: Isa, *, short: bool = False) -> float:
     """Predicted seconds of :func:`depthwise` on one thread."""
-    shape, stage = _shape(spec, isa)
+    shape, stage = _shape(spec, isa, short)
     taps = spec.kh * spec.kw
     vectors = spec.n * spec.oh * spec.ow * shape.blocks
-    cycles = vectors * (taps * (0.5 if isa.fma else 1.0) + 9.0)
-    fast = vnni.shape_of(spec, isa)
+    cycles = vectors * (taps * (0.5 if isa.fma and not short else 1.0) + 9.0)
+    fast = None if short else vnni.shape_of(spec, isa)
     if fast is not None:
         cycles = fast.cycles
     return cycles / CLOCK + (stage.seconds if stage else 0.0)
