@@ -15,12 +15,14 @@ from typing import Any
 import passes as pass_library
 import targets as target_library
 from dlcc.accuracy import labels_in, scores_output
+from dlcc.analysis.certificates import Assignment, certify, digest, with_kernels
 from dlcc.artifact import Artifact, Pack, check_output, check_pack, write_artifact
 from dlcc.data import LABEL_KEYS, batches_from, load_npz, named_inputs, split_batches
 from dlcc.errors import DlccError, ExitCode
 from dlcc.frontends import load_graph
 from dlcc.ir import Graph
 from dlcc.ir.encodings import Array
+from dlcc.ir.text import files_of
 from dlcc.lowering.choice import choose
 from dlcc.lowering.lower import lower
 from dlcc.lowering.predict import CostModel
@@ -73,6 +75,7 @@ class CompileOptions:
         embed: put the weights into the library.
         pack: "speed" for a weights file that is mapped as it is, "size" for a small one that is
             unpacked when the network is loaded; same results.
+        keep_ir: write the compiled graph into the artifact too (``.dlir`` and ``.npz``).
         without: rows of the target's kernel table that may not be used (``winograd``, say).
         fuse: run layers band by band where that keeps large values in the cache; same results.
         verify_numerics: samples on which exact passes are checked (0: none).
@@ -92,6 +95,7 @@ class CompileOptions:
     emit: tuple[str, ...] = ("so",)
     embed: bool = False
     pack: Pack = "speed"
+    keep_ir: bool = False
     without: tuple[str, ...] = ()
     fuse: bool = True
     verify_numerics: int = 0
@@ -140,6 +144,7 @@ class Optimised:
     remarks: tuple[Remark, ...]
     passes: tuple[PassRecord, ...]
     recipe: Recipe | None = None
+    assigned: Mapping[str, Assignment] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -192,8 +197,14 @@ def optimise(
         dump_dir=options.dump_dir,
     )
     records = manager.run(graph, context).records
-    remarks = context.remarks
-    return Optimised(graph, print_pipeline(pipeline), tuple(remarks), tuple(records), recipe)
+    return Optimised(
+        graph,
+        print_pipeline(pipeline),
+        tuple(context.remarks),
+        tuple(records),
+        recipe,
+        context.assigned,
+    )
 
 
 def _selection(names: tuple[str, ...]) -> Selection:
@@ -243,6 +254,7 @@ def compile(
     chooser = choose if chosen.tuning is None else TuningDatabase.load(Path(chosen.tuning)).choose
     marks = [time.perf_counter()]
     optimised = optimise(model, chosen, progress, target)
+    certificates = certify(optimised.graph, optimised.assigned)
     marks.append(time.perf_counter())
     program = lower(
         optimised.graph,
@@ -256,7 +268,13 @@ def compile(
     marks.append(time.perf_counter())
     program.report.update(_report(optimised))
     progress("link", 0.0)
-    told = {"pipeline": optimised.pipeline, "target": target.name}
+    layers = with_kernels(certificates, program.report["layers"])  # type: ignore[arg-type]
+    told = {
+        "pipeline": optimised.pipeline,
+        "target": target.name,
+        "certificates": [c.to_json() for c in layers],
+        "ir": digest(optimised.graph),
+    }
     if optimised.recipe is not None:
         told["recipe"] = optimised.recipe.text
     artifact = write_artifact(
@@ -266,6 +284,7 @@ def compile(
         embed=chosen.embed,
         pack=chosen.pack,
         manifest_extra=told,
+        documents=files_of(optimised.graph) if chosen.keep_ir else None,
     )
     progress("link", 1.0)
     marks.append(time.perf_counter())

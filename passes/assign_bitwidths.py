@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from dlcc.analysis.accumulators import Overflow
+from dlcc.analysis.certificates import Assignment
 from dlcc.ir import Graph
 from passes.base import PassContext, PassResult, option
 from passes.quantization.accumulate import Accumulator
@@ -78,6 +79,16 @@ class AssignBitwidths(Quantiser):
             self.accumulator, Overflow(self.overflow), self.guarantee, self.margin
         )
         return Assigner(prepared, register, stretch=self.scales == "channel")
+
+    def promises(self, fitter: Fitter) -> dict[str, Assignment]:
+        """What the accumulator holds, by the key of a layer."""
+        assert isinstance(fitter, Assigner)
+        return {
+            name: Assignment(
+                self.accumulator, self.overflow, self.guarantee, found.bounds.low, found.bounds.high
+            )
+            for name, found in fitter.assigned.items()
+        }
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Quantise in place.

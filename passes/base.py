@@ -29,6 +29,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from dlcc.analysis.certificates import Assignment
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Graph, Node
 from dlcc.ir.encodings import Array
@@ -129,6 +130,7 @@ class PassContext:
         remarks: every remark so far; passes read those of earlier passes here.
         channel_moments: ``loc`` of a layer -> mean and deviation of each output channel on the
             training data, as its batch norm knew them before it was folded.
+        assigned: name of a layer's result -> the accumulator for which a pass chose its widths.
     """
 
     calibration: Callable[[], Iterator[Batch]] | None = None
@@ -139,6 +141,7 @@ class PassContext:
     progress: Callable[[Progress], None] | None = None
     remarks: list[Remark] = field(default_factory=list)
     channel_moments: dict[str, tuple[Array, Array]] = field(default_factory=dict)
+    assigned: dict[str, Assignment] = field(default_factory=dict)
     _place: tuple[str, int, int] = ("", 0, 1)
 
     def rng(self, purpose: str) -> np.random.Generator:

@@ -165,3 +165,23 @@ def test_the_example(tmp_path: Path) -> None:
     optimised = dlcc.optimise(digits / "digits.onnx", options)
     kinds = [n.input(1).type.encoding.name for n in optimised.graph.nodes if n.op == "conv2d"]
     assert {"sparse", "affine", "ternary"} <= set(kinds)
+
+
+def test_certificates_name_the_width_of_the_kernels(tmp_path: Path) -> None:
+    graph = Graph("narrow")
+    x = graph.add_input("image", TensorType((1, 16, 8, 8)))
+    graph.set_outputs([conv(graph, conv(graph, x, 16, loc="a"), 16, loc="b")], ["y"])
+    rng = np.random.default_rng(0)
+    images = [{"image": rng.standard_normal((1, 16, 8, 8)).astype(np.float32)} for _ in range(8)]
+    for target, width in (("cpu:avx2", 16), ("cpu:avx512vnni", 32)):
+        dlcc.compile(
+            graph,
+            tmp_path / "out",
+            passes="assign-bitwidths{accumulator=16}",
+            target=target,
+            calibration=lambda: iter(images),
+        )
+        manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+        found = manifest["certificates"]
+        assert [c["accumulator"] for c in found] == [width, width]
+        assert all(c["bits"] <= 16 and c["assigned"]["accumulator"] == 16 for c in found)

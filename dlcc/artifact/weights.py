@@ -37,6 +37,21 @@ def content_hash(content: bytes) -> int:
     return int(total)
 
 
+def stored_hash(image: bytes) -> int:
+    """The hash of the content that a weights file holds, packed or not, as its header has it.
+
+    Raises:
+        ValueError: it is no weights file that this version of dlcc knows.
+    """
+    if len(image) < HEADER_BYTES or image[:8] != b"DLCCWTS\0":
+        raise ValueError("there is no header of a weights file")
+    (format_,) = struct.unpack_from("<I", image, 8)
+    places = {1: 32, 2: 48}
+    if format_ not in places:
+        raise ValueError(f"its format is {format_}")
+    return int(struct.unpack_from("<Q", image, places[format_])[0])
+
+
 def padded(content: bytes) -> bytes:
     """``content`` with zeros up to a multiple of the alignment."""
     return content + bytes(-len(content) % ALIGNMENT)

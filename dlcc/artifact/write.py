@@ -41,6 +41,7 @@ def write_artifact(
     embed: bool = False,
     pack: Pack = "speed",
     manifest_extra: Mapping[str, object] | None = None,
+    documents: Mapping[str, bytes] | None = None,
 ) -> manifests.Artifact:
     """Compiles, links and writes ``program``; equal arguments give equal bytes in every file.
 
@@ -53,6 +54,7 @@ def write_artifact(
         pack: "speed": the weights file is mapped as it is; "size": it is packed as small as it can
             be, and unpacked when an instance is made.
         manifest_extra: JSON values to add to manifest.json (source model, options, ...).
+        documents: further files, of which the library knows nothing, by suffix of the C name.
 
     Raises:
         DlccError: OUTPUT if the folder cannot be written or holds something else; USAGE for an
@@ -72,6 +74,8 @@ def write_artifact(
         with tempfile.TemporaryDirectory(prefix="dlcc-") as work:
             options = _Options(tuple(sorted(set(emit))), embed, pack)
             contents, facts = _build(program, Path(work), options)
+        stem = c_identifier(program.name)
+        contents |= {f"{stem}{suffix}": text for suffix, text in (documents or {}).items()}
         record = _manifest(program, contents, facts, dict(manifest_extra or {}))
         contents[manifests.NAME] = manifests.dump_json(record)
         for name, content in contents.items():

@@ -31,7 +31,7 @@ EXIT_CODES = {
     ExitCode.TARGET: "unknown target, or this machine lacks a CPU feature",
     ExitCode.ARTIFACT: "the artifact is missing, truncated, corrupt or of another version",
     ExitCode.OUTPUT: "the output cannot be written",
-    ExitCode.VERIFICATION: "--verify-numerics found a change that must not be",
+    ExitCode.VERIFICATION: "--verify-numerics or --verify found a difference that must not be",
 }
 """What each exit code means: the text of ``--help`` and of docs/cli.md."""
 

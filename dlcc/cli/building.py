@@ -170,6 +170,9 @@ def compile_model(
         bool, typer.Option("--embed", help="Put the weights into the library.")
     ] = False,
     pack: PackOption = "speed",
+    keep_ir: Annotated[
+        bool, typer.Option("--keep-ir", help="Write the compiled graph into the folder too.")
+    ] = False,
     without: WithoutOption = None,
     no_fuse: Annotated[
         bool, typer.Option("--no-fuse", help="Run layers one by one, never band by band.")
@@ -202,6 +205,7 @@ def compile_model(
         emit=kinds,
         embed=embed,
         pack=check_pack(pack),
+        keep_ir=keep_ir,
         without=split_names(without),
         fuse=not no_fuse,
         verify_numerics=verify_numerics,

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dlcc.cli.building import CalibOption
 from dlcc.cli.common import JsonOption, ShapeOption, ThreadsOption, parse_shapes
 from dlcc.cli.console import Console, Table, bytes_text, count_text
 from dlcc.cli.layers import LimitsOption, limits_from, show_profile
+from dlcc.cli.verifying import SourceOption, VerifyOption, show_certificates
 from dlcc.errors import DlccError, ExitCode
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ def inspect_network(
     recipe: Annotated[
         bool, typer.Option("--recipe", help="Print the recipe it was compiled by (artifacts).")
     ] = False,
+    verify: VerifyOption = False,
+    source: SourceOption = None,
+    calib: CalibOption = None,
     shape: ShapeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -54,7 +59,13 @@ def inspect_network(
     console = Console(as_json)
     from dlcc.inspection import inspect_artifact, inspect_model
 
+    for option, path in (("--from", source), ("--calib", calib)):
+        if path is not None and not verify:
+            raise DlccError(ExitCode.USAGE, f"{option} is for --verify", fix="add --verify")
     if network.is_dir():
+        if verify:
+            show_certificates(console, network, source, calib, parse_shapes(shape))
+            return
         if shape:
             raise _only_for("--shape", "models", network)
         if recipe:
@@ -67,7 +78,7 @@ def inspect_network(
         )
     else:
         given = {"--profile": profile, "--inputs": inputs, "--bytes": every_byte}
-        for option, value in {**given, "--recipe": recipe}.items():
+        for option, value in {**given, "--recipe": recipe, "--verify": verify}.items():
             if value:
                 raise _only_for(option, "artifacts", network)
         from dlcc.frontends import load_graph

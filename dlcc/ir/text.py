@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import re
 import zipfile
@@ -370,12 +371,20 @@ def parse_graph(text: str, sidecar: Mapping[str, Array], source: str = "<text>")
     return _Parser(text, sidecar, source).graph()
 
 
+def files_of(graph: Graph) -> dict[str, bytes]:
+    """What is stored of a graph: its text (.dlir) and the contents of its constants (.npz)."""
+    sidecar: Sidecar = {}
+    text = print_graph(graph, sidecar)
+    arrays = io.BytesIO()
+    np.savez(arrays, allow_pickle=False, **{k: sidecar[k] for k in sorted(sidecar)})
+    return {".dlir": text.encode(), ".npz": arrays.getvalue()}
+
+
 def save(graph: Graph, path: Path) -> None:
     """Write ``path`` (.dlir) and its sidecar ``path`` with suffix .npz."""
-    sidecar: Sidecar = {}
-    path.write_text(print_graph(graph, sidecar), encoding="utf-8")
-    with path.with_suffix(".npz").open("wb") as file:
-        np.savez(file, allow_pickle=False, **{k: sidecar[k] for k in sorted(sidecar)})
+    files = files_of(graph)
+    path.write_bytes(files[".dlir"])
+    path.with_suffix(".npz").write_bytes(files[".npz"])
 
 
 def load(path: Path) -> Graph:
@@ -406,6 +415,7 @@ def graphs_equal(a: Graph, b: Graph) -> bool:
 
 __all__ = [
     "encoding_text",
+    "files_of",
     "graphs_equal",
     "load",
     "parse_graph",

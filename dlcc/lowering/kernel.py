@@ -84,6 +84,8 @@ class KernelPlan:
         kernel: short name of the kernel for the report, e.g. ``amx 2x2 tiles``.
         compressed: the weights are read in a form of their compressed encoding, not decoded.
         transforms: constants that are larger than what they were made from, by name.
+        sum_bits: width of the registers in which integer products are summed; what is proven to fit
+            fewer than 32 bits may be, in part.
     """
 
     steps: tuple[KernelStep, ...]
@@ -94,6 +96,7 @@ class KernelPlan:
     kernel: str = ""
     compressed: bool = False
     transforms: dict[str, FilterTransform] = field(default_factory=dict)
+    sum_bits: int = 32
 
 
 def name_key(stem: str, *determines: object) -> str:

@@ -331,6 +331,7 @@ def _layer_report(choice: Choice, functions: list[str]) -> dict[str, object]:
         "kernel": choice.row.name,
         "variant": choice.plan.kernel,
         **_decoding(choice),
+        "sum_bits": choice.plan.sum_bits,
         "functions": functions,
         "predicted_seconds": choice.seconds,
         **({"tuned": choice.tuned} if choice.tuned else {}),
@@ -432,6 +433,22 @@ def lower(
         transforms=assembler.transforms,
         report={"target": target.name, "layers": layers, "fusion": fused},
     )
+
+
+def packed_weights(graph: Graph, target: Target, chooser: Chooser) -> bytes:
+    """The content of the weights file that :func:`lower` makes, without any code.
+
+    Args:
+        graph: the network after all passes; it is not changed.
+        target: the machine.
+        chooser: picks the kernel of a layer.
+    """
+    weights = _Weights()
+    for node in prepare(graph).nodes:
+        if not is_aliased(node):
+            for name, array in chooser(node, target).plan.constants.items():
+                weights.add(array, node.loc, name, "")
+    return bytes(weights.blob)
 
 
 def _info(name: str, value: Value) -> TensorInfo:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,41 @@ def candidates(node: Node, target: Target, limit: int) -> list[Candidate]:
     for rank in range(max(map(len, lists))):
         found += [ways[rank] for ways in lists if rank < len(ways)]
     return found[:limit]
+
+
+@dataclass
+class Chosen:
+    """Chooses for a network again what was chosen before.
+
+    Attributes:
+        names: of the candidates (:attr:`Candidate.name`), layer by layer.
+    """
+
+    names: list[str]
+
+    @staticmethod
+    def of(layers: Sequence[Mapping[str, Any]]) -> Chosen:
+        """The choices of a report of :func:`dlcc.lowering.lower.lower`."""
+        return Chosen([str(row.get("tuned") or row["kernel"]) for row in layers])
+
+    def __call__(self, node: Node, target: Target) -> Choice:
+        """The choice of the next layer.
+
+        Raises:
+            DlccError: VERIFICATION, if this version of dlcc has no such kernel for it.
+        """
+        name = self.names.pop(0) if self.names else "nothing"
+        row_name, _, variant = name.partition(" ")
+        row = next((r for r in target.rows_for(node) if r.name == row_name), None)
+        if row is None or (variant and variant not in row.variants(node)):
+            raise DlccError(
+                ExitCode.VERIFICATION,
+                "a kernel cannot be chosen again",
+                where=node.loc,
+                why=f"target {target.name} has no {name} for it in this version of dlcc",
+                fix="compile the model again",
+            )
+        return Choice(node, row, Candidate(row, variant, 0.0).plan(node), 0.0)
 
 
 @dataclass

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from dlcc.analysis.certificates import Assignment
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Affine, Graph
 from dlcc.ops.base import Quantised, op_of
@@ -116,6 +117,7 @@ class Quantiser(Pass):
         if fixed is None:
             self._explain_inputs(graph, plan, samples, widths, result)
         self._account(graph, fitter, report, result)
+        context.assigned.update(self.promises(fitter))
         result.statistics.update(quantize_nodes=borders[0], dequantize_nodes=borders[1])
         return result
 
@@ -263,6 +265,10 @@ class Quantiser(Pass):
         result.statistics["exact_layers"] = report.exact
         if report.sqnr:
             result.statistics["worst_layer_sqnr_db"] = round(float(min(report.sqnr.values())), 2)
+
+    def promises(self, fitter: fit.Fitter) -> dict[str, Assignment]:
+        """For which accumulators layers were given their widths, by the key of the layer."""
+        return {}
 
     @abstractmethod
     def describe_layer(

@@ -260,6 +260,13 @@ def weight_array(node: Node) -> Array:
     return stored_weight(weight.constant, weight.type, coded)
 
 
+def known_codes(node: Node) -> bool:
+    """Whether the weight's codes are there: a cost may be asked for before anything is rounded."""
+    constant = node.input(1).constant
+    values = None if constant is None else constant.parts.get("values")
+    return values is not None and values.dtype.kind in "iu"
+
+
 def stored_weight(constant: Constant, type_: TensorType, codes: bool) -> Array:
     """A weight as it is stored if that is dense; else its codes, or (``codes`` false) decoded."""
     if isinstance(type_.encoding, Dense | Affine | BFloat16):

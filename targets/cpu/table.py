@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from dlcc.ir import Affine, Node
@@ -28,6 +29,8 @@ from targets.cpu.sparse import sparse_rows
 
 MOST_BLOCKS = 8
 """Register blocks beside the predicted best that may be measured."""
+
+_UNPROVEN = "nothing is proven of weights that have no codes yet"
 
 
 class _Row(KernelRow):
@@ -119,7 +122,7 @@ class PairConvRow(ConvRow):
         why = super().refuses(node)
         if not why and not isinstance(node.input(0).type.encoding, Affine):
             why = "the activations are not codes"
-        return why
+        return why or ("" if layers.known_codes(node) else _UNPROVEN)
 
     def cost(self, node: Node) -> float:
         """By the blocking's cycles, the extra steps and the bytes of weights and staging."""
@@ -274,6 +277,8 @@ class ShortDepthwiseRow(DepthwiseRow):
         why = super().refuses(node)
         if why or not isinstance(node.input(0).type.encoding, Affine):
             return why or "the activations are not codes"
+        if not layers.known_codes(node):
+            return _UNPROVEN
         made, data = layers.layer_constants(node), proofs.code_bounds(node.input(0))
         bits = result_bits(layers.conv_spec(node), made.weights, made.bias, data)
         return f"its sums take {bits} bits" if bits > SHORT else ""
@@ -286,7 +291,8 @@ class ShortDepthwiseRow(DepthwiseRow):
         """As the other row does it, twice as many channels at a time."""
         made, data = layers.layer_constants(node), proofs.code_bounds(node.input(0))
         constants = (made.weights, made.bias, made.multiplier, made.ratio)
-        return depthwise(layers.conv_spec(node), self.isa, *constants, short=data)
+        plan = depthwise(layers.conv_spec(node), self.isa, *constants, short=data)
+        return replace(plan, sum_bits=SHORT)
 
 
 class MatmulRow(_Row):

@@ -7,7 +7,7 @@ import pytest
 
 import dlcc
 from dlcc.errors import DlccError
-from dlcc.ir import Affine, Graph, Node, Sparse, TensorType
+from dlcc.ir import Affine, Constant, Graph, Node, Sparse, TensorType
 from dlcc.lowering.choice import choose
 from dlcc.lowering.predict import CostModel, rounded
 from dlcc.ops import build
@@ -88,3 +88,16 @@ def test_ops_without_products_stay_what_they_are() -> None:
 def test_a_layer_that_no_row_serves_is_an_error() -> None:
     with pytest.raises(DlccError, match="no kernel of target cpu:avx512vnni serves"):
         CostModel(TARGET.without([r.name for r in TARGET.rows]))(layer())
+
+
+@pytest.mark.parametrize("groups", [1, 16])
+def test_nothing_is_proven_of_weights_without_codes(groups: int) -> None:
+    graph = Graph("net")
+    x = graph.add_input("x", TensorType((1, 16, 9, 9)))
+    graph.set_outputs([conv(graph, x, 16, loc="a", groups=groups)], ["y"])
+    target = get_target("cpu:avx2")
+    layer = rounded(graph.nodes[0], 8)
+    assert not choose(layer, target).row.name.endswith("-16")
+    weight = layer.input(1)
+    weight.constant = Constant({})
+    assert CostModel(target, 8)(layer) > 0

@@ -27,6 +27,7 @@ from targets.cpu.kernels.gemm import (
 from targets.cpu.kernels.implicit import gemm_function
 from targets.cpu.kernels.packed_bits import Codes
 from targets.cpu.kernels.pairs import (
+    BITS,
     EXTRA_CYCLES,
     EXTRA_STEPS,
     PairSums,
@@ -310,6 +311,7 @@ def conv2d(
         features=features_of(isa, geo.unit),
         kernel=f"conv-{geo.unit.kind}{form}{summed_text(pairs)}",
         compressed=coded is not None,
+        sum_bits=32 if pairs is None else BITS,
     )
 
 

@@ -1,0 +1,194 @@
+"""inspect --verify: an artifact's certificates of accumulators, computed again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dlcc.cli.console import Console, Table
+from dlcc.errors import DlccError, ExitCode
+
+if TYPE_CHECKING:
+    from dlcc.analysis.certificates import Certificate
+    from dlcc.artifact import Artifact
+    from dlcc.ir import Graph
+
+VerifyOption = Annotated[
+    bool,
+    typer.Option("--verify", help="Compute what the accumulators can reach again (artifacts)."),
+]
+SourceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="MODEL",
+        help="For --verify: the model that was compiled, or its graph (.dlir).",
+        show_default="the graph in the artifact",
+    ),
+]
+
+
+def show_certificates(
+    console: Console, folder: Path, source: Path | None, calib: Path | None, shapes: dict[str, Any]
+) -> None:
+    """Verify an artifact's certificates and print them.
+
+    Raises:
+        DlccError: VERIFICATION, if they are not those of the network.
+    """
+    from dlcc.analysis.certificates import check
+    from dlcc.artifact import Artifact
+
+    artifact = Artifact.open(folder)
+    artifact.verify()
+    stated = artifact.manifest.get("certificates")
+    if not isinstance(stated, list):
+        raise DlccError(
+            ExitCode.ARTIFACT,
+            "the artifact has no certificates",
+            where=str(folder),
+            why="an older dlcc compiled it",
+            fix="compile the model again",
+        )
+    graph = _graph(artifact, source, calib, shapes)
+    found = check(stated, graph, str(folder))
+    _check_graph(artifact, graph, source)
+    _check_weights(artifact, graph)
+    console.json({"artifact": folder, "certificates": [c.to_json() for c in found]})
+    _show(console, stated, found)
+
+
+def _graph(
+    artifact: Artifact, source: Path | None, calib: Path | None, shapes: dict[str, Any]
+) -> Graph:
+    """The graph that was compiled: kept in the artifact, given, or made again from the model."""
+    from dlcc.analysis.certificates import digest
+    from dlcc.driver import CompileOptions, optimise
+    from dlcc.frontends import load_graph
+    from targets import get_target
+
+    manifest = artifact.manifest
+    if source is None:
+        kept = artifact.path(".dlir")
+        if kept is None:
+            raise DlccError(
+                ExitCode.USAGE,
+                "the artifact does not hold the graph that was compiled",
+                where=str(artifact.folder),
+                why="kernels store weights in an order of their own",
+                fix="give the model with --from, or compile with --keep-ir",
+            )
+        return load_graph(kept)
+    graph = load_graph(source, shapes=shapes)
+    if source.suffix == ".dlir" and digest(graph) == manifest["ir"]:
+        return graph
+    options = CompileOptions(
+        target=str(manifest["target"]),
+        passes=str(manifest["pipeline"]),
+        calibration=calib,
+    )
+    return optimise(graph, options, target=get_target(options.target)).graph
+
+
+def _check_graph(artifact: Artifact, graph: Graph, source: Path | None) -> None:
+    """The certificates fit the graph; so must the rest.
+
+    Raises:
+        DlccError: VERIFICATION, if it is not the graph that was compiled.
+    """
+    from dlcc.analysis.certificates import digest
+
+    if digest(graph) == artifact.manifest["ir"]:
+        return
+    raise DlccError(
+        ExitCode.VERIFICATION,
+        "the graph is not the one that was compiled",
+        where=str(source or artifact.folder),
+        why="its SHA-256 is not the manifest's",
+        fix="give the same model, shapes and calibration data that it was compiled from",
+    )
+
+
+def _check_weights(artifact: Artifact, graph: Graph) -> None:
+    """Pack the graph's constants for the artifact's kernels: these are the bytes that it holds.
+
+    Raises:
+        DlccError: VERIFICATION, if they are not; ARTIFACT, if there are none to be found.
+    """
+    from dlcc.artifact.weights import content_hash, padded, stored_hash
+    from dlcc.lowering.lower import packed_weights
+    from dlcc.lowering.tuning import Chosen
+    from targets import get_target
+
+    report = json.loads((artifact.folder / "report.json").read_bytes())
+    chooser = Chosen.of(report["layers"])
+    target = get_target(str(artifact.manifest["target"]))
+    wanted = content_hash(padded(packed_weights(graph, target, chooser)))
+    try:
+        found = stored_hash(_weights_image(artifact))
+    except ValueError as error:
+        raise DlccError(
+            ExitCode.ARTIFACT,
+            "the weights of the artifact cannot be found",
+            where=str(artifact.folder),
+            why=str(error),
+            fix="compile the model again",
+        ) from None
+    if found != wanted:
+        raise DlccError(
+            ExitCode.VERIFICATION,
+            "the weights of the artifact are not those of the graph",
+            where=str(artifact.folder),
+            why=f"packed for its kernels they have the hash {wanted:016x}, stored is {found:016x}",
+            fix="compile the model again",
+        )
+
+
+def _weights_image(artifact: Artifact) -> bytes:
+    """The weights file, or its copy in the library.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    from dlcc.artifact.csource import WEIGHTS_SECTION
+    from dlcc.artifact.elf import ElfFile
+
+    path = artifact.path(".weights")
+    if path is not None:
+        return path.read_bytes()
+    for suffix in (".so", ".o"):
+        path = artifact.path(suffix)
+        if path is None:
+            continue
+        data = path.read_bytes()
+        for section in ElfFile(data).sections:
+            if section.name == WEIGHTS_SECTION:
+                return data[section.offset : section.offset + section.size]
+    raise ValueError("they are in a static library alone; compile with --emit so,a")
+
+
+def _show(console: Console, stated: Sequence[dict[str, Any]], found: Sequence[Certificate]) -> None:
+    if not found:
+        console.line("no integer layers")
+        return
+    rows = []
+    for old, new in zip(stated, found, strict=True):
+        promise = new.assigned
+        said = "" if promise is None else f"{promise.accumulator} bits for {promise.guarantee}"
+        sums = f"{new.low}..{new.high}"
+        row = (new.layer, new.terms, sums, new.bits, new.guarantee, old["accumulator"], said)
+        rows.append(row)
+    heads = ("layer", ">terms", "accumulator", ">bits", "for these", ">kernel", "assigned")
+    console.table(Table(heads, rows))
+    console.line()
+    console.line(
+        f"{len(found)} certificates computed again, from the weights that the kernels read: "
+        "no accumulator overflows"
+    )
+
+
+__all__ = ["SourceOption", "VerifyOption", "show_certificates"]
