@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import struct
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,7 +14,7 @@ import numpy as np
 
 from dlcc.artifact import coder
 from dlcc.artifact.coder import Stream
-from dlcc.artifact.forms import KINDS, Stored, number, smallest
+from dlcc.artifact.forms import KINDS, Array, Stored, number, smallest
 from dlcc.artifact.weights import HEADER_BYTES, content_hash, padded
 from dlcc.errors import DlccError, ExitCode
 from dlcc.program import FilterTransform, Program, WeightEntry
@@ -153,13 +152,14 @@ def _shares(
 
 def _information(parts: list[bytes]) -> Iterator[float]:
     """Bits of each part by the frequencies of bytes in all of them."""
-    counts = Counter(b"".join(parts))
-    whole = sum(counts.values())
-    bits = np.zeros(256)
-    for byte, count in counts.items():
-        bits[byte] = -np.log2(count / whole) + 1e-9
+    counts = sum(_histogram(part) for part in parts)
+    bits = -np.log2(np.maximum(counts, 1) / np.sum(counts)) + 1e-9
     for part in parts:
-        yield float(bits[np.frombuffer(part, np.uint8)].sum())
+        yield float(bits @ _histogram(part))
+
+
+def _histogram(data: bytes) -> Array:
+    return np.bincount(np.frombuffer(data, np.uint8), minlength=256)
 
 
 def _split(size: int, weights: list[float]) -> list[int]:

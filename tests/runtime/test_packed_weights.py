@@ -265,6 +265,28 @@ def test_packs_do_not_take_each_others_files(kernels: bytes, tmp_path: Path) -> 
         load(_replace(mapped, tmp_path / "copy", image))
 
 
+def test_memory_that_is_not_there_is_an_error(kernels: bytes, tmp_path: Path) -> None:
+    """48 MB of zeros take nothing in the file; the process may have less than that."""
+    program = _program(kernels, [np.zeros(12 << 20, np.uint32)])
+    artifact = write_artifact(program, tmp_path / "out", pack="size")
+    assert artifact.manifest["files"]["net.weights"]["size"] < 1000
+    (tmp_path / "main.c").write_text(
+        "#include <stdio.h>\n#include <string.h>\n#include <sys/resource.h>\n"
+        '#include "net.h"\n'
+        "int main(int count, char **arguments) {\n"
+        "  struct rlimit limit = {(rlim_t)32 << 20, (rlim_t)32 << 20};\n  net_t *net;\n"
+        "  if (count != 2 || setrlimit(RLIMIT_AS, &limit) != 0) return 2;\n"
+        "  if (net_create(arguments[1], 1, &net) != NET_OUT_OF_MEMORY || net) return 1;\n"
+        "  puts(net_error());\n  return 0;\n}\n"
+    )
+    flags = [f"-I{tmp_path / 'out'}", f"-Wl,-rpath,{tmp_path / 'out'}", tmp_path / "main.c"]
+    zig_cc("-D_GNU_SOURCE", *flags, tmp_path / "out" / "libnet.so", "-o", tmp_path / "main")
+    command = [tmp_path / "main", tmp_path / "out" / "net.weights"]
+    done = subprocess.run(command, capture_output=True, text=True, env={})
+    assert done.returncode == 0
+    assert done.stdout == "no memory for the unpacked weights of 50331712 bytes\n"
+
+
 @pytest.mark.parametrize("sanitizer", [None, "address,undefined"])
 def test_no_damage_leads_out_of_the_memory(
     sanitizer: str | None, artifact: Artifact, tmp_path: Path
