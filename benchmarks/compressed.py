@@ -70,6 +70,9 @@ CODEBOOKS = {
     "codebook4": (Codebook(4), (16,)),
     "product4x4": (ProductCodebook(4, 4), (2304, 16, 4)),
     "product4x8": (ProductCodebook(4, 8), (1152, 16, 8)),
+    "outputs4x8": (ProductCodebook(4, 8, True, "output"), (1, 16, 8)),
+    "outputs8x8": (ProductCodebook(8, 8, True, "output"), (1, 256, 8)),
+    "outputs8x16": (ProductCodebook(8, 16, True, "output"), (1, 256, 16)),
 }
 """Encodings whose contents are drawn at random, as clustering takes long: shape of the codebook."""
 

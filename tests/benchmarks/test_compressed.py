@@ -49,12 +49,12 @@ def test_low_bits_hold_every_weight(pattern, monkeypatch):
 
 @pytest.mark.parametrize("pattern", compressed.CODEBOOKS)
 def test_codebooks_are_drawn_at_random(pattern, monkeypatch):
-    monkeypatch.setitem(compressed.SHAPES, "fc", ("linear", (1, 9216), (4, 9216), {}))
+    monkeypatch.setitem(compressed.SHAPES, "fc", ("linear", (1, 9216), (16, 9216), {}))
     graph = compressed.graph_of(Row("fc", pattern, 32))
     stored = graph.nodes[-1].input(1)
-    assert stored.decoded().shape == (4, 9216)
+    assert stored.decoded().shape == (16, 9216)
     assert stored.type.encoding.name in ("codebook", "product_codebook")
-    assert dlcc.execute(graph, {"x": np.ones((1, 9216), np.float32)})["y"].shape == (1, 4)
+    assert dlcc.execute(graph, {"x": np.ones((1, 9216), np.float32)})["y"].shape == (1, 16)
 
 
 def test_break_even_lies_where_the_times_cross():
