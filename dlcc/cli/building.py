@@ -86,6 +86,10 @@ PrintAfterOption = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
+NoFuseOption = Annotated[
+    bool, typer.Option("--no-fuse", help="Run layers one by one, never band by band.")
+]
+
 WithoutOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -174,9 +178,7 @@ def compile_model(
         bool, typer.Option("--keep-ir", help="Write the compiled graph into the folder too.")
     ] = False,
     without: WithoutOption = None,
-    no_fuse: Annotated[
-        bool, typer.Option("--no-fuse", help="Run layers one by one, never band by band.")
-    ] = False,
+    no_fuse: NoFuseOption = False,
     print_before: PrintBeforeOption = None,
     print_after: PrintAfterOption = None,
     dump_dir: DumpOption = None,
