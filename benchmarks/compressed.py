@@ -35,6 +35,7 @@ from dlcc.ir import (
     Graph,
     Grouped,
     ProductCodebook,
+    ResidualCodebook,
     Sparse,
     TensorType,
     Ternary,
@@ -68,11 +69,15 @@ LOW_BITS: dict[str, Callable[[np.ndarray], Encoding]] = {
 
 CODEBOOKS = {
     "codebook4": (Codebook(4), (16,)),
+    **{f"codebook{bits}": (Codebook(bits), (1 << bits,)) for bits in (5, 6, 8)},
     "product4x4": (ProductCodebook(4, 4), (2304, 16, 4)),
     "product4x8": (ProductCodebook(4, 8), (1152, 16, 8)),
     "outputs4x8": (ProductCodebook(4, 8, True, "output"), (1, 16, 8)),
     "outputs8x8": (ProductCodebook(8, 8, True, "output"), (1, 256, 8)),
     "outputs8x16": (ProductCodebook(8, 16, True, "output"), (1, 256, 16)),
+    "product8x4": (ProductCodebook(8, 4, shared=True), (1, 256, 4)),
+    "residual4x8": (ResidualCodebook(4, 8, 2), (2, 16, 8)),
+    "residual8x8": (ResidualCodebook(8, 8, 2), (2, 256, 8)),
 }
 """Encodings whose contents are drawn at random, as clustering takes long: shape of the codebook."""
 
@@ -135,6 +140,7 @@ def coded_at_random(
     """A weight of one of CODEBOOKS."""
     encoding, book = CODEBOOKS[pattern]
     runs = int(np.prod(shape)) // (book[2] if len(book) > 1 else 1)
+    runs *= getattr(encoding, "stages", 1)
     values = rng.integers(0, 256, runs * encoding.bits // 8, dtype=np.uint8)
     parts = {"values": values, "codebook": rng.standard_normal(book, np.float32)}
     return graph.add_stored(parts, TensorType(shape, encoding=encoding), name="w")

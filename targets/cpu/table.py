@@ -11,6 +11,7 @@ from dlcc.lowering.target import KernelRow
 from dlcc.ops import op_of
 from dlcc.ops.softmax import Softmax
 from targets.cpu import layers, proofs
+from targets.cpu.codebooks import WideLookupRow
 from targets.cpu.codes import QuantizeRow, TableRow
 from targets.cpu.default import DefaultRow
 from targets.cpu.isa import Isa
@@ -369,6 +370,7 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         *rows,
         *sparse_rows(isa),
         *packed_rows(isa),
+        WideLookupRow(isa),
         *sign_rows(isa),
         RoundPlanesRow(isa),
         QuantizeRow(isa),
