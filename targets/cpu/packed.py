@@ -19,6 +19,7 @@ from targets.cpu.kernels import conv, lookup_gemv, packed_gemv
 from targets.cpu.kernels.lookup_gemv import Coded, sign_book, sign_codes
 from targets.cpu.kernels.packed_bits import Codes
 from targets.cpu.kernels.sparse_layer import Layer
+from targets.cpu.looked_up import LookupGemmRow
 from targets.cpu.output_runs import OutputRunsRow
 
 
@@ -250,5 +251,5 @@ class LookupGemvRow(KernelRow):
 def packed_rows(isa: Isa) -> list[KernelRow]:
     """All rows for packed weights that this feature level can run."""
     rows: list[KernelRow] = [PackedGemvRow(isa), LookupGemvRow(isa), PackedGemmRow(isa)]
-    rows += [GroupedGemvRow(isa), OutputRunsRow(isa)]
+    rows += [GroupedGemvRow(isa), OutputRunsRow(isa), LookupGemmRow(isa)]
     return [*rows, AmxPackedGemmRow(isa)] if isa.dot == "amx" else rows

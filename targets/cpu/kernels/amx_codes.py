@@ -36,7 +36,7 @@ class TileRing:
         first: first channel block of the layer that the group takes (an expression).
     """
 
-    unpacking: Unpacking
+    unpacking: Unpacking[Any]
     steps: int
     turns: int
     count: int
@@ -58,12 +58,12 @@ class TileRing:
     @property
     def tile(self) -> int:
         """Bytes of a tile in the ring."""
-        return self.chunks * self.unpacking.panel.chunk
+        return int(self.chunks * self.unpacking.panel.chunk)
 
     def start(self) -> None:
         """Fills the ring for the first steps of the first block."""
         kb = self.kb
-        self.tables = self.unpacking.load_tables()
+        self.tables = self.unpacking.load_tables(self.first)
         self.used = kb.alloc("int32", 1)
         kb.store(self.used, 0, kb.const(0, "int32"))
         with kb.loop(0, DISTANCE, "early") as position:

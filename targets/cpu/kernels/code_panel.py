@@ -18,9 +18,10 @@ in half a byte: so the codes may stand for any numbers that are a sum over the p
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Literal
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 
@@ -52,17 +53,52 @@ AHEAD = 2048
 
 
 @dataclass(frozen=True)
-class Panel:
-    """How a layer's weights are stored.
+class Packing(ABC):
+    """How a layer's weights are stored and unpacked.
+
+    ``form``: what is unpacked at a time: a group of channel blocks, some steps, or a tile.
+    """
+
+    form: Form
+
+    word: ClassVar[int] = 1
+    """Bytes of an element of the buffer of codes."""
+
+    @property
+    @abstractmethod
+    def chunk(self) -> int:
+        """Weights that a chunk makes."""
+
+    @property
+    @abstractmethod
+    def stored(self) -> int:
+        """Elements of the buffer of codes that a chunk takes."""
+
+    @property
+    @abstractmethod
+    def vector_weights(self) -> int:
+        """Weights of a vector."""
+
+    @property
+    @abstractmethod
+    def cycles(self) -> float:
+        """Cycles of looking up one vector."""
+
+    def chunks(self, piece: int) -> int:
+        """Chunks of ``piece`` weights; the last one may be half empty."""
+        return ceil(piece / self.chunk)
+
+
+@dataclass(frozen=True)
+class Panel(Packing):
+    """Codes that stand for whole bytes.
 
     Attributes:
-        form: what is unpacked at a time: a group of channel blocks, some steps, or a tile.
         bits: of a code.
         vector: bytes of a vector register.
         permute: bytes are permuted across the register, which needs no masks (``vpermb``).
     """
 
-    form: Form
     bits: int
     vector: int
     permute: bool
@@ -78,6 +114,11 @@ class Panel:
         return Codes(self.bits, 0).planes
 
     @property
+    def vector_weights(self) -> int:
+        """One a byte."""
+        return self.vector
+
+    @property
     def chunk(self) -> int:
         """Bytes of the panel that a chunk makes."""
         return GRAIN[self.bits] * self.vector
@@ -86,10 +127,6 @@ class Panel:
     def stored(self) -> int:
         """Bytes of the codes of a chunk."""
         return self.chunk * self.bits // 8
-
-    def chunks(self, piece: int) -> int:
-        """Chunks of ``piece`` bytes; the last one may be half empty."""
-        return ceil(piece / self.chunk)
 
     @property
     def cycles(self) -> float:
@@ -100,7 +137,7 @@ class Panel:
 
 
 def coded_piece(gemm: Gemm, unit: Unit, form: Form) -> int:
-    """Bytes of weights that are coded by themselves: a channel block, one of its runs, a tile."""
+    """Weights that are coded by themselves: a channel block, one of its runs, a tile."""
     step, steps = unit.k * unit.lanes, ceil(gemm.run / unit.k)
     return step * {"panel": gemm.runs * steps, "steps": steps, "tiles": 1}[form]
 
@@ -136,21 +173,29 @@ def code_tables(codes: Codes, panel: Panel) -> np.ndarray:
     return np.tile(np.array(made).astype(np.int8), (1, panel.vector >> _HALF))
 
 
+P = TypeVar("P", bound=Packing)
+
+
 @dataclass
-class Unpacking:
+class Unpacking(ABC, Generic[P]):
     """The unpacking of one kernel that is being emitted.
 
-    ``codes``, ``tables``: its constants; ``y``: the buffer; ``piece``: bytes that are coded by
-    themselves (:attr:`Panel.form`); ``current``: which group the buffer of a panel holds.
+    ``codes``, ``tables``: its constants; ``y``: the buffer; ``piece``: weights that are coded by
+    themselves (:attr:`Packing.form`); ``current``: which group the buffer of a panel holds.
     """
 
     kb: tir.KernelBuilder
-    panel: Panel
+    panel: P
     codes: Any
     tables: Any
     y: Any
     piece: int
     current: Any = None
+
+    @staticmethod
+    @abstractmethod
+    def pointers(kb: tir.KernelBuilder) -> tuple[Any, Any]:
+        """The parameters: codes, tables."""
 
     def start(self) -> None:
         """At the top of the function: the buffer holds nothing of this call's."""
@@ -167,8 +212,8 @@ class Unpacking:
         """Unpacks ``count`` channel blocks from ``first``, unless the buffer holds this group."""
         kb, panel, chunks = self.kb, self.panel, self.chunks
         with kb.when(kb.load(self.current, 0) != group):
-            tables = self.load_tables()
             with kb.loop(0, count, "unpacked") as block:
+                tables = self.load_tables(first + block)
                 get = kb.let((first + block) * (chunks * panel.stored), "get")
                 put = kb.let(block * self.piece, "put")
                 with kb.loop(0, chunks, "chunk") as chunk:
@@ -176,7 +221,30 @@ class Unpacking:
                     self.chunk(tables, at, kb.let(put + chunk * panel.chunk, "panel_at"))
             kb.store(self.current, 0, group)
 
-    def load_tables(self) -> list[list[Any]]:
+    @abstractmethod
+    def load_tables(self, block: Any) -> list[list[Any]]:
+        """What codes of a channel block stand for."""
+
+    @abstractmethod
+    def chunk(self, tables: list[list[Any]], get: Any, put: Any) -> None:
+        """One chunk, from ``get`` of the codes to ``put`` of the buffer."""
+
+    def fetch(self, get: Any) -> None:
+        """Asks for codes that come later."""
+        panel = self.panel
+        for at in range(0, panel.stored, LINE // panel.word):
+            self.kb.prefetch(self.codes, get + (AHEAD // panel.word + at), level=1)
+
+
+class ByteUnpacking(Unpacking[Panel]):
+    """Codes to whole bytes."""
+
+    @staticmethod
+    def pointers(kb: tir.KernelBuilder) -> tuple[Any, Any]:
+        """Bytes."""
+        return kb.pointer("codes", "uint8"), kb.pointer("tables", "int8")
+
+    def load_tables(self, block: Any) -> list[list[Any]]:
         """The tables of each plane."""
         kb, panel, at, planes = self.kb, self.panel, 0, []
         for width, _ in panel.planes:
@@ -190,8 +258,7 @@ class Unpacking:
     def chunk(self, tables: list[list[Any]], get: Any, put: Any) -> None:
         """One chunk, from ``get`` of the codes to ``put`` of the buffer."""
         kb, size = self.kb, self.panel.vector
-        for line in range(0, self.panel.stored, LINE):
-            kb.prefetch(self.codes, get + (AHEAD + line), level=1)
+        self.fetch(get)
         values: list[Any] = [None] * GRAIN[self.panel.bits]
         vector = 0
         for (width, _), mine in zip(self.panel.planes, tables, strict=True):

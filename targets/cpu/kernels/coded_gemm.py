@@ -4,15 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import numpy as np
 
 from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels.amx_codes import SLOTS
 from targets.cpu.kernels.blocking import choose_blocking
-from targets.cpu.kernels.code_panel import Form, Panel, code_tables, coded_piece, pack_codes
+from targets.cpu.kernels.code_panel import (
+    ByteUnpacking,
+    Form,
+    Packing,
+    Panel,
+    Unpacking,
+    code_tables,
+    coded_piece,
+    pack_codes,
+)
 from targets.cpu.kernels.gemm import Gemm, Unit
 from targets.cpu.kernels.packed_bits import Codes
+from targets.cpu.kernels.real_panel import (
+    RealCodes,
+    RealPanel,
+    RealUnpacking,
+    pack_real,
+    real_tables,
+)
 from targets.cpu.kernels.tiles import tile_shape
 
 NEAR_PANEL = 24 << 10
@@ -26,6 +43,17 @@ BESIDE_TILES = 0.15
 """Part of the unpacking that takes time although the tile unit is what the kernel waits for."""
 
 
+def unpacking_of(panel: Packing) -> type[Unpacking[Any]]:
+    """What emits the unpacking."""
+    return RealUnpacking if isinstance(panel, RealPanel) else ByteUnpacking
+
+
+def _packing(form: Form, codes: Codes | RealCodes, isa: Isa) -> Panel | RealPanel:
+    if isinstance(codes, RealCodes):
+        return RealPanel.of(form, codes, isa)
+    return Panel.of(form, codes, isa)
+
+
 def _turns(gemm: Gemm, unit: Unit) -> int:
     """Blocks of pixels that take the same channels."""
     blocking, _ = choose_blocking(gemm, unit)
@@ -35,7 +63,8 @@ def _turns(gemm: Gemm, unit: Unit) -> int:
 def _panel_bytes(gemm: Gemm, unit: Unit) -> int:
     """Bytes of the weights of a group of channel blocks."""
     blocking, _ = choose_blocking(gemm, unit)
-    return blocking.channels.first[1] * coded_piece(gemm, unit, "panel")
+    size = np.dtype(unit.packed).itemsize
+    return blocking.channels.first[1] * coded_piece(gemm, unit, "panel") * size
 
 
 def _form(gemm: Gemm, unit: Unit, look_up: float) -> Form:
@@ -47,57 +76,74 @@ def _form(gemm: Gemm, unit: Unit, look_up: float) -> Form:
     return "steps" if each_time < look_up + store and not gemm.pixel_bundles else "panel"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CodedGemm:
     """A GEMM and the codes of its weights."""
 
     gemm: Gemm
     unit: Unit
-    codes: Codes
-    panel: Panel
+    codes: Codes | RealCodes
+    panel: Panel | RealPanel
 
     @staticmethod
-    def of(gemm: Gemm, unit: Unit, codes: Codes, isa: Isa) -> CodedGemm:
+    def of(gemm: Gemm, unit: Unit, codes: Codes | RealCodes, isa: Isa) -> CodedGemm:
         """For one instruction set.
 
         Signs take two bits where runs are filled up to whole steps, with zeros.
         """
-        if not codes.has_zero and gemm.run % unit.k:
+        if isinstance(codes, Codes) and not codes.has_zero and gemm.run % unit.k:
             codes = Codes.signed(2)
-        form = _form(gemm, unit, Panel.of("panel", codes, isa).cycles)
-        return CodedGemm(gemm, unit, codes, Panel.of(form, codes, isa))
+        form = _form(gemm, unit, _packing("panel", codes, isa).cycles)
+        return CodedGemm(gemm, unit, codes, _packing(form, codes, isa))
+
+    @property
+    def bits(self) -> int:
+        """Of a code."""
+        return self.codes.bits
 
     @property
     def piece(self) -> int:
-        """Bytes of weights that are coded by themselves."""
+        """Weights that are coded by themselves."""
         return coded_piece(self.gemm, self.unit, self.panel.form)
 
     @property
-    def dense_bytes(self) -> int:
-        """Bytes of the weights as the dense kernel reads them."""
+    def weights(self) -> int:
+        """Weights, with those that fill up runs and blocks."""
         blocks = self.gemm.groups * ceil(self.gemm.n / self.unit.lanes)
         return blocks * coded_piece(self.gemm, self.unit, "panel")
 
     @property
     def stored_bytes(self) -> int:
         """Bytes of the codes."""
-        return self.dense_bytes // self.piece * self.panel.chunks(self.piece) * self.panel.stored
+        each = self.panel.chunks(self.piece) * self.panel.stored * self.panel.word
+        return self.weights // self.piece * each
+
+    @property
+    def waits_for(self) -> int:
+        """Bytes of weights that products may have to wait for.
+
+        With several blocks of pixels the float32 kernel fetches dense weights while it multiplies
+        others: codes save it nothing.
+        """
+        hidden = self.unit.kind == "fma" and self.panel.form == "panel"
+        return self.weights * self.panel.word if hidden else self.stored_bytes
 
     @property
     def buffer_bytes(self) -> int:
         """Bytes of the buffer that a thread unpacks to."""
         blocking, _ = choose_blocking(self.gemm, self.unit)
+        chunk = self.panel.chunk * self.panel.word
         if self.panel.form == "panel":
-            return _panel_bytes(self.gemm, self.unit) + self.panel.chunk
+            return _panel_bytes(self.gemm, self.unit) + chunk
         if self.panel.form == "steps":
-            return blocking.channels.first[1] * self.panel.chunk
+            return blocking.channels.first[1] * chunk
         turn = tile_shape(self.gemm, blocking).turn
-        return SLOTS * turn * self.panel.chunks(self.piece) * self.panel.chunk
+        return SLOTS * turn * self.panel.chunks(self.piece) * chunk
 
     @property
     def seconds(self) -> float:
         """Predicted seconds of unpacking codes that are close by."""
-        vectors, cycles = self.dense_bytes / self.panel.vector, self.panel.cycles + NEAR_STORE
+        vectors, cycles = self.weights / self.panel.vector_weights, self.panel.cycles + NEAR_STORE
         if self.panel.form == "panel":
             far = _panel_bytes(self.gemm, self.unit) > NEAR_PANEL
             return vectors * (self.panel.cycles + (FAR_STORE if far else NEAR_STORE)) / CLOCK
@@ -105,6 +151,11 @@ class CodedGemm:
         return _turns(self.gemm, self.unit) * vectors * cycles * part / CLOCK
 
     def constants(self, packed: np.ndarray) -> dict[str, np.ndarray]:
-        """From weights as :func:`gemm.pack_weights` packs them for the dense kernel."""
-        stored = pack_codes(packed.reshape(-1, self.piece), self.codes, self.panel)
-        return {"weight": stored, "tables": code_tables(self.codes, self.panel)}
+        """From weights (codes of float32 numbers) as :func:`gemm.pack_weights` packs them."""
+        pieces, panel, codes = packed.reshape(-1, self.piece), self.panel, self.codes
+        if isinstance(panel, RealPanel):
+            assert isinstance(codes, RealCodes)
+            tables = real_tables(codes, panel, self.gemm.groups)
+            return {"weight": pack_real(pieces, panel), "tables": tables}
+        assert isinstance(codes, Codes)
+        return {"weight": pack_codes(pieces, codes, panel), "tables": code_tables(codes, panel)}

@@ -12,7 +12,7 @@ from dlcc.lowering.kernel import Footprint, KernelArg, KernelPlan, KernelStep, n
 from targets.cpu.isa import CLOCK, Isa
 from targets.cpu.kernels import bfloat16, epilogue
 from targets.cpu.kernels.blocking import L2_BYTES, choose_blocking, item_spans
-from targets.cpu.kernels.code_panel import Panel
+from targets.cpu.kernels.code_panel import Packing
 from targets.cpu.kernels.coded_gemm import CodedGemm
 from targets.cpu.kernels.columns import Columns, columns_of
 from targets.cpu.kernels.gemm import (
@@ -35,6 +35,7 @@ from targets.cpu.kernels.pairs import (
     pair_constants,
     summed_text,
 )
+from targets.cpu.kernels.real_panel import RealCodes
 from targets.cpu.kernels.spec import FLOATS, SIZE, ConvSpec, ConvTransposeSpec, Epilogue
 from targets.cpu.kernels.stage import Stage, aligned, fill_constant, rows_stage, stage_step
 
@@ -252,7 +253,7 @@ def conv2d(
     columns: bool = False,
     pairs: PairSums | None = None,
     block: tuple[int, int, int] | None = None,
-    codes: Codes | None = None,
+    codes: Codes | RealCodes | None = None,
 ) -> KernelPlan:
     """Plans a convolution (or linear layer) of any groups, stride, dilation and padding.
 
@@ -267,7 +268,8 @@ def conv2d(
         columns: stage kernel rows side by side (:func:`geometry`).
         pairs: sum products in 16 bits, as :func:`pair_sums` has found to be right.
         block: the register block to use (:attr:`Gemm.block`; None: by predicted cycles).
-        codes: what the weights are stored as, to be unpacked by the kernel (None: as they are).
+        codes: what the weights are stored as, to be unpacked by the kernel (None: as they are);
+            ``weights`` are the codes themselves where they stand for float32 numbers.
 
     The plan's inputs: 0 the activation, 1 the residual if there is one.
     """
@@ -302,7 +304,7 @@ def conv2d(
     weight: KernelArg = ("const", "weight")
     steps.append(gemm_step(geo.gemm, geo.unit, source, weight, columns=fused, panel=panel))
     private = fused.bytes if fused else coded.buffer_bytes if coded else 0
-    form = "-columns" if columns else f" {coded.codes.bits} bits" if coded else ""
+    form = "-columns" if columns else f" {coded.bits} bits" if coded else ""
     return KernelPlan(
         tuple(steps),
         constants,
@@ -335,7 +337,7 @@ def gemm_step(
     row_terms: KernelArg | None = None,
     *,
     columns: Columns | None = None,
-    panel: Panel | None = None,
+    panel: Packing | None = None,
 ) -> KernelStep:
     """The step of an implicit GEMM; a residual is the layer's input 1.
 
@@ -461,7 +463,7 @@ def conv_cost(
     *,
     amx: bool = True,
     columns: bool = False,
-    codes: Codes | None = None,
+    codes: Codes | RealCodes | None = None,
     pairs: PairSums | None = None,
 ) -> float:
     """Predicted seconds of :func:`conv2d` on one thread (only good for comparison)."""
@@ -475,12 +477,12 @@ def conv_cost(
     seconds = cycles / CLOCK
     if codes is not None:
         coded = CodedGemm.of(geo.gemm, geo.unit, codes, isa)
-        seconds, moved = seconds + coded.seconds, coded.stored_bytes
+        seconds, moved = seconds + coded.seconds, coded.waits_for
     bandwidth = CACHED_BANDWIDTH if moved <= CACHED_WEIGHTS else WEIGHT_BANDWIDTH
     tiles = geo.unit.kind == "amx"
     waits = geo.unit.kind in ("fma", "madd") and moved > L2_BYTES
     if waits or (tiles and moved > CACHED_WEIGHTS):
-        seconds += moved / STREAM_BANDWIDTH
+        seconds += moved / (STREAM_BANDWIDTH if moved <= NEAR_MEMORY else MEMORY_BANDWIDTH)
     seconds = max(seconds, moved / bandwidth)
     if tiles:
         seconds += TILE_SETUP
@@ -506,6 +508,12 @@ def conv_transpose_cost(spec: ConvTransposeSpec, isa: Isa, *, amx: bool = True) 
 STREAM_BANDWIDTH = 30e9
 """Bytes per second of weights beyond the second-level cache, while they are multiplied: in float32,
 by pmaddwd or by tiles, whose loads wait for them."""
+
+NEAR_MEMORY = 64 << 20
+"""Bytes of weights up to which a cache shared with other cores may hold them."""
+
+MEMORY_BANDWIDTH = 16e9
+"""Bytes per second of larger weights, while they are multiplied."""
 
 ACTIVATION_BANDWIDTH = 100e9
 """Bytes per second of a layer's input and output, beside the products of tiles."""

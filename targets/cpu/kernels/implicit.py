@@ -6,7 +6,8 @@ from typing import Any
 
 from dlcc import tir
 from targets.cpu.kernels import amx, epilogue
-from targets.cpu.kernels.code_panel import Panel, Unpacking, coded_piece
+from targets.cpu.kernels.code_panel import Packing, coded_piece
+from targets.cpu.kernels.coded_gemm import unpacking_of
 from targets.cpu.kernels.columns import Columns, StagedRows
 from targets.cpu.kernels.gemm import Blocking, Gemm, Unit
 from targets.cpu.kernels.narrow import emit_narrow_block
@@ -22,7 +23,7 @@ def gemm_function(
     unit: Unit,
     blocking: Blocking,
     columns: Columns | None = None,
-    panel: Panel | None = None,
+    panel: Packing | None = None,
 ) -> Any:
     """The PrimFunc of an implicit GEMM.
 
@@ -36,7 +37,7 @@ def gemm_function(
     b_dtype = unit.packed
     if gemm.b_image and unit.kind == "madd":
         b_dtype = "int16"
-    coded = None if panel is None else (kb.pointer("codes", "uint8"), kb.pointer("tables", "int8"))
+    coded = None if panel is None else unpacking_of(panel).pointers(kb)
     b = kb.pointer("b", b_dtype, align=1 if gemm.b_row else 64)
     extra = tuple(kb.pointer(*part) for part in EXTRA_STEPS) if unit.extra else ()
     terms = kb.pointer("row_terms", "int32") if gemm.row_terms else None
@@ -45,7 +46,8 @@ def gemm_function(
     ctx.extra = extra
     ctx.prepare = None if rows is None else rows.emit
     if panel is not None and coded is not None:
-        ctx.panel = Unpacking(kb, panel, *coded, b, coded_piece(gemm, unit, panel.form))
+        piece = coded_piece(gemm, unit, panel.form)
+        ctx.panel = unpacking_of(panel)(kb, panel, *coded, b, piece)
         ctx.panel.start()
     if unit.kind != "amx":
         emit = emit_pair_block if unit.kind == "pairs" else emit_register_block

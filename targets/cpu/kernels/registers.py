@@ -191,26 +191,28 @@ def _emit_run(
 
 def _emit_coded_run(
     ctx: Context,
-    coded: Unpacking,
+    coded: Unpacking[Any],
     acc: Any,
     pixels: list[tuple[int, int]],
-    nr: int,
+    block: Block,
     run: tuple[Any, Any],
 ) -> None:
     """The steps of one run whose weights are unpacked a chunk at a time.
 
     ``run``: where it starts in A and in the codes of the first channel block.
     """
+    nr = block.channel_blocks
     kb, unit, panel = ctx.kb, ctx.unit, coded.panel
     step, steps = unit.lanes * unit.k, -(-ctx.gemm.run // unit.k)
     each = panel.chunk // step
-    tables = coded.load_tables()
+    first = ctx.group * ctx.blocks + block.channel_block
+    tables = [coded.load_tables(first + j) for j in range(nr)]
 
     def chunk(index: Any, count: int) -> None:
         get = kb.let(run[1] + index * panel.stored, "codes_at")
         a_at = kb.let(run[0] + index * (each * unit.k), "a_at")
         for j in range(nr):
-            coded.chunk(tables, kb.let(get + j * ctx.b_block, "codes_at"), j * panel.chunk)
+            coded.chunk(tables[j], kb.let(get + j * ctx.b_block, "codes_at"), j * panel.chunk)
         for i in range(count):
             _step(ctx, acc, pixels, nr, a_at + i * unit.k, i * step, panel.chunk)
 
@@ -247,7 +249,7 @@ def emit_register_block(ctx: Context, block: Block) -> None:
     with runs(ctx, a_start(ctx, block), first) as (a_run, b_run):
         a_run, b_run = kb.let(a_run, "a_run"), kb.let(b_run, "b_run")
         if ctx.panel is not None and ctx.panel.panel.form == "steps":
-            _emit_coded_run(ctx, ctx.panel, acc, pixels, nr, (a_run, b_run))
+            _emit_coded_run(ctx, ctx.panel, acc, pixels, block, (a_run, b_run))
         else:
             _emit_run(ctx, acc, pixels, following, a_run, b_run)
     finish_registers(ctx, block, acc)

@@ -27,7 +27,7 @@ class Context:
     out: epilogue.Pointers
     prepare: Callable[[Any], None] | None = None
     """Emits what a work item of the image does before its blocks."""
-    panel: Unpacking | None = None
+    panel: Unpacking[Any] | None = None
     """What makes the second operand."""
     extra: tuple[Any, ...] = ()
     """Buffers of extra steps (:mod:`pairs`): starts, places, weights."""
@@ -40,7 +40,7 @@ class Context:
         if self.gemm.b_row:
             return self.unit.lanes
         if self.panel is not None and self.panel.panel.form == "steps":  # of the codes
-            return self.gemm.runs * self.panel.chunks * self.panel.panel.stored
+            return int(self.gemm.runs * self.panel.chunks * self.panel.panel.stored)
         steps = -(-self.gemm.run // self.unit.k)
         return self.gemm.runs * steps * self.unit.k * self.unit.lanes
 
