@@ -31,7 +31,8 @@ class AssignBitwidths(Quantiser):
     codes that the already quantised layers give. ``guarantee`` says for what the accumulator must
     suffice (de Bruin, Zivkovic and Corporaal 2018): any weights and data of the chosen widths,
     these weights and any data, or the calibration data with a margin. Zero points and biases count;
-    a residual operand is added behind the accumulator, in 32 bits.
+    a residual operand is added behind the accumulator, in 32 bits. With ``tile`` only sums of so
+    many products of bare codes must fit: a wider register adds them up, and zero points and biases.
 
     Everything else is as in quantize.
 
@@ -63,6 +64,12 @@ class AssignBitwidths(Quantiser):
         minimum=0.0,
         maximum=16.0,
     )
+    tile: int = option(
+        0,
+        "products of neighbouring input channels that the accumulator sums up before it is emptied "
+        "into a wider one; 0: all of a result's",
+        minimum=0,
+    )
     scales: Literal["channel", "layer"] = option(
         "channel",
         "what is done where a channel's sums are too large; channel: its own scale is enlarged, "
@@ -76,7 +83,7 @@ class AssignBitwidths(Quantiser):
     def fitter(self, prepared: Prepared) -> Fitter:
         """Layer after layer, with a choice of widths before each."""
         register = Accumulator(
-            self.accumulator, Overflow(self.overflow), self.guarantee, self.margin
+            self.accumulator, Overflow(self.overflow), self.guarantee, self.margin, self.tile
         )
         return Assigner(prepared, register, stretch=self.scales == "channel")
 
@@ -94,8 +101,15 @@ class AssignBitwidths(Quantiser):
         """Quantise in place.
 
         Raises:
-            DlccError: there is no calibration data, or it does not fit the network.
+            DlccError: there is no calibration data, or it does not fit the network; sums of tiles
+                are to be guaranteed by results.
         """
+        if self.tile and self.guarantee == "results":
+            raise self.usage(
+                f"sums of {self.tile} products each are not observed",
+                "guarantee=results knows whole results only",
+                "use guarantee=weights with tile",
+            )
         context.batches(self)  # widths are chosen by the error on real activations
         return super().run(graph, context)
 
@@ -118,7 +132,8 @@ class AssignBitwidths(Quantiser):
             return
         pairs = " ".join(f"{w}x{a}" for w, a in found.pairs)
         among = f" (of {pairs})" if len(found.pairs) > 1 else ""
-        sums = f"{found.bounds.low}..{found.bounds.high}"
+        of = f" of {self.tile} channels each" if self.tile else ""
+        sums = f"{found.bounds.low}..{found.bounds.high}{of}"
         message = (
             f"{found.weights}-bit weights, {found.activations}-bit input{among}, sums {sums} take "
             f"{found.bounds.bits} of {self.accumulator} bits {_HOLDS[self.guarantee]}{error}"

@@ -45,12 +45,16 @@ class Accumulator:
         guarantee: "ranges": any weights and data of the chosen widths; "weights": these weights
             and any data; "results": the calibration data, with a margin.
         margin: share by which results may be larger than on the calibration data.
+        tile: products of neighbouring input channels that it sums up before it is emptied into a
+            wider one (Colbert et al. 2024, "Accumulator-aware post-training quantization",
+            tiles of a multi-stage accumulation); 0: all of a result's.
     """
 
     bits: int
     overflow: Overflow = Overflow.WRAP
     guarantee: Guarantee = "weights"
     margin: float = 0.0
+    tile: int = 0
 
     @property
     def last(self) -> int:
@@ -71,7 +75,7 @@ def data_bounds(source: Affine) -> Bounds:
 
 
 def any_data(
-    codes: Array, bits: int, source: Affine, bias: Array, accumulator: Accumulator
+    codes: Array, bits: int, source: Affine, bias: Array, accumulator: Accumulator, taps: int = 1
 ) -> ChannelBounds:
     """Bounds of a layer's sums under the guarantees "ranges" and "weights".
 
@@ -79,9 +83,12 @@ def any_data(
         codes: weight codes [O, K].
         bits: their width.
         source: encoding of the input.
-        bias: codes [O]; a register starts with them.
+        bias: codes [O]; a register starts with them, if it sums up a whole result.
         accumulator: the register.
+        taps: positions of the kernel, the last axis of K.
     """
+    if accumulator.tile:
+        return _of_tiles(codes, bits, source, accumulator, taps)
     data = data_bounds(source)
     if accumulator.guarantee == "weights":
         return of_weights(codes, data, bias, accumulator.overflow)
@@ -89,6 +96,25 @@ def any_data(
     found = of_ranges(codes.shape[1], Bounds(-last, last), data, accumulator.overflow)
     start = bias.astype(np.int64)
     return ChannelBounds(found.low + start, found.high + start)
+
+
+def _of_tiles(
+    codes: Array, bits: int, source: Affine, accumulator: Accumulator, taps: int
+) -> ChannelBounds:
+    """Bounds of the sums of tiles of input channels, of each tap for itself.
+
+    What is summed up are products of bare codes: zero points and biases come in behind.
+    """
+    tile, data = accumulator.tile, Bounds(*source.code_range)
+    by_tap = codes.reshape(len(codes), -1, taps).transpose(0, 2, 1)
+    by_tap = np.pad(by_tap, ((0, 0), (0, 0), (0, -by_tap.shape[2] % tile)))
+    if accumulator.guarantee == "ranges":
+        last = (1 << (bits - 1)) - 1
+        found = of_ranges(tile, Bounds(-last, last), data, accumulator.overflow)
+        return ChannelBounds(*(np.full(len(codes), end) for end in (found.low, found.high)))
+    each = of_weights(by_tap.reshape(-1, tile), data, overflow=accumulator.overflow)
+    low, high = (ends.reshape(len(codes), -1) for ends in (each.low, each.high))
+    return ChannelBounds(low.min(axis=1), high.max(axis=1))
 
 
 def on_rows(

@@ -9,6 +9,7 @@ layers' results stays (de Bruin, Zivkovic and Corporaal 2018, section V).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -159,7 +160,7 @@ class Assigner(Fitter):
         for bits in WIDTHS:
             encoding = self._encoding_at(root, bits)
             codes = (encoding.quantise(rows) - np.float32(encoding.zero_point)).astype(np.float32)
-            made = self._widest(weight, bias, encoding, codes)
+            made = self._widest(node, (weight, bias), encoding, codes)
             if made is not None:
                 got = _results(codes * np.float32(encoding.scale), made.weight.real)
                 out[bits] = Trial(made.bits, bits, _relative(got, wanted))
@@ -189,8 +190,14 @@ class Assigner(Fitter):
 
     # -- weights -------------------------------------------------------------------------------
 
-    def _widest(self, weight: Array, bias: Array, source: Affine, rows: Array) -> Codes | None:
-        """The widest weights, rounded to nearest, whose sums fit the accumulator."""
+    def _widest(
+        self, node: Node, real: tuple[Array, Array], source: Affine, rows: Array
+    ) -> Codes | None:
+        """The widest weights, rounded to nearest, whose sums fit the accumulator.
+
+        ``real``: weight and bias.
+        """
+        weight, bias = real
         floor = self._bias_floor(bias, source)
 
         def make(bits: int, floor: Array) -> Codes:
@@ -201,7 +208,7 @@ class Assigner(Fitter):
         for bits in WIDTHS:
             made = make(bits, floor)
             for _ in range(_ROUNDS):
-                excess = self._excess(made, source, [rows])
+                excess = self._excess(node, made, source, [rows])
                 if excess.max() <= 1:
                     return self._trimmed(made)
                 if not self.stretch or _vanished(weight, made, excess):
@@ -213,15 +220,20 @@ class Assigner(Fitter):
 
     def _bias_floor(self, bias: Array, source: Affine) -> Array:
         """Smallest scales for which a bias leaves half of the accumulator to the sum."""
+        if self.accumulator.tile:
+            return np.zeros(len(bias))
         return np.asarray(np.abs(bias) / (source.scale * (1 << (self.accumulator.bits - 2))))
 
-    def _excess(self, made: Codes, source: Affine, rows: Iterable[Array]) -> Array:
-        return self.accumulator.excess(self._bounds(made, source, rows))
+    def _excess(self, node: Node, made: Codes, source: Affine, rows: Iterable[Array]) -> Array:
+        return self.accumulator.excess(self._bounds(node, made, source, rows))
 
-    def _bounds(self, made: Codes, source: Affine, rows: Iterable[Array]) -> ChannelBounds:
+    def _bounds(
+        self, node: Node, made: Codes, source: Affine, rows: Iterable[Array]
+    ) -> ChannelBounds:
         if self.accumulator.guarantee == "results":
             return on_rows(rows, made.rows, source, made.bias, self.accumulator)
-        return any_data(made.rows, made.bits, source, made.bias, self.accumulator)
+        taps = math.prod(node.input(1).type.shape[2:]) if node.op == "conv2d" else 1
+        return any_data(made.rows, made.bits, source, made.bias, self.accumulator, taps)
 
     def _trimmed(self, made: Codes) -> Codes:
         """The same codes at the smallest width that holds them, if channels do not share one."""
@@ -256,7 +268,7 @@ class Assigner(Fitter):
                     layer, bits, made.floor, lambda: all_rows(node, chunks, source)
                 )
             if made is not None:
-                bounds = self._bounds(made, source, all_rows(node, chunks, source)).all
+                bounds = self._bounds(node, made, source, all_rows(node, chunks, source)).all
                 made = self._trimmed(made)
                 self.widths.of_layer[name] = made.bits
                 self.assigned[name] = Assigned(
@@ -271,7 +283,7 @@ class Assigner(Fitter):
         """Weights whose sums over ``rows`` fit, scales enlarged as far as that takes."""
         for _ in range(_ROUNDS):
             made = self._quantised(layer, bits, floor)
-            excess = self._excess(made, layer.source, rows())
+            excess = self._excess(layer.node, made, layer.source, rows())
             if excess.max() <= 1:
                 return made
             if not self.stretch and excess.max() > _REPAIR:

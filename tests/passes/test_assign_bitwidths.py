@@ -183,6 +183,50 @@ def test_wide_accumulators_change_nothing(net: Net) -> None:
     assert graphs_equal(graph, plain)
 
 
+@pytest.mark.parametrize("guarantee", ["ranges", "weights"])
+@pytest.mark.parametrize("tile", [1, 2, 3, 8])
+def test_sums_of_tiles_fit(net: Net, tile: int, guarantee: str) -> None:
+    """Any sum of ``tile`` neighbouring channels of a tap, of bare codes at either end."""
+    graph = cnn(net)
+    text = f"assign-bitwidths{{accumulator=14 tile={tile} guarantee={guarantee}}}"
+    result = run(graph, text)
+    assert result.records[0].statistics["assigned_layers"] == 6
+    assert any(f"of {tile} channels each take" in str(r) for r in result.remarks)
+    fullest = 0
+    for node in layers(graph):
+        codes = node.input(1).stored().astype(np.int64)
+        codes = codes.reshape(*codes.shape[:2], -1)
+        high = node.input(0).type.affine.code_range[1]
+        for at in range(0, codes.shape[1], tile):
+            part = codes[:, at : at + tile]
+            for sums in (high * np.maximum(part, 0).sum(1), high * np.minimum(part, 0).sum(1)):
+                assert holds(sums, 14), node
+                fullest = max(fullest, int(np.abs(sums).max()))
+    assert tile == 1 or guarantee == "ranges" or fullest > 0.9 * 2**13
+
+
+def test_tiles_lose_less_than_whole_results(net: Net) -> None:
+    graph = cnn(net)
+    data = feeds(graph, 8, seed=5)
+    name = graph.output_names[0]
+    wanted = np.stack([execute(graph, feed)[name] for feed in data])
+
+    def error(text: str) -> float:
+        copy = graph.copy()
+        run(copy, text)
+        got = np.stack([execute(copy, feed)[name] for feed in data])
+        return float(np.square(got - wanted).mean())
+
+    whole, tiles = (error(f"assign-bitwidths{{accumulator=13 tile={n}}}") for n in (0, 4))
+    assert tiles < whole
+
+
+def test_observed_results_say_nothing_of_tiles(net: Net) -> None:
+    with pytest.raises(DlccError, match="sums of 4 products each are not observed") as caught:
+        run(cnn(net), "assign-bitwidths{tile=4 guarantee=results}")
+    assert caught.value.code == ExitCode.USAGE
+
+
 # -- widths ------------------------------------------------------------------------------------
 
 

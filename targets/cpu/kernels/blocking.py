@@ -47,7 +47,9 @@ def _pair_cycles(unit: Unit, m: int, nr: int, steps: int) -> float:
     ports = 3 if unit.lanes <= 8 else 2
     each = 2.0 if unit.sums >= steps else 2.0 + 1.0 / unit.sums
     loads = 0.5 * (m + nr)
-    return max(each * m * nr / ports, loads, 2.0) + 0.1 * loads
+    held = nr * unit.sums  # weights of a run that is written out
+    spilling = 1.12 if 4 < held and unit.sums <= 4 and unit.registers <= 16 else 1.0
+    return max(spilling * each * m * nr / ports, loads, 2.0) + 0.1 * loads
 
 
 def _shapes(gemm: Gemm, unit: Unit) -> list[tuple[int, int, int]]:
