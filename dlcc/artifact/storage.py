@@ -58,18 +58,25 @@ def storage_report(
 ) -> dict[str, Any]:
     """The report's section ``storage``: bytes of the weights file, and each layer's among them.
 
-    ``bytes`` of the layers and ``other_bytes`` (header, table, padding) sum to ``file_bytes``.
+    ``bytes`` of the layers and ``other_bytes`` (header, table, padding) sum to ``file_bytes``. Of a
+    packed file ``forms`` tells how each constant of a layer is stored.
     """
     entries = sorted(program.weight_entries, key=lambda e: e.offset)
     sizes = [e.size for e in entries] if packed is None else list(packed.shares)
     layers: Counter[str] = Counter()
-    for entry, size in zip(entries, sizes, strict=True):
+    forms: dict[str, dict[str, str]] = {}
+    for index, (entry, size) in enumerate(zip(entries, sizes, strict=True)):
         layers[entry.layer] += size
+        if packed is not None:
+            forms.setdefault(entry.layer, {})[entry.name] = packed.forms[index]
     return {
         "pack": pack,
         "file_bytes": len(image),
         "other_bytes": len(image) - sum(sizes),
         "memory_bytes": len(program.weights),
-        "layers": [{"layer": layer, "bytes": size} for layer, size in layers.items()],
+        "layers": [
+            {"layer": layer, "bytes": size, **({"forms": forms[layer]} if packed else {})}
+            for layer, size in layers.items()
+        ],
         **({} if packed is None else {"streams": packed.rows()}),
     }

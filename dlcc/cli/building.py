@@ -431,6 +431,9 @@ def _show_compiled(
     ]
     sizes += [(f"  {name}", bytes_text(size), "") for name, size in report.files.items()]
     sizes.append(("memory for a run", bytes_text(int(report.facts["arena_bytes"])), ""))
+    if report.facts["pack"] == "size":
+        unpacked = bytes_text(int(report.facts["weight_bytes"]))
+        sizes.append(("memory for unpacked weights", unpacked, ""))
     console.table(Table(("size", ">bytes", ">of the model"), sizes))
     console.line(f"\nwrote {result.artifact.folder}")
 

@@ -65,14 +65,14 @@ int main(int count, char **arguments) {
     memcpy(file, whole + header, kept);
     const uint64_t changes = round == 0 ? 0 : round % 4 == 1 ? draw(2) : 1 + draw(4);
     for (uint64_t i = 0; i < changes && kept > 0; i++) {
-      const size_t near = kept < 160 || draw(2) ? kept : 160; /* the table half of the time */
+      const size_t near = kept < 400 || draw(2) ? kept : 400; /* table, directory */
       file[draw(near)] = (char)draw(256);
     }
     const size_t memory = round % 8 == 3 ? draw(work_bytes) : work_bytes;
     const size_t room = round % 8 == 7 ? draw(content_bytes) : content_bytes;
     memset(content, 0, content_bytes);
     if (attempt(file, kept, content, room, work + (work_bytes - memory), memory) != 0) failures++;
-    else if (round > 0 && round % 4 == 1 && kept + 8 < bytes) return 3;
+    else if (kept + 8 < bytes) return 3; /* cut off, and taken for whole */
     if (round == 0 && failures > 0) return 4;
     const size_t page = (size_t)sysconf(_SC_PAGESIZE), span = (kept + page - 1) / page * page;
     munmap(file + kept - span - page, span + 2 * page);
