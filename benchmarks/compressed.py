@@ -87,6 +87,12 @@ GROUPS = {f"int{bits}x{group}": Grouped(bits, group) for bits, group in ((2, 64)
 ACTIVATIONS = {32: "fp32", 8: "int8", 1: "signs"}
 """What the bits of activations are called."""
 
+SHARED: dict[str, Callable[[np.ndarray], Encoding]] = {
+    "pruned-ternary": LOW_BITS["ternary"],
+    "pruned-codebook5": lambda _: Codebook(5),
+}
+"""Encodings of few values at the places of unstructured pruning; for float32 activations."""
+
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 
@@ -119,6 +125,9 @@ def rows_of(shapes: list[str], only: str) -> Iterator[Row]:
                 yield Row(shape, pattern, bits)
         if only in "binary-1":
             yield Row(shape, "binary", 1)
+        for pattern in SHARED if shape == "fc" else ():
+            if only in f"{pattern}-32":
+                yield from (Row(shape, pattern, 32, s) for s in SPARSITIES)
         for pattern in PATTERNS[shape]:
             for bits in (32, 8):
                 if only in f"{pattern}-{bits}":
@@ -168,6 +177,11 @@ def graph_of(row: Row) -> Graph:
         w = graph.add_constant(real, encoding=GROUPS[row.pattern], name="w")
     elif row.pattern in CODEBOOKS:
         w = coded_at_random(graph, row.pattern, weight, rng)
+    elif row.pattern in SHARED:
+        real = (np.floor(real * 32) + np.float32(0.5)) / np.float32(32)  # of 32 values
+        real *= mask_of(row, weight, rng)
+        few = Sparse("unstructured", SHARED[row.pattern](real))
+        w = graph.add_constant(real, encoding=few, name="w")
     elif row.pattern != "dense":
         real *= mask_of(row, weight, rng)
         w = graph.add_constant(real, encoding=Sparse(row.pattern, inner), name="w")

@@ -1,7 +1,8 @@
 """Rows of the kernel table that run ``Sparse`` weights from their compressed form.
 
 The weight of such a layer is a constant encoded as ``Sparse(pattern, Dense)`` for float32
-activations, or ``Sparse(pattern, Affine)`` for 8-bit ones. What a row stores follows from where the
+activations (:mod:`targets.cpu.sparse_codes` has those of few values), or for 8-bit ones as
+``Sparse`` of any encoding with integer codes. What a row stores follows from where the
 zeros are, not from the pattern's name: each cuts the matrix into entries that suit its
 instructions, and its cost counts them.
 """
@@ -41,12 +42,13 @@ class _SparseRow(KernelRow):
         """Inner encodings of other kernels, bfloat16, groups."""
         encoding = node.input(1).type.encoding
         assert isinstance(encoding, Sparse)
-        if not isinstance(encoding.inner, Dense | Affine):
-            return f"the stored weights are {encoding.inner.name}"
         why = layers.refusal(node)
         if why:
             return why
         spec = layers.conv_spec(node)
+        codes = spec.in_dtype == "u8" and encoding.uniform is not None
+        if not isinstance(encoding.inner, Dense | Affine) and not codes:
+            return f"the stored weights are {encoding.inner.name}"
         if spec.in_dtype == "bf16":
             return "the activations are bfloat16"
         if spec.groups != 1:

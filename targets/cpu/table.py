@@ -27,6 +27,7 @@ from targets.cpu.packed import packed_rows
 from targets.cpu.rounding import RoundPlanesRow
 from targets.cpu.signs import sign_rows
 from targets.cpu.sparse import sparse_rows
+from targets.cpu.sparse_codes import SparseCodesRow
 
 MOST_BLOCKS = 8
 """Register blocks beside the predicted best that may be measured."""
@@ -369,6 +370,7 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
     return (
         *rows,
         *sparse_rows(isa),
+        SparseCodesRow(isa),
         *packed_rows(isa),
         WideLookupRow(isa),
         *sign_rows(isa),

@@ -134,7 +134,7 @@ def test_dense_layers_do_not_hear_of_sparse_kernels():
 def test_other_encodings_of_a_float_layer_are_decoded():
     graph = sparse_layer("linear", (1, 32), (16, 32), "unstructured", 0.5, bits=32)
     real = graph.nodes[0].input(1).decoded()
-    for encoding in (Codebook(5), Sparse("unstructured", Ternary((0.5,), (0.7,)))):
+    for encoding in (Codebook(9), Sparse("unstructured", Ternary((0.5,), (0.7,)))):
         graph.nodes[0].set_input(1, graph.add_constant(real, encoding=encoding, name="coded"))
         _, row = lowered(graph, "avx2")
         assert (row["kernel"], row["weights"]) == ("implicit-gemm", "decoded")

@@ -81,25 +81,32 @@ def refusal(spec: ConvSpec, isa: Isa) -> str:
 # -- packing -----------------------------------------------------------------------------------
 
 
-def _steps(entries: Entries, depth: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _steps(
+    entries: Entries, depth: int, furthest: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Step of each entry in its block row, distance to the step before, steps of block rows.
 
-    Zeros that bridge long distances take steps in between, of :data:`FURTHEST` each.
+    Zeros that bridge long distances take steps in between, of ``furthest`` each.
     """
     rows = np.repeat(np.arange(entries.counts.size), entries.counts)
     place = entries.columns[:, 0] // depth
     distance = np.diff(place, prepend=0)
     first = entries.starts[:-1][entries.counts > 0]
     distance[first] = place[first]
-    bridges = np.maximum(distance - 1, 0) // FURTHEST
+    bridges = np.maximum(distance - 1, 0) // furthest
     ends = np.cumsum(1 + bridges)
     before = np.concatenate([[0], ends])[entries.starts]
-    return ends - 1 - before[:-1][rows], distance - FURTHEST * bridges, np.diff(before)
+    return ends - 1 - before[:-1][rows], distance - furthest * bridges, np.diff(before)
 
 
-def _packed(kernel: SparseGather, entries: Entries, outputs: int) -> dict[str, np.ndarray]:
-    """Weights, distances, group bounds, and the output of each lane (-1: none)."""
-    step, distance, lengths = _steps(entries, kernel.depth)
+def pack_steps(
+    kernel: SparseGather, entries: Entries, outputs: int, furthest: int = FURTHEST
+) -> dict[str, np.ndarray]:
+    """Weights, distances, group bounds, and the output of each lane (-1: none).
+
+    ``furthest``: longest distance between two steps.
+    """
+    step, distance, lengths = _steps(entries, kernel.depth, furthest)
     order = np.argsort(-lengths, kind="stable")
     groups, places = ceil(order.size / kernel.places), kernel.places
     slot = np.empty(order.size, np.int64)  # of each block row among all groups' places
@@ -110,7 +117,8 @@ def _packed(kernel: SparseGather, entries: Entries, outputs: int) -> dict[str, n
     starts = np.concatenate([[0], np.cumsum(steps)])
     rows = np.repeat(np.arange(entries.counts.size), entries.counts)
     at, place = starts[slot[rows] // places] + step, slot[rows] % places
-    index = _bridged(np.zeros((int(starts[-1]), places), np.uint8), at, place, step, distance, rows)
+    index = np.zeros((int(starts[-1]), places), np.min_scalar_type(furthest))
+    _bridge(index, at, place, step, distance, rows, furthest)
     shape = (int(starts[-1]), places, kernel.rows, kernel.depth)
     values = np.zeros(shape, entries.values.dtype)
     values[at, place] = entries.values
@@ -121,29 +129,29 @@ def _packed(kernel: SparseGather, entries: Entries, outputs: int) -> dict[str, n
     return {"weight": values, "index": index, "groups": bounds.astype(np.int32)}
 
 
-def _bridged(
+def _bridge(
     index: np.ndarray,
     at: np.ndarray,
     place: np.ndarray,
     step: np.ndarray,
     distance: np.ndarray,
     rows: np.ndarray,
-) -> np.ndarray:
-    """``index`` with the distances of all entries, and those of the zeros before them."""
+    furthest: int,
+) -> None:
+    """Puts the distances of all entries, and those of the zeros before them, into ``index``."""
     index[at, place] = distance
     gap = np.diff(step, prepend=-1)
     new = np.diff(rows, prepend=-1) != 0
     gap[new] = step[new] + 1
     for back in range(1, int(gap.max(initial=1))):
         some = gap > back
-        index[at[some] - back, place[some]] = FURTHEST
-    return index
+        index[at[some] - back, place[some]] = furthest
 
 
 # -- code --------------------------------------------------------------------------------------
 
 
-def _gathered(kb: tir.KernelBuilder, kernel: SparseGather, x: Any, index: Any) -> Any:
+def gathered(kb: tir.KernelBuilder, kernel: SparseGather, x: Any, index: Any) -> Any:
     """32 bits of the input for each lane, from element ``index`` (in units of ``depth``)."""
     lanes = kernel.unit.lanes
     scale = kernel.depth if kernel.integer else 4
@@ -215,9 +223,9 @@ def gather_function(name: str, kernel: SparseGather, groups: int) -> Any:
                 place = kb.let(kb.load(state, 0, lanes) + moved, "place")
                 kb.store(state, 0, place)
                 w = kb.let(kb.load(values, step * size, size), "w")
-                word = _gathered(kb, kernel, x, place)
+                word = gathered(kb, kernel, x, place)
                 kb.store(acc, 0, _product(kb, kernel, kb.load(acc, 0, lanes), word, w))
-        _finish(kb, kernel, out, bounds, groups, group, kb.load(acc, 0, lanes))
+        finish_lanes(kb, kernel, out, bounds, groups, group, kb.load(acc, 0, lanes))
     return kb.build()
 
 
@@ -229,7 +237,7 @@ def _repeated(kb: tir.KernelBuilder, value: Any, kernel: SparseGather) -> Any:
     return kb.shuffle(kb.let(value, "moved"), order)
 
 
-def _finish(
+def finish_lanes(
     kb: tir.KernelBuilder,
     kernel: SparseGather,
     out: epilogue.Pointers,
@@ -283,6 +291,15 @@ def _best(spec: ConvSpec, isa: Isa, matrix: np.ndarray) -> tuple[SparseGather, f
     return frugal(ranked)
 
 
+def lane_constants(layer: Layer, outputs: np.ndarray, unit: Unit) -> dict[str, np.ndarray]:
+    """The epilogue's constants in the order of the lanes; ``outputs`` of each, -1 for none."""
+    made = {}
+    for name, array in layer.channels(unit.lanes).items():
+        moved = array if name == "scalars" else np.where(outputs >= 0, array[outputs], 0)
+        made[name] = moved.astype(array.dtype)
+    return made
+
+
 def _stage(spec: ConvSpec) -> Stage | None:
     """A copy where a gather would read past the caller's input."""
     if spec.in_dtype == "f32" or spec.input_slack:
@@ -301,12 +318,9 @@ def sparse_gather(layer: Layer, isa: Isa) -> KernelPlan:
     spec, matrix = layer.spec, weight_matrix(layer.weights)
     kernel, _ = _best(spec, isa, matrix)
     unit = kernel.unit
-    constants = _packed(kernel, find_entries(matrix, kernel.rows, kernel.depth), spec.oc)
+    constants = pack_steps(kernel, find_entries(matrix, kernel.rows, kernel.depth), spec.oc)
     groups = ceil(ceil(spec.oc / kernel.rows) / kernel.places)
-    lanes = constants["groups"][groups + 1 :]
-    for name, array in layer.channels(unit.lanes).items():
-        constants[name] = array if name == "scalars" else np.where(lanes >= 0, array[lanes], 0)
-        constants[name] = constants[name].astype(array.dtype)
+    constants |= lane_constants(layer, constants["groups"][groups + 1 :], unit)
     key = name_key(f"sparse_gather_{unit.kind}", kernel, groups)
 
     def step(args: tuple[KernelArg, ...]) -> KernelStep:

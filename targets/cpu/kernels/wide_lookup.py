@@ -6,8 +6,7 @@ stand for parts of a sum (Chen et al. 2010, "Approximate nearest neighbor search
 quantization"): they are further runs with the same activations.
 
 Lanes are outputs. A 32-bit lane holds as many codes as fit, the first run in the lowest bits.
-Tables are permuted: ``vpermi2ps`` looks up 32 numbers at once, and the code's upper bits select
-among several such. Without AVX-512 numbers are gathered.
+Tables are permuted, or without AVX-512 gathered from (:mod:`tables`).
 """
 
 from __future__ import annotations
@@ -26,16 +25,13 @@ from targets.cpu.kernels import epilogue
 from targets.cpu.kernels.conv import channel_constants
 from targets.cpu.kernels.sparse_layer import read_seconds
 from targets.cpu.kernels.spec import ConvSpec, ResidualType
+from targets.cpu.kernels.tables import LANES, load_table, look_up
 
 AHEAD = 1024
 """Bytes that codes are fetched ahead of their use."""
 
 MOST_BITS = 8
 """Width of the widest codes."""
-
-_PERMUTE = "llvm.x86.avx512.permvar.sf.512"
-_PERMUTE_TWO = "llvm.x86.avx512.vpermi2var.ps.512"
-_GATHER = "llvm.x86.avx2.gather.d.ps.256"
 
 
 @dataclass(frozen=True)
@@ -86,11 +82,6 @@ class WideLookup:
     def width(self) -> int:
         """Bits that a code takes in a word."""
         return width_of(self.bits)
-
-    @property
-    def gathers(self) -> bool:
-        """Whether numbers are gathered from memory."""
-        return self.lanes < 16
 
     @property
     def entries(self) -> int:
@@ -161,55 +152,6 @@ def tables_function(name: str, kernel: WideLookup) -> Any:
     return kb.build()
 
 
-class _Emitter:
-    """Emits the look-ups of one function."""
-
-    def __init__(self, kb: tir.KernelBuilder, kernel: WideLookup, source: Any) -> None:
-        self.kb, self.kernel, self.lanes, self.source = kb, kernel, kernel.lanes, source
-
-    def table(self, at: Any) -> list[Any]:
-        """The vectors of the table at ``at``; none where it is gathered from."""
-        kb, kernel, lanes = self.kb, self.kernel, self.lanes
-        if kernel.gathers:
-            return []
-        starts = range(0, kernel.entries, lanes)
-        return [kb.let(kb.load(self.source, at + start, lanes), "table") for start in starts]
-
-    def found(self, table: list[Any], at: Any, word: Any, place: int) -> Any:
-        """What the table at ``at`` holds for the code at ``place`` of each lane's word."""
-        kb, kernel, lanes = self.kb, self.kernel, self.lanes
-        shift = kernel.width * place
-        index = tir.tirx.shift_right(word, kb.const(shift, "int32", lanes)) if shift else word
-        if kernel.gathers:
-            mask = kb.const(kernel.entries - 1, "int32", lanes)
-            return self._gathered(at, kb.let(tir.tirx.bitwise_and(index, mask), "index"))
-        index = kb.let(index, "index")
-        if len(table) == 1:
-            return kb.pure(_PERMUTE, "float32", lanes, table[0], index)
-        pairs = [
-            kb.pure(_PERMUTE_TWO, "float32", lanes, table[i], index, table[i + 1])
-            for i in range(0, len(table), 2)
-        ]
-        upper = 32
-        while len(pairs) > 1:
-            bit = tir.tirx.bitwise_and(index, kb.const(upper, "int32", lanes))
-            chosen = bit != kb.const(0, "int32", lanes)
-            pairs = [
-                kb.let(tir.tirx.Select(chosen, pairs[i + 1], pairs[i]), "found")
-                for i in range(0, len(pairs), 2)
-            ]
-            upper *= 2
-        return pairs[0]
-
-    def _gathered(self, at: Any, index: Any) -> Any:
-        kb, lanes = self.kb, self.lanes
-        everywhere = kb.reinterpret(kb.const(-1, "int32", lanes), "float32", lanes)
-        zero, scale = kb.const(0.0, "float32", lanes), kb.const(4, "int8")
-        address = kb.address(self.source, at)
-        found = kb.pure(_GATHER, "float32", lanes, zero, address, index, everywhere, scale)
-        return kb.let(found, "found")
-
-
 def wide_function(name: str, kernel: WideLookup) -> Any:
     """The PrimFunc: parameters source, x, weight, the epilogue's, residual, y.
 
@@ -220,13 +162,12 @@ def wide_function(name: str, kernel: WideLookup) -> Any:
     x = kb.pointer("x", "float32", align=4) if kernel.length == 1 else None
     weights = kb.pointer("weight", "int32")
     out = epilogue.parameters(kb, False, "f32", kernel.residual)
-    emitter = _Emitter(kb, kernel, source)
     whole, rest = divmod(kernel.n, kernel.vectors * lanes)
     with kb.loop(kb.begin, kb.end, "item") as item:
         for inside, outputs in ((item < whole, kernel.vectors * lanes), (item >= whole, rest)):
             if outputs and (whole or outputs == rest):
                 with kb.when(inside if whole and rest else True):
-                    acc = _sums(emitter, x, weights, item, ceil(outputs / lanes))
+                    acc = _sums(kb, kernel, source, x, weights, item, ceil(outputs / lanes))
                     for v in range(ceil(outputs / lanes)):
                         at = kb.let((item * kernel.vectors + v) * lanes, "output")
                         channel = epilogue.load_channels(kb, out, at, lanes)
@@ -236,13 +177,21 @@ def wide_function(name: str, kernel: WideLookup) -> Any:
     return kb.build()
 
 
-def _sums(emitter: _Emitter, x: Any, weights: Any, item: Any, vectors: int) -> Any:
+def _sums(
+    kb: tir.KernelBuilder,
+    kernel: WideLookup,
+    source: Any,
+    x: Any,
+    weights: Any,
+    item: Any,
+    vectors: int,
+) -> Any:
     """All look-ups of an item."""
-    kb, kernel, lanes = emitter.kb, emitter.kernel, emitter.lanes
+    lanes, entries = kernel.lanes, kernel.entries
     acc = kb.alloc("float32", vectors * lanes)
     for v in range(vectors):
         kb.store(acc, v * lanes, kb.const(0.0, "float32", lanes))
-    book = emitter.table(0) if x is not None else []
+    book = load_table(kb, source, 0, entries, lanes) if x is not None else []
     step = kernel.vectors * lanes
     start = kb.let(item * (kernel.words * step), "start")
 
@@ -253,14 +202,14 @@ def _sums(emitter: _Emitter, x: Any, weights: Any, item: Any, vectors: int) -> A
         codes = [kb.let(kb.load(weights, at + v * lanes, lanes), "codes") for v in range(vectors)]
         for place in range(count):
             run = kb.let(number * kernel.codes + place, "run")
-            where = 0 if x is not None else kb.let(run * kernel.entries, "where")
-            table = book or emitter.table(where)
+            where = 0 if x is not None else kb.let(run * entries, "where")
+            table = book or load_table(kb, source, where, entries, lanes)
             number_x = None if x is None else kb.let(kb.splat(kb.load(x, run), lanes), "x")
             for v, value in enumerate(codes):
-                found, total = (
-                    emitter.found(table, where, value, place),
-                    kb.load(acc, v * lanes, lanes),
-                )
+                shift = kb.const(kernel.width * place, "int32", lanes)
+                index = tir.tirx.shift_right(value, shift) if place else value
+                found = look_up(kb, source, where, table, index, entries)
+                total = kb.load(acc, v * lanes, lanes)
                 if number_x is None:
                     total = total + found
                 else:
@@ -282,7 +231,7 @@ def refusal(spec: ConvSpec, isa: Isa) -> str:
         return "it is no product of one row of activations and a matrix"
     if spec.in_dtype != "f32" or spec.epilogue.out != "f32" or spec.epilogue.residual == "bf16":
         return "the activations are not float32"
-    return "" if isa.lanes >= 8 else "the instruction set neither permutes nor gathers numbers"
+    return "" if isa.lanes in LANES else "the instruction set neither permutes nor gathers numbers"
 
 
 def _kernel(
@@ -304,7 +253,7 @@ def wide_lookup_cost(
     kernel = _kernel(spec, isa, length, stages, books, bits)
     # large tables of runs come from the second-level cache
     largest = 11.0 if length == 1 else 15.0
-    each = 7.0 if kernel.gathers else {4: 1.5, 5: 1.6, 6: 3.2, 7: 6.0, 8: largest}[kernel.bits]
+    each = 7.0 if isa.lanes < 16 else {4: 1.5, 5: 1.6, 6: 3.2, 7: 6.0, 8: largest}[kernel.bits]
     lookups = ceil(spec.oc / isa.lanes) * kernel.runs
     cycles = lookups * each + kernel.items * 40.0
     made = 0.0
