@@ -183,6 +183,7 @@ def optimise(
     widths = [width for step in pipeline if (width := step.layer_bits) is not None]
     context = PassContext(
         calibration=calibration,
+        labels=_labels(options.calibration, graph),
         verify_inputs=samples,
         target={} if target is None else target.facts,
         cost=None if target is None else CostModel(target, widths[-1] if widths else 32),
@@ -205,6 +206,16 @@ def optimise(
         recipe,
         context.assigned,
     )
+
+
+def _labels(source: Calibration | None, graph: Graph) -> Array | None:
+    """The labels of a calibration file, if it has some."""
+    if source is None or callable(source):
+        return None
+    arrays, names = load_npz(Path(source)), {v.name for v in graph.inputs}
+    if not any(key in arrays and key not in names for key in LABEL_KEYS):
+        return None
+    return labels_in(arrays, names, str(source))
 
 
 def _selection(names: tuple[str, ...]) -> Selection:

@@ -92,7 +92,12 @@ class AssignBitwidths(Quantiser):
         assert isinstance(fitter, Assigner)
         return {
             name: Assignment(
-                self.accumulator, self.overflow, self.guarantee, found.bounds.low, found.bounds.high
+                self.accumulator,
+                self.overflow,
+                self.guarantee,
+                found.bounds.low,
+                found.bounds.high,
+                self.tile,
             )
             for name, found in fitter.assigned.items()
         }

@@ -121,6 +121,7 @@ class PassContext:
     Attributes:
         calibration: makes a fresh iterator over batches of typical inputs (the leading axis of
             every array is the network's own batch size), or None where the user gave no data.
+        labels: class of each calibration sample, int64, where the data has them.
         verify_inputs: batches on which outputs are compared before and after each pass.
         target: facts of the target that passes may depend on (e.g. ``accumulator_bits``).
         cost: predicted time of a layer as the whole pipeline will leave it (in 8 bits where a later
@@ -134,6 +135,7 @@ class PassContext:
     """
 
     calibration: Callable[[], Iterator[Batch]] | None = None
+    labels: Array | None = None
     verify_inputs: tuple[Batch, ...] = ()
     target: Mapping[str, int | float | bool | str] = field(default_factory=dict)
     cost: LayerCost | None = None

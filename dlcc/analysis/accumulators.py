@@ -157,6 +157,25 @@ def of_weights(
     return ChannelBounds(low + start, high + start)
 
 
+def of_tiles(
+    codes: Array, data: Bounds, tile: int, taps: int, overflow: Overflow = Overflow.WRAP
+) -> ChannelBounds:
+    """Bounds on sums of tiles of input channels, of each tap of a kernel for itself.
+
+    Args:
+        codes: integers [O, K], the taps along the last axis of K.
+        data: range of every x.
+        tile: neighbouring input channels whose products are summed up.
+        taps: positions of the kernel.
+        overflow: whether partial sums must fit too.
+    """
+    by_tap = codes.reshape(len(codes), -1, taps).transpose(0, 2, 1)
+    by_tap = np.pad(by_tap, ((0, 0), (0, 0), (0, -by_tap.shape[2] % tile)))
+    each = of_weights(by_tap.reshape(-1, tile), data, overflow=overflow)
+    low, high = (ends.reshape(len(codes), -1) for ends in (each.low, each.high))
+    return ChannelBounds(low.min(axis=1), high.max(axis=1))
+
+
 def _parts(codes: Array, data: Bounds) -> tuple[Array, Array]:
     """Sums of the positive and of the negative weights of each row, int64."""
     wide = codes.astype(np.int64)

@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 
 from dlcc import numerics
-from dlcc.analysis.accumulators import Bounds, ChannelBounds, Overflow, of_ranges, of_weights
+from dlcc.analysis.accumulators import (
+    Bounds,
+    ChannelBounds,
+    Overflow,
+    of_ranges,
+    of_tiles,
+    of_weights,
+)
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Affine, Graph, Node, Value, print_graph
 from dlcc.ir.encodings import Array
@@ -38,6 +45,8 @@ class Assignment:
         guarantee: for what it suffices: "ranges", "weights" or "results".
         low: the smallest sum of products and bias, as guaranteed.
         high: the largest.
+        tile: it sums up the products of so many neighbouring input channels, of bare codes, and is
+            emptied into a wider one; 0: it holds the whole sum.
     """
 
     accumulator: int
@@ -45,6 +54,7 @@ class Assignment:
     guarantee: str
     low: int
     high: int
+    tile: int = 0
 
 
 @dataclass(frozen=True)
@@ -260,11 +270,16 @@ def digest(graph: Graph) -> str:
 
 def _assigned_bounds(node: Node, data: Affine, other: Affine, promise: Assignment) -> Bounds | None:
     """What the promise says, computed again; None where it is about the calibration data."""
-    overflow = Overflow(promise.overflow)
+    overflow, last = Overflow(promise.overflow), (1 << (other.bits - 1)) - 1
+    bare = Bounds(*data.code_range)
+    if promise.tile and promise.guarantee == "weights":
+        taps = prod(node.input(1).type.shape[2:])
+        return of_tiles(weight_rows(node), bare, promise.tile, taps, overflow).all
+    if promise.tile:
+        return of_ranges(promise.tile, Bounds(-last, last), bare, overflow)
     if promise.guarantee == "weights":
         return _sums(node, data, other, overflow).all
     if promise.guarantee == "ranges":
-        last = (1 << (other.bits - 1)) - 1
         return _any(node, Bounds(-last, last), data, overflow).all
     return None
 

@@ -179,6 +179,8 @@ def _show(console: Console, stated: Sequence[dict[str, Any]], found: Sequence[Ce
     for old, new in zip(stated, found, strict=True):
         promise = new.assigned
         said = "" if promise is None else f"{promise.accumulator} bits for {promise.guarantee}"
+        if promise is not None and promise.tile:
+            said += f", sums of {promise.tile} channels"
         sums = f"{new.low}..{new.high}"
         row = (new.layer, new.terms, sums, new.bits, new.guarantee, old["accumulator"], said)
         rows.append(row)

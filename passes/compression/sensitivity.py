@@ -126,7 +126,7 @@ def analyse(
     Raises:
         DlccError: the labels do not fit the output.
     """
-    run = _Run(samples, labels)
+    run = Rerun(samples, labels)
     signal = 0.0
     keeps = [[keep_at(c, s) for s in sparsities] for c in found]
     noise = np.zeros((len(found), len(sparsities)))
@@ -139,7 +139,7 @@ def analyse(
             for j, keep in enumerate(keeps[i]):
                 values = np.where(candidate.mask(keep), candidate.layer.values, 0)
                 noise[i, j], hits[i, j] = np.add(
-                    (noise[i, j], hits[i, j]), run.changed(candidate, values)
+                    (noise[i, j], hits[i, j]), run.changed(candidate.layer.nodes, values)
                 )
             advance((number + (i + 1) / len(found)) / len(chunks))
     count = len(chunks) * run.rows
@@ -166,7 +166,7 @@ def _sparsity(candidate: Candidate, keep: int) -> float:
     return 1 - np.count_nonzero(kept) / kept.size
 
 
-class _Run:
+class Rerun:
     """The network on one chunk, and again from any layer on."""
 
     def __init__(self, samples: Samples, labels: Labels | None) -> None:
@@ -177,7 +177,7 @@ class _Run:
         self.rows = 0
         self._first = 0
         self._live: dict[Value, Array] = {}
-        self._behind: dict[str, list[Node]] = {}
+        self._behind: dict[tuple[str, ...], list[Node]] = {}
 
     def start(self, feed: dict[str, Array], first: int) -> None:
         """Run all of it; ``first`` is the number of the chunk's first sample."""
@@ -188,9 +188,14 @@ class _Run:
         if self.labels is not None:
             self.rows = len(self._scores(self._live))
 
-    def changed(self, candidate: Candidate, values: Array) -> tuple[float, int]:
-        """Squared change of the outputs with other weights in a layer, and hits."""
-        nodes = [self.nodes[key(n)] for n in candidate.layer.nodes]
+    def changed(self, layers: Sequence[Node], values: Array) -> tuple[float, int]:
+        """Squared change of the outputs with another weight, and hits.
+
+        Args:
+            layers: that read the weight, nodes of any copy of the network.
+            values: real numbers in its shape.
+        """
+        nodes = [self.nodes[key(n)] for n in layers]
         old = nodes[0].input(1)
         new = Value(f"{old.name}.pruned", old.type)
         twin = Graph("twin").add_constant(
@@ -203,12 +208,29 @@ class _Run:
         self._continue(self._after(nodes), live)
         for node in nodes:
             node.set_input(1, old)
+        return self._noise(live), 0 if self.labels is None else self._hits(live)
+
+    def moved(self, layers: Sequence[Node], change: Callable[[Array], Array]) -> float:
+        """Squared change of the outputs where layers read something else.
+
+        Args:
+            layers: nodes of any copy of the network that read the same operand 0.
+            change: makes what they read, of what they read now.
+        """
+        nodes = [self.nodes[key(n)] for n in layers]
+        read = nodes[0].input(0)
+        behind = [n for n in self._after(nodes) if n not in nodes]
+        live = dict(self._live)
+        self._continue(nodes, live | {read: change(live[read])}, live)
+        self._continue(behind, live)
+        return self._noise(live)
+
+    def _noise(self, live: dict[Value, Array]) -> float:
         pairs = zip(self._outputs(live), self._outputs(self._live), strict=True)
-        noise = sum(float(np.square(after - before).sum()) for after, before in pairs)
-        return noise, 0 if self.labels is None else self._hits(live)
+        return sum(float(np.square(after - before).sum()) for after, before in pairs)
 
     def _after(self, nodes: Sequence[Node]) -> list[Node]:
-        name = key(nodes[0])
+        name = tuple(key(n) for n in nodes)
         if name not in self._behind:
             touched: set[Value] = set()
             out = []
@@ -219,10 +241,17 @@ class _Run:
             self._behind[name] = out
         return self._behind[name]
 
-    def _continue(self, nodes: Collection[Node], live: dict[Value, Array]) -> None:
+    def _continue(
+        self,
+        nodes: Collection[Node],
+        live: dict[Value, Array],
+        into: dict[Value, Array] | None = None,
+    ) -> None:
+        """Run nodes on ``live``, and enter the results there or elsewhere."""
         for node in nodes:
             with single_threaded_blas():
-                live.update(zip(node.outputs, run_node(node, live), strict=True))
+                results = run_node(node, live)
+            (live if into is None else into).update(zip(node.outputs, results, strict=True))
 
     def _outputs(self, live: dict[Value, Array]) -> list[Array]:
         """Real values of the outputs that depend on the inputs, float64."""
@@ -272,7 +301,7 @@ def distribute(curves: Sequence[Curve], found: Sequence[Candidate], sparsity: fl
             full,
             *((p.sparsity * curve.weights, p.error**2, float(p.keep)) for p in curve.points),
         ]
-        hull = _lower_hull(corners)
+        hull = lower_hull(corners)
         for a, b in pairwise(hull):
             segments.append(((b[1] - a[1]) / (b[0] - a[0]), index, b[0] - a[0], b[2]))
     removed = 0.0
@@ -285,7 +314,7 @@ def distribute(curves: Sequence[Curve], found: Sequence[Candidate], sparsity: fl
     return [max(1, round(k)) for k in kept]
 
 
-def _lower_hull(corners: Sequence[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
+def lower_hull(corners: Sequence[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
     """The corners of the lower convex hull, x rising (Andrew's monotone chain)."""
     hull: list[tuple[float, float, float]] = []
     for corner in sorted(set(corners)):
@@ -308,8 +337,10 @@ __all__ = [
     "Curve",
     "Labels",
     "Point",
+    "Rerun",
     "affordable",
     "analyse",
     "check_sparsities",
     "distribute",
+    "lower_hull",
 ]

@@ -20,6 +20,7 @@ from dlcc.analysis.accumulators import (
     Overflow,
     of_ranges,
     of_results,
+    of_tiles,
     of_weights,
 )
 from dlcc.ir import Affine, Node
@@ -106,15 +107,11 @@ def _of_tiles(
     What is summed up are products of bare codes: zero points and biases come in behind.
     """
     tile, data = accumulator.tile, Bounds(*source.code_range)
-    by_tap = codes.reshape(len(codes), -1, taps).transpose(0, 2, 1)
-    by_tap = np.pad(by_tap, ((0, 0), (0, 0), (0, -by_tap.shape[2] % tile)))
     if accumulator.guarantee == "ranges":
         last = (1 << (bits - 1)) - 1
         found = of_ranges(tile, Bounds(-last, last), data, accumulator.overflow)
         return ChannelBounds(*(np.full(len(codes), end) for end in (found.low, found.high)))
-    each = of_weights(by_tap.reshape(-1, tile), data, overflow=accumulator.overflow)
-    low, high = (ends.reshape(len(codes), -1) for ends in (each.low, each.high))
-    return ChannelBounds(low.min(axis=1), high.max(axis=1))
+    return of_tiles(codes, data, tile, taps, accumulator.overflow)
 
 
 def on_rows(

@@ -188,6 +188,10 @@ def promise(guarantee: str, low: int, high: int, bits: int = 16) -> Assignment:
         (promise("ranges", -127 * 765, 127 * 765, 18), ""),
         (promise("ranges", 0, 765), "sums reach -97155..97155"),
         (promise("results", 0, 1), ""),
+        (replace(promise("weights", 0, 510), tile=2), ""),
+        (replace(promise("weights", 0, 509), tile=2), "sums reach 0..510"),
+        (replace(promise("ranges", -127 * 510, 127 * 510, 17), tile=2), ""),
+        (replace(promise("ranges", 0, 510), tile=2), "sums reach -64770..64770"),
     ],
 )
 def test_promises(said: Assignment, why: str) -> None:

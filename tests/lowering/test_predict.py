@@ -61,8 +61,8 @@ def test_predictions_are_those_of_the_quantised_network() -> None:
     expected = CostModel(TARGET, 8)(graph.nodes[1])
     rng = np.random.default_rng(0)
     feeds = [{"x": rng.standard_normal((1, 16, 10, 10)).astype(np.float32)}]
-    options = dlcc.driver.CompileOptions(passes="quantize", calibration=lambda: iter(feeds))
-    quantised = dlcc.driver.optimise(graph, options).graph
+    options = dlcc.CompileOptions(passes="quantize", calibration=lambda: iter(feeds))
+    quantised = dlcc.optimise(graph, options).graph
     [found] = [n for n in quantised.nodes if n.loc == "b"]
     assert choose(found, TARGET).seconds == pytest.approx(expected)
 

@@ -48,7 +48,7 @@ def _pair_cycles(unit: Unit, m: int, nr: int, steps: int) -> float:
     each = 2.0 if unit.sums >= steps else 2.0 + 1.0 / unit.sums
     loads = 0.5 * (m + nr)
     held = nr * unit.sums  # weights of a run that is written out
-    spilling = 1.12 if 4 < held and unit.sums <= 4 and unit.registers <= 16 else 1.0
+    spilling = 1.12 if held > 4 and unit.sums <= 4 and unit.registers <= 16 else 1.0
     return max(spilling * each * m * nr / ports, loads, 2.0) + 0.1 * loads
 
 
