@@ -11,6 +11,10 @@ from dlcc.ir.text import type_text
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow, Target
 
+NEARLY = 1.06
+"""Predicted times within this factor are as good as equal. Of two such rows the one made for the
+weight's encoding is taken: it stores the compressed weights, in fewer bytes."""
+
 
 @dataclass
 class Choice:
@@ -31,7 +35,7 @@ class Choice:
 
 
 def choose(node: Node, target: Target) -> Choice:
-    """The cheapest row that serves ``node``.
+    """The cheapest row that serves ``node``; the one that stores less, of nearly equal ones.
 
     Raises:
         DlccError: no row of the target's table serves it; every row's reason is given.
@@ -39,13 +43,14 @@ def choose(node: Node, target: Target) -> Choice:
     costs, reasons = _costs(node, target)
     if not costs:
         raise _unserved(node, target, reasons)
-    seconds, row = min(costs.values(), key=lambda entry: entry[0])
+    seconds, row = min(costs.values(), key=lambda e: e[0] / (NEARLY if e[1].encodings else 1))
     # that a row for any op has nothing for this one is no news
     general = {other.name for other in target.rows if "*" in other.ops}
     reasons = {name: why for name, why in reasons.items() if name not in general}
     for name, (other, _) in costs.items():
         if name != row.name:
-            reasons[name] = f"predicted {other * 1e6:.1f} us against {seconds * 1e6:.1f} us"
+            why = f"predicted {other * 1e6:.1f} us against {seconds * 1e6:.1f} us"
+            reasons[name] = why + ("" if other >= seconds else ", with the weights decoded")
     return Choice(node, row, row.plan(node), seconds, reasons)
 
 

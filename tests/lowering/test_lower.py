@@ -53,6 +53,20 @@ def test_the_cheapest_kernel_is_chosen_and_the_report_says_why_not_the_others():
     assert choice.rejected["slow"] == "predicted 2.0 us against 1.0 us"
 
 
+def test_of_nearly_equal_rows_the_one_that_stores_compressed_weights_is_chosen():
+    def choice(seconds: float):
+        packed = Row("packed", seconds)
+        packed.encodings = ("affine",)
+        packed.serves = lambda node: True
+        return choose(relu_node(), table(Row("dense", 10e-6), packed))
+
+    near, far = choice(10.5e-6), choice(11e-6)
+    assert (near.row.name, far.row.name) == ("packed", "dense")
+    told = "predicted 10.0 us against 10.5 us, with the weights decoded"
+    assert near.rejected["dense"] == told
+    assert near.seconds == 10.5e-6
+
+
 def test_ties_go_to_the_first_row():
     assert choose(relu_node(), table(Row("a", 1e-6), Row("b", 1e-6))).row.name == "a"
 

@@ -32,15 +32,16 @@ from targets.cpu.kernels.real_panel import (
 )
 from targets.cpu.kernels.tiles import tile_shape
 
-NEAR_PANEL = 24 << 10
+NEAR_PANEL = 40 << 10
 """Bytes of a panel that stays in the first-level cache."""
 
 NEAR_STORE, FAR_STORE = 0.5, 2.5
 """Cycles of a vector beyond its look-ups: in the first-level cache, and in the second one, whose
 lines are read before they are written."""
 
-BESIDE_TILES = 0.15
-"""Part of the unpacking that takes time although the tile unit is what the kernel waits for."""
+HIDDEN_FROM = 6.0
+"""Steps of a block from which on the better half of unpacking is hidden behind products of tiles.
+With fewer of them the vector unit is busy with the block's epilogue."""
 
 
 def unpacking_of(panel: Packing) -> type[Unpacking[Any]]:
@@ -147,7 +148,10 @@ class CodedGemm:
         if self.panel.form == "panel":
             far = _panel_bytes(self.gemm, self.unit) > NEAR_PANEL
             return vectors * (self.panel.cycles + (FAR_STORE if far else NEAR_STORE)) / CLOCK
-        part = BESIDE_TILES if self.panel.form == "tiles" else 1.0
+        part = 1.0
+        if self.panel.form == "tiles":
+            steps = self.gemm.runs * ceil(self.gemm.run / self.unit.k)
+            part = HIDDEN_FROM / (HIDDEN_FROM + steps)
         return _turns(self.gemm, self.unit) * vectors * cycles * part / CLOCK
 
     def constants(self, packed: np.ndarray) -> dict[str, np.ndarray]:
