@@ -73,7 +73,7 @@ def without_clamps(graph: Graph) -> Graph:
     The clip's result has the layer's old name; the layer's result has the suffix :data:`PRE`.
     """
     copy = graph.copy()
-    for node in [n for n in copy.nodes if n.op in LAYERS]:
+    for node in [n for n in copy.nodes if n.op in LAYERS and not n.output.type.is_binary]:
         low = float(node.attrs.pop("act_min", -math.inf))  # type: ignore[arg-type]
         high = float(node.attrs.pop("act_max", math.inf))  # type: ignore[arg-type]
         name, result = node.output.name, node.output

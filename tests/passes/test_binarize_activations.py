@@ -271,6 +271,30 @@ def test_errors() -> None:
         run(real_layer(), "binarize-activations{samples=0}")
 
 
+def test_the_other_layers_are_quantised(tmp_path: Any) -> None:
+    net = Net()
+    y = net.conv(net.input(1, 3, 8, 8), 32, loc="first", pads=(1, 1, 1, 1))
+    for loc in ("a", "b"):
+        y = sign_conv(net, where(net, y), 32, loc, pads=(1, 1, 1, 1))
+    flat = net.op("reshape", net.op("max_pool2d", y, kernel=(8, 8)), shape=(1, 32))
+    graph = net.done(net.linear(flat, 10, loc="last"))
+    chosen = "{only=[a,b]}"
+    samples = [feed(graph, seed) for seed in range(4)]
+    context = PassContext(calibration=lambda: iter(samples))
+    run(graph, f"binarize{chosen},binarize-activations{chosen},quantize", context)
+    layers = {n.loc: n.input(0).type.encoding.name for n in graph.nodes}
+    assert [layers[loc] for loc in ("first", "a", "b", "last")] == [
+        "affine",
+        "binary",
+        "binary",
+        "affine",
+    ]
+    program = lower(graph, get_target("cpu:avx2"), build_object)
+    write_artifact(program, tmp_path / "net")
+    with dlcc.load(tmp_path / "net") as model:
+        np.testing.assert_array_equal(model(feed(graph)["x"]), output(graph))
+
+
 def test_a_network_of_signs_from_torch(tmp_path: Any) -> None:
     torch = pytest.importorskip("torch")
 
