@@ -76,6 +76,11 @@ class AssignBitwidths(Quantiser):
         "layer: all channels of the layer get fewer bits",
     )
 
+    @property
+    def fits_weights(self) -> bool:
+        """No: sums are bounded for the layers' own weights."""
+        return False
+
     def widths(self) -> BitWidths:
         """Eight bits, until a layer gets fewer."""
         return BitWidths(8, 8)

@@ -143,6 +143,22 @@ def fit(weight: Array, mask: Array, fitted: Sums, held: Sums) -> Fit:
     return Fit(result, matching_bias(result, every), chosen)
 
 
+def target(weight: Array, keep_zeros: bool, fitted: Sums, held: Sums) -> Array:
+    """The weights that a layer should have, before they are rounded.
+
+    Args:
+        weight: [groups, O / groups, K], its own.
+        keep_zeros: only those that are not 0 may change.
+        fitted: as in :func:`fit`.
+        held: as in :func:`fit`.
+
+    Returns:
+        Those of :func:`fit`, or ``weight`` where that is too much work.
+    """
+    mask = weight != 0 if keep_zeros else np.ones(weight.shape, np.bool_)
+    return weight if work(mask) > WORK else fit(weight, mask, fitted, held).weight
+
+
 def _part(sums: Sums, outputs: Array) -> Sums:
     return Sums(
         sums.count,
@@ -259,4 +275,4 @@ def _worth(fitted: Array, inverse: Array, blocks: Array) -> Array:
     return out
 
 
-__all__ = ["WORK", "Fit", "Sums", "fit", "matching_bias", "surgeon", "work"]
+__all__ = ["WORK", "Fit", "Sums", "fit", "matching_bias", "surgeon", "target", "work"]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
 from dlcc.analysis.blas import single_threaded_blas
-from dlcc.ir import Graph, Node
+from dlcc.ir import Affine, Graph, Node, Value
 from dlcc.ir.encodings import Array
 from passes.compression.refit import Sums
 from passes.compression.rows import groups_of, input_rows, output_rows, row_count, sampled
@@ -73,7 +73,7 @@ class SideBySide:
             with single_threaded_blas():
                 wanted = step(self.old.nodes[index], live_old, uses_old)
                 if chosen[index]:
-                    visit(node, lambda n=node, w=wanted: self._sums(n, live_new, w))  # type: ignore[misc]
+                    visit(node, lambda n=node, w=wanted: gather(n, live_new, w, self.rng))  # type: ignore[misc]
                 step(node, live_new, uses_new)
             advance((index + 1) / end)
 
@@ -88,33 +88,73 @@ class SideBySide:
     def _inputs(self, network: Graph) -> Live:
         return {v: [feed[v.name] for feed in self.feeds] for v in network.inputs}
 
-    def _sums(self, node: Node, live: Live, wanted: list[Array]) -> tuple[Sums, Sums]:
-        """Sums over the rows to fit, and over those that choose the ridge."""
-        shape = node.input(1).type.shape
-        groups, depth = groups_of(node), math.prod(shape[1:])
-        parts = [Sums.zero(groups, depth, shape[0] // groups) for _ in range(2)]
-        rows = max(ROWS_PER_INPUT * depth, FEWEST_ROWS)
-        slot = residual_slot(node)
-        residual = None if slot is None else node.optional_input(slot)
-        total, number = sum(map(len, wanted)), 0
-        for index, y in enumerate(wanted):
-            x = live[node.input(0)][index]
-            added = None if residual is None else live[residual][index]
-            own = (number + np.arange(len(y))) % HELD == HELD - 1
-            number += len(y)
-            for part, images in zip(parts, (~own, own), strict=True):
-                if images.any():
-                    share = math.ceil(rows * np.count_nonzero(images) / total)
-                    target = y[images] if added is None else y[images] - added[images]
-                    self._add(part, node, x[images], target, share)
-        return parts[0], parts[1]
 
-    def _add(self, part: Sums, node: Node, x: Array, target: Array, wanted: int) -> None:
-        """Add sampled rows, in blocks that do not take much memory."""
-        chosen = sampled(row_count(node, target), wanted, self.rng)
-        numbers = chosen.size * math.prod(node.input(1).type.shape[1:]) * groups_of(node)
-        for rows in np.array_split(chosen, -(-numbers // _BLOCK_NUMBERS)):
-            part.add(input_rows(node, x, rows), output_rows(node, target, rows))
+def gather(
+    node: Node, live: Live, wanted: Sequence[Array], rng: np.random.Generator
+) -> tuple[Sums, Sums]:
+    """Sums over the rows to fit, and over those that choose the ridge.
+
+    Args:
+        node: a layer of a running network; its operands are numbers or their codes.
+        live: values of that network.
+        wanted: the layer's results in the dense network, before a clamp, per chunk.
+        rng: chooses the rows.
+    """
+    shape = node.input(1).type.shape
+    groups, depth = groups_of(node), math.prod(shape[1:])
+    parts = [Sums.zero(groups, depth, shape[0] // groups) for _ in range(2)]
+    rows = max(ROWS_PER_INPUT * depth, FEWEST_ROWS)
+    slot = residual_slot(node)
+    residual = None if slot is None else node.optional_input(slot)
+    total, number = sum(map(len, wanted)), 0
+    for index, y in enumerate(wanted):
+        x = _real(node.input(0), live[node.input(0)][index])
+        added = None if residual is None else _real(residual, live[residual][index])
+        own = (number + np.arange(len(y))) % HELD == HELD - 1
+        number += len(y)
+        for part, images in zip(parts, (~own, own), strict=True):
+            if images.any():
+                share = math.ceil(rows * np.count_nonzero(images) / total)
+                target = y[images] if added is None else y[images] - added[images]
+                _add(part, node, x[images], target, share, rng)
+    return parts[0], parts[1]
+
+
+def _real(value: Value, array: Array) -> Array:
+    encoding = value.type.encoding
+    return encoding.dequantise(array) if isinstance(encoding, Affine) else array
+
+
+def _add(
+    part: Sums, node: Node, x: Array, target: Array, wanted: int, rng: np.random.Generator
+) -> None:
+    """Add sampled rows, in blocks that do not take much memory."""
+    chosen = sampled(row_count(node, target), wanted, rng)
+    numbers = chosen.size * math.prod(node.input(1).type.shape[1:]) * groups_of(node)
+    for rows in np.array_split(chosen, -(-numbers // _BLOCK_NUMBERS)):
+        part.add(input_rows(node, x, rows), output_rows(node, target, rows))
+
+
+class Ahead:
+    """The dense network, run as far as it is asked for."""
+
+    def __init__(self, samples: Samples) -> None:
+        """Start; ``samples.network`` is copied."""
+        self._network = without_clamps(samples.network)
+        feeds = list(samples.chunks())
+        self._live: Live = {v: [f[v.name] for f in feeds] for v in self._network.inputs}
+        self._uses = use_counts(self._network)
+        self._next = 0
+
+    def result(self, name: str) -> list[Array] | None:
+        """Results of the layer of this key before its clamp; None if it was passed already."""
+        while self._next < len(self._network.nodes):
+            node = self._network.nodes[self._next]
+            self._next += 1
+            made = step(node, self._live, self._uses)
+            if node.op in LAYERS and name_of(node) == name:
+                return made
+        return None
 
 
 def why_not_fitted(node: Node, samples: int) -> str:
@@ -136,4 +176,12 @@ def name_of(node: Node) -> str:
     return key(node).removesuffix(PRE)
 
 
-__all__ = ["GetSums", "SideBySide", "Visit", "name_of", "why_not_fitted"]
+__all__ = [
+    "Ahead",
+    "GetSums",
+    "SideBySide",
+    "Visit",
+    "gather",
+    "name_of",
+    "why_not_fitted",
+]

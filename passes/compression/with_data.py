@@ -58,11 +58,9 @@ class LayerData:
             LinAlgError: the inputs' covariance is too singular.
         """
         weight = rows_of(layer.node, layer.values).astype(np.float64)
-        mask = weight != 0 if is_pruned_layer(layer) else np.ones(weight.shape, np.bool_)
         fitted, held = sums()
         every = fitted + held
-        if refit.work(mask) <= refit.WORK:
-            weight = refit.fit(weight, mask, fitted, held).weight
+        weight = refit.target(weight, is_pruned_layer(layer), fitted, held)
         mean = every.x / every.count
         covariance = every.xx / every.count - mean[:, :, None] * mean[:, None, :]
         return LayerData(weight, Metric.of(covariance), every)

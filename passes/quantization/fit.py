@@ -14,11 +14,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from dlcc.analysis.blas import single_threaded_blas
 from dlcc.ir import Affine, Graph, Node
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import op_of
 from dlcc.ops.conv import window_of
-from passes.compression.rows import conv_rows, sampled
+from passes.compression import refit
+from passes.compression.rows import conv_rows, groups_of, sampled
+from passes.compression.side_by_side import Ahead, gather, why_not_fitted
 from passes.compression.stepping import Live, step, use_counts
 from passes.quantization import weights
 from passes.quantization.observe import Observation
@@ -86,6 +89,7 @@ class Prepared:
         samples: the samples.
         seen: what the float network does on them.
         encoding_at: encodings of other widths.
+        dense: the float network on the samples, where weights are fitted to its results.
     """
 
     graph: Graph
@@ -96,6 +100,7 @@ class Prepared:
     samples: Samples
     seen: Observation
     encoding_at: EncodingAt
+    dense: Ahead | None = None
 
 
 @dataclass
@@ -193,6 +198,7 @@ class Fitter:
         self.options = prepared.options
         self.samples = prepared.samples
         self.observation = prepared.seen
+        self._dense = prepared.dense
         self.report = FitReport()
         self._nodes = {key(n): n for n in self.target.nodes}
 
@@ -208,7 +214,8 @@ class Fitter:
                 break
             self._prepare(node, live)
             if node.op in LAYERS and key(node) in self.structure.integer:
-                self._fit(node, live)
+                with single_threaded_blas():
+                    self._fit(node, live)
             elif node.op == "matmul" and key(node) in self.structure.integer:
                 self.report.accumulator[key(node)] = bound = _matmul_bound(node)
                 if bound >= weights.ACCUMULATOR:
@@ -230,13 +237,33 @@ class Fitter:
         source = node.input(0).type.affine
         return Layer(
             node,
-            weight,
+            self._wanted(node, weight, live),
             bias,
             source,
             weights.scale_floor(_fold(node, np.abs(bias)), source.scale, _residual_reach(node)),
             self._moments(node, live),
             self._residual_means(node, live),
         )
+
+    def _wanted(self, node: Node, weight: Array, live: Live) -> Array:
+        """The weights that are rounded: [O, K].
+
+        Narrow ones are fitted to the float network's results on the codes that now come; those
+        that were rounded before stay.
+        """
+        bits, none = self.widths.weight(key(node)), np.zeros(len(weight))
+        if self._dense is None or bits >= weights.WIDE or weight_codes(node) is not None:
+            return weight
+        lattice = weights.channel_scales(weight, bits, none)[1]
+        if lattice or why_not_fitted(node, self.samples.count):
+            return weight
+        wanted = self._dense.result(key(node))
+        if wanted is None:
+            return weight
+        sums = gather(node, live, wanted, np.random.default_rng(self.options.seed))
+        rows = weight.reshape(groups_of(node), -1, weight.shape[1]).astype(np.float64)
+        fitted = refit.target(rows, is_pruned(node.input(1)), *sums)
+        return np.asarray(fitted.reshape(weight.shape), np.float32)
 
     def _quantised(self, layer: Layer, bits: int, floor: Array) -> Codes:
         """Codes of a layer, with scales of at least ``floor``."""

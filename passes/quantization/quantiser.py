@@ -12,6 +12,7 @@ from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Affine, Graph
 from dlcc.ops.base import Quantised, op_of
 from passes.base import Pass, PassContext, PassResult, Stage, option, part
+from passes.compression.side_by_side import Ahead
 from passes.quantization import fit, ranges, structure, weights
 from passes.quantization.equalise import equalise, pairs
 from passes.quantization.fixed_point import FixedFitter, FixedPoint
@@ -64,6 +65,11 @@ class Quantiser(Pass):
         """Codes of up to 8 bits are multiplied as bytes."""
         return 8
 
+    @property
+    def fits_weights(self) -> bool:
+        """Whether narrow weights are fitted to the float network before they are rounded."""
+        return self.rounding != "nearest"
+
     @abstractmethod
     def widths(self) -> BitWidths:
         """Widths of the codes, as far as they are known before the layers are fitted."""
@@ -108,10 +114,13 @@ class Quantiser(Pass):
         encodings = {r: encoding_at(r, widths.activation(r)) for r in plan.members()}
         twin = samples.network
         holding = ranges.asymmetric if fixed is None else fixed.holding
+        dense = Ahead(samples) if self.fits_weights and samples.given else None
         borders = Rewriter(graph, plan, encodings, holding).run()
         Rewriter(twin, plan, encodings, holding).run()
         options = fit.FitOptions(self.bias_correction, self.rounding, context.seed)
-        prepared = fit.Prepared(graph, twin, plan, widths, options, samples, seen, encoding_at)
+        prepared = fit.Prepared(
+            graph, twin, plan, widths, options, samples, seen, encoding_at, dense
+        )
         fitter = self.fitter(prepared) if fixed is None else FixedFitter(prepared, fixed)
         report = fitter.run(part(context, 0.4, 1.0, "fitting weights"))
         if fixed is None:

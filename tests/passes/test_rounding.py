@@ -24,6 +24,7 @@ from passes.quantization.rounding import (
     round_weights,
     searched_scales,
 )
+from passes.quantize import Quantize
 from tests.passes.conftest import Net
 
 Array = np.ndarray[Any, Any]
@@ -357,6 +358,32 @@ def test_quantize_rounds_by_the_same_code(net: Net, how: str) -> None:
         errors[rounding] = float(np.linalg.norm(outputs(graph, fresh) - want))
     if how != "nearest":
         assert errors[how] < 0.9 * errors["nearest"]
+
+
+def test_quantize_fits_narrow_weights_to_the_float_network(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = network(net)
+    PassManager("fuse-epilogues").run(dense)
+    data, fresh = samples(dense, 48), samples(dense, 8, seed=1)
+    want = outputs(dense, fresh)
+    errors = []
+    for fits in (True, False):
+        monkeypatch.setattr(Quantize, "fits_weights", fits)
+        graph = dense.copy()
+        compress(graph, "quantize{weights=[*:3]}", data)
+        errors.append(float(np.linalg.norm(outputs(graph, fresh) - want)))
+    assert errors[0] < 0.95 * errors[1]
+
+
+def test_wide_weights_are_those_of_the_network(net: Net) -> None:
+    graph = network(net)
+    before = {n.loc: n.input(1).decoded() for n in graph.nodes if n.op in ("conv2d", "linear")}
+    compress(graph, "quantize{bits=8 equalise=false}", samples(graph))
+    for node in graph.nodes:
+        if node.op in ("conv2d", "linear"):
+            change = np.abs(node.input(1).decoded() - before[node.loc])
+            assert change.max() < 0.05 * np.abs(before[node.loc]).max()
 
 
 @pytest.mark.parametrize(
