@@ -11,7 +11,7 @@ import numpy as np
 from dlcc.ir import Graph, Sparse
 from passes.base import Pass, PassContext, PassResult, Stage, option, part
 from passes.compression import pruning, saliency, sensitivity
-from passes.compression.layers import Refuse, WeightLayer, weight_layers
+from passes.compression.layers import Refuse, WeightLayer, weight_layers, without_depthwise
 from passes.compression.masks import Facts, check_pattern
 from passes.compression.pruning import Candidate, Pruned
 from passes.compression.reconstruct import Choice, reconstruct
@@ -29,7 +29,9 @@ class Prune(Pass):
     thereby which kernels can run on it.
 
     A layer stays as it was, with the reason in a remark, where the pattern does not fit it, where
-    no weight would be dropped, or all would. What is smaller dense is stored dense.
+    no weight would be dropped, or all would, and where it is depthwise and ``depthwise`` is not
+    given (Zhu and Gupta 2017, "To prune, or not to prune", leave these out too). What is smaller
+    dense is stored dense.
 
     ::
 
@@ -73,6 +75,9 @@ class Prune(Pass):
     )
     reconstruct: bool = option(
         False, "fit the remaining weights and the biases to the dense network's calibration results"
+    )
+    depthwise: bool = option(
+        False, "prune depthwise layers too, whose few weights carry a channel each"
     )
     samples: int = option(256, "most calibration samples to use", unit="samples", minimum=1)
     only: tuple[str, ...] = option((), "layers to prune, by name; * and ? match; none for all")
@@ -184,6 +189,8 @@ class Prune(Pass):
                 gradient.
         """
         layers = weight_layers(graph, self.only, self.exclude, refuse)
+        if not self.depthwise:
+            layers = without_depthwise(layers, refuse)
         if self.saliency == "magnitude" or samples is None:
             scores = saliency.magnitudes(layers)
         elif self.saliency == "first-order":

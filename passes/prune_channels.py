@@ -14,6 +14,12 @@ from dlcc.ir.encodings import Array
 from passes.base import Pass, PassContext, PassResult, Stage, option, part
 from passes.compression import channel_choice as choice
 from passes.compression import saliency
+from passes.compression.channel_branches import (
+    Branches,
+    branch_errors,
+    silence,
+    without_branches,
+)
 from passes.compression.channel_choice import Bundle, Work
 from passes.compression.channel_constants import (
     constant_channels,
@@ -23,6 +29,7 @@ from passes.compression.channel_constants import (
 )
 from passes.compression.channel_removal import shrink, shrink_moments
 from passes.compression.channel_rules import analyse
+from passes.compression.channel_times import LayerTimes
 from passes.compression.channels import Channels, LayerSides
 from passes.compression.layers import WeightLayer, check_names
 from passes.compression.reconstruct import reconstruct
@@ -31,6 +38,9 @@ from passes.quantization.structure import LAYERS, key
 
 _LIKE_LANES = 16
 """Channels that kernels take at a time where no target is known."""
+
+_BRANCH_SAMPLES = 64
+"""On how many samples the network is run without each residual branch."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,12 @@ class PruneChannels(Pass):
         unit="channels",
         minimum=1,
     )
-    minimum: int = option(1, "fewest channels to leave of a layer", unit="channels", minimum=1)
+    minimum: int = option(
+        1,
+        "fewest channels to leave of a layer; 0: residual branches may go as a whole",
+        unit="channels",
+        minimum=0,
+    )
     samples: int = option(256, "most calibration samples to use", unit="samples", minimum=1)
     only: tuple[str, ...] = option(
         (), "layers that may lose channels, by name; * and ? match; none for all"
@@ -133,10 +148,13 @@ class PruneChannels(Pass):
         if result.modified:
             stop_reading(graph, channels, constants, kept)
             if self.reconstruct and samples is not None:
-                self._reconstruct(graph, samples, context, result)
+                self._reconstruct(graph, samples, channels, kept, context, result)
+            channels, kept, gone = without_branches(graph, channels, kept)
+            for node in gone:
+                context.channel_moments.pop(node.loc, None)
             shrink_moments(channels, kept, context.channel_moments)
             shrink(graph, channels, kept)
-        self._account(work, kept, sizes, channels, result)
+        self._account(graph, work, kept, sizes, channels, result)
         return result
 
     def _samples(self, graph: Graph, context: PassContext, result: PassResult) -> Samples | None:
@@ -172,7 +190,11 @@ class PruneChannels(Pass):
         scores = order
         if self.macs is not None:
             wanted = self.macs * work.total
-            after = choice.by_work(found, work, scores, wanted, kept)
+            times = None if context.cost is None else LayerTimes(work.layers, context.cost)
+            gain = choice.gain_of(work, times)
+            if self.saliency == "first-order" and samples is not None:
+                scores = self._measured(channels, found, scores, samples, context)
+            after = choice.by_work(found, work, scores, wanted, kept, gain)
             self._check_reached(work, after, multiple)
             return after
         return choice.by_count(found, self._counts(channels, found), kept)
@@ -189,6 +211,33 @@ class PruneChannels(Pass):
         else:
             shares = saliency.output_errors(layers, samples, advance)
         return choice.by_readers(channels, sides, shares)
+
+    def _measured(
+        self,
+        channels: Channels,
+        found: Sequence[Bundle],
+        scores: Array,
+        samples: Samples,
+        context: PassContext,
+    ) -> Array:
+        """Saliencies that add up to what the outputs lose without a residual branch.
+
+        Single channels lose less to first order than all of a branch together do, and the further
+        back the more: up to 35 times as much in ResNet-56. Other bundles get the median factor.
+        """
+        branches = Branches(channels)
+        inner = [b.groups for b in found if branches.may_go(b.groups) and len(b.groups) == b.size]
+        inner = [groups for groups in inner if scores[groups].sum() > 0]
+        if not inner:
+            return scores
+        ends = [branches.readers(groups) for groups in inner]
+        advance = part(context, 0.4, 0.5, "measuring branches")
+        errors = branch_errors(samples.first(_BRANCH_SAMPLES), ends, advance)
+        factors = [e / scores[groups].sum() for e, groups in zip(errors, inner, strict=True)]
+        scaled = scores * float(np.median(factors))
+        for groups, factor in zip(inner, factors, strict=True):
+            scaled[groups] = scores[groups] * factor
+        return np.asarray(scaled)
 
     def _counts(self, channels: Channels, found: Sequence[Bundle]) -> list[int]:
         """Groups to remove of each bundle, but for rounding."""
@@ -213,12 +262,24 @@ class PruneChannels(Pass):
     # -- what is left --------------------------------------------------------------------------
 
     def _reconstruct(
-        self, graph: Graph, samples: Samples, context: PassContext, result: PassResult
+        self,
+        graph: Graph,
+        samples: Samples,
+        channels: Channels,
+        kept: Array,
+        context: PassContext,
+        result: PassResult,
     ) -> None:
-        names = {key(n): n.loc for n in graph.nodes if n.op in LAYERS}
-        advance = part(context, 0.4, 1.0, "fitting what remains")
+        lost = {s.node for s in channels.layers() if not kept[channels.groups(s.results)].any()}
+        names = {key(n): n.loc for n in graph.nodes if n.op in LAYERS and n not in lost}
+        advance = part(context, 0.5, 1.0, "fitting what remains")
         done = reconstruct(
-            graph, samples, dict.fromkeys(names), context.rng("reconstruct"), advance
+            graph,
+            samples,
+            dict.fromkeys(names),
+            context.rng("reconstruct"),
+            advance,
+            [key(n) for n in silence(channels, kept)],
         )
         for name, after in done.after.items():
             message = f"fitted: error of its result {done.before[name]:.3g} -> {after:.3g}"
@@ -228,11 +289,18 @@ class PruneChannels(Pass):
         result.statistics["fitted_layers"] = len(done.after)
 
     def _account(
-        self, work: Work, kept: Array, sizes: Sequence[int], channels: Channels, result: PassResult
+        self,
+        graph: Graph,
+        work: Work,
+        kept: Array,
+        sizes: Sequence[int],
+        channels: Channels,
+        result: PassResult,
     ) -> None:
         """Remarks for each layer, and the totals.
 
         Args:
+            graph: the network as it is now.
             work: of the network as it was.
             kept: bool [groups].
             sizes: bytes of the layers' weights as they were.
@@ -241,15 +309,17 @@ class PruneChannels(Pass):
         """
         for node, why in channels.untold.items():
             result.remarks.append(self.remark("refused", node.loc or key(node), why))
-        after = [_stored_bytes(side) for side in work.layers]
+        alive = set(graph.nodes)
+        after = [_stored_bytes(side) if side.node in alive else 0 for side in work.layers]
         for side, old, new in zip(work.layers, sizes, after, strict=True):
             loc = side.node.loc or key(side.node)
             groups = channels.groups(side.results)
             if old != new:
-                text = f"{_extents(side, channels, kept)}: {old} -> {new} bytes of weights"
+                what = _extents(side, channels, kept)
+                text = f"{what if new else 'gone'}: {old} -> {new} bytes of weights"
                 result.remarks.append(self.remark("applied", loc, text))
             frozen = [channels.frozen[g] for g in groups.tolist() if g in channels.frozen]
-            if kept[groups].all() and (frozen or old == new):
+            if kept[groups].all() and (frozen or old == new) and side.node in alive:
                 why = frozen[0] if frozen else "none was chosen"
                 text = f"it keeps its channels: {why}"
                 result.remarks.append(self.remark("refused", loc, text))

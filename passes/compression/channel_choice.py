@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy as np
 from dlcc.ir import Graph, Node
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import op_of
+from passes.compression.channel_branches import Branches
+from passes.compression.channel_times import LayerTimes
 from passes.compression.channels import Channels, Cut, LayerSides
 
 
@@ -88,6 +91,27 @@ class Work:
         after = before - lost.reshape(2, count)
         return float((self._unit * (before.prod(axis=0) - after.prod(axis=0))).sum())
 
+    def seconds_saved(self, gone: Array, lost: Array, times: LayerTimes) -> float:
+        """Predicted time saved by losing more places; negative where kernels suit the rest less.
+
+        Args:
+            gone: int [2 * layers]: places lost already.
+            lost: the same, of those to lose.
+            times: of the layers.
+        """
+        count = len(self.layers)
+        before = self._full - gone.reshape(2, count)
+        after = before - lost.reshape(2, count)
+        total = 0.0
+        for index in np.flatnonzero(lost.reshape(2, count).any(axis=0)).tolist():
+            total += times(index, *map(int, before[:, index]))
+            total -= times(index, *map(int, after[:, index]))
+        return total
+
+    def seconds(self, times: LayerTimes) -> float:
+        """Predicted time of all layers as they are."""
+        return sum(times(i, *map(int, self._full[:, i])) for i in range(len(self.layers)))
+
     def of(self, kept: Array) -> float:
         """Work of the network with the groups of ``kept`` (bool [groups])."""
         gone = self.places[~kept].sum(axis=0)
@@ -150,8 +174,9 @@ def bundles(
         work: of the network.
         saliency: of each group.
         multiple: the number of channels that layers make is to be one of it.
-        least: fewest channels to keep.
+        least: fewest channels to keep; 0 lets residual branches go as a whole.
     """
+    branches = Branches(channels)
     alike: dict[bytes, list[int]] = {}
     for group, row in enumerate(work.places):
         if row.any():
@@ -165,14 +190,37 @@ def bundles(
         each = int(made.max(initial=0)) or 1
         step = multiple // math.gcd(multiple, each)
         order = free[np.argsort(saliency[free], kind="stable")]
-        out.append(Bundle(order, len(members), step, max(step, -(-least // each))))
+        fewest = max(step, -(-least // each))
+        if not least and branches.may_go(members):
+            fewest = 0
+        out.append(Bundle(order, len(members), step, fewest))
     return out
 
 
+Gain = Callable[[Array, Array], float]
+"""(gone, lost) -> what is saved by losing places [2 * layers] when others are lost already."""
+
+
+def gain_of(work: Work, times: LayerTimes | None) -> Gain:
+    """The share of the network's work that is saved, and of its time where that is predicted."""
+    total = work.total or 1.0
+    if times is None:
+        return lambda gone, lost: work.saved(gone, lost) / total
+    seconds = work.seconds(times) or 1.0
+    return lambda gone, lost: (
+        work.saved(gone, lost) / total + work.seconds_saved(gone, lost, times) / seconds
+    )
+
+
 def by_work(
-    found: Sequence[Bundle], work: Work, saliency: Array, wanted: float, kept: Array
+    found: Sequence[Bundle],
+    work: Work,
+    saliency: Array,
+    wanted: float,
+    kept: Array,
+    gain: Gain,
 ) -> Array:
-    """Remove, step by step, what is least salient for the work it saves.
+    """Remove, step by step, what is least salient for what it saves.
 
     Args:
         found: the bundles.
@@ -180,6 +228,7 @@ def by_work(
         saliency: of each group.
         wanted: multiply-accumulates to save.
         kept: bool [groups]: those that are kept so far.
+        gain: by which savings are compared.
 
     Returns:
         Those that are kept in the end. Less is saved than wanted where no step is left.
@@ -188,28 +237,51 @@ def by_work(
     removed = [int(np.count_nonzero(~kept[b.groups])) for b in found]
     gone = work.places[~kept].sum(axis=0)
     left = wanted - work.saved(np.zeros_like(gone), gone)
-    chunks = [_chunk(b, r, work, saliency) for b, r in zip(found, removed, strict=True)]
+    steps = [_steps(b, r, work, saliency) for b, r in zip(found, removed, strict=True)]
     while left > 0:
-        best, price = -1, math.inf
-        for index, (groups, lost, cost) in enumerate(chunks):
-            saved = work.saved(gone, lost) if len(groups) else 0.0
-            if saved > 0 and cost / saved < price:
-                best, price = index, cost / saved
-        if best < 0:
+        best, price = None, sys.float_info.max
+        for index, choices in enumerate(steps):
+            for step in choices:
+                gained = gain(gone, step.lost) if work.saved(gone, step.lost) > 0 else 0.0
+                if gained > 0 and step.cost / gained < price - _ALIKE * abs(price):
+                    best, price = (index, step), step.cost / gained
+        if best is None:
             break
-        groups, lost, _ = chunks[best]
-        left -= work.saved(gone, lost)
-        kept[groups] = False
-        gone = gone + lost
-        removed[best] += len(groups)
-        chunks[best] = _chunk(found[best], removed[best], work, saliency)
+        index, step = best
+        left -= work.saved(gone, step.lost)
+        kept[step.groups] = False
+        gone = gone + step.lost
+        removed[index] += len(step.groups)
+        steps[index] = _steps(found[index], removed[index], work, saliency)
     return kept
 
 
-def _chunk(bundle: Bundle, removed: int, work: Work, saliency: Array) -> tuple[Array, Array, float]:
-    """The next groups of a bundle to go, the places they lie on, and their saliency."""
-    groups = bundle.groups[removed : bundle.lower(removed)]
-    return groups, work.places[groups].sum(axis=0), float(saliency[groups].sum())
+_ALIKE = 1e-9
+"""Prices that differ by less are equal; the smaller step is taken then."""
+
+LOOK_AHEAD = 4
+"""Steps of a bundle that are weighed at once: a kernel may gain nothing by the first of them."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Groups of a bundle to go together, the places that they lie on, and their saliency."""
+
+    groups: Array
+    lost: Array
+    cost: float
+
+
+def _steps(bundle: Bundle, removed: int, work: Work, saliency: Array) -> list[_Step]:
+    """The next steps of a bundle, each with those before it."""
+    out: list[_Step] = []
+    then = removed
+    while len(out) < LOOK_AHEAD and (after := bundle.lower(then)) != then:
+        then = after
+        groups = bundle.groups[removed:then]
+        cost = float(saliency[groups].sum())
+        out.append(_Step(groups, work.places[groups].sum(axis=0), cost))
+    return out
 
 
 def by_count(found: Sequence[Bundle], wanted: Sequence[int], kept: Array) -> Array:
@@ -222,11 +294,13 @@ def by_count(found: Sequence[Bundle], wanted: Sequence[int], kept: Array) -> Arr
 
 __all__ = [
     "Bundle",
+    "Gain",
     "Work",
     "bundles",
     "by_count",
     "by_readers",
     "by_work",
+    "gain_of",
     "magnitudes",
     "root_mean_squares",
 ]

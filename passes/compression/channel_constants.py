@@ -133,14 +133,15 @@ def _read_matrix(side: LayerSides) -> Array:
     return np.asarray(weight.reshape(*weight.shape[:2], -1))
 
 
-def _bias_is_free(node: Node) -> bool:
+def bias_is_free(node: Node) -> bool:
+    """Whether a layer's bias is absent or can be changed."""
     bias = node.optional_input(2)
     return bias is None or not uncuttable(bias)
 
 
 def _absorbs(node: Node) -> bool:
     """Whether a layer's bias can stand for constant inputs exactly: no output misses a weight."""
-    if node.op == "conv_transpose2d" or not _bias_is_free(node):
+    if node.op == "conv_transpose2d" or not bias_is_free(node):
         return False
     return node.op == "linear" or not any(op_of(node).get(node, "pads"))
 
@@ -210,7 +211,7 @@ def stop_reading(
         if not gone.any():
             continue
         values = np.nan_to_num(constants[node.input(0)][gone])
-        if values.any() and _bias_is_free(node):
+        if values.any() and bias_is_free(node):
             _absorb(graph, node, _read_matrix(side)[:, gone].sum(axis=2, dtype=np.float64) @ values)
         weight = old.decoded().copy()
         weight[(slice(None),) * cut.axis + (gone,)] = 0
@@ -236,6 +237,7 @@ def store(graph: Graph, cut: Cut, values: Array) -> None:
 
 
 __all__ = [
+    "bias_is_free",
     "constant_channels",
     "dead_groups",
     "still_read",

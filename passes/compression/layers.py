@@ -10,6 +10,7 @@ import numpy as np
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Encoding, Graph, Node, Value
 from dlcc.ir.encodings import Array, Parts
+from passes.compression.rows import groups_of
 from passes.names import named, names, near_misses
 from passes.quantization.structure import LAYERS, key
 
@@ -88,6 +89,17 @@ def weight_layers(
         reason = _values_reason(layer.values)
         if reason:
             refuse(layer.loc, reason)
+        else:
+            out.append(layer)
+    return out
+
+
+def without_depthwise(layers: Sequence[WeightLayer], refuse: Refuse) -> list[WeightLayer]:
+    """The layers whose outputs read more than one channel; ``refuse`` is told of the others."""
+    out = []
+    for layer in layers:
+        if any(groups_of(n) > 1 and groups_of(n) == n.input(0).type.shape[1] for n in layer.nodes):
+            refuse(layer.loc, "depthwise: its few weights carry a channel each")
         else:
             out.append(layer)
     return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,6 +58,7 @@ def reconstruct(
     layers: Mapping[str, Choice | None],
     rng: np.random.Generator,
     advance: Callable[[float], None],
+    silent: Collection[str] = (),
 ) -> Refitted:
     """Fit the remaining weights and the biases of compressed layers of ``graph``, in place.
 
@@ -68,8 +69,9 @@ def reconstruct(
             settled yet which weights remain.
         rng: chooses the rows.
         advance: told the part done, 0 to 1.
+        silent: keys of those among them that add nothing any more and are not fitted.
     """
-    return _Run(graph, dense, layers, rng).run(advance)
+    return _Run(graph, dense, layers, rng, silent).run(advance)
 
 
 class _Run:
@@ -81,8 +83,10 @@ class _Run:
         samples: Samples,
         layers: Mapping[str, Choice | None],
         rng: np.random.Generator,
+        silent: Collection[str],
     ) -> None:
         self.layers = layers
+        self.silent = silent
         self.graph = {key(n): n for n in graph.nodes}
         self.owner = graph
         self.both = SideBySide(samples, rng)
@@ -95,7 +99,10 @@ class _Run:
 
     def _visit(self, node: Node, sums: GetSums) -> None:
         self.both.follow(node, self.graph[name_of(node)])
-        self._fit(node, sums)
+        if name_of(node) in self.silent:
+            node.set_input(2, None)
+        else:
+            self._fit(node, sums)
 
     def _reason(self, node: Node) -> str:
         """Why a layer cannot be fitted, or ""."""

@@ -167,26 +167,34 @@ def _sparsity(candidate: Candidate, keep: int) -> float:
 
 
 class Rerun:
-    """The network on one chunk, and again from any layer on."""
+    """The network on one chunk, and again from any layer on.
 
-    def __init__(self, samples: Samples, labels: Labels | None) -> None:
+    Attributes:
+        network: a copy of the samples' network.
+        nodes: its nodes by key.
+        live: values of the chunk, filled by :meth:`start`.
+        signal: sum of the squares of its outputs.
+        rows: labelled scores in a chunk.
+    """
+
+    def __init__(self, samples: Samples, labels: Labels | None = None) -> None:
         self.network = samples.network.copy()
         self.nodes = {key(n): n for n in self.network.nodes}
         self.labels = labels
+        self.live: dict[Value, Array] = {}
         self.signal = 0.0
         self.rows = 0
         self._first = 0
-        self._live: dict[Value, Array] = {}
         self._behind: dict[tuple[str, ...], list[Node]] = {}
 
     def start(self, feed: dict[str, Array], first: int) -> None:
         """Run all of it; ``first`` is the number of the chunk's first sample."""
-        self._live = {v: feed[v.name] for v in self.network.inputs}
+        self.live = {v: feed[v.name] for v in self.network.inputs}
         self._first = first
-        self._continue(self.network.nodes, self._live)
-        self.signal = sum(float(np.square(y).sum()) for y in self._outputs(self._live))
+        self._continue(self.network.nodes, self.live)
+        self.signal = sum(float(np.square(y).sum()) for y in self._outputs(self.live))
         if self.labels is not None:
-            self.rows = len(self._scores(self._live))
+            self.rows = len(self._scores(self.live))
 
     def changed(self, layers: Sequence[Node], values: Array) -> tuple[float, int]:
         """Squared change of the outputs with another weight, and hits.
@@ -204,7 +212,7 @@ class Rerun:
         new.constant = twin.constant
         for node in nodes:
             node.set_input(1, new)
-        live = dict(self._live)
+        live = dict(self.live)
         self._continue(self._after(nodes), live)
         for node in nodes:
             node.set_input(1, old)
@@ -220,13 +228,25 @@ class Rerun:
         nodes = [self.nodes[key(n)] for n in layers]
         read = nodes[0].input(0)
         behind = [n for n in self._after(nodes) if n not in nodes]
-        live = dict(self._live)
+        live = dict(self.live)
         self._continue(nodes, live | {read: change(live[read])}, live)
         self._continue(behind, live)
         return self._noise(live)
 
+    def with_results(self, nodes: Sequence[Node], results: Sequence[Array]) -> float:
+        """Squared change of the outputs where layers give other results.
+
+        Args:
+            nodes: layers of :attr:`network`, none behind another.
+            results: an array for each.
+        """
+        live = dict(self.live)
+        live.update(zip((n.output for n in nodes), results, strict=True))
+        self._continue([n for n in self._after(nodes) if n not in nodes], live)
+        return self._noise(live)
+
     def _noise(self, live: dict[Value, Array]) -> float:
-        pairs = zip(self._outputs(live), self._outputs(self._live), strict=True)
+        pairs = zip(self._outputs(live), self._outputs(self.live), strict=True)
         return sum(float(np.square(after - before).sum()) for after, before in pairs)
 
     def _after(self, nodes: Sequence[Node]) -> list[Node]:

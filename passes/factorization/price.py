@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dlcc.ir import Constant, Graph, Node, TensorType, Value
+from dlcc.ir import Graph, Node, TensorType, Value
 from passes.base import LayerCost
+from passes.compression.stand_ins import constant_of_type, operand_of_type
 from passes.factorization.forms import Form
 from passes.factorization.layer import Factor, Layer, Ranks, add_chain
-
-_NOTHING = Constant({})
-"""Contents of a constant of which only the type matters."""
 
 
 class Pricing:
@@ -34,24 +32,11 @@ class Pricing:
     def _nodes(self, factors: tuple[Factor, ...]) -> list[Node]:
         """The factors as nodes of a graph of their own, on constants without contents."""
         node, graph = self.layer.node, Graph("factors")
-        operands: dict[int, Value | None] = {}
-        for index, value in enumerate(node.inputs):
-            if value is None or index == 1:
-                continue
-            if value.is_constant:
-                operands[index] = _constant(graph, value.type)
-            else:
-                given = graph.add_input(graph.unique_name("x") + ".in", value.type)
-                computed = value.producer is not None
-                operands[index] = (
-                    graph.add_node("relu", [given], [value.type]).output if computed else given
-                )
+        operands: dict[int, Value | None] = {
+            index: operand_of_type(graph, value, value.type)
+            for index, value in enumerate(node.inputs)
+            if value is not None and index != 1
+        }
         rank, dtype = node.input(1).type.rank, node.input(1).type.dtype
-        weights = [_constant(graph, TensorType(f.shape[:rank], dtype)) for f in factors]
+        weights = [constant_of_type(graph, TensorType(f.shape[:rank], dtype)) for f in factors]
         return add_chain(graph, node, factors, weights, operands)
-
-
-def _constant(graph: Graph, type_: TensorType) -> Value:
-    value = Value(graph.unique_name("c"), type_)
-    value.constant = _NOTHING
-    return value

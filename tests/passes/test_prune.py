@@ -287,6 +287,19 @@ def test_layers_by_name(net: Net) -> None:
     assert [np.mean(w == 0) for w in layers(graph)] == [0.5, 0.0, 0.0]
 
 
+def test_depthwise_layers_stay_unless_asked_for(net: Net) -> None:
+    x = net.conv(net.input(1, 8, 6, 6), 8, groups=8, loc="depthwise", pads=(1, 1, 1, 1))
+    x = net.conv(x, 8, groups=2, loc="grouped", pads=(1, 1, 1, 1))
+    graph = net.done(net.op("conv_transpose2d", x, net.random(8, 1, 2, 2), groups=8, loc="up"))
+    every = graph.copy()
+    found = refused(prune(graph, "sparsity=0.5"))
+    assert set(found) == {"depthwise", "up"}
+    assert "carry a channel each" in found["depthwise"]
+    assert [(w == 0).mean() for w in layers(graph)] == [0.0, 0.5]
+    assert not refused(prune(every, "sparsity=0.5 depthwise"))
+    assert [(w == 0).mean() for w in layers(every)] == pytest.approx([0.5, 0.5], abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("options", "shape", "why"),
     [

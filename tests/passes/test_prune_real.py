@@ -47,7 +47,7 @@ def test_keyword_spotting(models_dir: Path, data_dir: Path) -> None:
     for options in ("", " reconstruct", " saliency=obs reconstruct"):
         pruned = graph.copy()
         context = PassContext(calibration=batches)
-        PassManager(f"prune{{sparsity=0.5{options}}}").run(pruned, context)
+        PassManager(f"prune{{sparsity=0.5 depthwise{options}}}").run(pruned, context)
         found.append(accuracy(pruned, x[200:600], labels[200:600]))
     dense = accuracy(graph, x[200:600], labels[200:600])
     assert found[0] < 0.4

@@ -259,8 +259,8 @@ def test_what_remains_takes_over(net: Net) -> None:
     graph = small_network(net)
     dense, plain = graph.copy(), graph.copy()
     data, other = feeds(graph, 48, mix=4), feeds(graph, 16, seed=1, mix=4)
-    prune(plain, "sparsity=0.6", data)
-    result = prune(graph, "sparsity=0.6 reconstruct", data)
+    prune(plain, "sparsity=0.6 depthwise", data)
+    result = prune(graph, "sparsity=0.6 reconstruct depthwise", data)
     verify(graph)
     assert distance(dense, graph, other) < 0.5 * distance(dense, plain, other)
     assert result.records[0].statistics["fitted_layers"] == 4
@@ -321,7 +321,7 @@ def test_layers_that_are_not_fitted(net: Net) -> None:
 
 def test_few_samples(net: Net) -> None:
     graph = small_network(net)
-    result = prune(graph, "sparsity=0.5 reconstruct", feeds(graph, 2))
+    result = prune(graph, "sparsity=0.5 reconstruct depthwise", feeds(graph, 2))
     notes = [r.message for r in result.remarks if r.kind == "note"]
     assert all("4 samples at least" in n for n in notes)
     assert len(notes) == 4
