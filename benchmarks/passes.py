@@ -35,7 +35,7 @@ from benchmarks.peers.measure import machine
 from benchmarks.peers.worker import batch_of, slot, warm
 from benchmarks.ptq import DATA, Split, entry_of, load_split
 from benchmarks.size_speed import shipped_bytes
-from dlcc.artifact import Artifact
+from dlcc.artifact import Artifact, write_artifact
 from dlcc.driver import CompileResult
 from dlcc.errors import DlccError
 from dlcc.evaluate import fidelity, top_k
@@ -99,6 +99,7 @@ class Build:
             top1=top_k(found, split.labels),
             agreement=fidelity(self.reference(row), found).agreement,
             bytes=shipped_bytes(folder),
+            packed_bytes=packed_bytes(made),
             macs=macs_left(made.optimised.graph),
             dense_macs=macs_left(source),
             predicted=float(sum(layer["predicted_seconds"] for layer in layers)),
@@ -136,6 +137,14 @@ class Build:
 
 def _model(row: Row) -> Path:
     return DATA / "models" / f"{row.model.file}.onnx"
+
+
+def packed_bytes(made: CompileResult) -> int:
+    """Bytes of library and weights of the same program, its weights packed for size."""
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "packed"
+        write_artifact(made.program, folder, pack="size")
+        return shipped_bytes(folder)
 
 
 def fingerprint(folder: Path, row: Row) -> str:

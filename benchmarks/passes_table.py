@@ -101,6 +101,7 @@ class Result:
         top1: share of right answers.
         agreement: share of answers equal to those of the float network.
         bytes: of library and weights.
+        packed_bytes: of both where the weights are packed for size.
         macs: multiply-accumulates with weights that are not pruned away.
         dense_macs: of the network as it came.
         predicted: seconds that the target's cost model expects.
@@ -119,6 +120,7 @@ class Result:
     top1: float
     agreement: float
     bytes: int
+    packed_bytes: int
     macs: int
     dense_macs: int
     predicted: float
@@ -178,6 +180,7 @@ HEADS = (
     "passes",
     "top-1 %",
     "kB",
+    "packed",
     "MACs",
     "us",
     "x fp32",
@@ -205,7 +208,8 @@ def _cells(row: Row, found: Result) -> list[str]:
     if found.seconds is not None:
         times[0] = f"{1e6 * found.seconds:.4g}"
         times[1:] = ("" if x is None else f"{x:.2f}" for x in (found.over_float, found.over_int8))
-    return [passes, f"{100 * found.top1:.1f}", f"{found.bytes / 1000:.0f}", macs, *times]
+    sizes = [f"{size / 1000:.0f}" for size in (found.bytes, found.packed_bytes)]
+    return [passes, f"{100 * found.top1:.1f}", *sizes, macs, *times]
 
 
 __all__ = [

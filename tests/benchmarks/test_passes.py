@@ -36,6 +36,7 @@ def result(**changes: Any) -> Result:
         "top1": 0.9,
         "agreement": 1.0,
         "bytes": 12_345,
+        "packed_bytes": 6_789,
         "macs": 50,
         "dense_macs": 100,
         "predicted": 1e-6,
@@ -118,8 +119,8 @@ def test_table_has_a_line_for_each_result(tmp_path: Path) -> None:
     results.put(rows[0], result(macs=100, seconds=2e-5, over_float=1.0, over_int8=0.25))
     results.put(rows[2], result())
     assert command.markdown(rows, results).splitlines()[2:] == [
-        "| digits | none (fp32) | 90.0 | 12 | 100 % | 20 | 1.00 | 0.25 |",
-        "|  | `prune{sparsity=0.5}` | 90.0 | 12 | 50 % |  |  |  |",
+        "| digits | none (fp32) | 90.0 | 12 | 7 | 100 % | 20 | 1.00 | 0.25 |",
+        "|  | `prune{sparsity=0.5}` | 90.0 | 12 | 7 | 50 % |  |  |  |",
     ]
 
 
@@ -170,11 +171,12 @@ def test_a_run_goes_on_where_it_ended(
     assert digits == [FLOAT, INT8, "prune{sparsity=0.5}"]
     table = capsys.readouterr().out.splitlines()
     assert len(table) == 2 + 3
-    assert [line.split("|")[6].strip() != "" for line in table[2:]] == [True, False, False]
+    assert [line.split("|")[7].strip() != "" for line in table[2:]] == [True, False, False]
 
     results = Results(tmp_path / "out" / "results.json", {})
     dense, pruned = results.found["digits: "], results.found["digits: prune{sparsity=0.5}"]
     assert dense.agreement == 1.0
+    assert pruned.packed_bytes < min(pruned.bytes, dense.packed_bytes)
     assert dense.macs == dense.dense_macs
     assert 0.45 < pruned.macs / dense.macs < 0.55
     assert (dense.images, dense.calibration) == (10, 20)
