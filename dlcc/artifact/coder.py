@@ -14,14 +14,23 @@ from typing import Final
 UNCODED: Final = 0xFF
 """In place of the settings: the bytes as they are."""
 
-_SETTINGS: Final = tuple(
-    (lc, lp, pb)
-    for lc, lp, pb in (
-        *((lc, 0, 0) for lc in range(5)),
-        *((0, lp, 0) for lp in range(1, 5)),
-        *((0, 2, 2), (3, 0, 2), (0, 0, 2)),
-    )
+Settings = tuple[int, int, int]
+"""lc, lp and pb."""
+
+Finder = dict[str, int]
+"""How repetitions are looked for."""
+
+_SETTINGS: Final[tuple[Settings, ...]] = (
+    *((lc, 0, 0) for lc in range(5)),
+    *((0, lp, 0) for lp in range(1, 5)),
+    *((0, 2, 2), (3, 0, 2), (0, 0, 2)),
 )
+_NEAREST: Final[Finder] = {"mf": lzma.MF_HC4, "nice_len": 16, "depth": 1}
+"""Repetitions of at least four bytes, the last of them: few chance ones, which only cost bits."""
+
+_THOROUGH: Final[Finder] = {}
+"""All repetitions of two bytes and more, the longest."""
+
 _TRIAL: Final = 1 << 20
 """Bytes on which settings are compared."""
 
@@ -52,32 +61,34 @@ class Stream:
         return "none" if self.properties == UNCODED else "lzma"
 
 
-def _coded(data: bytes, settings: tuple[int, int, int]) -> Stream:
+def _coded(data: bytes, settings: Settings, finder: Finder) -> Stream:
     lc, lp, pb = settings
     size = min(max(len(data), _SMALLEST_DICTIONARY), _LARGEST_DICTIONARY)
-    filters = [
-        {
-            "id": lzma.FILTER_LZMA1,
-            "preset": 6,
-            "dict_size": size,
-            **{"lc": lc, "lp": lp, "pb": pb},
-        }
-    ]
+    contexts = {"lc": lc, "lp": lp, "pb": pb}
+    filters = [{"id": lzma.FILTER_LZMA1, "preset": 6, "dict_size": size, **contexts, **finder}]
     made = lzma.compress(data, format=lzma.FORMAT_RAW, filters=filters)
     return Stream((pb * 5 + lp) * 9 + lc, len(data), made)
 
 
 def quick_size(data: bytes) -> int:
     """Bytes of ``data``, coded with the plainest settings or as it is."""
-    return min(len(data), len(_coded(data, _SETTINGS[0]).data))
+    return min(len(data), len(_coded(data, _SETTINGS[0], _NEAREST).data))
 
 
 def code(data: bytes) -> Stream:
     """``data`` with the settings of the fewest bytes, or as it is where none saves any."""
     trial = data[:_TRIAL]
-    best = min(_SETTINGS, key=lambda settings: len(_coded(trial, settings).data))
-    made = _coded(data, best)
-    return made if len(made.data) < len(data) else Stream(UNCODED, len(data), data)
+
+    def size(settings: Settings, finder: Finder) -> int:
+        return len(_coded(trial, settings, finder).data)
+
+    settings = min(_SETTINGS, key=lambda found: size(found, _NEAREST))
+    finder = min((_NEAREST, _THOROUGH), key=lambda found: size(settings, found))
+    if size(settings, finder) < len(trial):
+        made = _coded(data, settings, finder)
+        if len(made.data) < len(data):
+            return made
+    return Stream(UNCODED, len(data), data)
 
 
 __all__ = ["TABLES", "UNCODED", "Stream", "code", "quick_size"]
