@@ -15,7 +15,9 @@ from passes.quantization.structure import output_axis
 
 @dataclass(frozen=True)
 class Ternarize(RoundedWeights):
-    """Store weights as one of -n, 0, +p, two bits each.
+    """Store weights as one of -n, 0, +p, two bits each; n = p unless they may differ.
+
+    ``quantize`` reads symmetric scales alone, as signed integers.
 
     ``threshold`` times the mean |weight| separates what counts for p and n, which are means of the
     weights beyond it (Li et al. 2016, "Ternary weight networks", eq. 5 and 6: 0.7). Without one
@@ -37,7 +39,7 @@ class Ternarize(RoundedWeights):
         minimum=0.0,
     )
     scales: Literal["asymmetric", "symmetric"] = option(
-        "asymmetric", "whether positive and negative weights have scales of their own"
+        "symmetric", "whether positive and negative weights have scales of their own"
     )
     per: Literal["channel", "tensor"] = option("channel", "what shares its scales")
 

@@ -219,8 +219,8 @@ PASSES = [
     "quantize-weights{bits=3}",
     "quantize-weights{bits=2 per=tensor}",
     "quantize-weights{bits=3 group=16}",
-    "ternarize",
-    "ternarize{scales=symmetric per=tensor}",
+    "ternarize{scales=asymmetric}",
+    "ternarize{per=tensor}",
     "binarize",
     "share-weights{values=4}",
 ]

@@ -64,7 +64,8 @@ def chain(net: Net) -> Graph:
 
 
 def test_every_layer_has_its_own_encoding(net: Net, golden: Any) -> None:
-    golden(chain(net), "ternarize{per=tensor only=a},binarize{per=tensor only=b},share-weights")
+    pipeline = "ternarize{scales=asymmetric per=tensor only=a},binarize{per=tensor only=b}"
+    golden(chain(net), f"{pipeline},share-weights")
 
 
 @pytest.mark.parametrize("pipeline", PASSES)
@@ -146,10 +147,10 @@ def test_ternary_scales_are_the_least_squares_optimum(numbers: list[int], symmet
 def test_ternary_threshold(net: Net) -> None:
     w = np.array([[4.0, 3.0, 0.5, -0.5, -2.0, -2.0]], np.float32)  # mean |w| is 2
     graph = layer(np.repeat(w, 4, axis=0))
-    run(graph, "ternarize{threshold=0.7}")
+    run(graph, "ternarize{threshold=0.7 scales=asymmetric}")
     np.testing.assert_array_equal(weight(graph)[0], [3.5, 3.5, 0, 0, -2, -2])
     graph = layer(np.repeat(w, 4, axis=0))
-    run(graph, "ternarize{threshold=1.2 scales=symmetric}")
+    run(graph, "ternarize{threshold=1.2}")
     np.testing.assert_array_equal(weight(graph)[0], [3.5, 3.5, 0, 0, -3.5, -3.5])
 
 
