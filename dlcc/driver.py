@@ -208,14 +208,14 @@ def optimise(
     )
 
 
-def _labels(source: Calibration | None, graph: Graph) -> Array | None:
-    """The labels of a calibration file, if it has some."""
+def _labels(source: Calibration | None, graph: Graph) -> Callable[[], Array] | None:
+    """What reads the labels of a calibration file, if it has some."""
     if source is None or callable(source):
         return None
     arrays, names = load_npz(Path(source)), {v.name for v in graph.inputs}
     if not any(key in arrays and key not in names for key in LABEL_KEYS):
         return None
-    return labels_in(arrays, names, str(source))
+    return lambda: labels_in(arrays, names, str(source))
 
 
 def _selection(names: tuple[str, ...]) -> Selection:

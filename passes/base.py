@@ -69,9 +69,11 @@ class Stage(IntEnum):
     """It drops single weights."""
     WEIGHTS = 4
     """It stores weights in another way."""
-    CODES = 5
+    SIGNS = 5
+    """It lets layers with binary weights read signs."""
+    CODES = 6
     """It turns the network into integers."""
-    REST = 6
+    REST = 7
     """It works on what stayed in float."""
 
 
@@ -121,7 +123,7 @@ class PassContext:
     Attributes:
         calibration: makes a fresh iterator over batches of typical inputs (the leading axis of
             every array is the network's own batch size), or None where the user gave no data.
-        labels: class of each calibration sample, int64, where the data has them.
+        labels: gives the class of each calibration sample, int64, where the data has them.
         verify_inputs: batches on which outputs are compared before and after each pass.
         target: facts of the target that passes may depend on (e.g. ``accumulator_bits``).
         cost: predicted time of a layer as the whole pipeline will leave it (in 8 bits where a later
@@ -135,7 +137,7 @@ class PassContext:
     """
 
     calibration: Callable[[], Iterator[Batch]] | None = None
-    labels: Array | None = None
+    labels: Callable[[], Array] | None = None
     verify_inputs: tuple[Batch, ...] = ()
     target: Mapping[str, int | float | bool | str] = field(default_factory=dict)
     cost: LayerCost | None = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from dlcc.ir import Graph
-from passes.base import Pass, PassContext, PassResult, option
+from passes.base import Pass, PassContext, PassResult, Stage, option
 from passes.compression.layers import weight_layers
 from passes.compression.sign_activations import Signs, real_inputs
 from passes.compression.thresholds import fold_thresholds
@@ -39,6 +39,7 @@ class BinarizeActivations(Pass):
 
     name: ClassVar[str] = "binarize-activations"
     lossy: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.SIGNS
 
     only: tuple[str, ...] = option((), "layers to change, by name; * and ? match; none for all")
     exclude: tuple[str, ...] = option((), "layers to leave alone, by name; * and ? match")

@@ -113,9 +113,10 @@ class SearchBitwidths(Quantize):
         seconds = context.seconds if self.latency is not None else None
         advance = part(context, 0.0, 0.3, "measuring sensitivity")
         knobs = turning.knobs(found, widths, few, seconds, advance)
-        trials = _Trials(
-            self, graph, context, Judge(graph, samples, context.labels, self.measure), found
-        )
+        labels = None
+        if context.labels is not None and self.measure in ("auto", "accuracy"):
+            labels = context.labels()
+        trials = _Trials(self, graph, context, Judge(graph, samples, labels, self.measure), found)
         uniform = {bits: (bits,) * len(found) for bits in widths}
         choice = _Search(self, knobs, trials, uniform).run()
         result = Quantize.run(self.chosen(found, choice), graph, context)

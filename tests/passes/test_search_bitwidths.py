@@ -235,11 +235,11 @@ def test_classes_and_labels() -> None:
     assert result.records[0].statistics["measure"] == "agreement"
     assert result.records[0].statistics["loss"] == 0
     labels = scores.argmin(axis=1).astype(np.int64)  # that the float network never hits
-    free = run(graph.copy(), "search-bitwidths{loss=0}", labels=labels)
+    free = run(graph.copy(), "search-bitwidths{loss=0}", labels=lambda: labels)
     assert free.records[0].statistics["measure"] == "accuracy"
     assert free.records[0].statistics["mean_bits"] == 2.0
     with pytest.raises(DlccError, match="labels do not fit"):
-        run(graph, "search-bitwidths{loss=0}", labels=labels[:7])
+        run(graph, "search-bitwidths{loss=0}", labels=lambda: labels[:7])
 
 
 def test_layers_that_are_left_out() -> None:
