@@ -113,7 +113,7 @@ def of_ranges(
 
 @dataclass(frozen=True)
 class ChannelBounds:
-    """Bounds of each output channel: int64 ``low[O]`` and ``high[O]``."""
+    """Bounds of each output channel (or of other sums): integers ``low[O]`` and ``high[O]``."""
 
     low: Array
     high: Array
@@ -151,10 +151,22 @@ def of_weights(
     positive, negative = _parts(codes, data)
     if overflow is Overflow.SATURATE:
         data = data.partial()  # every term may be left out
-    low = positive * data.low + negative * data.high
-    high = positive * data.high + negative * data.low
+    found = of_parts(positive, negative, data)
     start = np.zeros(len(codes), np.int64) if offset is None else offset.astype(np.int64)
-    return ChannelBounds(low + start, high + start)
+    return ChannelBounds(found.low + start, found.high + start)
+
+
+def of_parts(positive: Array, negative: Array, data: Bounds) -> ChannelBounds:
+    """Bounds on sums whose positive and whose negative weights add up to these, for any data.
+
+    Args:
+        positive: sums of positive weights, integers of any shape that hold a bound.
+        negative: of negative ones, of the same shape.
+        data: range of every x.
+    """
+    return ChannelBounds(
+        positive * data.low + negative * data.high, positive * data.high + negative * data.low
+    )
 
 
 def of_tiles(

@@ -49,6 +49,7 @@ def _pair_cycles(unit: Unit, m: int, nr: int, steps: int) -> float:
     loads = 0.5 * (m + nr)
     held = nr * unit.sums  # weights of a run that is written out
     spilling = 1.12 if held > 4 and unit.sums <= 4 and unit.registers <= 16 else 1.0
+    spilling = 1.08 if ports == 2 and unit.sums < steps else spilling
     return max(spilling * each * m * nr / ports, loads, 2.0) + 0.1 * loads
 
 

@@ -470,7 +470,7 @@ def conv_cost(
     geo = geometry(spec, isa, amx=amx, columns=columns, pairs=pairs)
     _, cycles = choose_blocking(geo.gemm, geo.unit)
     if pairs is not None:
-        cycles += pairs.extra * geo.gemm.pixels * EXTRA_CYCLES
+        cycles += pairs.extra * geo.gemm.pixels * EXTRA_CYCLES[isa.lanes]
     packed = geo.gemm.groups * ceil(geo.gemm.n / geo.unit.lanes) * geo.unit.lanes
     packed *= geo.gemm.runs * ceil(geo.gemm.run / geo.unit.k) * geo.unit.k
     moved = packed * np.dtype(geo.unit.packed).itemsize

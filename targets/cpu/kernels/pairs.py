@@ -6,7 +6,7 @@ adds the two halves into 32 bits. That is half the instructions of widening both
 
 It is right only if no pair of products saturates and if the sum of each *run of steps* between two
 vpmaddwd fits 16 bits, for any codes that the layer's input can hold. Both are bounds of
-:func:`dlcc.analysis.accumulators.of_weights` on the actual weights, exact integers:
+:func:`dlcc.analysis.accumulators.of_parts` on the actual weights, exact integers:
 :func:`proven_steps`. What happens to a sum on its way does not matter, for vpaddw wraps.
 
 Of a pair that could saturate, :func:`separated` moves one weight to an *extra step*, which the
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from dlcc import tir
-from dlcc.analysis.accumulators import Bounds, of_weights
+from dlcc.analysis.accumulators import Bounds, of_parts
 from targets.cpu.kernels.gemm import Gemm, Unit
 from targets.cpu.kernels.registers import finish_registers, load_a, load_b
 from targets.cpu.kernels.skeleton import Block, Context, a_start, b_start, runs, store_block
@@ -40,14 +40,17 @@ EXTRA_STEPS = (("extra_start", "int32"), ("extra_at", "int32"), ("extra_weight",
 ANY_CODES = Bounds(0, 255)
 """What 8-bit activations hold."""
 
-EXTRA_CYCLES = 1.3
-"""Cycles of an extra step of one pixel."""
+EXTRA_CYCLES = {4: 1.4, 8: 1.4, 16: 2.5}
+"""Cycles of an extra step of one pixel, by the lanes of a vector: AVX-512 has two ports for it."""
 
 _LENGTHS = (1, 2, 4, 8, 16)
 """Steps after which sums may be emptied into 32 bits, beside a whole kernel row and all."""
 
 _BLOCK_NUMBERS = 1 << 20
 """Weights that are looked at in one go."""
+
+_LARGEST = (1 << 31) // 255
+"""Sums of weights up to this, times any code, are exact in int32."""
 
 _PAIRS = {
     16: "llvm.x86.avx512.pmaddubs.w.512",
@@ -79,27 +82,57 @@ class PairSums:
     data: Bounds = ANY_CODES
 
 
-def _sums(packed: np.ndarray) -> Iterator[np.ndarray]:
-    """The weights of every 16-bit sum, [sums, runs, 2 * steps] at a time.
+def _parts(packed: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Sums of the positive and of the negative weights of every pair, some blocks at a time.
 
-    ``packed``: as :func:`~targets.cpu.kernels.gemm.pack_weights` makes them, 4 weights a step.
+    ``packed``: as :func:`~targets.cpu.kernels.gemm.pack_weights` makes them, 4 weights a step. Both
+    are int32 [blocks, runs, steps, pairs].
     """
     *_, runs_, steps, lanes, inner = packed.shape
-    blocks = packed.reshape(-1, runs_, steps, lanes, inner // 2, 2)
+    blocks = packed.reshape(-1, runs_, steps, lanes * inner // 2, 2)
     size = max(1, _BLOCK_NUMBERS // max(1, blocks[0].size))
     for at in range(0, len(blocks), size):
-        part = blocks[at : at + size].transpose(0, 3, 4, 1, 2, 5)
-        yield part.reshape(-1, runs_, 2 * steps)
+        wide = blocks[at : at + size].astype(np.int32)
+        positive, negative = np.maximum(wide, 0), np.minimum(wide, 0)
+        yield positive[..., 0] + positive[..., 1], negative[..., 0] + negative[..., 1]
 
 
-def _fit(packed: np.ndarray, data: Bounds, length: int) -> bool:
-    """Whether the sums of every ``length`` steps of each run of the reduction fit."""
-    for part in _sums(packed):
-        spare = -part.shape[2] % (2 * length)
-        filled = np.pad(part, ((0, 0), (0, 0), (0, spare)))
-        if not of_weights(filled.reshape(-1, 2 * length), data).all.fits(BITS):
-            return False
-    return True
+def _fit(positive: np.ndarray, negative: np.ndarray, data: Bounds) -> bool:
+    """Whether sums of these weights fit whatever the codes are."""
+    return of_parts(positive, negative, data).all.fits(BITS)
+
+
+def _doubled(sums: np.ndarray) -> np.ndarray:
+    """Each two neighbours along the steps added up."""
+    even = np.pad(sums, ((0, 0), (0, 0), (0, sums.shape[2] % 2), (0, 0)))
+    return np.asarray(even[:, :, 0::2] + even[:, :, 1::2])
+
+
+def _lengths(runs_: int, steps: int) -> list[int]:
+    """Steps after which sums may be emptied, rising."""
+    rising = [*(n for n in _LENGTHS if n < steps), steps]
+    return [*rising, runs_ * steps] if runs_ > 1 else rising
+
+
+def _proven(positive: np.ndarray, negative: np.ndarray, data: Bounds, most: int) -> int:
+    """:func:`proven_steps` of some blocks, at most ``most``."""
+    _, runs_, steps, _ = positive.shape
+    if positive.size and int(max(positive.max(), -negative.min())) * runs_ * steps > _LARGEST:
+        positive, negative = positive.astype(np.int64), negative.astype(np.int64)
+    proven, parts = 0, (positive, negative)
+    for length in _lengths(runs_, steps):
+        if length > most:
+            break
+        if length < steps and length > 1:
+            parts = (_doubled(parts[0]), _doubled(parts[1]))
+        elif length == steps:
+            parts = (positive.sum(axis=2), negative.sum(axis=2))
+        elif length > steps:
+            parts = (positive.sum(axis=(1, 2)), negative.sum(axis=(1, 2)))
+        if not _fit(*parts, data):
+            break
+        proven = length
+    return proven
 
 
 def proven_steps(packed: np.ndarray, data: Bounds) -> int:
@@ -110,13 +143,12 @@ def proven_steps(packed: np.ndarray, data: Bounds) -> int:
         data: range of every code that they are multiplied by.
     """
     *_, runs_, steps, _, _ = packed.shape
-    proven = 0
-    for length in (*(n for n in _LENGTHS if n < steps), steps):
-        if not _fit(packed, data, length):
-            return proven
-        proven = length
-    joined = packed.reshape(*packed.shape[:2], 1, runs_ * steps, *packed.shape[4:])
-    return runs_ * steps if _fit(joined, data, runs_ * steps) else proven
+    proven = runs_ * steps
+    for positive, negative in _parts(packed):
+        proven = _proven(positive, negative, data, proven)
+        if not proven:
+            break
+    return proven
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,22 +172,26 @@ def separated(packed: np.ndarray, data: Bounds) -> tuple[np.ndarray, ExtraSteps]
     Arguments as for :func:`proven_steps`. A single product of a code and a weight always fits.
     """
     *_, runs_, steps, lanes, inner = packed.shape
-    pairs = packed.reshape(-1, runs_ * steps, lanes * inner // 2, 2).copy()
-    moved, chosen, starts = [], [], [0]
-    for block in pairs:
-        bounds = of_weights(block.reshape(-1, 2), data)
-        last = (1 << (BITS - 1)) - 1
-        wide = ((bounds.high > last) | (bounds.low < -last - 1)).reshape(block.shape[:2])
-        extra = np.zeros_like(block)
-        extra[wide, 1] = block[wide, 1]
-        block[wide, 1] = 0
-        at = np.flatnonzero(wide.any(axis=1))
-        chosen.append(at)
-        moved.append(extra[at].reshape(-1, lanes, inner))
-        starts.append(starts[-1] + len(at))
-    places = np.stack(np.divmod(np.concatenate(chosen), steps), axis=1)
-    return pairs.reshape(packed.shape), ExtraSteps(
-        np.array(starts, np.int32), places.astype(np.int32), np.concatenate(moved)
+    kept = packed.reshape(-1, runs_ * steps, lanes * inner // 2, 2).copy()
+    moved, chosen, last = [], [], (1 << (BITS - 1)) - 1
+    start = 0
+    for positive, negative in _parts(packed):
+        bounds = of_parts(positive, negative, data)
+        wide = (bounds.high > last) | (bounds.low < -last - 1)
+        wide = wide.reshape(len(positive), runs_ * steps, -1)
+        part = kept[start : start + len(positive)]
+        extra = np.zeros_like(part)
+        extra[wide, 1] = part[wide, 1]
+        part[wide, 1] = 0
+        block, step = np.nonzero(wide.any(axis=2))
+        chosen.append(np.stack([block + start, step], axis=1))
+        moved.append(extra[block, step].reshape(-1, lanes, inner))
+        start += len(positive)
+    places = np.concatenate(chosen)
+    starts = np.searchsorted(places[:, 0], np.arange(start + 1))
+    where = np.stack(np.divmod(places[:, 1], steps), axis=1)
+    return kept.reshape(packed.shape), ExtraSteps(
+        starts.astype(np.int32), where.astype(np.int32), np.concatenate(moved)
     )
 
 
@@ -187,7 +223,7 @@ def pair_constants(packed: np.ndarray, sums: PairSums, gemm: Gemm) -> dict[str, 
         made["extra_start"] = extra.starts
         made["extra_at"] = _offsets(gemm)[tuple(extra.steps.T)]
         made["extra_weight"] = extra.weights
-        if not _fit(extra.weights[None, :, None, None], sums.data, 1):
+        if proven_steps(extra.weights[None, :, None, None], sums.data) < 1:
             raise ValueError("an extra step may saturate")
     if proven_steps(made["weight"], sums.data) < sums.steps:
         raise ValueError(f"sums of {sums.steps} steps are not proven to fit {BITS} bits")
