@@ -143,7 +143,7 @@ def proven_steps(packed: np.ndarray, data: Bounds) -> int:
         data: range of every code that they are multiplied by.
     """
     *_, runs_, steps, _, _ = packed.shape
-    proven = runs_ * steps
+    proven = int(runs_ * steps)
     for positive, negative in _parts(packed):
         proven = _proven(positive, negative, data, proven)
         if not proven:
