@@ -115,8 +115,8 @@ def test_pruned_and_ternary_weights_stay_sparse(graph: Graph) -> None:
 @pytest.mark.parametrize(
     ("pipeline", "words"),
     [
-        ("ternarize{only=b}", "two scales; ternarize{scales=symmetric}"),
-        ("prune{sparsity=0.9 only=b},ternarize{only=b}", "two scales"),
+        ("ternarize{scales=asymmetric only=b}", "two scales; ternarize{scales=symmetric}"),
+        ("prune{sparsity=0.9 only=b},ternarize{scales=asymmetric only=b}", "two scales"),
         ("share-weights{only=b}", "stored as codebook"),
         ("product-quantize{only=b}", "stored as product_codebook"),
     ],
