@@ -37,6 +37,17 @@ def _factors(weight: Value, *scales: tuple[float, ...]) -> Array:
     return np.broadcast_to(np.asarray(scales, np.float32), shape)
 
 
+def _outline(weight: Value) -> RealCodes:
+    """What :func:`real_codes` will be like: known before the weights are rounded to codes."""
+    encoding, scaled = weight.type.encoding, 1
+    bits = _width(getattr(encoding, "bits", 1))
+    if isinstance(encoding, Ternary):
+        bits, scaled = 2, 1 if encoding.positive == encoding.negative else 2
+    factors = _factors(weight, *[(1.0,)] * scaled)
+    tables = np.zeros((scaled, 1 << bits), np.float32)
+    return RealCodes(bits, tables, None if isinstance(encoding, Codebook) else factors)
+
+
 def real_codes(weight: Value) -> tuple[Array, RealCodes]:
     """Codes of a weight in its shape, uint8, and what they stand for."""
     encoding, constant, shape = weight.type.encoding, weight.constant, weight.type.shape
@@ -113,8 +124,7 @@ class LookupGemmRow(KernelRow):
 
     def cost(self, node: Node) -> float:
         """The dense kernel's products, the look-ups, and the bytes of the codes."""
-        _, codes = real_codes(node.input(1))
-        return conv.conv_cost(layers.conv_spec(node), self.isa, codes=codes)
+        return conv.conv_cost(layers.conv_spec(node), self.isa, codes=_outline(node.input(1)))
 
     def plan(self, node: Node) -> KernelPlan:
         """Staging where borders need it, then the GEMM with its epilogue."""

@@ -12,12 +12,13 @@ from dlcc.ir.encodings import Array
 from dlcc.ir.packing import unpack_bits
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
-from targets.cpu import layers
+from targets.cpu import layers, proofs
 from targets.cpu.grouped import GroupedGemvRow
 from targets.cpu.isa import Isa
 from targets.cpu.kernels import conv, lookup_gemv, packed_gemv
 from targets.cpu.kernels.lookup_gemv import Coded, sign_book, sign_codes
 from targets.cpu.kernels.packed_bits import Codes
+from targets.cpu.kernels.pairs import PairSums
 from targets.cpu.kernels.sparse_layer import Layer
 from targets.cpu.looked_up import LookupGemmRow
 from targets.cpu.output_runs import OutputRunsRow
@@ -97,10 +98,17 @@ class PackedGemmRow(KernelRow):
             return f"{spec.groups} groups are computed together, with zeros between them"
         return ""
 
+    def _pairs(self, node: Node) -> PairSums | None:
+        """How products are summed in 16 bits; None if they are not."""
+        if self.isa.dot != "madd" or not layers.known_codes(node):
+            return None
+        sums = proofs.pair_sums(node, self.isa)
+        return None if sums.extra else sums
+
     def cost(self, node: Node) -> float:
         """The dense kernel's products, the unpacking, and the bytes of the packed codes."""
-        spec = layers.conv_spec(node)
-        return conv.conv_cost(spec, self.isa, amx=self.amx, codes=_codes(node))
+        spec, pairs = layers.conv_spec(node), self._pairs(node)
+        return conv.conv_cost(spec, self.isa, amx=self.amx, codes=_codes(node), pairs=pairs)
 
     def plan(self, node: Node) -> KernelPlan:
         """Staging where borders need it, then the GEMM with its epilogue."""
@@ -113,6 +121,7 @@ class PackedGemmRow(KernelRow):
             made.multiplier,
             made.ratio,
             amx=self.amx,
+            pairs=self._pairs(node),
             codes=_codes(node),
         )
 

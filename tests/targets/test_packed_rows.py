@@ -155,11 +155,13 @@ def test_convolutions_and_several_rows_unpack_their_codes(isa, kind, tmp_path):
         check(graph, program, tmp_path / op / str(len(shape)) / str(shape[0]))
 
 
-@pytest.mark.parametrize("op", ["conv2d", "linear"])
-def test_decoded_weights_win_where_unpacking_takes_longer(op):
+@pytest.mark.parametrize(
+    ("op", "level", "unit"), [("conv2d", "amx", "-amx"), ("linear", "avx2", "-16")]
+)
+def test_decoded_weights_win_where_unpacking_takes_longer(op, level, unit):
     weight = (64, 64, 3, 3) if op == "conv2d" else (64, 64)
-    _, row = lowered(packed_layer("int4", op, (8, 64, 9, 9)[: len(weight)], weight), "avx2")
-    assert (row["kernel"], row["weights"]) == ("implicit-gemm-16", "decoded")
+    _, row = lowered(packed_layer("int4", op, (8, 64, 9, 9)[: len(weight)], weight), level)
+    assert (row["kernel"], row["weights"]) == (f"implicit-gemm{unit}", "decoded")
     assert "predicted" in row["rejected"]["packed-gemm"]
 
 

@@ -19,7 +19,7 @@ from targets.cpu.kernels.coded_gemm import CodedGemm
 from targets.cpu.kernels.conv import conv2d, conv_cost, geometry
 from targets.cpu.kernels.real_panel import RealCodes
 from targets.cpu.kernels.spec import ConvSpec, Epilogue
-from targets.cpu.looked_up import real_codes
+from targets.cpu.looked_up import _outline, real_codes
 from tests.lowering.graphs import typed
 from tests.targets.running import Runner, isa_params
 from tests.targets.test_gemm_kernels import CASES
@@ -130,6 +130,9 @@ def test_codes_and_factors_decode_to_the_weights(kind):
     weight = packed_layer(kind, "linear", (3, 40), (12, 40), integer=False).nodes[0].input(1)
     u, codes = real_codes(weight)
     assert u.max() < 1 << codes.bits
+    outline = _outline(weight)
+    assert (outline.bits, outline.tables.shape) == (codes.bits, codes.tables.shape)
+    assert outline.factors.shape == codes.factors.shape
     np.testing.assert_array_equal(decoded(u, codes), weight.decoded())
 
 

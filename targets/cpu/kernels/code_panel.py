@@ -130,10 +130,11 @@ class Panel(Packing):
 
     @property
     def cycles(self) -> float:
-        """Cycles of looking up one vector."""
+        """For vectors of 64 bytes one port permutes, two do the rest; others have twice as many."""
         masks = 1 if self.permute else 3
         cycles = (len(self.planes) - 1) * 0.5
-        return cycles + sum(1.0 + 0.5 * masks * width / 8 for width, _ in self.planes)
+        cycles += sum(1.0 + 0.5 * masks * width / 8 for width, _ in self.planes)
+        return cycles if self.vector == LINE else cycles / 2
 
 
 def coded_piece(gemm: Gemm, unit: Unit, form: Form) -> int:

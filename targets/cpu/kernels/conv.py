@@ -480,7 +480,7 @@ def conv_cost(
         seconds, moved = seconds + coded.seconds, coded.waits_for
     bandwidth = CACHED_BANDWIDTH if moved <= CACHED_WEIGHTS else WEIGHT_BANDWIDTH
     tiles = geo.unit.kind == "amx"
-    waits = geo.unit.kind in ("fma", "madd") and moved > L2_BYTES
+    waits = geo.unit.kind in ("fma", "madd", "pairs") and moved > L2_BYTES
     if waits or (tiles and moved > CACHED_WEIGHTS):
         seconds += moved / (STREAM_BANDWIDTH if moved <= NEAR_MEMORY else MEMORY_BANDWIDTH)
     seconds = max(seconds, moved / bandwidth)

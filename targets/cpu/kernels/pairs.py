@@ -24,8 +24,9 @@ import numpy as np
 
 from dlcc import tir
 from dlcc.analysis.accumulators import Bounds, of_parts
+from targets.cpu.kernels.code_panel import Unpacking
 from targets.cpu.kernels.gemm import Gemm, Unit
-from targets.cpu.kernels.registers import finish_registers, load_a, load_b
+from targets.cpu.kernels.registers import emit_coded_run, finish_registers, load_a, load_b
 from targets.cpu.kernels.skeleton import Block, Context, a_start, b_start, runs, store_block
 
 BITS = 16
@@ -271,11 +272,17 @@ class _Emitter:
         at = start + slot * lanes
         kb.store(buffer, at, kb.load(buffer, at, lanes) + value)
 
-    def written_out(self, acc: Any, a_at: Any, b_at: Any, steps: int) -> None:
-        """The sums of some steps, straight into the accumulators."""
+    def written_out(self, acc: Any, a_at: Any, b_at: Any, steps: int, apart: int = 0) -> None:
+        """The sums of some steps, straight into the accumulators.
+
+        ``apart``: of the channel blocks' weights (0: as packed).
+        """
         ctx, lanes = self.ctx, self.unit.lanes
         weights = [
-            [load_b(ctx, b_at + (i * 4 * lanes + j * ctx.b_block)) for j in range(self.nr)]
+            [
+                load_b(ctx, b_at + (i * 4 * lanes + j * (apart or ctx.b_block)))
+                for j in range(self.nr)
+            ]
             for i in range(steps)
         ]
         for p, pixel in enumerate(self.pixels):
@@ -325,12 +332,13 @@ def emit_pair_block(ctx: Context, block: Block) -> None:
     em = _Emitter(ctx, nr, pixels, kb.const(1, "int16", 2 * unit.lanes))
     steps = ceil(ctx.gemm.run / 4)
     first, b_first = a_start(ctx, block), b_start(ctx, block)
-    if WRITTEN_OUT < unit.sums < steps * ctx.gemm.runs:
+    coded = ctx.panel if ctx.panel is not None and ctx.panel.panel.form == "steps" else None
+    if WRITTEN_OUT < unit.sums < steps * ctx.gemm.runs and coded is None:
         _emit_emptied(em, block, first, b_first)
         return
     acc = kb.alloc("int32", len(pixels) * nr * unit.lanes)
     em.cleared(acc, "int32", unit.lanes)
-    whole = unit.sums == steps * ctx.gemm.runs
+    whole = unit.sums == steps * ctx.gemm.runs and coded is None
     narrow = kb.alloc("int16", len(pixels) * nr * 2 * unit.lanes) if whole else acc
     if whole:
         em.cleared(narrow, "int16", 2 * unit.lanes)
@@ -338,6 +346,8 @@ def emit_pair_block(ctx: Context, block: Block) -> None:
         a_run, b_run = kb.let(a_run, "a_run"), kb.let(b_run, "b_run")
         if whole:
             _loop(em, a_run, b_run, steps, 1, lambda a, b, n: em.in_registers(narrow, a, b, n))
+        elif coded is not None:
+            _emit_coded(em, coded, block, acc, (a_run, b_run))
         else:
             emit = lambda a, b, n: em.written_out(acc, a, b, n)  # noqa: E731
             _loop(em, a_run, b_run, steps, unit.sums, emit)
@@ -348,6 +358,20 @@ def emit_pair_block(ctx: Context, block: Block) -> None:
     if unit.extra:
         _extra_steps(em, block, acc, first)
     finish_registers(ctx, block, acc)
+
+
+def _emit_coded(
+    em: _Emitter, coded: Unpacking[Any], block: Block, acc: Any, run: tuple[Any, Any]
+) -> None:
+    """A run whose weights are unpacked a chunk at a time."""
+    size, chunk = 4 * em.unit.lanes, coded.panel.chunk
+    at_once = min(em.unit.sums, WRITTEN_OUT)
+
+    def emit(a_at: Any, count: int) -> None:
+        for at in range(0, count, at_once):
+            em.written_out(acc, a_at + 4 * at, at * size, min(at_once, count - at), chunk)
+
+    emit_coded_run(em.ctx, coded, block, run, emit)
 
 
 def _emit_emptied(em: _Emitter, block: Block, a_first: Any, b_first: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
 from typing import Any
 
@@ -189,20 +190,20 @@ def _emit_run(
         _step(ctx, acc, pixels, nr, a_run + i * unit.k, b_run + i * b_step)
 
 
-def _emit_coded_run(
+def emit_coded_run(
     ctx: Context,
     coded: Unpacking[Any],
-    acc: Any,
-    pixels: list[tuple[int, int]],
     block: Block,
     run: tuple[Any, Any],
+    emit: Callable[[Any, int], None],
 ) -> None:
     """The steps of one run whose weights are unpacked a chunk at a time.
 
-    ``run``: where it starts in A and in the codes of the first channel block.
+    ``run``: where it starts in A and in the codes of the first channel block. ``emit(a, count)``:
+    does ``count`` steps; their weights follow each other from the buffer's start, channel blocks a
+    chunk apart.
     """
-    nr = block.channel_blocks
-    kb, unit, panel = ctx.kb, ctx.unit, coded.panel
+    kb, unit, panel, nr = ctx.kb, ctx.unit, coded.panel, block.channel_blocks
     step, steps = unit.lanes * unit.k, -(-ctx.gemm.run // unit.k)
     each = panel.chunk // step
     first = ctx.group * ctx.blocks + block.channel_block
@@ -213,8 +214,7 @@ def _emit_coded_run(
         a_at = kb.let(run[0] + index * (each * unit.k), "a_at")
         for j in range(nr):
             coded.chunk(tables[j], kb.let(get + j * ctx.b_block, "codes_at"), j * panel.chunk)
-        for i in range(count):
-            _step(ctx, acc, pixels, nr, a_at + i * unit.k, i * step, panel.chunk)
+        emit(a_at, count)
 
     with kb.loop(0, steps // each, "chunk") as index:
         chunk(index, each)
@@ -249,7 +249,13 @@ def emit_register_block(ctx: Context, block: Block) -> None:
     with runs(ctx, a_start(ctx, block), first) as (a_run, b_run):
         a_run, b_run = kb.let(a_run, "a_run"), kb.let(b_run, "b_run")
         if ctx.panel is not None and ctx.panel.panel.form == "steps":
-            _emit_coded_run(ctx, ctx.panel, acc, pixels, block, (a_run, b_run))
+            apart, step = ctx.panel.panel.chunk, lanes * unit.k
+
+            def emit(a_at: Any, count: int) -> None:
+                for i in range(count):
+                    _step(ctx, acc, pixels, nr, a_at + i * unit.k, i * step, apart)
+
+            emit_coded_run(ctx, ctx.panel, block, (a_run, b_run), emit)
         else:
             _emit_run(ctx, acc, pixels, following, a_run, b_run)
     finish_registers(ctx, block, acc)
