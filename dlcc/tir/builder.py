@@ -49,12 +49,13 @@ class KernelBuilder:
         begin: first work item (int32 expression).
         end: one past the last work item.
 
-    ``bfloat16``: the CPU has the instructions of AVX512-BF16.
+    ``bfloat16``: the CPU has the instructions of AVX512-BF16. ``llvm``: LLVM IR of functions for
+    :meth:`extern`; they are inlined.
     """
 
-    def __init__(self, name: str, *, bfloat16: bool = False) -> None:
+    def __init__(self, name: str, *, bfloat16: bool = False, llvm: str = "") -> None:
         self.name = name
-        self._bfloat16 = bfloat16
+        self._bfloat16, self._llvm = bfloat16, llvm
         self.begin = tirx.Var("begin", "int32")
         self.end = tirx.Var("end", "int32")
         self._params: list[Any] = []
@@ -169,6 +170,11 @@ class KernelBuilder:
         """Calls an LLVM intrinsic without side effects."""
         return tirx.call_llvm_pure_intrin(vector_type(dtype, lanes), name, *args)
 
+    @staticmethod
+    def extern(name: str, dtype: str, lanes: int, *args: Any) -> Any:
+        """Calls a function of the builder's ``llvm``, which has no side effects."""
+        return tirx.call_pure_extern(vector_type(dtype, lanes), name, *args)
+
     def effect(self, name: str, *args: Any) -> None:
         """Calls an LLVM intrinsic for its side effect."""
         self._emit(tirx.Evaluate(tirx.call_llvm_intrin("void", name, *args)))
@@ -216,9 +222,10 @@ class KernelBuilder:
         if len(self._scopes) != 1:
             raise ValueError(f"{self.name}: built inside an open loop")
         body = self._close()
-        if self._bfloat16:
-            text = StringImm(bfloat16.NATIVE)
-            body = tirx.AttrStmt(tirx.IntImm("int32", 0), "pragma_import_llvm", text, body)
+        for text in (bfloat16.NATIVE if self._bfloat16 else "", self._llvm):
+            if text:
+                zero = tirx.IntImm("int32", 0)
+                body = tirx.AttrStmt(zero, "pragma_import_llvm", StringImm(text), body)
         func = tirx.PrimFunc([*self._params, self.begin, self.end], body)
         func = func.with_attr("global_symbol", self.name).with_attr("tirx.noalias", True)
         return func.with_attr(LOWERED, 1)

@@ -52,6 +52,11 @@ class Isa:
         return "avx512vbmi" in self.flags
 
     @property
+    def byte_expand(self) -> bool:
+        """Whether bytes can be spread to the places of a mask (AVX512_VBMI2)."""
+        return "avx512_vbmi2" in self.flags
+
+    @property
     def bit_counts(self) -> bool:
         """Whether the bits of each lane can be counted (AVX512_VPOPCNTDQ)."""
         return "avx512_vpopcntdq" in self.flags
@@ -87,8 +92,9 @@ AVX512VNNI = Isa(
     "vnni",
     l2=1 << 20,
 )
-_VBMI = ("+avx512vnni", "+avx512vbmi", "+avx512vpopcntdq")
-_AMX_FLAGS = (*AVX512VNNI.flags, "avx512vbmi", "avx512_vpopcntdq")  # CPUs with tiles have them
+_VBMI = ("+avx512vnni", "+avx512vbmi", "+avx512vpopcntdq", "+avx512vbmi2")
+# CPUs with tiles have these
+_AMX_FLAGS = (*AVX512VNNI.flags, "avx512vbmi", "avx512_vpopcntdq", "avx512_vbmi2")
 _AMX_VECTORS = Isa("avx512vnni", "x86-64-v4", _VBMI, _AMX_FLAGS, 16, 32, "vnni")
 AVX512BF16 = Isa(
     "avx512bf16",

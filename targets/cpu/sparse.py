@@ -22,6 +22,7 @@ from targets.cpu.kernels import (
     sparse_conv,
     sparse_gather,
     sparse_gemv,
+    sparse_mask,
     sparse_panel,
     sparse_tiles,
 )
@@ -112,6 +113,22 @@ class SparseGatherRow(_SparseRow):
         return sparse_gather.sparse_gather(layer, self.isa)
 
 
+class SparseMaskRow(_SparseRow):
+    """Linear layers of one row of activations and weights of which many are left."""
+
+    name: ClassVar[str] = "sparse-mask"
+    ops: ClassVar[tuple[str, ...]] = ("linear",)
+
+    def _refuses(self, spec: ConvSpec) -> str:
+        return sparse_mask.refusal(spec, self.isa)
+
+    def _cost(self, spec: ConvSpec, weights: Array) -> float:
+        return sparse_mask.sparse_mask_cost(spec, weights)
+
+    def _plan(self, layer: Layer) -> KernelPlan:
+        return sparse_mask.sparse_mask(layer, self.isa)
+
+
 class SparseConvRow(_SparseRow):
     """Convolution and linear layers as implicit GEMM over the stored blocks of channels."""
 
@@ -164,6 +181,7 @@ def sparse_rows(isa: Isa) -> list[KernelRow]:
     rows: list[KernelRow] = [
         SparseGemvRow(isa),
         SparseGatherRow(isa),
+        SparseMaskRow(isa),
         SparseConvRow(isa),
         SparsePanelRow(isa),
     ]
