@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# <stem>_t, <stem>_create or <stem>_destroy are names of libc, or of a C or C++ compiler.
+# <stem>_t, <stem>_create or <stem>_destroy are names of libc, or of a C or C++ compiler; F_OK, R_OK,
+# W_OK and X_OK are macros of <unistd.h>.
 _TAKEN = """
+f r w x
 blkcnt blksize bool byte char16 char32 char8 clock clockid cnd cond daddr dev div double fd
 float fpos fsblkcnt fsfilcnt gid gpointer id idtype imaxdiv ino intmax intptr key ldiv lldiv
 locale mbstate max_align mode mq mqd mtx nfds nl_catd nlink nullptr off once pid posix pthread

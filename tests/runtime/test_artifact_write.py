@@ -262,7 +262,9 @@ ODD_NAMES = {
     "模型": "network",
     "": "network",
     '*/ "quo\\te" ??/ \n%s': "quo_te_s",
-    "__x__": "x",
+    "__x__": "net_x",
+    "__xy__": "xy",
+    "W": "net_W",
     "dlcc": "net_dlcc",
     "a" * 200: "a" * 64,
 }
@@ -272,7 +274,7 @@ def test_c_identifiers() -> None:
     assert {name: c_identifier(name) for name in ODD_NAMES} == ODD_NAMES
 
 
-@pytest.mark.parametrize("name", ["class", "模型", '*/ "quo\\te" ??/ \n%s', "pthread", "2net"])
+@pytest.mark.parametrize("name", ["class", "模型", '*/ "quo\\te" ??/ \n%s', "pthread", "2net", "x"])
 def test_odd_names_compile_and_run(name: str, kernels: bytes, tmp_path: Path) -> None:
     program = row_program(kernels)
     tensors = {
