@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# <stem>_t, <stem>_create or <stem>_destroy are names of libc, or of a C or C++ compiler; F_OK, R_OK,
-# W_OK and X_OK are macros of <unistd.h>.
+# <stem>_t, <stem>_create or <stem>_destroy are names of libc, or of a C or C++ compiler; F_OK,
+# R_OK, W_OK and X_OK are macros of <unistd.h>.
 _TAKEN = """
 f r w x
 blkcnt blksize bool byte char16 char32 char8 clock clockid cnd cond daddr dev div double fd
