@@ -24,7 +24,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 import dlcc
-from benchmarks.passes import outputs
+from benchmarks.compression import outputs
 from benchmarks.peers.engines import Job
 from benchmarks.peers.engines.dlcc import open_engine
 from benchmarks.peers.worker import batch_of, slot, warm

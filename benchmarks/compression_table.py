@@ -1,4 +1,4 @@
-"""Rows, results and the table of :mod:`benchmarks.passes`."""
+"""Rows, results and the table of :mod:`benchmarks.compression`."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Every compression pass on the third-party models, without retraining.
 
-    python -m benchmarks.passes [build] [time] [table] [--folder DIR] [--only 'resnet20: prune*']
+    python -m benchmarks.compression [build] [time] [table] [--folder DIR] [--only 'resnet20: prune*']
 
 ``build`` compiles a row, counts right answers of its library on the evaluation split and adds up
 its files; ``time`` runs it in turns with the dense fp32 and the dense int8 network; ``table``
-prints Markdown. Without a verb all three are done. The rows stand in passes.toml. Every row is kept
+prints Markdown. Without a verb all three are done. The rows stand in compression.toml. Every row is kept
 as soon as it is there, and a later call goes on with those that are missing; ``--most 3`` stops
 after three.
 
@@ -28,7 +28,16 @@ from typing import Any
 import numpy as np
 
 import dlcc
-from benchmarks.passes_table import FLOAT, INT8, Result, Results, Row, markdown, read_rows, select
+from benchmarks.compression_table import (
+    FLOAT,
+    INT8,
+    Result,
+    Results,
+    Row,
+    markdown,
+    read_rows,
+    select,
+)
 from benchmarks.peers.engines import Job
 from benchmarks.peers.engines.dlcc import open_engine
 from benchmarks.peers.measure import machine
@@ -44,7 +53,7 @@ from dlcc.ir.encodings import Array
 from dlcc.ops.base import op_of
 from passes.pipelines import OPTIMISE
 
-ROWS = Path(__file__).with_name("passes.toml")
+ROWS = Path(__file__).with_name("compression.toml")
 SLOT_SECONDS = 0.1
 
 
@@ -239,12 +248,14 @@ def say(text: str) -> None:
 def main(words: Sequence[str] | None = None) -> None:
     """Build, time and print."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.passes",
+        prog="python -m benchmarks.compression",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("verbs", nargs="*", metavar="build|time|table")
-    parser.add_argument("--folder", type=Path, default=Path("out/passes"), help="of the artifacts")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("out/compression"), help="of the artifacts"
+    )
     parser.add_argument("--json", type=Path, help="of the results; FOLDER/results.json")
     parser.add_argument("--rows", type=Path, default=ROWS, help="TOML file that declares the rows")
     parser.add_argument("--only", default="*", help="pattern of the rows, 'NETWORK: PASSES'")

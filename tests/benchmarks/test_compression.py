@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import dlcc
-from benchmarks import passes as command
+from benchmarks import compression as command
 from benchmarks import ptq
-from benchmarks.passes_table import FLOAT, INT8, Model, Result, Results, Row, read_rows, select
+from benchmarks.compression_table import FLOAT, INT8, Model, Result, Results, Row, read_rows, select
 from dlcc.ir import Graph, Sparse, TensorType
 from dlcc.ops import build as add_op
 from passes.pipeline import parse_pipeline
