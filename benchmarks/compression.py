@@ -1,12 +1,12 @@
 """Every compression pass on the third-party models, without retraining.
 
-    python -m benchmarks.compression [build] [time] [table] [--folder DIR] [--only 'resnet20: prune*']
+    python -m benchmarks.compression [build] [time] [table] [--only 'resnet20: prune*']
 
 ``build`` compiles a row, counts right answers of its library on the evaluation split and adds up
 its files; ``time`` runs it in turns with the dense fp32 and the dense int8 network; ``table``
-prints Markdown. Without a verb all three are done. The rows stand in compression.toml. Every row is kept
-as soon as it is there, and a later call goes on with those that are missing; ``--most 3`` stops
-after three.
+prints Markdown. Without a verb all three are done. The rows stand in compression.toml. Every row is
+kept as soon as it is there, and a later call goes on with those that are missing; ``--most 3``
+stops after three.
 
 A row's passes go behind the exact ones of the default pipeline. Calibration: ImageNet and KWS
 0..199 at most, training images of CIFAR-10 and MNIST; evaluation: the rest, or the test sets. Times

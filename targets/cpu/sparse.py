@@ -129,10 +129,24 @@ class SparseMaskRow(_SparseRow):
         return sparse_mask.sparse_mask(layer, self.isa)
 
 
+MOST_OCCUPIED = 0.9
+"""Part of the blocks above which the dense kernel, with its regular access, is not beaten."""
+
+
 class SparseConvRow(_SparseRow):
     """Convolution and linear layers as implicit GEMM over the stored blocks of channels."""
 
     name: ClassVar[str] = "sparse-gemm"
+
+    def refuses(self, node: Node) -> str:
+        """Also zeros that leave no block of outputs empty."""
+        if why := super().refuses(node):
+            return why
+        weights = layers.layer_constants(node).weights
+        part = sparse_conv.occupied(layers.conv_spec(node), self.isa, weights)
+        if part > MOST_OCCUPIED:
+            return f"{100 * part:.0f} % of the blocks of {self.isa.lanes} outputs hold a weight"
+        return ""
 
     def _refuses(self, spec: ConvSpec) -> str:
         return sparse_conv.refusal(spec, self.isa)

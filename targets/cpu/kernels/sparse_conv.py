@@ -166,6 +166,13 @@ def _best(spec: ConvSpec, isa: Isa, matrix: np.ndarray) -> tuple[SparseGemm, Geo
     return kernel, geo, seconds + staged
 
 
+def occupied(spec: ConvSpec, isa: Isa, weights: np.ndarray) -> float:
+    """Part of the blocks of one vector of outputs that hold a weight other than 0."""
+    unit, matrix = geometry(spec, isa, amx=False).unit, weight_matrix(weights)
+    counts = entry_counts(matrix, unit.lanes, unit.k)
+    return float(counts.sum()) / (counts.size * ceil(matrix.shape[1] / unit.k))
+
+
 def sparse_conv_cost(spec: ConvSpec, isa: Isa, weights: np.ndarray) -> float:
     """Predicted seconds of :func:`sparse_conv` on one thread."""
     return _best(spec, isa, weight_matrix(weights))[2]

@@ -225,8 +225,9 @@ def _reach(spec: ConvSpec, planes: Planes, pixels: int) -> int:
 def _seconds(spec: ConvSpec, kernel: SparsePanel, entries: int) -> float:
     """Predicted time of all images, without staging."""
     products = kernel.rows * kernel.vectors
-    # with chunks, two thirds of the loads of a 3x3 window cross a line
-    loads = kernel.vectors * (0.5 if kernel.chunks == 1 else 0.9) + kernel.rows
+    # of a 3x3 window of floats two thirds of the loads cross a line
+    crossing = kernel.chunks > 1 or (kernel.unit.kind == "fma" and spec.kw > 1)
+    loads = kernel.vectors * (0.9 if crossing else 0.5) + kernel.rows * 0.5
     latency = 4.0 if kernel.unit.kind == "fma" else 5.0
     step = max((0.5 if kernel.unit.fused else 1.0) * products, loads, latency) + 2.5
     lanes = kernel.unit.lanes

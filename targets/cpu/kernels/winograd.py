@@ -47,7 +47,7 @@ BANDS = (14, 28, 56)
 FEWEST_BANDS = 8
 """Bands that a banded layer must have, so that threads get equal shares."""
 
-TRANSFORM_CYCLES = {2: (140.0, 130.0), 4: (380.0, 340.0)}
+TRANSFORM_CYCLES = {2: (140.0, 130.0), 4: (380.0, 170.0)}
 """Cycles to transform one input tile and one output tile of one channel vector."""
 
 SPILL_BANDWIDTH = 40e9
