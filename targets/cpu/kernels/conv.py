@@ -28,6 +28,7 @@ from targets.cpu.kernels.implicit import gemm_function
 from targets.cpu.kernels.packed_bits import Codes
 from targets.cpu.kernels.pairs import (
     BITS,
+    EXTRA_BYTES,
     EXTRA_CYCLES,
     EXTRA_STEPS,
     PairSums,
@@ -474,6 +475,8 @@ def conv_cost(
     packed = geo.gemm.groups * ceil(geo.gemm.n / geo.unit.lanes) * geo.unit.lanes
     packed *= geo.gemm.runs * ceil(geo.gemm.run / geo.unit.k) * geo.unit.k
     moved = packed * np.dtype(geo.unit.packed).itemsize
+    if pairs is not None:
+        moved += pairs.extra * EXTRA_BYTES * isa.lanes
     seconds = cycles / CLOCK
     if codes is not None:
         coded = CodedGemm.of(geo.gemm, geo.unit, codes, isa)

@@ -39,6 +39,10 @@ _PAIRS = {
 }
 
 
+MADD_CYCLES = {4: 1.7, 8: 1.0, 16: 1.7}
+"""Cycles of a product of two vectors without byte dot products, by lanes."""
+
+
 @dataclass(frozen=True)
 class PackedGemv:
     """What determines the code.
@@ -242,7 +246,7 @@ def packed_gemv_cost(spec: ConvSpec, isa: Isa, codes: Codes) -> float:
     """Predicted seconds of :func:`packed_gemv` on one thread."""
     kernel = _kernel(spec, isa, codes)
     dots = STEP // WORD * len(codes.planes)
-    each = 1.0 if kernel.unit.kind == "vnni" else 1.7
+    each = 1.0 if kernel.unit.kind == "vnni" else MADD_CYCLES[kernel.unit.lanes]
     cycles = dots * each + codes.bits + STEP // WORD / (2 * kernel.vectors)
     cycles = kernel.blocks * steps_of(kernel.k) * cycles + kernel.blocks * 20.0
     return max(cycles / CLOCK, read_seconds(kernel.bytes))

@@ -44,6 +44,9 @@ ANY_CODES = Bounds(0, 255)
 EXTRA_CYCLES = {4: 1.4, 8: 1.4, 16: 2.5}
 """Cycles of an extra step of one pixel, by the lanes of a vector: AVX-512 has two ports for it."""
 
+EXTRA_BYTES = 4.5
+"""Bytes of an extra step for each lane: four weights, and its share of where they belong."""
+
 _LENGTHS = (1, 2, 4, 8, 16)
 """Steps after which sums may be emptied into 32 bits, beside a whole kernel row and all."""
 
