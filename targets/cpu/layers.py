@@ -22,9 +22,14 @@ from dlcc import numerics
 from dlcc.ir import BFLOAT16, Affine, Constant, Dense, Node, Sparse, TensorType, Value
 from dlcc.ir.dtypes import F32
 from dlcc.ir.encodings import Array, BFloat16
+from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.views import root
 from dlcc.ops import op_of
 from dlcc.ops.integer import affine_of, weight_scales
+from targets.cpu.isa import Isa
+from targets.cpu.kernels import conv
+from targets.cpu.kernels.packed_bits import Codes
+from targets.cpu.kernels.pairs import PairSums
 from targets.cpu.kernels.softmax import SoftmaxSpec
 from targets.cpu.kernels.spec import (
     ConvSpec,
@@ -190,6 +195,33 @@ def conv_spec(node: Node) -> ConvSpec:
         epilogue=epilogue(node),
         input_slack=_has_slack(x),
         stored=_memory_dtype(x.type),
+    )
+
+
+def planned(
+    node: Node,
+    isa: Isa,
+    *,
+    amx: bool = True,
+    columns: bool = False,
+    pairs: PairSums | None = None,
+    block: tuple[int, int, int] | None = None,
+    codes: Codes | None = None,
+) -> KernelPlan:
+    """The plan of :func:`targets.cpu.kernels.conv.conv2d` for a node's own constants."""
+    made = layer_constants(node)
+    return conv.conv2d(
+        conv_spec(node),
+        isa,
+        made.weights,
+        made.bias,
+        made.multiplier,
+        made.ratio,
+        amx=amx,
+        columns=columns,
+        pairs=pairs,
+        block=block,
+        codes=codes,
     )
 
 

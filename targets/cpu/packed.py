@@ -112,18 +112,8 @@ class PackedGemmRow(KernelRow):
 
     def plan(self, node: Node) -> KernelPlan:
         """Staging where borders need it, then the GEMM with its epilogue."""
-        made = layers.layer_constants(node)
-        return conv.conv2d(
-            layers.conv_spec(node),
-            self.isa,
-            made.weights,
-            made.bias,
-            made.multiplier,
-            made.ratio,
-            amx=self.amx,
-            pairs=self._pairs(node),
-            codes=_codes(node),
-        )
+        pairs = self._pairs(node)
+        return layers.planned(node, self.isa, amx=self.amx, pairs=pairs, codes=_codes(node))
 
 
 class AmxPackedGemmRow(PackedGemmRow):

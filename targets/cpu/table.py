@@ -89,18 +89,7 @@ class ConvRow(_Row):
         return conv.geometry(spec, self.isa, amx=self.amx, columns=self.columns)
 
     def _planned(self, node: Node, block: tuple[int, int, int] | None) -> KernelPlan:
-        made = layers.layer_constants(node)
-        return conv.conv2d(
-            layers.conv_spec(node),
-            self.isa,
-            made.weights,
-            made.bias,
-            made.multiplier,
-            made.ratio,
-            amx=self.amx,
-            columns=self.columns,
-            block=block,
-        )
+        return layers.planned(node, self.isa, amx=self.amx, columns=self.columns, block=block)
 
 
 def _block_text(block: tuple[int, int, int]) -> str:
@@ -136,17 +125,7 @@ class PairConvRow(ConvRow):
         return conv.geometry(layers.conv_spec(node), self.isa, pairs=pairs)
 
     def _planned(self, node: Node, block: tuple[int, int, int] | None) -> KernelPlan:
-        made = layers.layer_constants(node)
-        return conv.conv2d(
-            layers.conv_spec(node),
-            self.isa,
-            made.weights,
-            made.bias,
-            made.multiplier,
-            made.ratio,
-            pairs=proofs.pair_sums(node, self.isa),
-            block=block,
-        )
+        return layers.planned(node, self.isa, pairs=proofs.pair_sums(node, self.isa), block=block)
 
 
 class WinogradRow(_Row):

@@ -12,8 +12,8 @@ from targets.cpu.isa import AVX2, AVX512, SSE4
 from targets.cpu.kernels.lookup_groups import grouped_gemv_cost
 from targets.cpu.kernels.spec import ConvSpec, Epilogue
 from tests.lowering.graphs import affine, typed
-from tests.targets.running import Runner, isa_params
-from tests.targets.test_lookup_kernels import FLOAT_ULPS
+from tests.targets.float_rows import check_row
+from tests.targets.running import isa_params
 from tests.targets.test_sparse_rows import check, lowered
 
 SHAPES = (
@@ -44,27 +44,10 @@ def layer(bits: int, k: int, n: int, group: int, *, residual: bool = False) -> G
 @pytest.mark.parametrize("isa", isa_params("avx2", "avx512", "amx"))
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_groups_against_numpy(isa, bits):
-    row, cases = GroupedGemvRow(isa), []
-    for k, n, group, residual in SHAPES:
-        node = layer(bits, k, n, group, residual=residual).nodes[0]
-        assert row.serves(node)
-        assert not row.refuses(node)
-        cases.append((node, row.plan(node)))
-    runner = Runner([plan for _, plan in cases], isa)
-    for node, plan in cases:
-        n, k = node.input(1).type.shape
-        rng = np.random.default_rng(n)
-        inputs = [rng.standard_normal((1, k)).astype(np.float32)]
-        if len(node.inputs) > 3:
-            inputs.append(rng.standard_normal((1, n)).astype(np.float32))
-        w, b = node.input(1).decoded().astype(np.float64), node.input(2).decoded()
-        extra = inputs[1] if len(inputs) > 1 else 0
-        want = np.maximum(inputs[0] @ w.T + b + extra, -30)
-        size = np.abs(inputs[0]).sum() * np.abs(w).max() + np.abs(b) + np.abs(extra)
-        for cuts in (1, 3):
-            got = runner.run(plan, inputs, np.full((1, n), 77, np.float32), cuts, 0)
-            error = np.abs(got - want)
-            assert np.all(error <= FLOAT_ULPS * np.finfo(np.float32).eps * size), (k, n)
+    nodes = [
+        layer(bits, k, n, group, residual=residual).nodes[0] for k, n, group, residual in SHAPES
+    ]
+    check_row(GroupedGemvRow(isa), nodes, isa)
 
 
 @pytest.mark.parametrize("isa", isa_params("avx2", "avx512"))

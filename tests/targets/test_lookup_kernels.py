@@ -12,11 +12,9 @@ from targets.cpu.kernels.lookup_gemv import lookup_gemv_cost, refusal
 from targets.cpu.kernels.spec import ConvSpec, Epilogue
 from targets.cpu.packed import LookupGemvRow
 from tests.lowering.graphs import typed
-from tests.targets.running import Runner, isa_params
+from tests.targets.float_rows import check_row
+from tests.targets.running import isa_params
 from tests.targets.test_packed_rows import encoding_of
-
-FLOAT_ULPS = 8
-"""Bound of a sum: so many ulps of the sum of |activations| times the layer's largest |weight|."""
 
 KINDS = ["int2", "int3", "int4", "uint4", "ternary", "asymmetric", "binary", "book", "product"]
 KINDS += ["shared"]
@@ -49,28 +47,12 @@ def layer(kind: str, k: int, n: int, *, residual: bool = False) -> Graph:
 
 @pytest.mark.parametrize("isa", isa_params("avx2", "avx512", "amx"))
 def test_gemv_against_numpy(isa):
-    row, cases = LookupGemvRow(isa), []
-    for kind in KINDS:
-        for k, n, residual in ((96, 64, False), (42, 77, True), (6, 5, False), (300, 33, False)):
-            node = layer(kind, k, n, residual=residual).nodes[0]
-            assert row.serves(node)
-            assert not row.refuses(node)
-            cases.append((kind, node, row.plan(node)))
-    runner = Runner([plan for _, _, plan in cases], isa)
-    for kind, node, plan in cases:
-        n, k = node.input(1).type.shape
-        rng = np.random.default_rng(n)
-        inputs = [rng.standard_normal((1, k)).astype(np.float32)]
-        if len(node.inputs) > 3:
-            inputs.append(rng.standard_normal((1, n)).astype(np.float32))
-        w, b = node.input(1).decoded().astype(np.float64), node.input(2).decoded()
-        extra = inputs[1] if len(inputs) > 1 else 0
-        want = np.maximum(inputs[0] @ w.T + b + extra, -30)
-        size = np.abs(inputs[0]).sum() * np.abs(w).max() + np.abs(b) + np.abs(extra)
-        for cuts in (1, 3):
-            got = runner.run(plan, inputs, np.full((1, n), 77, np.float32), cuts, 0)
-            error = np.abs(got - want)
-            assert np.all(error <= FLOAT_ULPS * np.finfo(np.float32).eps * size), (kind, k, n)
+    nodes = [
+        layer(kind, k, n, residual=residual).nodes[0]
+        for kind in KINDS
+        for k, n, residual in ((96, 64, False), (42, 77, True), (6, 5, False), (300, 33, False))
+    ]
+    check_row(LookupGemvRow(isa), nodes, isa)
 
 
 @pytest.mark.parametrize(

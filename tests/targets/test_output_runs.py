@@ -13,8 +13,8 @@ from targets.cpu.kernels.output_runs import output_runs_cost
 from targets.cpu.kernels.spec import ConvSpec, Epilogue
 from targets.cpu.output_runs import OutputRunsRow
 from tests.lowering.graphs import affine, typed
-from tests.targets.running import Runner, isa_params
-from tests.targets.test_lookup_kernels import FLOAT_ULPS
+from tests.targets.float_rows import check_row
+from tests.targets.running import isa_params
 from tests.targets.test_sparse_rows import check, lowered
 
 KINDS: dict[str, ProductCodebook | ResidualCodebook] = {
@@ -62,29 +62,12 @@ def layer(encoding: Runs, k: int, n: int, *, residual: bool = False) -> Graph:
 
 @pytest.mark.parametrize("isa", isa_params("sse4", "avx2", "avx512", "amx"))
 def test_runs_against_numpy(isa):
-    row, cases = OutputRunsRow(isa), []
-    for kind, encoding in KINDS.items():
-        length = encoding.length
-        for k, blocks, residual in ((40, 12, False), (33, 7, True), (5, 1, False)):
-            node = layer(encoding, k, blocks * length, residual=residual).nodes[0]
-            assert row.serves(node)
-            assert not row.refuses(node), kind
-            cases.append((kind, node, row.plan(node)))
-    runner = Runner([plan for _, _, plan in cases], isa)
-    for kind, node, plan in cases:
-        n, k = node.input(1).type.shape
-        rng = np.random.default_rng(n)
-        inputs = [rng.standard_normal((1, k)).astype(np.float32)]
-        if len(node.inputs) > 3:
-            inputs.append(rng.standard_normal((1, n)).astype(np.float32))
-        w, b = node.input(1).decoded().astype(np.float64), node.input(2).decoded()
-        extra = inputs[1] if len(inputs) > 1 else 0
-        want = np.maximum(inputs[0] @ w.T + b + extra, -30)
-        size = np.abs(inputs[0]) @ np.abs(w).T + np.abs(b) + np.abs(extra)
-        for cuts in (1, 3):
-            got = runner.run(plan, inputs, np.full((1, n), 77, np.float32), cuts, 0)
-            error = np.abs(got - want)
-            assert np.all(error <= FLOAT_ULPS * np.finfo(np.float32).eps * size), (kind, k, n)
+    nodes = [
+        layer(encoding, k, blocks * encoding.length, residual=residual).nodes[0]
+        for encoding in KINDS.values()
+        for k, blocks, residual in ((40, 12, False), (33, 7, True), (5, 1, False))
+    ]
+    check_row(OutputRunsRow(isa), nodes, isa, tight=True)
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,9 @@ from targets.cpu.isa import AVX2, AVX512, LEVELS, SSE4
 from targets.cpu.kernels.spec import ConvSpec, Epilogue
 from targets.cpu.kernels.wide_lookup import refusal, wide_lookup_cost, width_of
 from tests.lowering.graphs import typed
+from tests.targets.float_rows import check_row, compare
 from tests.targets.running import Runner, isa_params
 from tests.targets.test_sparse_rows import check, lowered
-
-FLOAT_ULPS = 8
-"""Bound of a sum: so many ulps of the sum of |activations| times the layer's largest |weight|."""
 
 BOOKS = {f"book{bits}": Codebook(bits) for bits in (5, 6, 7, 8)}
 RUNS = {
@@ -56,36 +54,14 @@ def layer(encoding: Encoding, k: int, n: int, *, residual: bool = False) -> Grap
     return graph
 
 
-def compare(node, plan, runner: Runner, cuts: int) -> None:
-    """A plan's result within the bound of sums in any order."""
-    n, k = node.input(1).type.shape
-    rng = np.random.default_rng(n)
-    inputs = [rng.standard_normal((1, k)).astype(np.float32)]
-    if len(node.inputs) > 3:
-        inputs.append(rng.standard_normal((1, n)).astype(np.float32))
-    w, b = node.input(1).decoded().astype(np.float64), node.input(2).decoded()
-    extra = inputs[1] if len(inputs) > 1 else 0
-    want = np.maximum(inputs[0] @ w.T + b + extra, -30)
-    largest = np.abs(w).max() * getattr(node.input(1).type.encoding, "stages", 1)
-    size = np.abs(inputs[0]).sum() * largest + np.abs(b) + np.abs(extra)
-    got = runner.run(plan, inputs, np.full((1, n), 77, np.float32), cuts, 0)
-    error = np.abs(got - want)
-    assert np.all(error <= FLOAT_ULPS * np.finfo(np.float32).eps * size), (k, n)
-
-
 @pytest.mark.parametrize("isa", isa_params("avx2", "avx512", "amx"))
 def test_gemv_against_numpy(isa):
-    row, cases = WideLookupRow(isa), []
-    for encoding in (BOOKS | RUNS).values():
-        for k, n, residual in ((96, 64, False), (42, 77, True), (6, 5, False)):
-            node = layer(encoding, k, n, residual=residual).nodes[0]
-            assert row.serves(node)
-            assert not row.refuses(node)
-            cases.append((node, row.plan(node)))
-    runner = Runner([plan for _, plan in cases], isa)
-    for node, plan in cases:
-        for cuts in (1, 3):
-            compare(node, plan, runner, cuts)
+    nodes = [
+        layer(encoding, k, n, residual=residual).nodes[0]
+        for encoding in (BOOKS | RUNS).values()
+        for k, n, residual in ((96, 64, False), (42, 77, True), (6, 5, False))
+    ]
+    check_row(WideLookupRow(isa), nodes, isa)
 
 
 @pytest.mark.parametrize("isa", isa_params("avx2", "avx512"))

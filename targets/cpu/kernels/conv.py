@@ -476,7 +476,7 @@ def conv_cost(
     packed *= geo.gemm.runs * ceil(geo.gemm.run / geo.unit.k) * geo.unit.k
     moved = packed * np.dtype(geo.unit.packed).itemsize
     if pairs is not None:
-        moved += pairs.extra * EXTRA_BYTES * isa.lanes
+        moved += ceil(pairs.extra * EXTRA_BYTES * isa.lanes)
     seconds = cycles / CLOCK
     if codes is not None:
         coded = CodedGemm.of(geo.gemm, geo.unit, codes, isa)

@@ -170,7 +170,8 @@ def occupied(spec: ConvSpec, isa: Isa, weights: np.ndarray) -> float:
     """Part of the blocks of one vector of outputs that hold a weight other than 0."""
     unit, matrix = geometry(spec, isa, amx=False).unit, weight_matrix(weights)
     counts = entry_counts(matrix, unit.lanes, unit.k)
-    return float(counts.sum()) / (counts.size * ceil(matrix.shape[1] / unit.k))
+    blocks = counts.size * ceil(matrix.shape[1] / unit.k)
+    return float(counts.sum() / blocks)
 
 
 def sparse_conv_cost(spec: ConvSpec, isa: Isa, weights: np.ndarray) -> float:
