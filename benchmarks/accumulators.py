@@ -82,6 +82,7 @@ class Result:
     Attributes:
         top1: share of right answers; ``agreement``: of those that the float network gives, too.
         kernels: report's name of each kernel and how many layers it computes.
+        narrow: layers whose kernels sum in 16 bits.
         seconds: of a call, ``speedup``: against sums of 32 bits; None before they are timed.
     """
 
@@ -89,6 +90,7 @@ class Result:
     top1: float
     agreement: float
     kernels: dict[str, int] = field(default_factory=dict)
+    narrow: int = 0
     seconds: float | None = None
     speedup: float | None = None
 
@@ -146,12 +148,14 @@ class Bench:
                     raise SystemExit(f"{self.name}: {way.name}: the library is not exact")
         float_folder = self.folder / WAYS[0].folder
         dense = found if not way.passes else outputs(float_folder, split.evaluation)
-        kernels = [str(row["kernel"]) for row in made.program.report["layers"]]
+        layers = made.program.report["layers"]
+        kernels = [str(row["kernel"]) for row in layers]
         return Result(
             len(split.labels),
             top_k(found, split.labels),
             fidelity(dense, found).agreement,
             {kernel: kernels.count(kernel) for kernel in sorted(set(kernels))},
+            sum(row["sum_bits"] == 16 for row in layers),
         )
 
     def time(self, seconds: float) -> None:
@@ -185,12 +189,11 @@ class Bench:
         for way in WAYS:
             if (r := self.results.get(way.name)) is None:
                 continue
-            narrow = sum(count for kernel, count in r.kernels.items() if kernel in NARROW_ROWS)
             time = "" if r.seconds is None else f"{1e6 * r.seconds:.0f}"
             ratio = "" if r.speedup is None else f"{r.speedup:.2f}"
             yield (
                 f"| {self.name} | {way.name} | {100 * r.top1:.2f} | {100 * r.agreement:.2f} "
-                f"| {narrow} | {time} | {ratio} |"
+                f"| {r.narrow} | {time} | {ratio} |"
             )
 
 

@@ -45,6 +45,8 @@ def test_every_way_is_built_once_and_timed(bench, tmp_path, capsys):
     wide = bench.results[accumulators.WIDE].kernels
     assert set(accumulators.NARROW_ROWS) & set(narrow)
     assert not set(accumulators.NARROW_ROWS) & set(wide)
+    assert bench.results["accumulator=16"].narrow >= 1
+    assert bench.results[accumulators.WIDE].narrow == 0
     assert bench.results["fp32"].agreement == 1.0
     assert capsys.readouterr().err.count("digits: ") == 3
     bench.build()
