@@ -19,15 +19,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
 import dlcc
-from benchmarks.compression import outputs
-from benchmarks.peers.engines import Job
-from benchmarks.peers.engines.dlcc import open_engine
-from benchmarks.peers.worker import batch_of, slot, warm
+from benchmarks.compression import interleaved, outputs
 from benchmarks.ptq import DATA, ROWS, Split, entry_of, load_split
 from dlcc.evaluate import fidelity, top_k
 from dlcc.ir import Graph
@@ -41,8 +37,6 @@ NARROW_ROWS = ("implicit-gemm-16", "depthwise-16")
 
 EXACT = 3
 """Samples that are compared with the reference."""
-
-SLOT_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -161,18 +155,7 @@ class Bench:
     def time(self, seconds: float) -> None:
         """Time all ways in turns."""
         sample = load_split(entry_of(ROWS[self.name].file), 1, 1).evaluation
-        with TemporaryDirectory() as scratch:
-            path = Path(scratch) / "sample.npz"
-            np.savez(path, x=sample)
-            folders = [str(self.folder / way.folder) for way in WAYS]
-            jobs = [Job("dlcc", "", folder, str(path), 1, ()) for folder in folders]
-            engines = [open_engine(job) for job in jobs]
-        batches = [batch_of(warm(engine.run)) for engine in engines]
-        times: list[list[float]] = [[] for _ in WAYS]
-        for number in range(max(3, round(seconds / (SLOT_SECONDS * len(WAYS))))):
-            order = range(len(WAYS)) if number % 2 == 0 else reversed(range(len(WAYS)))
-            for i in order:
-                times[i].append(slot(engines[i].run, SLOT_SECONDS, 4, batches[i])["p20"])
+        times = interleaved([self.folder / way.folder for way in WAYS], sample, seconds)
         wide = times[[way.name for way in WAYS].index(WIDE)]
         for way, own in zip(WAYS, times, strict=True):
             result = self.results[way.name]

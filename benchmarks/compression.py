@@ -172,22 +172,33 @@ def _feed(model: Any, sample: Array) -> dict[str, Array]:
     return {model.inputs[0].name: sample[None]}
 
 
+def interleaved(folders: Sequence[Path], sample: Array, seconds: float) -> list[list[float]]:
+    """Seconds of a call of each artifact in each round, one thread; every other round in reverse.
+
+    Args:
+        folders: the artifacts, of networks with one input.
+        sample: its samples, [count, ...].
+        seconds: for all rounds, of which there are at least three.
+    """
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / "sample.npz"
+        np.savez(path, x=sample)
+        jobs = [Job("dlcc", "", str(folder), str(path), 1, ()) for folder in folders]
+        engines = [open_engine(job) for job in jobs]
+    batches = [batch_of(warm(engine.run)) for engine in engines]
+    times: list[list[float]] = [[] for _ in folders]
+    for number in range(max(3, round(seconds / (SLOT_SECONDS * len(folders))))):
+        order = range(len(folders)) if number % 2 == 0 else reversed(range(len(folders)))
+        for i in order:
+            times[i].append(slot(engines[i].run, SLOT_SECONDS, 4, batches[i])["p20"])
+    return times
+
+
 def time_row(row: Row, folder: Path, results: Results, seconds: float) -> Result:
     """Time a row in turns with the dense networks."""
     rows = [Row(row.model, FLOAT), Row(row.model, INT8), *([] if row.dense else [row])]
     sample = load_split(entry_of(row.model.file), 1, 1).evaluation
-    with TemporaryDirectory() as scratch:
-        path = Path(scratch) / "sample.npz"
-        np.savez(path, x=sample)
-        jobs = [Job("dlcc", "", str(folder / r.folder), str(path), 1, ()) for r in rows]
-        engines = [open_engine(job) for job in jobs]
-    batches = [batch_of(warm(e.run)) for e in engines]
-    rounds = max(3, round(seconds / (SLOT_SECONDS * len(rows))))
-    times: list[list[float]] = [[] for _ in rows]
-    for number in range(rounds):
-        order = range(len(rows)) if number % 2 == 0 else reversed(range(len(rows)))
-        for i in order:
-            times[i].append(slot(engines[i].run, SLOT_SECONDS, 4, batches[i])["p20"])
+    times = interleaved([folder / r.folder for r in rows], sample, seconds)
     own = times[rows.index(row)]
     result = results.found[row.key]
     result.seconds = float(np.percentile(own, 20))  # neighbours disturb whole slots

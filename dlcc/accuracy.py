@@ -98,6 +98,11 @@ def scores_output(names: Sequence[str], output: str, where: str) -> str:
     )
 
 
+def has_labels(arrays: Collection[str], inputs: Collection[str]) -> bool:
+    """Whether a data file of these arrays holds labels."""
+    return any(key in arrays and key not in inputs for key in LABEL_KEYS)
+
+
 def labels_in(arrays: Mapping[str, Array], inputs: Collection[str], where: str) -> Array:
     """The labels of a data file, int64 [samples].
 

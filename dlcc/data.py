@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -120,18 +120,3 @@ def _bad_array(where: str, name: str, why: str) -> DlccError:
         why=why,
         fix="stack samples along the first axis, preprocessed as the network expects",
     )
-
-
-def batches_from(
-    source: str | Path | Callable[[], Iterable[Mapping[str, Array]]], graph: Graph
-) -> Batches:
-    """Batches from an .npz file or from a callable that starts an iterator of feeds.
-
-    Raises:
-        DlccError: the data does not fit the network.
-    """
-    if callable(source):
-        start = source
-        return lambda: (dict(feed) for feed in start())
-    path = Path(source)
-    return split_batches(named_inputs(load_npz(path), graph, str(path)), graph, str(path))

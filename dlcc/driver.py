@@ -14,10 +14,10 @@ from typing import Any
 
 import passes as pass_library
 import targets as target_library
-from dlcc.accuracy import labels_in, scores_output
+from dlcc.accuracy import has_labels, labels_in, scores_output
 from dlcc.analysis.certificates import Assignment, certify, digest, with_kernels
 from dlcc.artifact import Artifact, Pack, check_output, check_pack, write_artifact
-from dlcc.data import LABEL_KEYS, batches_from, load_npz, named_inputs, split_batches
+from dlcc.data import Batches, load_npz, named_inputs, split_batches
 from dlcc.errors import DlccError, ExitCode
 from dlcc.frontends import load_graph
 from dlcc.ir import Graph
@@ -176,14 +176,12 @@ def optimise(
     progress("import", 1.0)
     if recipe is not None:
         pipeline = recipe.passes(graph)
-    calibration = None
-    if options.calibration is not None:
-        calibration = batches_from(options.calibration, graph)
+    calibration, labels = _calibration(options.calibration, graph)
     samples = () if calibration is None else tuple(islice(calibration(), options.verify_numerics))
     widths = [width for step in pipeline if (width := step.layer_bits) is not None]
     context = PassContext(
         calibration=calibration,
-        labels=_labels(options.calibration, graph),
+        labels=labels,
         verify_inputs=samples,
         target={} if target is None else target.facts,
         cost=None if target is None else CostModel(target, widths[-1] if widths else 32),
@@ -208,14 +206,24 @@ def optimise(
     )
 
 
-def _labels(source: Calibration | None, graph: Graph) -> Callable[[], Array] | None:
-    """What reads the labels of a calibration file, if it has some."""
-    if source is None or callable(source):
-        return None
-    arrays, names = load_npz(Path(source)), {v.name for v in graph.inputs}
-    if not any(key in arrays and key not in names for key in LABEL_KEYS):
-        return None
-    return lambda: labels_in(arrays, names, str(source))
+def _calibration(
+    source: Calibration | None, graph: Graph
+) -> tuple[Batches | None, Callable[[], Array] | None]:
+    """Batches of the calibration data and, where a file holds some, what gives their labels.
+
+    Raises:
+        DlccError: the data does not fit the network.
+    """
+    if source is None:
+        return None, None
+    if callable(source):
+        start = source
+        return lambda: (dict(feed) for feed in start()), None
+    arrays, names, where = load_npz(Path(source)), {v.name for v in graph.inputs}, str(source)
+    batches = split_batches(named_inputs(arrays, graph, where), graph, where)
+    if not has_labels(arrays, names):
+        return batches, None
+    return batches, lambda: labels_in(arrays, names, where)
 
 
 def _selection(names: tuple[str, ...]) -> Selection:
@@ -337,7 +345,7 @@ def sensitivity(
     graph = optimise(model, chosen, progress, target).graph
     names = {v.name for v in graph.inputs}
     labels = None
-    if any(key in arrays and key not in names for key in LABEL_KEYS):
+    if has_labels(arrays, names):
         scores = scores_output(graph.output_names, output, str(model))
         labels = Labels(labels_in(arrays, names, where), scores)
     batches = split_batches(named_inputs(arrays, graph, where), graph, where)

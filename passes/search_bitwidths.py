@@ -161,7 +161,8 @@ class SearchBitwidths(Quantize):
         step = max(1, len(curve) // _SHOWN)
         points = ", ".join(f"{self._cost_text(c)}: {loss:.4g}" for c, loss in curve[::step])
         note(f"loss of measured networks {points}")
-        own = {f.name: getattr(self.chosen(found, choice), f.name) for f in fields(Quantize)}
+        chosen = self.chosen(found, choice)
+        own = {f.name: getattr(chosen, f.name) for f in fields(Quantize)}
         note(f"the same as {print_pass(Quantize(**own))}")
         cost = walk.total(knobs, choice)
         result.statistics.update(

@@ -87,7 +87,6 @@ class WideLookupRow(KernelRow):
 
     def plan(self, node: Node) -> KernelPlan:
         """Tables of the activations where codes stand for runs, then the look-ups."""
-        spec, given = layers.conv_spec(node), node.optional_input(2)
-        bias = np.zeros(spec.oc, np.float32) if given is None else given.decoded()
+        spec, bias = layers.conv_spec(node), layers.float_bias(node)
         codes, bits = _codes(node.input(1)), _encoding(node).bits
         return wide_lookup.wide_lookup(spec, self.isa, codes, bits, bias)

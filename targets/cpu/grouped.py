@@ -72,7 +72,6 @@ class GroupedGemvRow(KernelRow):
 
     def plan(self, node: Node) -> KernelPlan:
         """Tables of the activations where codes stand for runs, then the look-ups."""
-        spec, given = layers.conv_spec(node), node.optional_input(2)
-        bias = np.zeros(spec.oc, np.float32) if given is None else given.decoded()
+        spec, bias = layers.conv_spec(node), layers.float_bias(node)
         coded = _coded(node.input(1), _grouped(node))
         return lookup_groups.grouped_gemv(spec, self.isa, coded, bias)

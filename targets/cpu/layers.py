@@ -319,6 +319,20 @@ def _spread(constant: Constant, type_: TensorType, codes: bool) -> Array:
     return encoding.uniform.quantise(real)
 
 
+def float_bias(node: Node) -> Array:
+    """Bias of a product layer of float activations, float32; zeros where it has none."""
+    given = node.optional_input(2)
+    if given is None:
+        return np.zeros(node.output.type.shape[-1 if node.op == "linear" else 1], np.float32)
+    return np.asarray(given.decoded())
+
+
+def has_narrow_codes(node: Node) -> bool:
+    """Whether the weight's codes leave bits of their bytes empty."""
+    uniform = node.input(1).type.encoding.uniform
+    return uniform is None or uniform.bits < 8
+
+
 def layer_constants(node: Node) -> Constants:
     """Weights, bias and multipliers of a conv2d, conv_transpose2d or linear node."""
     x, weight = node.input(0), node.input(1)
@@ -329,7 +343,7 @@ def layer_constants(node: Node) -> Constants:
         stored = stored.reshape(*stored.shape, 1, 1)
     source = x.type.encoding
     if not isinstance(source, Affine):
-        bias = np.zeros(channels, np.float32) if given is None else given.decoded()
+        bias = float_bias(node)
         if _in_dtype(node) != "bf16":
             return Constants(stored.astype(np.float32), bias.astype(np.float32))
         return Constants(BFLOAT16.encode(stored)["values"].view(np.uint16), bias)

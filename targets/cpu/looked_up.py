@@ -95,10 +95,7 @@ class LookupGemmRow(KernelRow):
 
     def serves(self, node: Node) -> bool:
         """Not asked about codes that fill their bytes."""
-        if not super().serves(node):
-            return False
-        encoding = node.input(1).type.encoding
-        return not isinstance(encoding, Affine) or encoding.bits < 8
+        return super().serves(node) and layers.has_narrow_codes(node)
 
     def refuses(self, node: Node) -> str:
         """Wide codes, scales that are no factors of channels, other activations."""
@@ -128,8 +125,7 @@ class LookupGemmRow(KernelRow):
 
     def plan(self, node: Node) -> KernelPlan:
         """Staging where borders need it, then the GEMM with its epilogue."""
-        spec, given = layers.conv_spec(node), node.optional_input(2)
+        spec, bias = layers.conv_spec(node), layers.float_bias(node)
         weights, codes = real_codes(node.input(1))
         shaped = weights.reshape(spec.oc, spec.c // spec.groups, spec.kh, spec.kw)
-        bias = np.zeros(spec.oc, np.float32) if given is None else given.decoded()
         return conv.conv2d(spec, self.isa, shaped, bias, codes=codes)

@@ -70,6 +70,5 @@ class OutputRunsRow(KernelRow):
 
     def plan(self, node: Node) -> KernelPlan:
         """One step."""
-        spec, given = layers.conv_spec(node), node.optional_input(2)
-        bias = np.zeros(spec.oc, np.float32) if given is None else given.decoded()
+        spec, bias = layers.conv_spec(node), layers.float_bias(node)
         return output_runs.output_runs(spec, self.isa, _coded(node.input(1), _encoding(node)), bias)

@@ -33,12 +33,6 @@ def _codes(node: Node) -> Codes:
     return Codes.signed(encoding.uniform.bits)
 
 
-def _is_narrow(node: Node) -> bool:
-    """Whether the weight's codes leave bits of their bytes empty."""
-    uniform = node.input(1).type.encoding.uniform
-    return uniform is None or uniform.bits < 8
-
-
 class PackedGemvRow(KernelRow):
     """Linear layers of one row of 8-bit activations by weights of at most 7 bits."""
 
@@ -51,7 +45,7 @@ class PackedGemvRow(KernelRow):
 
     def serves(self, node: Node) -> bool:
         """Not asked about codes that fill their bytes."""
-        return super().serves(node) and _is_narrow(node)
+        return super().serves(node) and layers.has_narrow_codes(node)
 
     def refuses(self, node: Node) -> str:
         """Float activations, several rows, codes that are not signed."""
@@ -84,7 +78,7 @@ class PackedGemmRow(KernelRow):
 
     def serves(self, node: Node) -> bool:
         """Not asked about codes that fill their bytes."""
-        return super().serves(node) and _is_narrow(node)
+        return super().serves(node) and layers.has_narrow_codes(node)
 
     def refuses(self, node: Node) -> str:
         """Float activations, groups that are computed together."""
@@ -216,10 +210,7 @@ class LookupGemvRow(KernelRow):
 
     def serves(self, node: Node) -> bool:
         """Not asked about codes that fill their bytes."""
-        if not super().serves(node):
-            return False
-        encoding = node.input(1).type.encoding
-        return not isinstance(encoding, Affine) or encoding.bits < 8
+        return super().serves(node) and layers.has_narrow_codes(node)
 
     def refuses(self, node: Node) -> str:
         """Codes of more than 4 bits, quantised activations, several rows, scales per column."""
@@ -242,8 +233,7 @@ class LookupGemvRow(KernelRow):
 
     def plan(self, node: Node) -> KernelPlan:
         """Tables of the activations where codes stand for runs, then the look-ups."""
-        spec, given = layers.conv_spec(node), node.optional_input(2)
-        bias = np.zeros(spec.oc, np.float32) if given is None else given.decoded()
+        spec, bias = layers.conv_spec(node), layers.float_bias(node)
         return lookup_gemv.lookup_gemv(spec, self.isa, _looked_up(node.input(1)), bias)
 
 

@@ -6,14 +6,27 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from dlcc.ir import Node
+from dlcc.ir import Graph, Node, Value
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
+from dlcc.ops import build
 from targets.cpu.isa import Isa
+from tests.lowering.graphs import typed
 from tests.targets.running import Runner
 
 FLOAT_ULPS = 8
 """Bound of a sum: so many ulps of the sum of |activations| times the layer's largest |weight|."""
+
+
+def float_layer(graph: Graph, w: Value, rng: np.random.Generator, *, residual: bool) -> Graph:
+    """``graph``, which holds the weight [n, k], as a float layer of one row with a bias."""
+    n, k = w.type.shape
+    x = graph.add_input("x", typed((1, k)))
+    b = graph.add_constant(rng.standard_normal(n).astype(np.float32), name="b")
+    more = [graph.add_input("r", typed((1, n)))] if residual else []
+    node = build(graph, "linear", [x, w, b, *more], {"act_min": -30.0}, loc="layer")
+    graph.set_outputs([node.output], ["y"])
+    return graph
 
 
 def compare(

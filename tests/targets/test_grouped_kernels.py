@@ -12,7 +12,7 @@ from targets.cpu.isa import AVX2, AVX512, SSE4
 from targets.cpu.kernels.lookup_groups import grouped_gemv_cost
 from targets.cpu.kernels.spec import ConvSpec, Epilogue
 from tests.lowering.graphs import affine, typed
-from tests.targets.float_rows import check_row
+from tests.targets.float_rows import check_row, float_layer
 from tests.targets.running import isa_params
 from tests.targets.test_sparse_rows import check, lowered
 
@@ -31,14 +31,9 @@ def layer(bits: int, k: int, n: int, group: int, *, residual: bool = False) -> G
     """A float layer of one row."""
     rng = np.random.default_rng(k + n)
     graph = Graph("net")
-    x = graph.add_input("x", typed((1, k)))
     real = rng.standard_normal((n, k)) * 10.0 ** rng.uniform(-2, 1, (n, k))
     w = graph.add_constant(real.astype(np.float32), encoding=Grouped(bits, group), name="w")
-    b = graph.add_constant(rng.standard_normal(n).astype(np.float32), name="b")
-    more = [graph.add_input("r", typed((1, n)))] if residual else []
-    node = build(graph, "linear", [x, w, b, *more], {"act_min": -30.0}, loc="layer")
-    graph.set_outputs([node.output], ["y"])
-    return graph
+    return float_layer(graph, w, rng, residual=residual)
 
 
 @pytest.mark.parametrize("isa", isa_params("avx2", "avx512", "amx"))

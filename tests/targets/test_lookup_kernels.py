@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 
 from dlcc.ir import Affine, Codebook, Encoding, Graph, ProductCodebook, Ternary
-from dlcc.ops import build
 from targets.cpu.isa import AVX2, AVX512, SSE4
 from targets.cpu.kernels.lookup_gemv import lookup_gemv_cost, refusal
 from targets.cpu.kernels.spec import ConvSpec, Epilogue
 from targets.cpu.packed import LookupGemvRow
-from tests.lowering.graphs import typed
-from tests.targets.float_rows import check_row
+from tests.targets.float_rows import check_row, float_layer
 from tests.targets.running import isa_params
 from tests.targets.test_packed_rows import encoding_of
 
@@ -35,14 +33,9 @@ def layer(kind: str, k: int, n: int, *, residual: bool = False) -> Graph:
     """A float layer with compressed weights."""
     rng = np.random.default_rng(k + n)
     graph = Graph("net")
-    x = graph.add_input("x", typed((1, k)))
     real = rng.standard_normal((n, k)).astype(np.float32)
     w = graph.add_constant(real, encoding=coding(kind, real), name="w")
-    b = graph.add_constant(rng.standard_normal(n).astype(np.float32), name="b")
-    more = [graph.add_input("r", typed((1, n)))] if residual else []
-    node = build(graph, "linear", [x, w, b, *more], {"act_min": -30.0}, loc="layer")
-    graph.set_outputs([node.output], ["y"])
-    return graph
+    return float_layer(graph, w, rng, residual=residual)
 
 
 @pytest.mark.parametrize("isa", isa_params("avx2", "avx512", "amx"))

@@ -13,7 +13,7 @@ from targets.cpu.kernels.output_runs import output_runs_cost
 from targets.cpu.kernels.spec import ConvSpec, Epilogue
 from targets.cpu.output_runs import OutputRunsRow
 from tests.lowering.graphs import affine, typed
-from tests.targets.float_rows import check_row
+from tests.targets.float_rows import check_row, float_layer
 from tests.targets.running import isa_params
 from tests.targets.test_sparse_rows import check, lowered
 
@@ -50,14 +50,9 @@ def layer(encoding: Runs, k: int, n: int, *, residual: bool = False) -> Graph:
     """A float layer of one row."""
     rng = np.random.default_rng(k + n)
     graph = Graph("net")
-    x = graph.add_input("x", typed((1, k)))
     type_ = TensorType((n, k), F32, encoding)
     w = graph.add_stored(coded(encoding, k, n, rng), type_, name="w")
-    b = graph.add_constant(rng.standard_normal(n).astype(np.float32), name="b")
-    more = [graph.add_input("r", typed((1, n)))] if residual else []
-    node = build(graph, "linear", [x, w, b, *more], {"act_min": -30.0}, loc="layer")
-    graph.set_outputs([node.output], ["y"])
-    return graph
+    return float_layer(graph, w, rng, residual=residual)
 
 
 @pytest.mark.parametrize("isa", isa_params("sse4", "avx2", "avx512", "amx"))

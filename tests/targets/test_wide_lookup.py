@@ -9,13 +9,11 @@ from hypothesis import strategies as st
 
 from dlcc.ir import Codebook, Encoding, Graph, ProductCodebook, ResidualCodebook, TensorType
 from dlcc.ir.packing import pack_bits
-from dlcc.ops import build
 from targets.cpu.codebooks import WideLookupRow
 from targets.cpu.isa import AVX2, AVX512, LEVELS, SSE4
 from targets.cpu.kernels.spec import ConvSpec, Epilogue
 from targets.cpu.kernels.wide_lookup import refusal, wide_lookup_cost, width_of
-from tests.lowering.graphs import typed
-from tests.targets.float_rows import check_row, compare
+from tests.targets.float_rows import check_row, compare, float_layer
 from tests.targets.running import Runner, isa_params
 from tests.targets.test_sparse_rows import check, lowered
 
@@ -34,7 +32,6 @@ RUNS = {
 def layer(encoding: Encoding, k: int, n: int, *, residual: bool = False) -> Graph:
     """A float layer whose codes and codebook are drawn at random: all of them, not those found."""
     rng, graph = np.random.default_rng(k + n), Graph("net")
-    x = graph.add_input("x", typed((1, k)))
     assert isinstance(encoding, Codebook | ProductCodebook | ResidualCodebook)
     length, stages = getattr(encoding, "length", 1), getattr(encoding, "stages", 1)
     books = 1 if getattr(encoding, "shared", False) else k // length
@@ -47,11 +44,7 @@ def layer(encoding: Encoding, k: int, n: int, *, residual: bool = False) -> Grap
         "codebook": rng.standard_normal(book).astype(np.float32),
     }
     w = graph.add_stored(parts, TensorType((n, k), encoding=encoding), name="w")
-    b = graph.add_constant(rng.standard_normal(n).astype(np.float32), name="b")
-    more = [graph.add_input("r", typed((1, n)))] if residual else []
-    node = build(graph, "linear", [x, w, b, *more], {"act_min": -30.0}, loc="layer")
-    graph.set_outputs([node.output], ["y"])
-    return graph
+    return float_layer(graph, w, rng, residual=residual)
 
 
 @pytest.mark.parametrize("isa", isa_params("avx2", "avx512", "amx"))
