@@ -6,7 +6,7 @@ from functools import cache
 
 from dlcc.errors import DlccError, ExitCode
 from dlcc.lowering.target import Target
-from targets.cpu import isa as levels
+from targets.cpu import levels
 from targets.cpu.table import rows_for
 
 TRIPLE = "x86_64-unknown-linux-gnu"

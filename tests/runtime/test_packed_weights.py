@@ -24,7 +24,7 @@ from dlcc.artifact.weights import content_hash
 from dlcc.errors import DlccError, ExitCode
 from dlcc.program import Arg, FilterTransform, Program, Step, TensorInfo, WeightEntry
 from dlcc.runtime.loader import load
-from targets.cpu.kernels.winograd_transform import matrices, transform_weights
+from targets.kernels.winograd_transform import matrices, transform_weights
 from tests.runtime.programs import HERE, TRIPLE, files_of, row_program, zig_cc
 
 Array = np.ndarray

@@ -151,7 +151,7 @@ def test_cpu_features_agree_with_the_kernel(tmp_path: Path) -> None:
 
 def test_advised_targets_exist() -> None:
     """The names in a refusal are targets of the command line, with the feature they stand for."""
-    from targets.cpu.isa import LEVELS
+    from targets.cpu.levels import LEVELS
 
     source = (RUNTIME / "cpu_x86_64.h").read_text()
     rows = source.partition("dlcc_cpu_levels[][2]")[2].partition("};")[0]

@@ -10,7 +10,7 @@ from dlcc.ir import Graph, Node, Value
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from dlcc.ops import build
-from targets.cpu.isa import Isa
+from targets.isa import Isa
 from tests.lowering.graphs import typed
 from tests.targets.running import Runner
 

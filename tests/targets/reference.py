@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from targets.cpu.kernels.spec import ConvSpec, ConvTransposeSpec, Epilogue
+from targets.kernels.spec import ConvSpec, ConvTransposeSpec, Epilogue
 
 
 def conv_accumulators(x: np.ndarray, w: np.ndarray, spec: ConvSpec) -> np.ndarray:

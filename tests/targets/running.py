@@ -13,7 +13,8 @@ import pytest
 
 from dlcc import tir
 from dlcc.lowering.kernel import ARENA_SLACK, KernelPlan
-from targets.cpu.isa import LEVELS, Isa, host_flags, supports
+from targets.cpu.levels import LEVELS, host_flags, supports
+from targets.isa import Isa
 from tests.tir.linking import Library
 
 _ARCH_REQ_XCOMP_PERM = 0x1023

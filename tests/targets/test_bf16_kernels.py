@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from dlcc.ir import BFLOAT16
 from dlcc.lowering.kernel import ARENA_SLACK
-from targets.cpu.isa import AMX, AVX2, AVX512BF16, LEVELS
-from targets.cpu.kernels.bfloat16 import spare_channels
-from targets.cpu.kernels.conv import conv2d, conv2d_transpose, conv_cost, geometry
-from targets.cpu.kernels.depthwise import depthwise
-from targets.cpu.kernels.gemm import bf16_step, unit_for
-from targets.cpu.kernels.matmul_bf16 import matmul_bf16, matmul_bf16_cost
-from targets.cpu.kernels.spec import ConvSpec, ConvTransposeSpec, Epilogue, MatmulSpec
+from targets.cpu.levels import AMX, AVX2, AVX512BF16, LEVELS
+from targets.kernels.bfloat16 import spare_channels
+from targets.kernels.conv import conv2d, conv2d_transpose, conv_cost, geometry
+from targets.kernels.depthwise import depthwise
+from targets.kernels.gemm import bf16_step, unit_for
+from targets.kernels.matmul_bf16 import matmul_bf16, matmul_bf16_cost
+from targets.kernels.spec import ConvSpec, ConvTransposeSpec, Epilogue, MatmulSpec
 from tests.targets.footprints import check_footprints
 from tests.targets.reference import conv_accumulators, finish, transposed_accumulators
 from tests.targets.running import Runner, isa_params

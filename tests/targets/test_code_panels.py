@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from targets.cpu.isa import AMX, AVX2, AVX512VNNI, LEVELS
-from targets.cpu.kernels.code_panel import Panel, code_tables, pack_codes
-from targets.cpu.kernels.coded_gemm import CodedGemm
-from targets.cpu.kernels.conv import conv2d, conv_cost, geometry
-from targets.cpu.kernels.packed_bits import Codes
-from targets.cpu.kernels.spec import NUMPY, ConvSpec, Epilogue
+from targets.cpu.levels import AMX, AVX2, AVX512VNNI, LEVELS
+from targets.kernels.code_panel import Panel, code_tables, pack_codes
+from targets.kernels.coded_gemm import CodedGemm
+from targets.kernels.conv import conv2d, conv_cost, geometry
+from targets.kernels.packed_bits import Codes
+from targets.kernels.spec import NUMPY, ConvSpec, Epilogue
 from tests.targets.reference import conv_accumulators, finish
 from tests.targets.running import ARENA_SLACK, Runner, isa_params
 from tests.targets.test_gemm_kernels import CASES

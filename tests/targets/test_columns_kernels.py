@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from targets.cpu.isa import AMX, AVX512VNNI
-from targets.cpu.kernels.columns import columns_of, columns_refusal
-from targets.cpu.kernels.conv import conv2d, conv_cost
-from targets.cpu.kernels.spec import ConvSpec, Epilogue
+from targets.cpu.levels import AMX, AVX512VNNI
+from targets.kernels.columns import columns_of, columns_refusal
+from targets.kernels.conv import conv2d, conv_cost
+from targets.kernels.spec import ConvSpec, Epilogue
 from tests.targets.footprints import check_footprints
 from tests.targets.running import Runner, isa_params
 from tests.targets.test_gemm_kernels import Case

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlcc.lowering.kernel import ARENA_SLACK
-from targets.cpu.isa import AVX2, AVX512, LEVELS
-from targets.cpu.kernels.depthwise import depthwise, depthwise_cost, is_depthwise
-from targets.cpu.kernels.spec import ConvSpec, Epilogue
+from targets.cpu.levels import AVX2, AVX512, LEVELS
+from targets.kernels.depthwise import depthwise, depthwise_cost, is_depthwise
+from targets.kernels.spec import ConvSpec, Epilogue
 from tests.targets.footprints import check_footprints
 from tests.targets.reference import conv_accumulators, finish
 from tests.targets.running import Runner, isa_params

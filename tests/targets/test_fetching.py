@@ -8,9 +8,9 @@ import pytest
 
 from dlcc import tir
 from dlcc.lowering.kernel import KernelPlan
-from targets.cpu.isa import Isa
-from targets.cpu.kernels.conv import conv2d
-from targets.cpu.kernels.spec import ConvSpec, Epilogue
+from targets.isa import Isa
+from targets.kernels.conv import conv2d
+from targets.kernels.spec import ConvSpec, Epilogue
 from tests.targets.running import Runner, isa_params, llvm_target
 from tests.targets.test_gemm_kernels import Case
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from dlcc import tir
 from dlcc.lowering.kernel import ARENA_SLACK
-from targets.cpu.isa import AVX2, AVX512VNNI, LEVELS, host_flags, supports
-from targets.cpu.kernels.blocking import choose_blocking
-from targets.cpu.kernels.conv import (
+from targets.cpu.levels import AVX2, AVX512VNNI, LEVELS, host_flags, supports
+from targets.kernels.blocking import choose_blocking
+from targets.kernels.conv import (
     STREAM_BANDWIDTH,
     conv2d,
     conv2d_transpose,
@@ -22,7 +22,7 @@ from targets.cpu.kernels.conv import (
     conv_transpose_cost,
     geometry,
 )
-from targets.cpu.kernels.gemm import (
+from targets.kernels.gemm import (
     bundles,
     channel_order,
     code_step,
@@ -31,8 +31,8 @@ from targets.cpu.kernels.gemm import (
     tail_cut,
     unit_for,
 )
-from targets.cpu.kernels.spec import NUMPY, ConvSpec, ConvTransposeSpec, Epilogue
-from targets.cpu.kernels.tiles import tile_shape
+from targets.kernels.spec import NUMPY, ConvSpec, ConvTransposeSpec, Epilogue
+from targets.kernels.tiles import tile_shape
 from tests.targets.footprints import check_footprints
 from tests.targets.reference import conv_accumulators, finish, transposed_accumulators
 from tests.targets.running import Runner, isa_params, llvm_target

@@ -7,10 +7,10 @@ import pytest
 
 from dlcc.ir import Graph, Grouped
 from dlcc.ops import build
-from targets.cpu.grouped import GroupedGemvRow
-from targets.cpu.isa import AVX2, AVX512, SSE4
-from targets.cpu.kernels.lookup_groups import grouped_gemv_cost
-from targets.cpu.kernels.spec import ConvSpec, Epilogue
+from targets.cpu.levels import AVX2, AVX512, SSE4
+from targets.kernels.lookup_groups import grouped_gemv_cost
+from targets.kernels.spec import ConvSpec, Epilogue
+from targets.rows.grouped import GroupedGemvRow
 from tests.lowering.graphs import affine, typed
 from tests.targets.float_rows import check_row, float_layer
 from tests.targets.running import isa_params

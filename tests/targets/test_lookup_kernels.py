@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from dlcc.ir import Affine, Codebook, Encoding, Graph, ProductCodebook, Ternary
-from targets.cpu.isa import AVX2, AVX512, SSE4
-from targets.cpu.kernels.lookup_gemv import lookup_gemv_cost, refusal
-from targets.cpu.kernels.spec import ConvSpec, Epilogue
-from targets.cpu.packed import LookupGemvRow
+from targets.cpu.levels import AVX2, AVX512, SSE4
+from targets.kernels.lookup_gemv import lookup_gemv_cost, refusal
+from targets.kernels.spec import ConvSpec, Epilogue
+from targets.rows.packed import LookupGemvRow
 from tests.targets.float_rows import check_row, float_layer
 from tests.targets.running import isa_params
 from tests.targets.test_packed_rows import encoding_of

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dlcc.lowering.kernel import ARENA_SLACK
-from targets.cpu.isa import AVX2, LEVELS
-from targets.cpu.kernels.matmul import matmul, matmul_cost
-from targets.cpu.kernels.spec import NUMPY, Epilogue, MatmulSpec
+from targets.cpu.levels import AVX2, LEVELS
+from targets.kernels.matmul import matmul, matmul_cost
+from targets.kernels.spec import NUMPY, Epilogue, MatmulSpec
 from tests.targets.reference import finish
 from tests.targets.running import Runner, isa_params
 

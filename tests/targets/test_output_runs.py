@@ -8,10 +8,10 @@ import pytest
 from dlcc.ir import F32, Graph, ProductCodebook, ResidualCodebook, TensorType
 from dlcc.ir.packing import pack_bits
 from dlcc.ops import build
-from targets.cpu.isa import AVX2, AVX512
-from targets.cpu.kernels.output_runs import output_runs_cost
-from targets.cpu.kernels.spec import ConvSpec, Epilogue
-from targets.cpu.output_runs import OutputRunsRow
+from targets.cpu.levels import AVX2, AVX512
+from targets.kernels.output_runs import output_runs_cost
+from targets.kernels.spec import ConvSpec, Epilogue
+from targets.rows.output_runs import OutputRunsRow
 from tests.lowering.graphs import affine, typed
 from tests.targets.float_rows import check_row, float_layer
 from tests.targets.running import isa_params

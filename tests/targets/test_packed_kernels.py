@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from targets.cpu.isa import AVX2, AVX512VNNI
-from targets.cpu.kernels.packed_bits import STEP, Codes, pack_planes
-from targets.cpu.kernels.packed_gemv import packed_gemv, packed_gemv_cost
-from targets.cpu.kernels.sparse_layer import Layer
-from targets.cpu.kernels.spec import NUMPY, ConvSpec, Epilogue
+from targets.cpu.levels import AVX2, AVX512VNNI
+from targets.kernels.packed_bits import STEP, Codes, pack_planes
+from targets.kernels.packed_gemv import packed_gemv, packed_gemv_cost
+from targets.kernels.sparse_layer import Layer
+from targets.kernels.spec import NUMPY, ConvSpec, Epilogue
 from tests.targets.reference import conv_accumulators, finish
 from tests.targets.running import ARENA_SLACK, Runner, isa_params
 

@@ -10,7 +10,7 @@ from dlcc.ir import Affine, Binary, Encoding, Graph, Ternary
 from dlcc.lowering.lower import lower
 from dlcc.ops import build
 from targets import get_target
-from targets.cpu.isa import LEVELS
+from targets.cpu.levels import LEVELS
 from tests.lowering.graphs import affine, typed
 from tests.targets.running import isa_params
 from tests.targets.test_sparse_rows import check, lowered

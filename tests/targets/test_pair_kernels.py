@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dlcc.analysis.accumulators import Bounds
-from targets.cpu.isa import AVX2, LEVELS
-from targets.cpu.kernels.blocking import choose_blocking
-from targets.cpu.kernels.conv import conv2d, conv_cost, geometry, pair_sums
-from targets.cpu.kernels.pairs import PairSums, best_sums, proven_steps, separated
-from targets.cpu.kernels.spec import NUMPY, ConvSpec, Epilogue
+from targets.cpu.levels import AVX2, LEVELS
+from targets.kernels.blocking import choose_blocking
+from targets.kernels.conv import conv2d, conv_cost, geometry, pair_sums
+from targets.kernels.pairs import PairSums, best_sums, proven_steps, separated
+from targets.kernels.spec import NUMPY, ConvSpec, Epilogue
 from tests.targets.footprints import check_footprints
 from tests.targets.reference import conv_accumulators, finish
 from tests.targets.running import Runner, isa_params

@@ -11,9 +11,9 @@ from dlcc.ir import Affine, Graph
 from dlcc.lowering.lower import lower
 from dlcc.ops import build
 from targets import get_target
-from targets.cpu.isa import AVX2
-from targets.cpu.kernels.pairs import ANY_CODES, PairSums
-from targets.cpu.proofs import code_bounds, pair_sums
+from targets.cpu.levels import AVX2
+from targets.kernels.pairs import ANY_CODES, PairSums
+from targets.rows.proofs import code_bounds, pair_sums
 from tests.lowering.graphs import affine, typed
 from tests.targets.running import isa_params
 from tests.targets.test_sparse_rows import check

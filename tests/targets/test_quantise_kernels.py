@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from targets.cpu.kernels.quantise import reciprocal
+from targets.kernels.quantise import reciprocal
 
 
 @settings(max_examples=25, deadline=None)

@@ -14,12 +14,12 @@ from dlcc.ir import Affine, Codebook, Encoding, Graph
 from dlcc.lowering.lower import lower
 from dlcc.ops import build
 from targets import get_target
-from targets.cpu.isa import AVX2, AVX512VNNI
-from targets.cpu.kernels.coded_gemm import CodedGemm
-from targets.cpu.kernels.conv import conv2d, conv_cost, geometry
-from targets.cpu.kernels.real_panel import RealCodes
-from targets.cpu.kernels.spec import ConvSpec, Epilogue
-from targets.cpu.looked_up import _outline, real_codes
+from targets.cpu.levels import AVX2, AVX512VNNI
+from targets.kernels.coded_gemm import CodedGemm
+from targets.kernels.conv import conv2d, conv_cost, geometry
+from targets.kernels.real_panel import RealCodes
+from targets.kernels.spec import ConvSpec, Epilogue
+from targets.rows.looked_up import _outline, real_codes
 from tests.lowering.graphs import typed
 from tests.targets.running import Runner, isa_params
 from tests.targets.test_gemm_kernels import CASES

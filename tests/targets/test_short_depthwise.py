@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from dlcc.analysis.accumulators import Bounds
 from dlcc.ir import Affine, Graph
 from dlcc.ops import build
-from targets.cpu.isa import AVX2, LEVELS
-from targets.cpu.kernels.depthwise import depthwise, depthwise_cost, result_bits
-from targets.cpu.kernels.spec import NUMPY, ConvSpec, Epilogue
+from targets.cpu.levels import AVX2, LEVELS
+from targets.kernels.depthwise import depthwise, depthwise_cost, result_bits
+from targets.kernels.spec import NUMPY, ConvSpec, Epilogue
 from tests.lowering.graphs import affine, typed
 from tests.targets.reference import conv_accumulators, finish
 from tests.targets.running import Runner, isa_params

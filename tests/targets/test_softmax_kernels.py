@@ -8,9 +8,9 @@ import pytest
 from dlcc.ir import BFLOAT16, Affine
 from dlcc.ir.encodings import DENSE
 from dlcc.ops import op_of
-from targets.cpu.isa import AVX2, LEVELS
-from targets.cpu.kernels.softmax import SoftmaxSpec, softmax
-from targets.cpu.table import SoftmaxRow
+from targets.cpu.levels import AVX2, LEVELS
+from targets.kernels.softmax import SoftmaxSpec, softmax
+from targets.rows.dense import SoftmaxRow
 from tests.ops.tir_harness import Operand, affine, case, f32, reference, u8
 from tests.targets.running import Runner, isa_params
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from dlcc.ir import Affine, Binary, Codebook, Encoding, Graph, Sparse, Ternary
 from dlcc.ops import build
-from targets.cpu.isa import AVX2, AVX512, LEVELS
-from targets.cpu.kernels.sparse_codes import code_bits, refusal, sparse_codes_cost
-from targets.cpu.kernels.spec import ConvSpec, Epilogue
-from targets.cpu.sparse_codes import SparseCodesRow
+from targets.cpu.levels import AVX2, AVX512, LEVELS
+from targets.kernels.sparse_codes import code_bits, refusal, sparse_codes_cost
+from targets.kernels.spec import ConvSpec, Epilogue
+from targets.rows.sparse_codes import SparseCodesRow
 from tests.lowering.graphs import affine, typed
 from tests.targets.float_rows import check_row, compare
 from tests.targets.running import Runner, isa_params

@@ -9,18 +9,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from targets.cpu.isa import AVX2, AVX512VNNI, LEVELS
-from targets.cpu.kernels import sparse_panel as sparse_panel_module
-from targets.cpu.kernels.sparse_conv import sparse_conv, sparse_conv_cost
-from targets.cpu.kernels.sparse_gather import refusal as gather_refusal
-from targets.cpu.kernels.sparse_gather import sparse_gather
-from targets.cpu.kernels.sparse_gemv import sparse_gemv, sparse_gemv_cost
-from targets.cpu.kernels.sparse_layer import Layer
-from targets.cpu.kernels.sparse_pack import column_places, entry_counts, find_entries, weight_matrix
-from targets.cpu.kernels.sparse_panel import refusal as panel_refusal
-from targets.cpu.kernels.sparse_panel import sparse_panel
-from targets.cpu.kernels.sparse_tiles import sparse_tiles
-from targets.cpu.kernels.spec import NUMPY, ConvSpec, Epilogue
+from targets.cpu.levels import AVX2, AVX512VNNI, LEVELS
+from targets.kernels import sparse_panel as sparse_panel_module
+from targets.kernels.sparse_conv import sparse_conv, sparse_conv_cost
+from targets.kernels.sparse_gather import refusal as gather_refusal
+from targets.kernels.sparse_gather import sparse_gather
+from targets.kernels.sparse_gemv import sparse_gemv, sparse_gemv_cost
+from targets.kernels.sparse_layer import Layer
+from targets.kernels.sparse_pack import column_places, entry_counts, find_entries, weight_matrix
+from targets.kernels.sparse_panel import refusal as panel_refusal
+from targets.kernels.sparse_panel import sparse_panel
+from targets.kernels.sparse_tiles import sparse_tiles
+from targets.kernels.spec import NUMPY, ConvSpec, Epilogue
 from tests.targets.footprints import check_footprints
 from tests.targets.reference import conv_accumulators, finish
 from tests.targets.running import ARENA_SLACK, Runner, isa_params

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from targets.cpu.isa import AMX, AVX2, AVX512VNNI
-from targets.cpu.kernels.sparse_mask import refusal, sparse_mask, sparse_mask_cost
-from targets.cpu.kernels.spec import ConvSpec
+from targets.cpu.levels import AMX, AVX2, AVX512VNNI
+from targets.kernels.sparse_mask import refusal, sparse_mask, sparse_mask_cost
+from targets.kernels.spec import ConvSpec
 from tests.targets.running import ARENA_SLACK, Runner, isa_params
 from tests.targets.test_sparse_kernels import GEMV, U8, SparseCase, typed
 from tests.targets.test_sparse_rows import check, lowered, sparse_layer

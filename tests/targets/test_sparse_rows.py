@@ -15,9 +15,9 @@ from dlcc.ir import Affine, Codebook, Dense, Graph, Sparse, Ternary
 from dlcc.lowering.lower import lower
 from dlcc.ops import build
 from targets import get_target
-from targets.cpu.isa import LEVELS, host_flags
-from targets.cpu.kernels.sparse_tiles import refusal as tiles_refusal
-from targets.cpu.kernels.spec import ConvSpec, Epilogue
+from targets.cpu.levels import LEVELS, host_flags
+from targets.kernels.sparse_tiles import refusal as tiles_refusal
+from targets.kernels.spec import ConvSpec, Epilogue
 from tests.lowering.graphs import affine, typed
 from tests.targets.running import isa_params
 from tests.targets.test_sparse_kernels import zeros_of

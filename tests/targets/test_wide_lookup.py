@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from dlcc.ir import Codebook, Encoding, Graph, ProductCodebook, ResidualCodebook, TensorType
 from dlcc.ir.packing import pack_bits
-from targets.cpu.codebooks import WideLookupRow
-from targets.cpu.isa import AVX2, AVX512, LEVELS, SSE4
-from targets.cpu.kernels.spec import ConvSpec, Epilogue
-from targets.cpu.kernels.wide_lookup import refusal, wide_lookup_cost, width_of
+from targets.cpu.levels import AVX2, AVX512, LEVELS, SSE4
+from targets.kernels.spec import ConvSpec, Epilogue
+from targets.kernels.wide_lookup import refusal, wide_lookup_cost, width_of
+from targets.rows.codebooks import WideLookupRow
 from tests.targets.float_rows import check_row, compare, float_layer
 from tests.targets.running import Runner, isa_params
 from tests.targets.test_sparse_rows import check, lowered

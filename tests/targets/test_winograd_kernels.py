@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from dlcc.lowering.target import Target
 from targets import get_target
-from targets.cpu.isa import AVX2, AVX512, LEVELS
-from targets.cpu.kernels.conv import conv2d, conv_cost
-from targets.cpu.kernels.spec import ConvSpec, Epilogue
-from targets.cpu.kernels.winograd import (
+from targets.cpu.levels import AVX2, AVX512, LEVELS
+from targets.kernels.conv import conv2d, conv_cost
+from targets.kernels.spec import ConvSpec, Epilogue
+from targets.kernels.winograd import (
     TILES,
     arrangements,
     refusal,
@@ -23,8 +23,8 @@ from targets.cpu.kernels.winograd import (
     winograd,
     winograd_cost,
 )
-from targets.cpu.kernels.winograd_code import products_blocking
-from targets.cpu.kernels.winograd_transform import POINTS, matrices, transform_weights
+from targets.kernels.winograd_code import products_blocking
+from targets.kernels.winograd_transform import POINTS, matrices, transform_weights
 from tests.targets.reference import conv_accumulators, finish
 from tests.targets.running import Runner, isa_params
 

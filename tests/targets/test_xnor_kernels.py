@@ -9,11 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from targets.cpu.isa import AMX, AVX2, SSE4, Isa
-from targets.cpu.kernels.sign_words import pack_signs
-from targets.cpu.kernels.spec import ConvSpec, Epilogue
-from targets.cpu.kernels.xnor import BinaryLayer, refusal, xnor, xnor_cost
-from targets.cpu.kernels.xnor_pack import thresholds_of
+from targets.cpu.levels import AMX, AVX2, SSE4
+from targets.isa import Isa
+from targets.kernels.sign_words import pack_signs
+from targets.kernels.spec import ConvSpec, Epilogue
+from targets.kernels.xnor import BinaryLayer, refusal, xnor, xnor_cost
+from targets.kernels.xnor_pack import thresholds_of
 from tests.targets.reference import conv_accumulators
 from tests.targets.running import Runner, isa_params
 

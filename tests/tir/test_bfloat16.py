@@ -11,7 +11,7 @@ import pytest
 
 from dlcc import tir
 from dlcc.ir import BF16, BFLOAT16
-from targets.cpu.isa import AVX2, AVX512BF16, SSE4
+from targets.cpu.levels import AVX2, AVX512BF16, SSE4
 from tests.ops.tir_harness import Case, Operand, case, compare, constant, lower, rng, run
 from tests.targets.running import isa_params, llvm_target
 from tests.tir.linking import Library

@@ -1,0 +1,71 @@
+"""What kernel generators know of a machine: one instruction set, with its vector unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+CLOCK = 3.5e9
+"""Cycles per second that predictions assume."""
+
+DotUnit = Literal["madd", "vnni", "amx"]
+Bfloat16Unit = Literal["widen", "dot", "amx"]
+
+
+@dataclass(frozen=True)
+class Isa:
+    """One feature level of an architecture.
+
+    Attributes:
+        name: how a user asks for it.
+        mcpu: LLVM CPU name; ``mattr``: LLVM features on top.
+        flags: features as Linux names them in /proc/cpuinfo, all needed.
+        lanes: 32-bit lanes of a vector register; ``registers``: how many of them.
+        dot: the u8 x s8 unit: pmaddwd on widened values, vpdpbusd, or AMX tiles.
+        fma: fused multiply-add exists.
+        bfloat16: the unit for bfloat16: widening to float32, vdpbf16ps, or AMX tiles.
+        l2: bytes of the second-level cache of the smallest cores that have the level.
+        vectors: what the level is without its tiles; None where it has none.
+    """
+
+    name: str
+    mcpu: str
+    mattr: tuple[str, ...]
+    flags: tuple[str, ...]
+    lanes: int
+    registers: int
+    dot: DotUnit
+    fma: bool = True
+    bfloat16: Bfloat16Unit = "widen"
+    l2: int = 256 << 10
+    vectors: Isa | None = None
+
+    def without_amx(self) -> Isa:
+        """What an AMX level has without its tiles (itself otherwise)."""
+        return self.vectors or self
+
+    @property
+    def byte_permute(self) -> bool:
+        """Whether bytes can be permuted across a whole register (AVX512_VBMI)."""
+        return "avx512vbmi" in self.flags
+
+    @property
+    def byte_expand(self) -> bool:
+        """Whether bytes can be spread to the places of a mask (AVX512_VBMI2)."""
+        return "avx512_vbmi2" in self.flags
+
+    @property
+    def bit_counts(self) -> bool:
+        """Whether the bits of each lane can be counted (AVX512_VPOPCNTDQ)."""
+        return "avx512_vpopcntdq" in self.flags
+
+    def vector_flags(self, *, bfloat16: bool = False) -> tuple[str, ...]:
+        """Features of the vector unit, with its instructions for bfloat16 or without."""
+        extra = ("avx512_bf16",) if bfloat16 and self.bfloat16 != "widen" else ()
+        kept = (f for f in self.without_amx().flags if f != "avx512_bf16")
+        return (*kept, *extra)
+
+    def tile_flags(self, *, bfloat16: bool = False) -> tuple[str, ...]:
+        """Features of the vector unit and of the tiles for 8-bit codes, or for bfloat16."""
+        tiles = ("amx_tile", "amx_bf16" if bfloat16 else "amx_int8")
+        return (*self.vector_flags(bfloat16=bfloat16), *tiles)
