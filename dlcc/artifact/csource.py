@@ -20,23 +20,25 @@ def c_string(text: str) -> str:
     return f'"{body}"'
 
 
-def _comment(text: str) -> str:
+def c_comment(text: str) -> str:
+    """``text`` for the inside of a C comment: ASCII, and no end of a comment in it."""
     return text.encode("unicode_escape").decode("ascii").replace("*/", "*\\/").replace("/*", "/\\*")
 
 
-def _tensor_line(role: str, index: int, info: TensorInfo) -> str:
+def tensor_line(role: str, index: int, info: TensorInfo) -> str:
+    """The line of the header that describes one input or output."""
     shape = ", ".join(map(str, info.shape))
-    return f" *   {role}[{index}]  {info.dtype}[{shape}]  {_comment(info.name)}"
+    return f" *   {role}[{index}]  {info.dtype}[{shape}]  {c_comment(info.name)}"
 
 
 def header_source(program: Program, symbol: str) -> str:
     """The public header ``<symbol>.h``."""
-    tensors = [_tensor_line("inputs", i, t) for i, t in enumerate(program.inputs)]
-    tensors += [_tensor_line("outputs", i, t) for i, t in enumerate(program.outputs)]
+    tensors = [tensor_line("inputs", i, t) for i, t in enumerate(program.inputs)]
+    tensors += [tensor_line("outputs", i, t) for i, t in enumerate(program.outputs)]
     values = {
         "name": symbol,
         "NAME": symbol.upper(),
-        "title": _comment(program.name),
+        "title": c_comment(program.name),
         "library": f"lib{symbol}.so",
         "weights_file": f"{symbol}.weights",
         "inputs": len(program.inputs),

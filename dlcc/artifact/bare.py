@@ -1,0 +1,169 @@
+"""The C of a network for machines without an operating system: public header and runtime.
+
+Two forms of a network share it: the static library, whose kernels are object code, and the C
+source, whose kernels are C. Both run on the caller's thread in the caller's arena; what they need
+of a C library is ``memcpy``, ``memmove`` and ``memset`` at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+
+from dlcc.artifact.check import dtype_of, tensor_bytes
+from dlcc.artifact.csource import c_comment, c_string, tensor_line
+from dlcc.errors import DlccError, ExitCode
+from dlcc.program import Arg, FusedStep, Program, Step
+
+WORD = 8
+"""Bytes: ``uint64_t``, the unit of the arena's declared type."""
+
+
+def arena_bytes(program: Program) -> int:
+    """Bytes of the arena that the header asks for: whole words, at least one."""
+    return max(WORD, -(-program.arena_bytes // WORD) * WORD)
+
+
+def check_bare(program: Program) -> None:
+    """Refuses what a runtime of one thread and without a heap cannot run.
+
+    Raises:
+        DlccError: INTERNAL, for a program that was lowered for another runtime.
+    """
+    why = ""
+    if program.threads != 1:
+        why = f"it is planned for {program.threads} threads"
+    elif any(isinstance(step, FusedStep) for step in program.steps):
+        why = "it has fused steps"
+    if why:
+        raise DlccError(
+            ExitCode.INTERNAL,
+            "the program cannot run without an operating system",
+            why=why,
+            fix="this is a fault in the lowering, not in the model; please report it",
+        )
+
+
+def _template(name: str, values: Mapping[str, object]) -> str:
+    text = files("dlcc.runtime").joinpath("c", "bare", name).read_text("utf-8")
+    for key, value in values.items():
+        text = text.replace(f"@{key}@", str(value))
+    return text
+
+
+def _size_lines(program: Program, symbol: str) -> str:
+    roles = (("INPUT", program.inputs), ("OUTPUT", program.outputs))
+    return "\n".join(
+        f"#define {symbol.upper()}_{role}_{index}_BYTES {tensor_bytes(info)}"
+        for role, tensors in roles
+        for index, info in enumerate(tensors)
+    )
+
+
+def bare_header(program: Program, symbol: str, *, alignment: int) -> str:
+    """The public header ``<symbol>.h``.
+
+    Args:
+        program: the network.
+        symbol: its C name.
+        alignment: bytes, of the arena.
+    """
+    tensors = [tensor_line("inputs", i, t) for i, t in enumerate(program.inputs)]
+    tensors += [tensor_line("outputs", i, t) for i, t in enumerate(program.outputs)]
+    return _template(
+        "api.h.in",
+        {
+            "name": symbol,
+            "NAME": symbol.upper(),
+            "title": c_comment(program.name),
+            "inputs_room": f"{symbol.upper()}_INPUTS",
+            "outputs_room": f"{symbol.upper()}_OUTPUTS",
+            "inputs": len(program.inputs),
+            "outputs": len(program.outputs),
+            "steps": len(program.steps),
+            "arena_bytes": arena_bytes(program),
+            "alignment": alignment,
+            "sizes": _size_lines(program, symbol),
+            "tensors": "\n".join(tensors) or " *   no inputs, no outputs",
+        },
+    )
+
+
+def bare_runtime(
+    program: Program, symbol: str, call: Callable[[Step], str], comment: Callable[[int], str]
+) -> str:
+    """The public functions of ``<symbol>.c``, to stand behind its kernels.
+
+    Args:
+        program: the network, as :func:`check_bare` wants it.
+        symbol: its C name.
+        call: a step as a C statement. What it may use are ``arena``, a pointer to unsigned char,
+            ``inputs`` and ``outputs``.
+        comment: what is to be said of a step, by its number; as :func:`c_comment` makes it.
+    """
+    body = [
+        f"static void {symbol}_call(uint32_t step, unsigned char *arena,",
+        f"{' ' * (18 + len(symbol))}const void *const *inputs, void *const *outputs) {{",
+        "  (void)arena, (void)inputs, (void)outputs;",
+        "  switch (step) {",
+    ]
+    for index, step in enumerate(program.steps):
+        assert isinstance(step, Step), "check_bare refuses fused steps"
+        body.append(f"    case {index}: /* {comment(index)} */")
+        body += [f"      {line}" for line in call(step).splitlines()]
+        body.append("      break;")
+    body += ["    default:", "      break;", "  }", "}", ""]
+    tensors = [*program.inputs, *program.outputs]
+    rows = [
+        f"  {{{tensor_bytes(t)}, {dtype_of(t).itemsize}}}, /* {c_comment(t.name)} */"
+        for t in tensors
+    ]
+    layers = [f"    {c_string(step.layer)}," for step in program.steps]
+    missing = ["inputs == NULL"] * bool(program.inputs) + ["outputs == NULL"] * bool(
+        program.outputs
+    )
+    values = {
+        "name": symbol,
+        "NAME": symbol.upper(),
+        "inputs": len(program.inputs),
+        "count": len(tensors),
+        # C has no empty arrays
+        "tensors": "\n".join(rows or ["  {0, 1},"]),
+        "layers": "\n".join(layers or ["    NULL,"]),
+        "missing": " || ".join(missing) or "0",
+    }
+    return "\n".join(body) + "\n" + _template("run.c.in", values)
+
+
+def _address(arg: Arg, symbol: str) -> str:
+    offset = f" + {arg.offset}" if arg.offset else ""
+    if arg.kind == "arena":
+        return f"arena{offset}"
+    if arg.kind == "weights":
+        return f"(void *)({symbol}_weights{offset})"
+    if arg.kind == "input":
+        return f"(unsigned char *)inputs[{arg.index}]{offset}"
+    return f"(unsigned char *)outputs[{arg.index}]{offset}"
+
+
+def bare_model_source(program: Program, symbol: str, kernels: Mapping[str, str]) -> str:
+    """The C file of a static library: with the kernels' object code and the weights it is complete.
+
+    Args:
+        program: the network, as :func:`check_bare` wants it.
+        symbol: its C name. The weights' content is to be ``<symbol>_weights``.
+        kernels: kernel name in the program to symbol in the object.
+    """
+    parts = [f'#include "{symbol}.h"', "", f"extern const unsigned char {symbol}_weights[];"]
+    arity = {call.function: len(call.args) for step in program.steps for call in step.calls}
+    for function, count in arity.items():
+        parts.append(f"extern int32_t {kernels[function]}({'void *, ' * count}int32_t, int32_t);")
+
+    def call(step: Step) -> str:
+        arguments = "".join(f"{_address(arg, symbol)}, " for arg in step.args)
+        return f"(void){kernels[step.function]}({arguments}0, {step.work_items});"
+
+    def comment(index: int) -> str:
+        return c_comment(program.steps[index].layer)
+
+    return "\n".join([*parts, "", bare_runtime(program, symbol, call, comment)])
