@@ -67,11 +67,13 @@ class CompileOptions:
         bits: 8 for post-training int8, 16 for bfloat16, 32 for float.
         passes: pipeline text or passes; None for the default pipeline of ``bits``.
         recipe: TOML file that tells what is done to which layer, in place of ``passes``.
-        threads: upper bound on threads at run time; 0 for :data:`DEFAULT_THREADS`.
+        threads: upper bound on threads at run time; 0 for :data:`DEFAULT_THREADS`, or for as many
+            as the target's runtime has.
         shapes: symbolic dimension -> size, or input name -> shape.
         calibration: .npz file, or a callable that starts an iterator of feeds.
         tuning: database file of ``dlcc tune``; kernels it has measured are chosen by it.
-        emit: kinds of library to write (``so``, ``a``, ``o``).
+        emit: kinds of library to write (``so``, ``a``, ``o``, ``c``); none for the usual one of
+            the target.
         embed: put the weights into the library.
         pack: "speed" for a weights file that is mapped as it is, "size" for a small one that is
             unpacked when the network is loaded; same results.
@@ -92,7 +94,7 @@ class CompileOptions:
     shapes: Mapping[str, Any] | None = None
     calibration: Calibration | None = None
     tuning: str | Path | None = None
-    emit: tuple[str, ...] = ("so",)
+    emit: tuple[str, ...] = ()
     embed: bool = False
     pack: Pack = "speed"
     keep_ir: bool = False
@@ -269,7 +271,7 @@ def compile(
     target = target_library.get_target(chosen.target).without(chosen.without)
     check_pack(chosen.pack)
     check_output(output)  # nobody wants to hear of it after a minute of compiling
-    threads = chosen.threads or DEFAULT_THREADS
+    emit, threads = _kinds(chosen.emit, target), _threads(chosen.threads, target)
     chooser = choose if chosen.tuning is None else TuningDatabase.load(Path(chosen.tuning)).choose
     marks = [time.perf_counter()]
     optimised = optimise(model, chosen, progress, target)
@@ -299,7 +301,7 @@ def compile(
     artifact = write_artifact(
         program,
         Path(output),
-        emit=chosen.emit,
+        emit=emit,
         embed=chosen.embed,
         pack=chosen.pack,
         manifest_extra=told,
@@ -310,6 +312,36 @@ def compile(
     names = ("passes", "lowering", "link")
     seconds = {n: b - a for n, a, b in zip(names, marks, marks[1:], strict=False)}
     return CompileResult(artifact, optimised, program, seconds)
+
+
+def _kinds(emit: tuple[str, ...], target: Target) -> tuple[str, ...]:
+    """What is written for ``target`` where ``emit`` is asked for."""
+    missing = [kind for kind in emit if kind not in target.emits]
+    if missing:
+        raise DlccError(
+            ExitCode.USAGE,
+            f"target {target.name} gives no {', '.join(missing)}",
+            where="--emit",
+            why=f"what it gives is {', '.join(target.emits)}",
+            fix="portable C comes from --target c"
+            if missing == ["c"]
+            else f"choose from {', '.join(target.emits)}",
+        )
+    return emit or target.emits[:1]
+
+
+def _threads(asked: int, target: Target) -> int:
+    """Upper bound on the threads of a library for ``target`` where ``asked`` are wanted."""
+    most = target.most_threads
+    if most and asked > most:
+        raise DlccError(
+            ExitCode.USAGE,
+            f"target {target.name} has no {asked} threads",
+            where="--threads",
+            why=f"its runtime uses {most}",
+            fix="leave the option out",
+        )
+    return asked or most or DEFAULT_THREADS
 
 
 def sensitivity(

@@ -10,8 +10,8 @@ Kernel ABI (plain C, default calling convention)::
     int32_t kernel(void *arg0, ..., void *argN, int32_t begin, int32_t end)
 
 A kernel computes its work items ``[begin, end)``; items are independent, so any split over threads
-gives the same bytes. It returns 0. Each ``arg`` is a 64-byte aligned address, apart from the
-caller's inputs and outputs, which need only the alignment of their dtype.
+gives the same bytes. It returns 0. Each ``arg`` is an address aligned as the program says, apart
+from the caller's inputs and outputs, which need only the alignment of their dtype.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Literal
 ArgKind = Literal["input", "output", "arena", "weights", "window"]
 
 ALIGNMENT = 64
-"""Bytes: alignment of every arena and weights offset."""
+"""Bytes: alignment of every arena and weights offset, where the program says nothing else."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,8 @@ class Program:
     features: tuple[str, ...]
     threads: int = 1
     """Upper bound on threads: per-thread scratch areas are planned for so many."""
+    alignment: int = ALIGNMENT
+    """Bytes: alignment of arena and weights offsets."""
     transforms: Mapping[int, FilterTransform] = field(default_factory=dict, repr=False)
     """By offset of the constant."""
     report: dict[str, object] = field(default_factory=dict, repr=False)

@@ -5,9 +5,10 @@ from dlcc.artifact.folder import check_output
 from dlcc.artifact.manifest import Artifact
 from dlcc.artifact.names import c_identifier
 from dlcc.artifact.storage import PACKS, Pack, check_pack
-from dlcc.artifact.write import write_artifact
+from dlcc.artifact.write import EMITS, write_artifact
 
 __all__ = [
+    "EMITS",
     "PACKS",
     "Artifact",
     "Pack",

@@ -154,9 +154,9 @@ def _arg_fault(program: Program, arg: Arg, windows: int) -> str:
             return f"{arg.kind} {arg.index} of {len(tensors)}"
         size, alignment = tensor_bytes(tensors[arg.index]), 1
     elif arg.kind == "arena":
-        size, alignment = program.arena_bytes, ALIGNMENT
+        size, alignment = program.arena_bytes, program.alignment
     elif arg.kind == "weights":
-        size, alignment = len(program.weights), ALIGNMENT
+        size, alignment = len(program.weights), program.alignment
     elif arg.kind == "window":
         return "" if 0 <= arg.index < windows else f"window {arg.index} of {windows}"
     else:

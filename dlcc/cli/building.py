@@ -168,8 +168,14 @@ def compile_model(
     shape: ShapeOption = None,
     tuning: TuningOption = None,
     emit: Annotated[
-        str, typer.Option("--emit", metavar="KINDS", help="Libraries to write: so, a, o.")
-    ] = "so",
+        str | None,
+        typer.Option(
+            "--emit",
+            metavar="KINDS",
+            help="Libraries to write: so, a, o.",
+            show_default="what is usual for the target",
+        ),
+    ] = None,
     embed: Annotated[
         bool, typer.Option("--embed", help="Put the weights into the library.")
     ] = False,
@@ -189,10 +195,11 @@ def compile_model(
 ) -> None:
     """Compile a network to a folder with a C library, its header and weights."""
     console = Console(as_json)
-    kinds = parse_list(emit, "--emit", ("so", "a", "o"))
+    from dlcc.artifact import EMITS, check_pack
+
+    kinds = () if emit is None else parse_list(emit, "--emit", EMITS)
     check_artifact_place(output)
     check_dump_dir(dump_dir)
-    from dlcc.artifact import check_pack
     from dlcc.driver import CompileOptions, compile
 
     options = CompileOptions(

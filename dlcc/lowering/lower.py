@@ -17,7 +17,7 @@ from dlcc.ir.text import encoding_text, type_text
 from dlcc.lowering.bands import Accesses, BandPlan
 from dlcc.lowering.choice import Choice, Chooser, choose
 from dlcc.lowering.fusion import Candidate, Fusion, Group, choose_groups
-from dlcc.lowering.kernel import ARENA_SLACK, KernelStep
+from dlcc.lowering.kernel import KernelStep
 from dlcc.lowering.layout import assign_layouts
 from dlcc.lowering.memory import Span, place
 from dlcc.lowering.rounding import round_moved
@@ -27,7 +27,6 @@ from dlcc.lowering.unsigned import make_activations_unsigned
 from dlcc.lowering.views import Buffer, assign_buffers, is_aliased, pin_outputs
 from dlcc.ops.base import op_of
 from dlcc.program import (
-    ALIGNMENT,
     Arg,
     FilterTransform,
     FusedStep,
@@ -60,7 +59,8 @@ def prepare(graph: Graph) -> Graph:
 class _Weights:
     """The weights blob: constants packed for their kernels, equal ones stored once."""
 
-    def __init__(self) -> None:
+    def __init__(self, target: Target) -> None:
+        self._alignment, self._slack = target.alignment, target.slack
         self.blob = bytearray()
         self.entries: list[WeightEntry] = []
         self._offsets: dict[bytes, int] = {}
@@ -69,13 +69,13 @@ class _Weights:
         raw = np.ascontiguousarray(array).tobytes()
         digest = hashlib.sha256(raw).digest()
         if digest not in self._offsets:
-            self.blob += b"\0" * (-len(self.blob) % ALIGNMENT)
+            self.blob += b"\0" * (-len(self.blob) % self._alignment)
             self._offsets[digest] = len(self.blob)
             width = array.itemsize if array.itemsize in (1, 2, 4) else 1
             entry = WeightEntry(layer, name, len(self.blob), len(raw), encoding, width)
             self.entries.append(entry)
             # vector loads may run past the end of the last row
-            self.blob += raw + b"\0" * ARENA_SLACK
+            self.blob += raw + b"\0" * self._slack
         return self._offsets[digest]
 
 
@@ -129,11 +129,12 @@ class _Pending:
 class _Assembler:
     """Turns chosen kernels into steps, spans and weights."""
 
-    def __init__(self, graph: Graph, threads: int) -> None:
+    def __init__(self, graph: Graph, target: Target, threads: int) -> None:
         self.graph = graph
+        self.target = target
         self.threads = threads
         self.buffers = assign_buffers(graph)
-        self.weights = _Weights()
+        self.weights = _Weights(target)
         self.functions = _Functions()
         self.pending: list[_Pending] = []
         self.transforms: dict[int, FilterTransform] = {}
@@ -143,7 +144,7 @@ class _Assembler:
         plan, node = choice.plan, choice.node
         shared = [_Scratch(Span(size), 0) for size in plan.scratch]
         private = [
-            _Scratch(Span(_round_up(size) * self.threads), _round_up(size))
+            _Scratch(Span(self._aligned(size) * self.threads), self._aligned(size))
             for size in plan.thread_scratch
         ]
         constants = {
@@ -180,6 +181,13 @@ class _Assembler:
                 return encoding_text(value.type.encoding)
         return ""
 
+    def _aligned(self, size: int) -> int:
+        return -(-size // self.target.alignment) * self.target.alignment
+
+    def _window_bytes(self, size: int) -> int:
+        """Bytes of one thread's window; what may be read past its end is no other thread's."""
+        return self._aligned(size + self.target.slack)
+
     def finish(self, cache: int) -> tuple[tuple[Step | FusedStep, ...], int, dict[str, object]]:
         """Fuse steps and place everything: the final steps, the arena's bytes, what was fused.
 
@@ -190,7 +198,9 @@ class _Assembler:
         groups = fusion.groups
         times = _times(len(self.pending), groups)
         windows = {
-            key: _Scratch(Span(_window_bytes(w.size) * self.threads), _window_bytes(w.size))
+            key: _Scratch(
+                Span(self._window_bytes(w.size) * self.threads), self._window_bytes(w.size)
+            )
             for group in groups
             for key, w in group.plan.windows.items()
         }
@@ -201,7 +211,7 @@ class _Assembler:
                     span = windows[id(arg)].span if id(arg) in windows else arg.span
                     span.cover(times[index])
                     places[id(span)] = span
-        size = place(list(places.values()), ARENA_SLACK)
+        size = place(list(places.values()), self.target.slack, self.target.alignment)
         return tuple(self._final_steps(groups, windows)), size, self._fusion_report(fusion)
 
     def _fusion(self, cache: int) -> Fusion:
@@ -277,11 +287,6 @@ def _times(steps: int, groups: Sequence[Group]) -> list[int]:
     return list(accumulate(index in starts for index in range(steps)))
 
 
-def _window_bytes(size: int) -> int:
-    """Bytes of one thread's window; what may be read past its end is no other thread's."""
-    return _round_up(size + ARENA_SLACK)
-
-
 def _fused_step(
     plan: BandPlan, run: list[_Pending], windows: Mapping[int, _Scratch], threads: int
 ) -> FusedStep:
@@ -309,10 +314,6 @@ def _fused_step(
         for key, window in plan.windows.items()
     ]
     return FusedStep(tuple(members), tuple(held), plan.bands, threads)
-
-
-def _round_up(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def _final_arg(arg: Arg | Buffer | _Scratch) -> Arg:
@@ -401,7 +402,7 @@ def lower(
     """
     tell = progress or (lambda _phase, _fraction: None)
     prepared = prepare(graph)
-    assembler = _Assembler(prepared, threads)
+    assembler = _Assembler(prepared, target, threads)
     layers: list[dict[str, object]] = []
     needed: set[str] = set()
     work = [node for node in prepared.nodes if not is_aliased(node)]
@@ -430,6 +431,7 @@ def lower(
         triple=target.triple,
         features=tuple(f for f in target.features if f in needed),
         threads=threads,
+        alignment=target.alignment,
         transforms=assembler.transforms,
         report={"target": target.name, "layers": layers, "fusion": fused},
     )
@@ -443,7 +445,7 @@ def packed_weights(graph: Graph, target: Target, chooser: Chooser) -> bytes:
         target: the machine.
         chooser: picks the kernel of a layer.
     """
-    weights = _Weights()
+    weights = _Weights(target)
     for node in prepare(graph).nodes:
         if not is_aliased(node):
             for name, array in chooser(node, target).plan.constants.items():

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Node
-from dlcc.lowering.kernel import KernelPlan
+from dlcc.lowering.kernel import ARENA_SLACK, KernelPlan
+from dlcc.program import ALIGNMENT
 
 
 class KernelRow(ABC):
@@ -77,6 +78,10 @@ class Target:
         l2_bytes: second-level cache of a core; 0: none is counted on, and layers are run one after
             the other.
         channel_multiple: numbers of channels that leave no part of a vector unused.
+        emits: kinds of library that can be made for it, the usual one first.
+        most_threads: threads that its runtime can use; 0: any number.
+        alignment: bytes, of buffers in the arena and of constants.
+        slack: bytes after each of them that its kernels may read.
     """
 
     name: str
@@ -88,6 +93,10 @@ class Target:
     l2_bytes: int = 0
     sparse_block: tuple[int, int] = (16, 4)
     channel_multiple: int = 16
+    emits: tuple[str, ...] = ("so", "a", "o")
+    most_threads: int = 0
+    alignment: int = ALIGNMENT
+    slack: int = ARENA_SLACK
 
     @property
     def facts(self) -> dict[str, int]:

@@ -1,5 +1,7 @@
 """Kernel choice, weights and steps of a lowered program."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -95,6 +97,18 @@ def twins() -> Graph:
         value = build(graph, "conv2d", [value, w], attrs, loc=f"layer{index}").output
     graph.set_outputs([value], ["y"])
     return graph
+
+
+def test_a_target_says_how_memory_is_laid_out():
+    target = get_target("cpu:avx2")
+    wide = lower(twins(), target, build_object)
+    tight = lower(twins(), replace(target, alignment=8, slack=0), build_object)
+    assert (wide.alignment, tight.alignment) == (ALIGNMENT, 8)
+    one, other = (sorted(e.offset for e in p.weight_entries) for p in (wide, tight))
+    assert len(one) == len(other)
+    assert all(offset % 8 == 0 for offset in other)
+    assert tight.arena_bytes < wide.arena_bytes
+    assert len(tight.weights) < len(wide.weights)
 
 
 def test_identical_layers_share_code_and_weights():
