@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dlcc.errors import DlccError, ExitCode
 from dlcc.lowering.target import Target
-from targets import cpu
+from targets import arm, cpu
 
-FAMILIES = {cpu.FAMILY.name: cpu.FAMILY}
+FAMILIES = {f.name: f for f in (cpu.FAMILY, arm.FAMILY, arm.ARMV7_FAMILY)}
 
 
 def get_target(name: str) -> Target:

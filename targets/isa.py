@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Literal
 
 CLOCK = 3.5e9
 """Cycles per second that predictions assume."""
 
-DotUnit = Literal["madd", "vnni", "amx"]
+DotUnit = Literal["madd", "vnni", "amx", "mlal", "sdot", "mmla"]
 Bfloat16Unit = Literal["widen", "dot", "amx"]
 
 
@@ -21,11 +23,14 @@ class Isa:
         mcpu: LLVM CPU name; ``mattr``: LLVM features on top.
         flags: features as Linux names them in /proc/cpuinfo, all needed.
         lanes: 32-bit lanes of a vector register; ``registers``: how many of them.
-        dot: the u8 x s8 unit: pmaddwd on widened values, vpdpbusd, or AMX tiles.
+        dot: the u8 x s8 unit. x86: pmaddwd on widened values, vpdpbusd, or AMX tiles; ARM: smull
+            and smlal to 16 bits with sadalp, sdot, or usmmla beside usdot.
         fma: fused multiply-add exists.
         bfloat16: the unit for bfloat16: widening to float32, vdpbf16ps, or AMX tiles.
         l2: bytes of the second-level cache of the smallest cores that have the level.
         vectors: what the level is without its tiles; None where it has none.
+        clock: cycles per second that predictions assume.
+        in_order: instructions are issued in program order only.
     """
 
     name: str
@@ -39,6 +44,8 @@ class Isa:
     bfloat16: Bfloat16Unit = "widen"
     l2: int = 256 << 10
     vectors: Isa | None = None
+    clock: float = CLOCK
+    in_order: bool = False
 
     def without_amx(self) -> Isa:
         """What an AMX level has without its tiles (itself otherwise)."""
@@ -69,3 +76,25 @@ class Isa:
         """Features of the vector unit and of the tiles for 8-bit codes, or for bfloat16."""
         tiles = ("amx_tile", "amx_bf16" if bfloat16 else "amx_int8")
         return (*self.vector_flags(bfloat16=bfloat16), *tiles)
+
+
+_FEATURE_LINES = ("flags", "Features")
+"""What the line of features is called on x86 and on ARM."""
+
+
+@cache
+def host_flags(cpuinfo: str = "/proc/cpuinfo") -> frozenset[str]:
+    """Feature flags of the CPU this runs on; empty where ``cpuinfo`` cannot be read."""
+    try:
+        text = Path(cpuinfo).read_text()
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        if line.startswith(_FEATURE_LINES):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def supports(isa: Isa, flags: frozenset[str]) -> bool:
+    """Whether a CPU with these flags can run code for ``isa``."""
+    return set(isa.flags) <= flags

@@ -12,7 +12,8 @@ from dlcc.driver import CompileOptions
 from dlcc.ir import Graph, TensorType
 from dlcc.lowering.lower import prepare
 from dlcc.ops import build
-from targets.cpu.levels import LEVELS, host_flags, supports
+from targets.cpu.levels import LEVELS
+from targets.isa import host_flags, supports
 from tests.lowering.graphs import conv
 
 RUNNABLE = [name for name, isa in LEVELS.items() if supports(isa, host_flags())]

@@ -16,7 +16,8 @@ from dlcc.inspection import inspect_artifact
 from dlcc.ir import Graph, TensorType
 from dlcc.ops import build
 from passes.pipelines import OPTIMISE
-from targets.cpu.levels import LEVELS, host_flags, supports
+from targets.cpu.levels import LEVELS
+from targets.isa import host_flags, supports
 from tests.lowering.graphs import conv
 
 _LEVELS = [n for n in ("sse4", "avx2", "avx512vnni", "amx") if supports(LEVELS[n], host_flags())]

@@ -14,7 +14,8 @@ from dlcc.errors import DlccError
 from dlcc.ir import Affine, Graph, TensorType
 from dlcc.lowering.lower import prepare
 from dlcc.ops import build
-from targets.cpu.levels import LEVELS, host_flags, supports
+from targets.cpu.levels import LEVELS
+from targets.isa import host_flags, supports
 from tests.lowering.graphs import conv
 
 ROOT = Path(__file__).parent.parent

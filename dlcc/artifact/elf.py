@@ -1,4 +1,4 @@
-"""Reading 64-bit little-endian ELF files, and giving an object's symbols a prefix.
+"""Reading little-endian ELF files of 32 and 64 bits, and giving an object's symbols a prefix.
 
 Only what the artifact needs: sections, symbols, needed libraries (System V ABI, edition 4.1,
 chapters 4 and 5).
@@ -16,9 +16,55 @@ _DT_NEEDED = 1
 _STB_LOCAL, _STB_WEAK = 0, 2
 _STT_FUNC = 2
 _STV_HIDDEN = 2
-_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
-_SECTION = struct.Struct("<IIQQQQIIQQ")
-_SYMBOL = struct.Struct("<IBBHQQ")
+
+
+@dataclass(frozen=True)
+class _Class:
+    """How files of one word size are laid out.
+
+    ``symbol_order``: where name, info, other, section, value and size stand in a symbol's row;
+    ``symbol_shift``: bits of a relocation's info below its symbol.
+    """
+
+    header: struct.Struct
+    section: struct.Struct
+    symbol: struct.Struct
+    symbol_order: tuple[int, ...]
+    dynamic: str
+    relocation: str
+    symbol_shift: int
+
+    def read_symbol(self, data: bytes | bytearray, at: int) -> tuple[int, ...]:
+        """Name, info, other, section, value and size of the symbol at ``at``."""
+        row = self.symbol.unpack_from(data, at)
+        return tuple(row[i] for i in self.symbol_order)
+
+    def write_symbol(self, data: bytearray, at: int, row: tuple[int, ...]) -> None:
+        """Stores what :meth:`read_symbol` gives."""
+        self.symbol.pack_into(data, at, *(row[self.symbol_order.index(i)] for i in range(6)))
+
+
+_CLASSES = {
+    1: _Class(
+        struct.Struct("<16sHHIIIIIHHHHHH"),
+        struct.Struct("<IIIIIIIIII"),
+        struct.Struct("<IIIBBH"),
+        (0, 3, 4, 5, 1, 2),
+        "<iI",
+        "<II",
+        8,
+    ),
+    2: _Class(
+        struct.Struct("<16sHHIQQQIHHHHHH"),
+        struct.Struct("<IIQQQQIIQQ"),
+        struct.Struct("<IBBHQQ"),
+        (0, 1, 2, 3, 4, 5),
+        "<qQ",
+        "<QQ",
+        32,
+    ),
+}
+"""By the file's byte 4: 1 for 32 bits, 2 for 64 (System V ABI, figure 4-6)."""
 
 
 class ElfError(ValueError):
@@ -72,24 +118,30 @@ class ElfFile:
         data: the whole file.
 
     Raises:
-        ElfError: not ELF64 little-endian, or cut off.
+        ElfError: not little-endian ELF, or cut off.
     """
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-        if len(data) < _HEADER.size or data[:6] != b"\x7fELF\x02\x01":
-            raise ElfError("not a 64-bit little-endian ELF file")
-        fields = _HEADER.unpack_from(data)
+        if data[:4] != b"\x7fELF" or data[4:5] not in b"\1\2" or data[5:6] != b"\1":
+            raise ElfError("not a little-endian ELF file")
+        self.layout = layout = _CLASSES[data[4]]
+        if len(data) < layout.header.size:
+            raise ElfError("the header is cut off")
+        fields = layout.header.unpack_from(data)
         self.machine: int = fields[2]
         self.program_offset: int = fields[5]
         self.section_offset: int = fields[6]
         self.header_bytes: int = fields[8]
         self.program_bytes: int = fields[9] * fields[10]
         self.section_bytes: int = fields[11] * fields[12]
-        if self.section_offset + self.section_bytes > len(data) or fields[11] != _SECTION.size:
+        if (
+            self.section_offset + self.section_bytes > len(data)
+            or fields[11] != layout.section.size
+        ):
             raise ElfError("the section header table is cut off")
         rows = [
-            _SECTION.unpack_from(data, self.section_offset + i * _SECTION.size)
+            layout.section.unpack_from(data, self.section_offset + i * layout.section.size)
             for i in range(fields[12])
         ]
         names = rows[fields[13]][4] if rows else 0
@@ -111,7 +163,8 @@ class ElfFile:
             if section.type != table:
                 continue
             strings = self.sections[section.link].offset
-            rows = _SYMBOL.iter_unpack(self.data[section.offset : section.offset + section.size])
+            starts = range(section.offset, section.offset + section.size, self.layout.symbol.size)
+            rows = (self.layout.read_symbol(self.data, at) for at in starts)
             return [
                 Symbol(self._text(strings + n), info >> 4, info & 15, index, value, size)
                 for n, info, _, index, value, size in rows
@@ -124,9 +177,8 @@ class ElfFile:
             if section.type != SHT_DYNAMIC:
                 continue
             strings = self.sections[section.link].offset
-            rows = struct.iter_unpack(
-                "<qQ", self.data[section.offset : section.offset + section.size]
-            )
+            content = self.data[section.offset : section.offset + section.size]
+            rows = struct.iter_unpack(self.layout.dynamic, content)
             return [self._text(strings + value) for tag, value in rows if tag == _DT_NEEDED]
         return []
 
@@ -138,9 +190,12 @@ class ElfFile:
                 continue
             if not self.sections[section.info].flags & SHF_ALLOC:
                 continue
-            entry = "<QQq" if section.type == SHT_RELA else "<QQ"
+            entry = self.layout.relocation
+            if section.type == SHT_RELA:
+                entry += entry[-1].lower()
             content = self.data[section.offset : section.offset + section.size]
-            found |= {row[1] >> 32 for row in struct.iter_unpack(entry, content)}
+            rows = struct.iter_unpack(entry, content)
+            found |= {row[1] >> self.layout.symbol_shift for row in rows}
         return found
 
 
@@ -151,7 +206,7 @@ def isolate(object_code: bytes, rename: Callable[[str], str]) -> tuple[bytes, di
     cannot clash with those of another network in the same program. Undefined symbols stay.
 
     Args:
-        object_code: a relocatable ELF64 object.
+        object_code: a relocatable ELF object.
         rename: the new name of a symbol; must map different names to different names.
 
     Returns:
@@ -173,15 +228,14 @@ def isolate(object_code: bytes, rename: Callable[[str], str]) -> tuple[bytes, di
     for index, symbol in enumerate(elf.symbols()):
         if not symbol.is_global or symbol.section == 0:
             continue
-        at = table.offset + index * _SYMBOL.size
-        _, info, other, section, value, size = _SYMBOL.unpack_from(data, at)
+        at = table.offset + index * elf.layout.symbol.size
+        _, info, other, *place = elf.layout.read_symbol(data, at)
         renamed[symbol.name] = rename(symbol.name)
-        _SYMBOL.pack_into(
-            data, at, len(strings), info, (other & ~3) | _STV_HIDDEN, section, value, size
-        )
+        row = (len(strings), info, (other & ~3) | _STV_HIDDEN, *place)
+        elf.layout.write_symbol(data, at, row)
         strings += renamed[symbol.name].encode() + b"\0"
-    row = elf.section_offset + table.link * _SECTION.size
-    fields = list(_SECTION.unpack_from(data, row))
+    at = elf.section_offset + table.link * elf.layout.section.size
+    fields = list(elf.layout.section.unpack_from(data, at))
     fields[4], fields[5] = len(data), len(strings)
-    _SECTION.pack_into(data, row, *fields)
+    elf.layout.section.pack_into(data, at, *fields)
     return bytes(data + strings), renamed

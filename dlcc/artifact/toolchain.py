@@ -6,6 +6,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,8 +17,40 @@ GLIBC = "2.17"
 
 # lld ignores --strip-debug together with -r.
 _MERGE_SCRIPT = "SECTIONS { /DISCARD/ : { *(.debug*) *(.rela.debug*) *(.llvm_addrsig) } }\n"
-_ARCHITECTURES = ("x86_64",)
 _PASSED_ON = ("PATH", "HOME", "TMPDIR", "XDG_CACHE_HOME")
+
+
+@dataclass(frozen=True)
+class _Port:
+    """An architecture that the runtime is written for.
+
+    ``zig``: zig's name of it; ``baseline``: what its C code may use, where that is less clear than
+    the architecture itself.
+    """
+
+    zig: str
+    baseline: str = "baseline"
+
+
+_PORTS = {
+    "x86_64": _Port("x86_64"),
+    "aarch64": _Port("aarch64"),
+    # VFPv3 and NEON, but no fused multiply-add: Cortex-A8 and A9 have none
+    "armv7": _Port("arm", "cortex_a9"),
+}
+
+
+def _port(triple: str) -> _Port:
+    parts = triple.split("-")
+    port = _PORTS.get(parts[0])
+    if port is None or "linux" not in parts or "gnu" not in parts[-1]:
+        raise DlccError(
+            ExitCode.TARGET,
+            f"no runtime for {triple}",
+            why=f"the runtime is written for Linux with glibc on {', '.join(_PORTS)}",
+            fix="compile for an x86_64-linux-gnu target",
+        )
+    return port
 
 
 def zig_target(triple: str) -> str:
@@ -26,16 +59,8 @@ def zig_target(triple: str) -> str:
     Raises:
         DlccError: TARGET where the runtime has no port.
     """
-    parts = triple.split("-")
-    if parts[0] not in _ARCHITECTURES or "linux" not in parts or "gnu" not in parts[-1]:
-        raise DlccError(
-            ExitCode.TARGET,
-            f"no runtime for {triple}",
-            why=f"the runtime is written for Linux with glibc on {', '.join(_ARCHITECTURES)}",
-            fix="compile for an x86_64-linux-gnu target",
-        )
-    libc = parts[-1] if "." in parts[-1] else f"{parts[-1]}.{GLIBC}"
-    return f"{parts[0]}-linux-{libc}"
+    libc = triple.split("-")[-1]
+    return f"{_port(triple).zig}-linux-{libc if '.' in libc else f'{libc}.{GLIBC}'}"
 
 
 def _cache_dir() -> Path:
@@ -85,7 +110,7 @@ class Toolchain:
         import ziglang  # type: ignore[import-untyped]
 
         self._zig = str(Path(ziglang.__file__).with_name("zig"))
-        self._target = zig_target(triple)
+        self._target = ("-target", zig_target(triple), f"-mcpu={_port(triple).baseline}")
         self._folder = folder
         self._environment = {k: os.environ[k] for k in _PASSED_ON if k in os.environ}
         self._environment |= {
@@ -128,17 +153,17 @@ class Toolchain:
         if source.endswith(".S"):
             flags = []
         paths = ["-I", str(include), "-I", "."]
-        self._run(["cc", "-target", self._target, *flags, *paths, "-c", source, "-o", output])
+        self._run(["cc", *self._target, *flags, *paths, "-c", source, "-o", output])
 
     def compile_zig(self, source: str, output: str) -> None:
         """Compiles one Zig file to a relocatable object for the baseline of the architecture.
 
         All checks of the language stay in; without stack probes it needs no library.
         """
-        flags = ["-O", "ReleaseSafe", "-mcpu=baseline", "-fPIC", "-fstrip", "-fsingle-threaded"]
+        flags = ["-O", "ReleaseSafe", "-fPIC", "-fstrip", "-fsingle-threaded"]
         flags += ["-fno-stack-check", "-fno-unwind-tables", f"-femit-bin={output}"]
         flags += ["-j1"]  # with more threads, names of constants depend on which is first
-        self._run(["build-obj", source, "-target", self._target, *flags])
+        self._run(["build-obj", source, *self._target, *flags])
 
     def merge(self, objects: Sequence[str], output: str) -> None:
         """Links objects into one relocatable object, without debug sections."""
@@ -153,14 +178,14 @@ class Toolchain:
         """Links a shared library; an undefined symbol is an error here, not at run time."""
         flags = ["-shared", "-s", "-O2", f"-Wl,-soname,{output}", "-Wl,-z,defs"]
         flags += ["-Wl,-z,noexecstack", "-lpthread"]
-        self._run(["cc", "-target", self._target, *objects, "-o", output, *flags])
+        self._run(["cc", *self._target, *objects, "-o", output, *flags])
 
     def link_program(
         self, sources: Sequence[str], output: str, libraries: Sequence[str] = ()
     ) -> None:
         """Compiles C files to a program for the baseline of the architecture."""
         flags = ["-std=c11", "-O2", "-g0", "-s", "-D_GNU_SOURCE", "-Wall", "-Wextra"]
-        self._run(["cc", "-target", self._target, *flags, *sources, "-o", output, *libraries])
+        self._run(["cc", *self._target, *flags, *sources, "-o", output, *libraries])
 
 
 def versions() -> dict[str, str]:

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
         assembly,
         compile_object,
         llvm_ir,
-        separate,
         undefined_symbols,
     )
     from dlcc.tir.builder import KernelBuilder, lanes_of
     from dlcc.tir.math import Statements, exp
+    from dlcc.tir.rounding import separate
     from dlcc.tir.te_kernels import elementwise_like
 
 _HOME = {
@@ -30,7 +30,7 @@ _HOME = {
     "assembly": "dlcc.tir.build",
     "compile_object": "dlcc.tir.build",
     "llvm_ir": "dlcc.tir.build",
-    "separate": "dlcc.tir.build",
+    "separate": "dlcc.tir.rounding",
     "undefined_symbols": "dlcc.tir.build",
     "KernelBuilder": "dlcc.tir.builder",
     "lanes_of": "dlcc.tir.builder",

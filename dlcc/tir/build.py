@@ -7,7 +7,8 @@ library's ``memcpy``, ``memmove`` and ``memset`` (LLVM recognises such loops by 
 
 Rounding: TVM switches LLVM's floating-point contraction on, so ``a * b + c`` becomes one fused
 operation. That is what an fp32 reduction wants. Where each operation must round by itself (the
-numbers contract of the integer layers, softmax, ...) put :func:`separate` around the product.
+numbers contract of the integer layers, softmax, ...) put
+:func:`dlcc.tir.rounding.separate` around the product.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import struct
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tvm import s_tir, tirx
 from tvm.ir import PointerType, PrimType
 from tvm.tirx.buffer import is_buffer_var
 
+from dlcc.tir import rounding
 from dlcc.tir.loops import split_loops
 
 LIBC_SYMBOLS = frozenset({"memcpy", "memmove", "memset"})
@@ -53,38 +54,10 @@ class LLVMTarget:
             config["mcpu"] = self.mcpu
         if self.mattr:
             config["mattr"] = list(self.mattr)
+        if self.triple.endswith("eabihf"):
+            config["mfloat-abi"] = "hard"
         target = tvm.target.Target(config)
         return target.with_host(target)
-
-
-@cache
-def _register_operators() -> str:
-    """Registers the rounding fence with TVM, once; returns its operator name.
-
-    Also tells TVM that ``nearbyint`` (round half to even) has a vector form, which it overlooks:
-    without this every vector loop with a requantisation in it would be made scalar.
-    """
-    tvm.ir.op.register_op_attr("tirx.nearbyint", "TVectorizable", True)
-    name = "tirx.dlcc_separate"
-    tvm.ir.op._ffi_api.RegisterOp(name, "value that must be rounded before it is used")
-    tvm.ir.op.register_op_attr(name, "TVectorizable", True)
-    tvm.ir.op.register_op_attr(name, "TCallEffectKind", 1)  # pure
-    tvm.ir.op.register_op_attr(name, "TScriptPrinterName", "dlcc_separate")
-
-    def lower(op: Any) -> Any:
-        return tirx.call_llvm_pure_intrin(op.ty.dtype, "llvm.arithmetic.fence", op.args[0])
-
-    tirx.op.register_intrin_lowering(name, target="default", f=lower)
-    return name
-
-
-def separate(value: Any) -> Any:
-    """``value`` (float), rounded to its own type before any later operation sees it.
-
-    Keeps LLVM from contracting ``separate(a * b) + c`` into a fused multiply-add. It becomes
-    ``llvm.arithmetic.fence``: no instruction, and vectors stay vectors.
-    """
-    return tirx.call_intrin(value.ty.dtype, _register_operators(), value)
 
 
 def _c_interface(func: Any) -> Any:
@@ -154,9 +127,9 @@ def _codegen(funcs: Mapping[str, Any], target: LLVMTarget) -> Any:
     """TVM's LLVM module of all ``funcs``, in sorted order of their names."""
     if not funcs:
         raise ValueError("no functions to compile")
-    _register_operators()
+    rounding.register_operators()
     tvm_target = target.to_tvm()
-    with tvm.transform.PassContext(opt_level=3):
+    with tvm.transform.PassContext(opt_level=3), rounding.generating(target.triple):
         lowered = {name: _lower(name, funcs[name], tvm_target) for name in sorted(funcs)}
         build = tvm.get_global_func(f"target.build.{tvm_target.kind.name}")
         return build(tvm.IRModule(lowered), tvm_target)

@@ -15,7 +15,7 @@ from typing import Any
 from tvm import tirx
 from tvm.ir import StringImm
 
-from dlcc.tir import bfloat16
+from dlcc.tir import bfloat16, rounding
 from dlcc.tir.build import LOWERED
 
 _UNBOUNDED = 2**31 - 1
@@ -150,6 +150,11 @@ class KernelBuilder:
     def reinterpret(value: Any, dtype: str, lanes: int = 1) -> Any:
         """The same bits as another type of the same total width."""
         return tirx.reinterpret(vector_type(dtype, lanes), value)
+
+    @staticmethod
+    def lrint(value: Any) -> Any:
+        """float32 numbers within the range of int32, rounded half to even to int32."""
+        return rounding.lrint(value)
 
     def to_bfloat16(self, value: Any) -> Any:
         """float32 numbers rounded to bfloat16, as their bits."""

@@ -12,6 +12,7 @@ import numpy as np
 from tvm import te, tirx
 
 from dlcc.ir.encodings import Affine
+from dlcc.tir import rounding
 
 Expr = Any
 
@@ -66,7 +67,7 @@ def both(*conditions: Expr) -> Expr:
 
 def rint(x: Expr) -> Expr:
     """Nearest integer, half to even."""
-    return tirx.nearbyint(x)
+    return rounding.rint(x)
 
 
 def clamp(x: Expr, low: float, high: float) -> Expr:

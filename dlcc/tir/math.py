@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
-from dlcc.tir.build import separate
 from dlcc.tir.builder import KernelBuilder, lanes_of, vector_type
+from dlcc.tir.rounding import separate
 
 Expr = Any
 

@@ -13,7 +13,7 @@ from dlcc.ir import Affine, Node
 from dlcc.tir import expr
 from dlcc.tir import math as tir_math
 from dlcc.tir.access import Reader, TirContext
-from dlcc.tir.build import separate
+from dlcc.tir.rounding import separate
 from dlcc.tir.staging import kept, real_reader, reduced, scaled_output, stage, write_real
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from dlcc.ir import Node
 from dlcc.ir.encodings import Array
 from dlcc.tir.access import TirContext
-from dlcc.tir.build import separate
+from dlcc.tir.rounding import separate
 from dlcc.tir.staging import real_reader, write_real
 
 

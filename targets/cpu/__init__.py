@@ -8,6 +8,7 @@ from dlcc.errors import DlccError, ExitCode
 from dlcc.lowering.target import Target
 from targets.cpu import levels
 from targets.cpu.table import rows_for
+from targets.isa import host_flags
 
 TRIPLE = "x86_64-unknown-linux-gnu"
 
@@ -41,7 +42,7 @@ class CpuFamily:
 
     def missing(self, target: Target) -> list[str]:
         """Features of ``target`` that this machine lacks."""
-        return [f for f in target.features if f not in levels.host_flags()]
+        return [f for f in target.features if f not in host_flags()]
 
 
 @cache

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
 from dlcc.errors import DlccError, ExitCode
-from targets.isa import Isa
+from targets.isa import Isa, host_flags, supports
 
 _V3 = ("avx", "avx2", "fma", "bmi1", "bmi2", "movbe", "f16c", "abm")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
@@ -57,24 +54,6 @@ AMX = Isa(
 
 LEVELS = {isa.name: isa for isa in (SSE4, AVX2, AVXVNNI, AVX512, AVX512VNNI, AVX512BF16, AMX)}
 """All levels by name, from the oldest to the newest."""
-
-
-@cache
-def host_flags(cpuinfo: str = "/proc/cpuinfo") -> frozenset[str]:
-    """Feature flags of the CPU this runs on; empty where ``cpuinfo`` cannot be read."""
-    try:
-        text = Path(cpuinfo).read_text()
-    except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        if line.startswith("flags"):
-            return frozenset(line.partition(":")[2].split())
-    return frozenset()
-
-
-def supports(isa: Isa, flags: frozenset[str]) -> bool:
-    """Whether a CPU with these flags can run code for ``isa``."""
-    return set(isa.flags) <= flags
 
 
 def detect(cpuinfo: str = "/proc/cpuinfo") -> Isa:

@@ -301,7 +301,7 @@ def _finish(em: _Emitter, block: _Block, acc: Any, col: int, index: Any) -> None
     for q in range(4):
         factor = kb.load(em.multiplier, block.channel + q * lanes, lanes)
         real = kb.cast(kb.load(acc, (col * 4 + q) * lanes, lanes), "float32") * factor
-        whole.append(kb.let(kb.pure("llvm.lrint", "int32", lanes, real), "whole"))
+        whole.append(kb.let(kb.lrint(real), "whole"))
     scalar = [kb.cast(kb.load(em.scalars, i), "int32") for i in range(3)]
     zero = kb.splat(kb.cast(scalar[0], "int16"), 2 * lanes)
     prefix = _PREFIX[width]

@@ -96,7 +96,7 @@ def load_channels(
 
 def _to_int(kb: tir.KernelBuilder, value: Any, lanes: int) -> Any:
     """``value`` rounded half to even, as int32."""
-    return kb.pure("llvm.lrint", "int32", lanes, value)
+    return kb.lrint(value)
 
 
 def _clamp(kb: tir.KernelBuilder, value: Any, at: Pointers, lanes: int) -> Any:

@@ -157,7 +157,7 @@ class _Codes:
         else:
             small = value * self._term("low")
             quotient = kb.pure("llvm.fma", "float32", lanes, value, self._term("high"), small)
-        return kb.let(kb.pure("llvm.lrint", "int32", lanes, quotient), "q")
+        return kb.let(kb.lrint(quotient), "q")
 
     def wide(self, x: Any, start: Any) -> Any:
         """64 codes in the order of :meth:`order`."""

@@ -159,7 +159,7 @@ def _code_power(row: _Row, best: Any, at: Any, count: int) -> Any:
     high = kb.let(tir.tirx.shift_right(below, kb.const(4, "int32", lanes)), "high")
     low = kb.let(tir.tirx.bitwise_and(below, kb.const(TABLE - 1, "int32", lanes)), "low")
     real = _lookup(row, row.coarse, high) * _lookup(row, row.fine, low)
-    power = kb.pure("llvm.lrint", "int32", lanes, real)
+    power = kb.lrint(real)
     return kb.let(row.kept(power, kb.const(0, "int32"), count), "e")
 
 
@@ -183,7 +183,7 @@ def _code_row(row: _Row) -> None:
             kb.store_first(row.y, at, real, count)
             continue
         real = tir.tirx.min(real, kb.splat(room, lanes))
-        code = kb.pure("llvm.lrint", "int32", lanes, real)
+        code = kb.lrint(real)
         code = code + kb.splat(kb.cast(zero, "int32"), lanes)
         kb.store_first(row.y, at, kb.cast(code, NUMPY[row.spec.out]), count)
 

@@ -51,7 +51,7 @@ FAULTS: dict[str, tuple[Callable[[Program], Program], str]] = {
         lambda p: replace(p, steps=(*p.steps, replace(p.steps[0], args=p.steps[0].args[:2]))),
         "3 and 2 arguments",
     ),
-    "no object": (lambda p: replace(p, object_code=b""), "not a 64-bit"),
+    "no object": (lambda p: replace(p, object_code=b""), "not a little-endian ELF"),
     "entries overlap": (
         lambda p: replace(
             p, weight_entries=(WeightEntry("a", "w", 0, 65, ""), WeightEntry("b", "w", 64, 1, ""))

@@ -13,8 +13,11 @@ import pytest
 
 from dlcc import tir
 from dlcc.lowering.kernel import ARENA_SLACK, KernelPlan
-from targets.cpu.levels import LEVELS, host_flags, supports
-from targets.isa import Isa
+from targets import arm
+from targets.arm import ARMV7_FAMILY, FAMILY
+from targets.cpu.levels import LEVELS
+from targets.isa import Isa, host_flags, supports
+from tests.emulation.machine import ARMV7, CORTEX_A72, CORTEX_A76, NEWEST, Kernels
 from tests.tir.linking import Library
 
 _ARCH_REQ_XCOMP_PERM = 0x1023
@@ -27,10 +30,22 @@ def request_tiles() -> None:
     ctypes.CDLL(None).syscall(158, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA)
 
 
+ARM_LEVELS = {**arm.LEVELS, arm.ARMV7.name: arm.ARMV7}
+MACHINES = {"neon": CORTEX_A72, "dotprod": CORTEX_A76, "i8mm": NEWEST, "armv7": ARMV7}
+"""Where kernels of an ARM level run: on the oldest machine that has it."""
+
+
 def isa_params(*names: str) -> list:
-    """pytest parameters of these levels; those that this machine lacks are skipped."""
+    """pytest parameters of these levels; those that this machine lacks are skipped.
+
+    Levels of ARM are emulated.
+    """
     params = []
     for name in names or LEVELS:
+        if name in ARM_LEVELS:
+            marks = [pytest.mark.isa(name), MACHINES[name].missing]
+            params.append(pytest.param(ARM_LEVELS[name], id=name, marks=marks))
+            continue
         isa = LEVELS[name]
         missing = sorted(set(isa.flags) - host_flags())
         skip = pytest.mark.skipif(not supports(isa, host_flags()), reason=f"no {missing}")
@@ -59,7 +74,10 @@ def guarded(array: np.ndarray, slack: int, align: int = 1) -> np.ndarray:
 
 def llvm_target(isa: Isa) -> tir.LLVMTarget:
     """The LLVM target of an instruction set."""
-    return tir.LLVMTarget("x86_64-unknown-linux-gnu", isa.mcpu, isa.mattr)
+    triple = "x86_64-unknown-linux-gnu"
+    if isa.name in ARM_LEVELS:
+        triple = (ARMV7_FAMILY if isa.name == "armv7" else FAMILY).triple
+    return tir.LLVMTarget(triple, isa.mcpu, isa.mattr)
 
 
 class Runner:
@@ -71,8 +89,12 @@ class Runner:
         builders = {s.name_key: s.build for plan in plans for s in plan.steps}
         functions = {key: build() for key, build in builders.items()}
         self.code = tir.compile_object(functions, llvm_target(isa))
-        with tempfile.TemporaryDirectory() as folder:
-            self.library = Library(self.code, Path(folder))
+        self.machine = MACHINES.get(isa.name)
+        self.folder = tempfile.TemporaryDirectory()
+        if self.machine is None:
+            self.library = Library(self.code, Path(self.folder.name))
+        else:
+            self.kernels = Kernels(self.code, self.machine, Path(self.folder.name))
 
     def run(
         self,
@@ -86,12 +108,41 @@ class Runner:
 
         ``slack``: bytes that may be read after input 0 (and 1, where it is no residual).
         """
+        if self.machine is not None:
+            return self._emulated(plan, inputs, output, cuts, slack)
         memory = self.memory(plan, inputs, output, slack)
         for step, pointers in memory:
             edges = [step.work_items * i // cuts for i in range(cuts + 1)]
             for begin, end in reversed(list(pairwise(edges))):
                 self.library.call(step.name_key, pointers, begin, end)
         return memory[-1][1][-1].copy()
+
+    def _emulated(
+        self,
+        plan: KernelPlan,
+        inputs: list[np.ndarray],
+        output: np.ndarray,
+        cuts: int,
+        slack: int,
+    ) -> np.ndarray:
+        """:meth:`run` on another machine, which checks the borders of arrays in the same way."""
+        places: dict = {("in", i): (array, slack, 1) for i, array in enumerate(inputs)}
+        places[("out", 0)] = (output, 0, output.dtype.itemsize)
+        for name, array in plan.constants.items():
+            places[("const", name)] = (array, ARENA_SLACK, 64)
+        for i, size in enumerate(plan.scratch):
+            places[("scratch", i)] = (np.full(size, 0xCD, np.uint8), ARENA_SLACK, 64)
+        for i, size in enumerate(plan.thread_scratch):
+            places[("thread_scratch", i)] = (np.full(size, 0xCD, np.uint8), 0, 64)
+        order = {key: index for index, key in enumerate(places)}
+        calls = []
+        for step in plan.steps:
+            edges = [step.work_items * i // cuts for i in range(cuts + 1)]
+            which = [order[arg] for arg in step.args]
+            calls += [(step.name_key, which, b, e) for b, e in reversed(list(pairwise(edges)))]
+        made = self.kernels.run(list(places.values()), calls, calls[-1][1][-1])
+        last = list(places.values())[calls[-1][1][-1]][0]
+        return np.frombuffer(made, last.dtype).reshape(last.shape)
 
     def memory(
         self, plan: KernelPlan, inputs: list[np.ndarray], output: np.ndarray, slack: int

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from dlcc import tir
 from dlcc.lowering.kernel import ARENA_SLACK
-from targets.cpu.levels import AVX2, AVX512VNNI, LEVELS, host_flags, supports
+from targets.cpu.levels import AVX2, AVX512VNNI, LEVELS
+from targets.isa import host_flags, supports
 from targets.kernels.blocking import choose_blocking
 from targets.kernels.conv import (
     STREAM_BANDWIDTH,

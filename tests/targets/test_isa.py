@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dlcc.errors import DlccError, ExitCode
-from targets.cpu.levels import AMX, AVX512VNNI, AVXVNNI, LEVELS, detect, host_flags, supports
+from targets.cpu.levels import AMX, AVX512VNNI, AVXVNNI, LEVELS, detect
+from targets.isa import host_flags, supports
 
 
 @pytest.mark.parametrize("name", LEVELS)

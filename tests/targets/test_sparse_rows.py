@@ -15,7 +15,8 @@ from dlcc.ir import Affine, Codebook, Dense, Graph, Sparse, Ternary
 from dlcc.lowering.lower import lower
 from dlcc.ops import build
 from targets import get_target
-from targets.cpu.levels import LEVELS, host_flags
+from targets.cpu.levels import LEVELS
+from targets.isa import host_flags
 from targets.kernels.sparse_tiles import refusal as tiles_refusal
 from targets.kernels.spec import ConvSpec, Epilogue
 from tests.lowering.graphs import affine, typed

@@ -11,6 +11,10 @@
 
 #if defined(__x86_64__)
 #include "cpu_x86_64.h"
+#elif defined(__aarch64__)
+#include "cpu_aarch64.h"
+#elif defined(__arm__)
+#include "cpu_armv7.h"
 #else
 #error "dlcc's runtime knows no CPU feature check for this architecture"
 #endif

@@ -1,0 +1,53 @@
+/* CPU features of AArch64. Bits: Linux, arch/arm64/include/uapi/asm/hwcap.h. */
+#ifndef DLCC_CPU_AARCH64_H
+#define DLCC_CPU_AARCH64_H
+
+#include <sys/auxv.h>
+
+typedef struct dlcc_cpu_feature {
+  const char *name;
+  uint8_t word, bit; /* 1: AT_HWCAP, 2: AT_HWCAP2 */
+} dlcc_cpu_feature;
+
+static const dlcc_cpu_feature dlcc_cpu_features[] = {
+    {"fp", 1, 0},
+    {"asimd", 1, 1},
+    {"atomics", 1, 8},
+    {"fphp", 1, 9},
+    {"asimdhp", 1, 10},
+    {"asimdrdm", 1, 12},
+    {"asimddp", 1, 20},
+    {"sve", 1, 22},
+    {"asimdfhm", 1, 23},
+    {"sve2", 2, 1},
+    {"svei8mm", 2, 9},
+    {"i8mm", 2, 13},
+    {"bf16", 2, 14},
+    {NULL, 0, 0},
+};
+
+/* What to compile for instead, best first, and the newest feature each of these targets needs. */
+static const char *const dlcc_cpu_levels[][2] = {
+    {"arm:i8mm", "i8mm"},
+    {"arm:dotprod", "asimddp"},
+    {"arm:neon", NULL},
+};
+
+#include "cpu_hwcap.h"
+
+/* isb waits for the pipeline to drain: some 10 to 20 ns; yield is a no-op on most cores. */
+static inline void dlcc_cpu_relax(void) { __asm__ volatile("isb" ::: "memory"); }
+
+/* FPCR as a new process has it: round to nearest, denormals kept, exceptions masked. */
+static inline uint32_t dlcc_cpu_float_enter(void) {
+  uint64_t before;
+  __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+  if (before != 0) __asm__ volatile("msr fpcr, %0" : : "r"(UINT64_C(0)));
+  return (uint32_t)before;
+}
+
+static inline void dlcc_cpu_float_leave(uint32_t before) {
+  if (before != 0) __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)before));
+}
+
+#endif

@@ -1,0 +1,41 @@
+"""Levels of ARM instruction sets: what LLVM is told, and what Linux must list in /proc/cpuinfo."""
+
+from __future__ import annotations
+
+from targets.isa import Isa
+
+_V8 = ("fp", "asimd")
+
+NEON = Isa("neon", "generic", (), _V8, 4, 32, "mlal", l2=512 << 10)
+"""ARMv8.0: what every AArch64 core has (Cortex-A53, A57, A72, A73)."""
+
+DOTPROD = Isa(
+    "dotprod",
+    "generic",
+    ("+v8.2a", "+dotprod", "+fullfp16"),
+    (*_V8, "atomics", "asimdrdm", "asimdhp", "asimddp"),
+    4,
+    32,
+    "sdot",
+    l2=512 << 10,
+)
+"""ARMv8.2 with sdot, udot and half precision (Cortex-A55, A75 to A78, X1, Neoverse N1)."""
+
+I8MM = Isa(
+    "i8mm",
+    "generic",
+    ("+v8.2a", "+dotprod", "+fullfp16", "+i8mm"),
+    (*DOTPROD.flags, "i8mm"),
+    4,
+    32,
+    "mmla",
+    l2=512 << 10,
+)
+"""ARMv8.6 with usdot and usmmla (Cortex-A510, A710, X2 on, Neoverse V1 and N2)."""
+
+ARMV7 = Isa("armv7", "cortex-a9", ("+neon",), ("neon", "vfpv3"), 4, 16, "mlal", False, l2=256 << 10)
+"""32-bit ARMv7-A with NEON (Cortex-A8 and A9 on): no fused multiply-add, no rounding instruction,
+and NEON flushes denormal floats to zero."""
+
+LEVELS = {isa.name: isa for isa in (NEON, DOTPROD, I8MM)}
+"""The levels of AArch64 by name, from the oldest to the newest."""

@@ -1,0 +1,57 @@
+"""Compiled networks give the same on every machine."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import dlcc
+from dlcc.driver import compile as compile_network
+from tests.emulation.machine import (
+    ARMV7,
+    CORTEX_A72,
+    CORTEX_A76,
+    NEWEST,
+    run_network,
+    start_network,
+)
+from tests.test_end_to_end import feed_for, small_net
+
+MACHINES = {
+    "cortex-a72": (CORTEX_A72, "arm"),
+    "cortex-a76": (CORTEX_A76, "arm:dotprod"),
+    "max": (NEWEST, "arm:i8mm"),
+    "armv7": (ARMV7, "armv7"),
+}
+
+
+def on_machines(*names: str) -> list:
+    return [
+        pytest.param(*MACHINES[name], id=name, marks=MACHINES[name][0].missing)
+        for name in names or MACHINES
+    ]
+
+
+@pytest.mark.parametrize(("machine", "target"), on_machines("cortex-a72", "armv7"))
+def test_float_network(tmp_path, machine, target):
+    graph = small_net()
+    feeds = [feed_for(graph, seed) for seed in range(2)]
+    want = [next(iter(dlcc.execute(graph, feed).values())) for feed in feeds]
+    compile_network(graph, tmp_path / "net", target=target, bits=32)
+    samples = [list(feed.values()) for feed in feeds]
+    made = [run_network(tmp_path / "net", machine, samples, threads) for threads in (1, 2)]
+    assert made[0] == made[1]
+    got = np.frombuffer(made[0], np.float32).reshape(len(feeds), *want[0].shape)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("machine", "target"), on_machines("cortex-a72"))
+def test_missing_features_are_refused_with_words(tmp_path, machine, target):
+    graph = small_net()
+    compile_network(graph, tmp_path / "net", target="arm:i8mm", bits=32)
+    done = start_network(tmp_path / "net", machine, [list(feed_for(graph).values())])
+    assert done.returncode == 3
+    told = done.stderr.decode()
+    assert "the library needs" in told
+    assert "i8mm" in told
+    assert "--target arm:neon" in told
