@@ -423,6 +423,7 @@ def tune(
     """
     chosen = options or CompileOptions(**changes)
     target = target_library.get_target(chosen.target)
+    _check_runs_here(target)
     path = Path(database)
     known = TuningDatabase.load(path) if path.exists() else TuningDatabase()
     optimised = optimise(model, chosen, progress, target)
@@ -467,3 +468,14 @@ __all__ = [
     "sensitivity",
     "tune",
 ]
+
+
+def _check_runs_here(target: Target) -> None:
+    if missing := target_library.missing_here(target):
+        raise DlccError(
+            ExitCode.TARGET,
+            f"nothing of target {target.name} can be measured here",
+            where="--target",
+            why=f"this machine lacks {', '.join(missing)}",
+            fix="run it on such a machine, or tune for `cpu`",
+        )

@@ -35,4 +35,9 @@ def all_targets() -> list[Target]:
     return [family.target(v) for family in FAMILIES.values() for v in family.variants()]
 
 
-__all__ = ["FAMILIES", "Target", "all_targets", "get_target"]
+def missing_here(target: Target) -> list[str]:
+    """Features of ``target`` that this machine lacks, or the architecture if it has another."""
+    return FAMILIES[target.name.partition(":")[0]].missing(target)
+
+
+__all__ = ["FAMILIES", "Target", "all_targets", "get_target", "missing_here"]

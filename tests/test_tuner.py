@@ -11,6 +11,7 @@ import pytest
 import dlcc
 from dlcc.cli import main
 from dlcc.driver import CompileOptions, optimise
+from dlcc.errors import ExitCode
 from dlcc.executable import random_feed
 from dlcc.lowering.lower import prepare
 from dlcc.lowering.tuning import TuningDatabase, layer_key
@@ -94,3 +95,11 @@ def test_mistakes_are_told_before_the_work(network, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["compile", str(network), "-o", str(out), "--tuning", str(tmp_path / "x")]) == 6
     assert not out.exists()
+
+
+def test_another_machine_is_not_measured(network, tmp_path, capsys):
+    path = tmp_path / "tuning.json"
+    command = ["tune", str(network), "--target", "arm", "-d", str(path), "--shape", "N=1"]
+    assert main(command) == ExitCode.TARGET
+    assert "nothing of target arm can be measured here" in capsys.readouterr().err
+    assert not path.exists()

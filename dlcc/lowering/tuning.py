@@ -18,7 +18,7 @@ from typing import Any
 
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Affine, Node, Value
-from dlcc.lowering.choice import Choice, choose
+from dlcc.lowering.choice import Choice, choose, predicted_seconds
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow, Target
 
@@ -85,10 +85,13 @@ def candidates(node: Node, target: Target, limit: int) -> list[Candidate]:
     """The ways to compute ``node``: first the predicted best, then up to ``limit - 1`` others.
 
     The others come in rounds, each row's best before any row's second best.
+
+    Raises:
+        DlccError: no row of the target's table serves it.
     """
+    best = predicted_seconds(node, target)
     rows = [row for row in target.rows_for(node) if not row.refuses(node)]
     rows.sort(key=lambda row: row.cost(node))
-    best = rows[0].cost(node)
     lists = [
         [Candidate(row, variant, row.cost(node)) for variant in ("", *row.variants(node))]
         for row in rows

@@ -63,8 +63,8 @@ class ArmFamily:
         )
 
     def variants(self) -> list[str]:
-        """Feature levels, oldest first, then cores and boards."""
-        return [*self._levels, *self._cpus]
+        """ "" for what every such CPU has, feature levels, oldest first, cores and boards."""
+        return list(self._targets)
 
     def target(self, variant: str) -> Target:
         """The target of a level, core or board; "" for what every such CPU has.
@@ -77,7 +77,7 @@ class ArmFamily:
                 ExitCode.TARGET,
                 f"no target '{self.name}:{variant}'",
                 where="--target",
-                why=f"the variants are {', '.join(self.variants())}",
+                why=f"the variants are {', '.join(filter(None, self.variants()))}",
                 fix=f"--target {self.name} makes code that every such CPU runs",
             )
         return self._targets[variant]

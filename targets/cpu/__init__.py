@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from functools import cache
 
 from dlcc.errors import DlccError, ExitCode
@@ -41,7 +42,9 @@ class CpuFamily:
         return _target(variant)
 
     def missing(self, target: Target) -> list[str]:
-        """Features of ``target`` that this machine lacks."""
+        """Features of ``target`` that this machine lacks, or the architecture if it has another."""
+        if platform.machine() not in ("x86_64", "AMD64"):
+            return ["x86_64"]
         return [f for f in target.features if f not in host_flags()]
 
 
