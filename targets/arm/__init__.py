@@ -63,7 +63,7 @@ class ArmFamily:
         )
 
     def variants(self) -> list[str]:
-        """ "" for what every such CPU has, feature levels, oldest first, cores and boards."""
+        """What every such CPU has (""), feature levels, oldest first, cores and boards."""
         return list(self._targets)
 
     def target(self, variant: str) -> Target:
