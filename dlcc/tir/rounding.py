@@ -25,13 +25,18 @@ _triple: ContextVar[str] = ContextVar("triple", default="")
 
 
 @contextmanager
-def generating(triple: str) -> Iterator[None]:
-    """Code is generated for ``triple`` meanwhile."""
-    token = _triple.set(triple)
+def generating(target: str) -> Iterator[None]:
+    """Code is generated for the triple ``target`` meanwhile."""
+    token = _triple.set(target)
     try:
         yield
     finally:
         _triple.reset(token)
+
+
+def triple() -> str:
+    """What code is being generated for ("" while none is)."""
+    return _triple.get()
 
 
 def rint(value: Any) -> Any:
@@ -63,13 +68,18 @@ def register_operators() -> dict[str, str]:
         "lrint": ("nearest integer as an int32, half to even", _lower_lrint),
     }
     for short, (text, lower) in meanings.items():
-        name = f"tirx.dlcc_{short}"
-        tvm.ir.op._ffi_api.RegisterOp(name, text)
-        tvm.ir.op.register_op_attr(name, "TVectorizable", True)
-        tvm.ir.op.register_op_attr(name, "TCallEffectKind", 1)  # pure
-        tvm.ir.op.register_op_attr(name, "TScriptPrinterName", f"dlcc_{short}")
-        tirx.op.register_intrin_lowering(name, target="default", f=lower)
+        register_operator(f"dlcc_{short}", text, lower)
     return {short: f"tirx.dlcc_{short}" for short in meanings}
+
+
+def register_operator(name: str, text: str, lower: Callable[[Any], Any]) -> None:
+    """Makes ``tirx.<name>`` an operator without side effects that ``lower`` lowers."""
+    full = f"tirx.{name}"
+    tvm.ir.op._ffi_api.RegisterOp(full, text)
+    tvm.ir.op.register_op_attr(full, "TVectorizable", True)
+    tvm.ir.op.register_op_attr(full, "TCallEffectKind", 1)  # pure
+    tvm.ir.op.register_op_attr(full, "TScriptPrinterName", name)
+    tirx.op.register_intrin_lowering(full, target="default", f=lower)
 
 
 def _lower_separate(call: Any) -> Any:
@@ -84,15 +94,16 @@ def _lower_rint(call: Any) -> Any:
 
 def _lower_lrint(call: Any) -> Any:
     if _by_arithmetic():
-        return tirx.Cast(call.ty.dtype, _nearest(call.args[0]))
+        # the fence keeps TVM's range analysis from looking for integers in there
+        return tirx.Cast(call.ty.dtype, separate(_nearest(call.args[0])))
     name = "llvm.lrint"
-    if _triple.get().startswith("aarch64") and int(call.ty.dtype.lanes) in (1, 4):
+    if triple().startswith("aarch64") and int(call.ty.dtype.lanes) in (1, 4):
         name = "llvm.aarch64.neon.fcvtns"  # one instruction; LLVM makes two of the other
     return tirx.call_llvm_pure_intrin(call.ty.dtype, name, call.args[0])
 
 
 def _by_arithmetic() -> bool:
-    return _triple.get().startswith(("armv7", "thumbv7"))
+    return triple().startswith(("armv7", "thumbv7"))
 
 
 def _nearest(x: Any) -> Any:

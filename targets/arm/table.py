@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dlcc.ir import Affine, Node
 from dlcc.lowering.target import KernelRow
 from targets.isa import Isa
 from targets.rows.codes import QuantizeRow
@@ -17,21 +16,10 @@ from targets.rows.dense import (
 from targets.rows.rounding import RoundPlanesRow
 
 
-class FloatConvRow(ConvRow):
-    """Convolution and linear layers in float32."""
-
-    def refuses(self, node: Node) -> str:
-        """Codes."""
-        why = super().refuses(node)
-        if not why and isinstance(node.input(0).type.encoding, Affine):
-            why = "the activations are codes"
-        return why
-
-
 def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
     """All rows that this feature level can run."""
     return (
-        FloatConvRow(isa),
+        ConvRow(isa),
         DepthwiseRow(isa),
         WinogradRow(isa),
         ConvTransposeRow(isa),

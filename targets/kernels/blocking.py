@@ -8,6 +8,7 @@ from math import ceil, prod
 
 import numpy as np
 
+from targets.kernels import arm_blocks
 from targets.kernels.gemm import MIN_ITEMS, Blocking, Cut, Gemm, Unit, even_cut, tail_cut
 from targets.kernels.spec import SIZE
 from targets.kernels.tiles import L1_BYTES, block_grid, tile_blocks, tile_cycles
@@ -27,6 +28,8 @@ def step_cycles(unit: Unit, m: int, nr: int, steps: int) -> float:
     """Cycles of one reduction step of a block: arithmetic, loads, latency of the chains."""
     if unit.kind == "pairs":
         return _pair_cycles(unit, m, nr, steps)
+    if unit.kind in arm_blocks.KINDS:
+        return arm_blocks.step_cycles(unit, m, nr)
     factor = {"fma": 0.5 if unit.fused else 1.0, "vnni": 0.5, "madd": 1.0}[unit.kind]
     if unit.kind == "madd" and unit.lanes <= 8:
         factor = 2 / 3  # three ports add
@@ -60,6 +63,8 @@ def _shapes(gemm: Gemm, unit: Unit) -> list[tuple[int, int, int]]:
         return [(1, min(width, gemm.cols), 1) for width in (16, 20, 24, 8, 4)]
     if unit.kind == "amx":
         return tile_blocks(gemm)
+    if unit.kind in arm_blocks.KINDS:
+        return arm_blocks.shapes(gemm, unit)
     shapes = []
     for nr in {min(nr, blocks) for nr in (1, 2, 3, 4, 6, 8)}:
         most = (unit.registers - unit.spare - nr) // nr

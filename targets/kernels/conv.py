@@ -278,7 +278,7 @@ def conv2d(
     if spec.in_dtype == "u8":
         if multiplier is None:
             raise ValueError("u8 activations need a multiplier")
-        bias = fold_zero_point(bias, weights, spec.in_zero_point)
+        bias = fold_zero_point(bias, weights, spec.in_zero_point - geo.unit.code_offset)
         if epilogue.products_fit(weights, bias, multiplier, ratio):
             geo = _interleaved(geo)
         else:

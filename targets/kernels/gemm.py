@@ -109,11 +109,11 @@ class Gemm:
 class Unit:
     """How the inner product is computed.
 
-    ``kind``: fma | madd | pairs | vnni | amx; ``lanes``: channels of a block; ``k``: elements of a
-    run that one step takes; ``registers``: vector registers the block may fill. ``bf16``: the
-    operands are bfloat16, multiplied by vdpbf16ps (vnni), tdpbf16ps (amx), or, widened, by fma.
-    ``sums``: steps that are summed in 16 bits (pairs), ``extra``: there are extra steps
-    (:mod:`pairs`).
+    ``kind``: fma | madd | pairs | vnni | amx, on ARM mlal | sdot | usdot; ``lanes``: channels of a
+    block; ``k``: elements of a run that one step takes; ``registers``: vector registers the block
+    may fill. ``bf16``: the operands are bfloat16, multiplied by vdpbf16ps (vnni), tdpbf16ps (amx),
+    or, widened, by fma. ``sums``: steps that are summed in 16 bits (pairs), ``extra``: there are
+    extra steps (:mod:`pairs`).
     """
 
     kind: str
@@ -142,6 +142,11 @@ class Unit:
         return "f32" if self.bf16 and self.kind == "fma" else in_dtype
 
     @property
+    def code_offset(self) -> int:
+        """What is taken off codes before they are multiplied: ARM's multiplications are signed."""
+        return 128 if self.kind in ("mlal", "sdot") else 0
+
+    @property
     def spare(self) -> int:
         """Registers beyond accumulators and channel vectors: the broadcast, and a product.
 
@@ -153,6 +158,10 @@ class Unit:
         if self.kind == "pairs":
             return 5  # the ones, and codes and products of several steps that LLVM interleaves
         return 2 if self.kind == "madd" or not self.fused else 1
+
+
+ARM_STEPS = {"mlal": ("mlal", 16), "sdot": ("sdot", 4), "mmla": ("usdot", 4)}
+"""By ARM's instruction set: the unit for codes, and how many of a run one step takes."""
 
 
 def unit_for(isa: Isa, a_dtype: str, *, amx: bool = True, run: int = 0) -> Unit:
@@ -170,6 +179,9 @@ def unit_for(isa: Isa, a_dtype: str, *, amx: bool = True, run: int = 0) -> Unit:
         return Unit("vnni", isa.lanes, 2, isa.registers, bf16=True)
     if isa.dot == "madd":
         return Unit("madd", isa.lanes, 2, isa.registers)
+    if isa.dot in ARM_STEPS:
+        kind, k = ARM_STEPS[isa.dot]
+        return Unit(kind, isa.lanes, k, isa.registers)
     if isa.dot == "amx" and amx:
         return Unit("amx", TILE, code_step(run) if run else 64, isa.registers)
     return Unit("vnni", isa.lanes, 4, isa.registers)

@@ -6,6 +6,8 @@ from typing import Any
 
 from dlcc import tir
 from targets.kernels import amx, epilogue
+from targets.kernels.arm_dot import emit_dot_block
+from targets.kernels.arm_mlal import emit_mlal_block
 from targets.kernels.code_panel import Packing, coded_piece
 from targets.kernels.coded_gemm import unpacking_of
 from targets.kernels.columns import Columns, StagedRows
@@ -13,8 +15,16 @@ from targets.kernels.gemm import Blocking, Gemm, Unit
 from targets.kernels.narrow import emit_narrow_block
 from targets.kernels.pairs import EXTRA_STEPS, emit_pair_block
 from targets.kernels.registers import emit_register_block
-from targets.kernels.skeleton import Context, emit_items
+from targets.kernels.skeleton import Context, EmitBlock, emit_items
 from targets.kernels.spec import NUMPY
+
+_EMITTERS: dict[str, EmitBlock] = {
+    "pairs": emit_pair_block,
+    "mlal": emit_mlal_block,
+    "sdot": emit_dot_block,
+    "usdot": emit_dot_block,
+}
+"""What emits a block, by the kind of unit; the others' is :func:`emit_register_block`."""
 
 
 def gemm_function(
@@ -50,7 +60,7 @@ def gemm_function(
         ctx.panel = unpacking_of(panel)(kb, panel, *coded, b, piece)
         ctx.panel.start()
     if unit.kind != "amx":
-        emit = emit_pair_block if unit.kind == "pairs" else emit_register_block
+        emit = _EMITTERS.get(unit.kind, emit_register_block)
         emit_items(ctx, emit_narrow_block if gemm.pixel_bundles else emit)
         return kb.build()
     amx.emit_tile_items(ctx)

@@ -129,7 +129,8 @@ def matmul(
         if multiplier is None:
             raise ValueError("u8 operands need a multiplier")
         shift = spec.b_zero_point if unit.kind == "madd" else 128
-        constants["terms"] = terms_constant(spec.a_zero_point, spec.b_zero_point, shift, spec.k)
+        zero_points = (spec.a_zero_point, spec.b_zero_point)
+        constants["terms"] = terms_constant(*zero_points, shift, spec.k, unit.code_offset)
     if made.stage is not None:
         constants["fill"] = fill_constant(spec.a_zero_point, spec.in_dtype)
         a = _new(scratch, made.stage.bytes)

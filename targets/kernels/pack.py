@@ -1,8 +1,9 @@
 """Packing at run time: the second operand of a product of two activations, and its sums.
 
 u8 operands become s8 (``b - 128``; i16 ``b - zero_point`` for pmaddwd). With ``s`` the value taken
-off, ``sum (a - za) (b - zb) = sum a (b - s) - za (sum (b - s) + k (s - zb)) + (s - zb) sum a``:
-a product of the packed operands, a number per column and a number per row.
+off, and ``t`` what the unit takes off the codes of ``a``, ``sum (a - za) (b - zb) = sum (a - t)
+(b - s) - (za - t) sum (b - s) - za k (s - zb) + (s - zb) sum a``: a product of the packed operands,
+a number per column and a number per row.
 """
 
 from __future__ import annotations
@@ -55,10 +56,16 @@ class Pack:
         return self.batch * self.blocks
 
 
-def terms_constant(a_zero_point: int, b_zero_point: int, shift: int, k: int) -> np.ndarray:
-    """``shift, za, k * (shift - zb), shift - zb``: what the packing and row-sum kernels take."""
+def terms_constant(
+    a_zero_point: int, b_zero_point: int, shift: int, k: int, a_shift: int = 0
+) -> np.ndarray:
+    """``s, za - t, -za k (s - zb), s - zb``: what the packing and row-sum kernels take.
+
+    ``shift`` is s and ``a_shift`` is t; modulo 2**32.
+    """
     extra = shift - b_zero_point
-    return np.array([shift, a_zero_point, k * extra, extra], dtype=np.int32)
+    terms = np.array([shift, a_zero_point - a_shift, -a_zero_point * k * extra, extra])
+    return terms.astype(np.uint32).view(np.int32)
 
 
 def _rows(kb: tir.KernelBuilder, pack: Pack, b: Any, y: Any, at: Any, put: Any, first: Any) -> Any:
@@ -66,22 +73,33 @@ def _rows(kb: tir.KernelBuilder, pack: Pack, b: Any, y: Any, at: Any, put: Any, 
     lanes, step = pack.lanes, pack.step
     sums = kb.alloc("int32", lanes)
     kb.store(sums, 0, kb.const(0, "int32", lanes))
+    bits = 16 if pack.dtype == "int16" else 8
+    each = 32 // bits  # elements of a word
 
-    def one(k: Any, count: int) -> None:
-        word = None
+    def word(k: Any, count: int) -> Any:
+        """``count`` rows from ``k``, those of a column in one word."""
+        made = None
         for i in range(count):
-            value = kb.cast(kb.load(b, at + (k * step + i) * pack.n, lanes), "int32")
+            value = kb.cast(kb.load(b, at + (k + i) * pack.n, lanes), "int32")
             value = kb.let(value - kb.splat(first, lanes), "b")
             kb.store(sums, 0, kb.load(sums, 0, lanes) + value)
-            bits = 32 // step
             part = (
                 value
-                if i == step - 1
+                if i == each - 1
                 else tir.tirx.bitwise_and(value, kb.const((1 << bits) - 1, "int32", lanes))
             )
             part = part if i == 0 else tir.tirx.shift_left(part, kb.const(bits * i, "int32", lanes))
-            word = part if word is None else tir.tirx.bitwise_or(word, part)
-        kb.store(y, put + k * (lanes * step), kb.reinterpret(word, pack.dtype, lanes * step))
+            made = part if made is None else tir.tirx.bitwise_or(made, part)
+        return made
+
+    def one(k: Any, count: int) -> None:
+        words = [word(k * step + i, min(each, count - i)) for i in range(0, count, each)]
+        words += [kb.const(0, "int32", lanes)] * (step // each - len(words))
+        whole = words[0]
+        if len(words) > 1:  # the words of a column next to each other
+            order = [i * lanes + lane for lane in range(lanes) for i in range(len(words))]
+            whole = kb.shuffle(words[0], order, *words[1:])
+        kb.store(y, put + k * (lanes * step), kb.reinterpret(whole, pack.dtype, lanes * step))
 
     with kb.loop(0, pack.k // step, "k") as k:
         one(k, step)
@@ -143,9 +161,10 @@ def pack_function(name: str, pack: Pack) -> Any:
             sums = _columns(kb, pack, b, y, at, put, first, valid)
         else:
             sums = _rows(kb, pack, b, y, kb.let(image + column, "at"), put, first)
-        total = kb.load(sums, 0, pack.lanes) + kb.splat(kb.load(terms, 2), pack.lanes)
         zero = kb.splat(kb.const(0, "int32") - kb.load(terms, 1), pack.lanes)
-        kb.store(bias, item * pack.lanes, total * zero)
+        total = kb.load(sums, 0, pack.lanes) * zero
+        total = total + kb.splat(kb.load(terms, 2), pack.lanes)
+        kb.store(bias, item * pack.lanes, total)
     return kb.build()
 
 
