@@ -17,13 +17,19 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from dlcc.errors import DlccError, ExitCode
 
+if TYPE_CHECKING:
+    from dlcc.remote.board import Board
+
 PEERS = ("onnxruntime", "openvino")
 SLOT_SECONDS = 0.15
-CPU_FEATURES = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "amx_bf16")
+CPU_FEATURES = (
+    *("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "amx_bf16"),
+    *("neon", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"),
+)
 _START_SECONDS = 300.0
 
 
@@ -57,22 +63,33 @@ class EngineTimes:
 
 @dataclass
 class BenchResult:
-    """What ``dlcc bench`` shows. ``unavailable`` maps a peer to the reason."""
+    """What ``dlcc bench`` shows.
+
+    Attributes:
+        cpu: name of the CPU.
+        features: those of :data:`CPU_FEATURES` that it has.
+        times: of each engine; the first artifact stands first.
+        unavailable: peer -> reason.
+        board: what the board says of itself, if it was one.
+    """
 
     cpu: str
     features: list[str]
     times: list[EngineTimes]
     unavailable: dict[str, str]
+    board: dict[str, Any] | None = None
 
     def ratio(self, peer: EngineTimes) -> float:
-        """How many times as long as dlcc the peer takes: the median of the rounds' ratios."""
+        """How many times as long as the first artifact: the median of the rounds' ratios."""
         ours = self.times[0].rounds
         return statistics.median(p / o for p, o in zip(peer.rounds, ours, strict=True))
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON data."""
         rows = [{**asdict(t), "seconds": t.seconds, "ratio": self.ratio(t)} for t in self.times]
+        board = {} if self.board is None else {"board": self.board}
         return {
+            **board,
             "cpu": self.cpu,
             "features": self.features,
             "engines": rows,
@@ -99,38 +116,40 @@ def cpu_description() -> tuple[str, list[str]]:
         key.strip(): value.strip()
         for key, _, value in (line.partition(":") for line in text.splitlines())
     }
-    flags = set(fields.get("flags", "").split())
+    flags = set(fields.get("flags", fields.get("Features", "")).split())
     return fields.get("model name", platform.machine()), [f for f in CPU_FEATURES if f in flags]
 
 
 def bench(
-    artifact: Path,
+    artifacts: Path | Sequence[Path],
     peers: Sequence[Contender] = (),
     *,
     threads: int = 1,
     rounds: int = 7,
     slot_seconds: float = SLOT_SECONDS,
+    board: Board | None = None,
     progress: Callable[[str, float], None] = lambda _phase, _fraction: None,
 ) -> BenchResult:
-    """Time ``artifact`` and the peers on the same random input.
+    """Time artifacts and peers on the same random input.
 
     Args:
-        artifact: the compiled network.
+        artifacts: the compiled networks; ratios are to the first one.
         peers: other engines and what they run.
         threads: threads for each engine.
         rounds: number of rounds.
         slot_seconds: least time of one engine's turn in a round.
+        board: where the artifacts run; None for this machine. Peers run here only.
         progress: told how far it is.
 
     Raises:
-        DlccError: the artifact cannot run, or no peer can.
+        DlccError: an artifact cannot run.
     """
-    cpu, features = cpu_description()
-    result = BenchResult(cpu, features, [], {})
+    given = [artifacts] if isinstance(artifacts, Path) else artifacts
+    result = _empty_result(board)
     with ExitStack() as stack:
-        workers: list[tuple[_Worker, EngineTimes]] = []
-        for contender in (Contender("dlcc", artifact, "mixed"), *peers):
-            worker = stack.enter_context(_Worker(contender, threads))
+        workers: list[tuple[Worker, EngineTimes]] = []
+        for contender in (*(Contender("dlcc", path, "mixed") for path in given), *peers):
+            worker = stack.enter_context(_worker(contender, threads, board))
             ready = worker.ask({})
             if "error" in ready:
                 if contender.engine == "dlcc":
@@ -160,6 +179,22 @@ def bench(
     return result
 
 
+def _empty_result(board: Board | None) -> BenchResult:
+    if board is None:
+        cpu, features = cpu_description()
+        return BenchResult(cpu, features, [], {})
+    features = [name for name in CPU_FEATURES if name in board.features]
+    return BenchResult(board.cpu, features, [], {}, board.facts)
+
+
+def _worker(contender: Contender, threads: int, board: Board | None) -> Worker:
+    if board is None:
+        return _LocalWorker(contender, threads)
+    from dlcc.remote.network import RemoteWorker
+
+    return RemoteWorker(board, contender.network, threads)
+
+
 def _artifact_error(answer: dict[str, Any]) -> DlccError:
     code = ExitCode(int(answer.get("exit_code", ExitCode.ARTIFACT)))
     return DlccError(
@@ -171,7 +206,18 @@ def _artifact_error(answer: dict[str, Any]) -> DlccError:
     )
 
 
-class _Worker:
+class Worker(Protocol):
+    """What holds one engine while it is timed."""
+
+    def __enter__(self) -> Self: ...
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answers as :mod:`dlcc.bench_worker` does."""
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class _LocalWorker:
     """A process that holds one engine; speaks one JSON object per line."""
 
     def __init__(self, contender: Contender, threads: int) -> None:
@@ -182,7 +228,7 @@ class _Worker:
         }
         self._process: subprocess.Popen[str] | None = None
 
-    def __enter__(self) -> _Worker:
+    def __enter__(self) -> Self:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "dlcc.bench_worker", json.dumps(self._job)],
             stdin=subprocess.PIPE,
@@ -245,6 +291,7 @@ __all__ = [
     "BenchResult",
     "Contender",
     "EngineTimes",
+    "Worker",
     "bench",
     "cpu_description",
     "installed",

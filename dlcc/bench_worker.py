@@ -17,9 +17,11 @@ from typing import Any
 
 from dlcc.errors import DlccError
 
-_LEAST_RUNS = 5
-_WARM_RUNS = 3
-_WARM_SECONDS = 0.2
+LEAST_RUNS = 5
+"""Of a slot."""
+
+WARM_RUNS, WARM_SECONDS = 3, 0.2
+"""Before the first slot: at least both."""
 
 Engine = tuple[Callable[[], object], dict[str, Any]]
 """One inference on inputs bound beforehand, and facts about the engine."""
@@ -39,13 +41,13 @@ def _dlcc(network: Path, threads: int) -> Engine:
     start = time.perf_counter()
     model = load(network, threads=min(threads, most))
     facts = {"version": __version__, "load_seconds": time.perf_counter() - start}
-    facts |= {"threads": model.threads, "precision": _precision(network)}
+    facts |= {"threads": model.threads, "precision": precision_of(network)}
     inputs = list(random_feed(model.inputs).values())
     outputs = [np.empty(t.shape, dtype_of(t)) for t in model.outputs]
     return lambda: model(*inputs, out=outputs), facts
 
 
-def _precision(network: Path) -> str:
+def precision_of(network: Path) -> str:
     """What most of the work is computed in: "int8" or "fp32"."""
     from dlcc.inspection import inspect_artifact
 
@@ -132,9 +134,9 @@ ENGINES: dict[str, Callable[[Path, int], Engine]] = {
 
 def _open(job: dict[str, Any]) -> tuple[Callable[[], object], dict[str, Any]]:
     run, facts = ENGINES[job["engine"]](Path(job["network"]), int(job["threads"]))
-    warm = time.perf_counter() + _WARM_SECONDS
+    warm = time.perf_counter() + WARM_SECONDS
     runs = 0
-    while runs < _WARM_RUNS or time.perf_counter() < warm:
+    while runs < WARM_RUNS or time.perf_counter() < warm:
         run()
         runs += 1
     return run, facts
@@ -145,7 +147,7 @@ def _slot(run: Callable[[], object], seconds: float) -> float:
     run()
     times: list[float] = []
     end = time.perf_counter() + seconds
-    while len(times) < _LEAST_RUNS or time.perf_counter() < end:
+    while len(times) < LEAST_RUNS or time.perf_counter() < end:
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)

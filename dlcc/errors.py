@@ -25,6 +25,7 @@ class ExitCode(IntEnum):
     ARTIFACT = 9
     OUTPUT = 10
     VERIFICATION = 11
+    REMOTE = 12
 
 
 class DlccError(Exception):

@@ -6,6 +6,7 @@ what a compiled network is judged by.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from dlcc.ir.encodings import Array
 from dlcc.program import TensorInfo
 
 if TYPE_CHECKING:
+    from dlcc.remote.board import Board
     from dlcc.runtime.loader import Model
 
 Feed = dict[str, Array]
@@ -83,7 +85,25 @@ def _dtype(info: TensorInfo) -> DType:
     return DType.of(dtype_of(info))
 
 
-class CompiledNetwork(Executable):
+class ProfiledNetwork(Executable):
+    """A network whose steps have times of their own."""
+
+    @property
+    @abstractmethod
+    def threads(self) -> int:
+        """Threads of a run."""
+
+    @abstractmethod
+    def profile(
+        self, feed: Mapping[str, Array], *, least_seconds: float, least_runs: int, most_runs: int
+    ) -> list[list[int]]:
+        """Nanoseconds of each step of each run, after a run that does not count.
+
+        There are runs until both the time and their number are reached, or ``most_runs`` are.
+        """
+
+
+class CompiledNetwork(ProfiledNetwork):
     """An artifact, run by its own library."""
 
     kind = "artifact"
@@ -97,6 +117,23 @@ class CompiledNetwork(Executable):
     def run(self, feed: Mapping[str, Array]) -> Feed:
         """See :meth:`Executable.run`."""
         return self.model.run(feed)
+
+    @property
+    def threads(self) -> int:
+        """See :attr:`ProfiledNetwork.threads`."""
+        return self.model.threads
+
+    def profile(
+        self, feed: Mapping[str, Array], *, least_seconds: float, least_runs: int, most_runs: int
+    ) -> list[list[int]]:
+        """See :meth:`ProfiledNetwork.profile`."""
+        arrays = [feed[info.name] for info in self.inputs]
+        self.model(*arrays)
+        runs: list[list[int]] = []
+        end = time.perf_counter() + least_seconds
+        while len(runs) < most_runs and (len(runs) < least_runs or time.perf_counter() < end):
+            runs.append([step.nanoseconds for step in self.model.profile(*arrays)])
+        return runs
 
     def close(self) -> None:
         """Free the instance."""
@@ -129,15 +166,29 @@ class ReferenceNetwork(Executable):
 
 
 def open_executable(
-    path: str | Path, *, shapes: ShapeOptions | None = None, threads: int = 0
+    path: str | Path,
+    *,
+    shapes: ShapeOptions | None = None,
+    threads: int = 0,
+    board: Board | None = None,
 ) -> Executable:
     """The network at ``path``: an artifact folder, or an .onnx or .dlir file.
+
+    An artifact runs on ``board``, if one is given.
 
     Raises:
         DlccError: there is nothing usable, or ``shapes`` is given for an artifact.
     """
     place = Path(path)
     if not place.is_dir():
+        if board is not None:
+            raise DlccError(
+                ExitCode.USAGE,
+                "only an artifact runs on a board",
+                where=str(place),
+                why="it is no folder; models are run by the numpy reference, which is here",
+                fix="compile the model for the board's target, or leave --remote out",
+            )
         return ReferenceNetwork(place, load_graph(place, shapes=shapes))
     if shapes:
         raise DlccError(
@@ -147,7 +198,20 @@ def open_executable(
             why="its shapes were fixed when it was compiled",
             fix="leave --shape out, or compile the model with it",
         )
-    return CompiledNetwork(place, threads)
+    return open_compiled(place, threads, board)
+
+
+def open_compiled(path: Path, threads: int = 0, board: Board | None = None) -> ProfiledNetwork:
+    """The artifact in ``path``, here or on ``board``.
+
+    Raises:
+        DlccError: it cannot be used there.
+    """
+    if board is None:
+        return CompiledNetwork(path, threads)
+    from dlcc.remote.network import RemoteNetwork
+
+    return RemoteNetwork(board, path, threads)
 
 
 def feeds_of(
@@ -241,8 +305,10 @@ __all__ = [
     "CompiledNetwork",
     "Executable",
     "Feed",
+    "ProfiledNetwork",
     "ReferenceNetwork",
     "feeds_of",
+    "open_compiled",
     "open_executable",
     "random_feed",
     "run_samples",

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import re
 import statistics
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlcc.artifact import Artifact, account
 from dlcc.errors import DlccError, ExitCode
-from dlcc.executable import CompiledNetwork, random_feed
+from dlcc.executable import open_compiled, random_feed
 from dlcc.ir import Affine, Graph, Node, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.limits import Limits, Work
 from dlcc.ops.base import op_of
+
+if TYPE_CHECKING:
+    from dlcc.remote.board import Board
 
 PROFILE_RUNS, PROFILE_SECONDS, PROFILE_MOST_RUNS = 20, 0.1, 2000
 
@@ -109,6 +111,7 @@ def inspect_artifact(
     feed: Mapping[str, Array] | None = None,
     threads: int = 0,
     limits: Callable[[int], Limits] | None = None,
+    board: Board | None = None,
 ) -> Report:
     """Everything about an artifact; the sizes sum to the sizes of its files.
 
@@ -118,6 +121,7 @@ def inspect_artifact(
         feed: inputs for that, by name; random ones where None.
         threads: threads for that; 0: as many as there are CPUs.
         limits: gives the machine's limits for a number of threads, to compare the times with.
+        board: where the times are measured; None for this machine.
 
     Raises:
         DlccError: ARTIFACT if a file is missing or corrupt; DATA if ``feed`` does not fit.
@@ -128,7 +132,7 @@ def inspect_artifact(
     files = {name: (artifact.folder / name).stat().st_size for name in {r[0] for r in rows}}
     _check_sums(rows, files, artifact.folder)
     report = _read_report(artifact)
-    used, times = _profile(artifact, feed, threads) if profile else (0, {})
+    used, times = _profile(artifact, feed, threads, board) if profile else (0, {})
     manifest = artifact.manifest
     facts: dict[str, Any] = {"source": str(artifact.folder)}
     for key in ("target", "triple", "pipeline", "threads", "arena_bytes", "features", "needed"):
@@ -269,25 +273,28 @@ def work_of(layer: Layer) -> Work:
 
 
 def _profile(
-    artifact: Artifact, feed: Mapping[str, Array] | None, threads: int
+    artifact: Artifact, feed: Mapping[str, Array] | None, threads: int, board: Board | None
 ) -> tuple[int, dict[str, float]]:
     """Threads, and median seconds by ``layer NUL function``."""
     # An artifact has an upper bound on threads: take fewer rather than fail.
     most = min(threads, int(artifact.manifest["threads"]))
-    with CompiledNetwork(artifact.folder, threads=most) as network:
+    steps = [f"{s['layer']}\0{s['function']}" for s in artifact.manifest["steps"]]
+    with open_compiled(artifact.folder, most, board) as network:
         inputs = dict(feed) if feed is not None else random_feed(network.inputs)
-        network.model.run(inputs)  # the first run touches all pages of the weights
-        runs: list[dict[str, float]] = []
-        end = time.perf_counter() + PROFILE_SECONDS
-        while len(runs) < PROFILE_RUNS or (
-            time.perf_counter() < end and len(runs) < PROFILE_MOST_RUNS
-        ):
-            total: Counter[str] = Counter()
-            for step in network.model.profile(*(inputs[t.name] for t in network.inputs)):
-                total[f"{step.layer}\0{step.function}"] += step.nanoseconds
-            runs.append({key: ns * 1e-9 for key, ns in total.items()})
-        used = network.model.threads
-    return used, {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        samples = network.profile(
+            inputs,
+            least_seconds=PROFILE_SECONDS,
+            least_runs=PROFILE_RUNS,
+            most_runs=PROFILE_MOST_RUNS,
+        )
+        used = network.threads
+    runs: list[dict[str, float]] = []
+    for times in samples:
+        total: Counter[str] = Counter()
+        for key, nanoseconds in zip(steps, times, strict=False):
+            total[key] += nanoseconds
+        runs.append({key: ns * 1e-9 for key, ns in total.items()})
+    return used, {key: statistics.median(run[key] for run in runs) for key in next(iter(runs), {})}
 
 
 _TYPE = re.compile(

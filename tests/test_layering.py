@@ -22,6 +22,7 @@ FORBIDDEN = {
     "dlcc/artifact": {"dlcc.ir", "dlcc.ops", "dlcc.tir", "dlcc.lowering", "dlcc.frontends"},
     "dlcc/runtime": {"dlcc.ir", "dlcc.ops", "dlcc.tir", "dlcc.lowering", "dlcc.frontends"},
     "dlcc/limits": {"dlcc.ir", "dlcc.ops", "dlcc.tir", "dlcc.lowering", "dlcc.frontends"},
+    "dlcc/remote": {"dlcc.ops", "dlcc.tir", "dlcc.lowering", "dlcc.frontends"},
     "dlcc/analysis": {"dlcc.tir", "dlcc.lowering", "dlcc.artifact", "dlcc.runtime"},
     "dlcc/lowering": {"dlcc.artifact", "dlcc.runtime", "dlcc.frontends"},
     "passes": {"targets", "dlcc.tir", "dlcc.artifact", "dlcc.runtime", "dlcc.driver", "dlcc.cli"},

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from dlcc.cli import building, listing, running, sensitivity, tuning
+from dlcc.cli import building, listing, remoting, running, sensitivity, tuning
 from dlcc.cli.console import Console
 from dlcc.errors import DlccError, ExitCode
 
@@ -32,6 +32,7 @@ EXIT_CODES = {
     ExitCode.ARTIFACT: "the artifact is missing, truncated, corrupt or of another version",
     ExitCode.OUTPUT: "the output cannot be written",
     ExitCode.VERIFICATION: "--verify-numerics or --verify found a difference that must not be",
+    ExitCode.REMOTE: "the board cannot be reached, refuses, or the network fails there",
 }
 """What each exit code means: the text of ``--help`` and of docs/cli.md."""
 
@@ -80,6 +81,7 @@ running.register(app)
 tuning.register(app)
 sensitivity.register(app)
 listing.register(app)
+remoting.register(app)
 
 
 def run_command_line(argv: Sequence[str] | None = None) -> int:

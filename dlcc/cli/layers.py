@@ -49,16 +49,14 @@ def show_profile(console: Console, layers: Sequence[Layer]) -> None:
             seconds_text(layer.seconds or 0.0),
             _percent(layer.seconds, total),
             _speed(layer),
-            _percent(layer.limit_seconds, layer.seconds),
+            *((_percent(layer.limit_seconds, layer.seconds),) if limit else ()),
         )
         for layer in layers
     ]
     columns = ("layer", "op", "kernel", ">MACs", ">bytes", ">time", ">share", ">GMAC/s")
-    console.table(Table((*columns, ">of limit"), rows))
-    console.line(
-        f"all layers: {seconds_text(total)}, {_percent(limit, total)} of the machine's limit "
-        f"({seconds_text(limit)})"
-    )
+    console.table(Table((*columns, ">of limit") if limit else columns, rows))
+    known = f", {_percent(limit, total)} of the machine's limit ({seconds_text(limit)})"
+    console.line(f"all layers: {seconds_text(total)}{known if limit else ''}")
 
 
 def _speed(layer: Layer) -> str:

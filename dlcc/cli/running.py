@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,12 +20,17 @@ from dlcc.cli.common import (
 )
 from dlcc.cli.console import Console, Table, seconds_text
 from dlcc.cli.layers import LimitsOption, limits_from, show_profile
+from dlcc.cli.remoting import RemoteOption, TokenOption, connected
 from dlcc.errors import DlccError, ExitCode
 
 if TYPE_CHECKING:
     from dlcc.bench import BenchResult, Contender
     from dlcc.compare import Comparison, Error
+    from dlcc.executable import Executable
+    from dlcc.inspection import Report
     from dlcc.ir.encodings import Array
+    from dlcc.limits import Limits
+    from dlcc.remote import Board
 
 
 def register(app: typer.Typer) -> None:
@@ -58,6 +64,8 @@ def run_network(
     ],
     threads: ThreadsOption = 0,
     shape: ShapeOption = None,
+    remote: RemoteOption = None,
+    token: TokenOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Run a network on arrays from a file; several samples run one after another."""
@@ -66,8 +74,12 @@ def run_network(
     from dlcc.data import load_npz
     from dlcc.executable import open_executable, run_samples
 
-    with open_executable(network, shapes=parse_shapes(shape), threads=threads) as executable:
-        results = run_samples(executable, load_npz(inputs), str(inputs))
+    arrays, shapes = load_npz(inputs), parse_shapes(shape)
+    with (
+        connected(remote, token) as board,
+        open_executable(network, shapes=shapes, threads=threads, board=board) as executable,
+    ):
+        results = run_samples(executable, arrays, str(inputs))
     _save_npz(outputs, results)
     rows = [(name, str(a.dtype), str(list(a.shape))) for name, a in results.items()]
     console.table(Table(("output", "dtype", "shape"), rows))
@@ -114,6 +126,8 @@ def evaluate_network(
     ] = 0,
     threads: ThreadsOption = 0,
     shape: ShapeOption = None,
+    remote: RemoteOption = None,
+    token: TokenOption = "",
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -124,9 +138,10 @@ def evaluate_network(
     from dlcc.data import load_npz
     from dlcc.executable import open_executable
 
-    arrays = load_npz(data)
+    arrays, shapes = load_npz(data), parse_shapes(shape)
     with (
-        open_executable(network, shapes=parse_shapes(shape), threads=threads) as executable,
+        connected(remote, token) as board,
+        open_executable(network, shapes=shapes, threads=threads, board=board) as executable,
         PhaseProgress(quiet) as progress,
     ):
         result = evaluate_classifier(
@@ -157,24 +172,28 @@ def compare_networks(
         int, typer.Option("--samples", min=0, help="Batches to run at most; 0: all.")
     ] = 8,
     shape: ShapeOption = None,
+    remote: RemoteOption = None,
+    token: TokenOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Error of B against A per output, and per layer where both are models.
 
     Accumulated: both run whole. Isolated: each layer of B gets A's values as operands.
+    With --remote, artifacts run on the board.
     """
     console = Console(as_json)
     from itertools import islice
 
     from dlcc.compare import compare
     from dlcc.data import load_npz
-    from dlcc.executable import feeds_of, open_executable
+    from dlcc.executable import feeds_of
 
     shapes = parse_shapes(shape)
     arrays = load_npz(inputs)
     with (
-        open_executable(reference, shapes=_shapes_for(reference, shapes)) as a,
-        open_executable(other, shapes=_shapes_for(other, shapes)) as b,
+        connected(remote, token) as board,
+        _open_compared(reference, shapes, board) as a,
+        _open_compared(other, shapes, board) as b,
     ):
         feeds = feeds_of(arrays, a, str(inputs))
         result = compare(a, b, islice(feeds, samples or None))
@@ -183,11 +202,15 @@ def compare_networks(
         _show_comparison(console, result)
 
 
-def _shapes_for(
-    path: Path, shapes: dict[str, int | tuple[int, ...]]
-) -> dict[str, int | tuple[int, ...]] | None:
-    """--shape concerns whichever of both is an ONNX file."""
-    return None if path.is_dir() or path.suffix == ".dlir" else shapes or None
+def _open_compared(
+    path: Path, shapes: dict[str, int | tuple[int, ...]], board: Board | None
+) -> Executable:
+    """--shape concerns whichever of both is an ONNX file, --remote whichever is an artifact."""
+    from dlcc.executable import open_executable
+
+    if path.is_dir():
+        return open_executable(path, board=board)
+    return open_executable(path, shapes=None if path.suffix == ".dlir" else shapes or None)
 
 
 def _show_comparison(console: Console, result: Comparison) -> None:
@@ -220,7 +243,9 @@ def _error_cells(error: Error) -> tuple[str, str, str]:
 
 
 def bench_artifact(
-    artifact: Annotated[Path, typer.Argument(help="An artifact folder.", show_default=False)],
+    artifacts: Annotated[
+        list[Path], typer.Argument(metavar="ARTIFACT...", help="Artifact folders.")
+    ],
     against: Annotated[
         str | None,
         typer.Option(
@@ -245,16 +270,52 @@ def bench_artifact(
         bool, typer.Option("--layers", help="Also each layer's time and share of the limit.")
     ] = False,
     limits: LimitsOption = None,
+    remote: RemoteOption = None,
+    token: TokenOption = "",
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Time an artifact, alone or against other engines in interleaved rounds."""
+    """Time artifacts, also against other engines, in interleaved rounds."""
     console = Console(as_json)
     from dlcc.artifact import Artifact
     from dlcc.bench import PEERS, bench, installed
     from dlcc.cli.progress import PhaseProgress
 
     peers = parse_list(against, "--against", PEERS) if against is not None else ()
+    _check_options(peers, model, limits, remote)
+    missing = [p for p in peers if not installed(p)]
+    for artifact in artifacts:
+        Artifact.open(artifact).verify()
+    with connected(remote, token) as board:
+        with (
+            tempfile.TemporaryDirectory(prefix="dlcc-bench-") as work,
+            PhaseProgress(quiet) as progress,
+        ):
+            contenders = _contenders([p for p in peers if p not in missing], model, Path(work))
+            given = {"threads": threads, "rounds": rounds}
+            result = bench(artifacts, contenders, **given, board=board, progress=progress)
+        measured = limits_from(limits) if board is None else None
+        reports = _layer_reports(artifacts if layers else [], threads, measured, board)
+        described = board.describe() if board is not None else ""
+    result.unavailable.update({p: f"it is not installed (pip install {p})" for p in missing})
+    told = [
+        {**row, "network": str(artifact)}
+        for artifact, report in reports
+        for row in report.to_json()["layers"]
+    ]
+    console.json({**result.to_json(), **({"layers": told} if layers else {})})
+    if as_json:
+        return
+    _show_bench(console, result, described)
+    for artifact, report in reports:
+        if len(reports) > 1:
+            console.line(str(artifact))
+        show_profile(console, report.layers)
+
+
+def _check_options(
+    peers: tuple[str, ...], model: Path | None, limits: Path | None, remote: str | None
+) -> None:
     if peers and model is None:
         raise DlccError(
             ExitCode.USAGE,
@@ -262,25 +323,28 @@ def bench_artifact(
             why="an artifact holds compiled code, which other engines cannot run",
             fix="give the model they should run: --model model.onnx",
         )
-    missing = [p for p in peers if not installed(p)]
-    Artifact.open(artifact).verify()
-    with tempfile.TemporaryDirectory(prefix="dlcc-bench-") as work:
-        contenders = _contenders([p for p in peers if p not in missing], model, Path(work))
-        with PhaseProgress(quiet) as progress:
-            result = bench(artifact, contenders, threads=threads, rounds=rounds, progress=progress)
-    result.unavailable.update({p: f"it is not installed (pip install {p})" for p in missing})
-    report = None
-    if layers:
-        from dlcc.inspection import inspect_artifact
+    if remote is not None and (peers or limits):
+        raise DlccError(
+            ExitCode.USAGE,
+            f"{'--against' if peers else '--limits'} cannot be used with --remote",
+            why="other engines and the machine's limits are measured here, not on the board",
+            fix="leave it out, or leave --remote out",
+        )
 
-        given = limits_from(limits)
-        report = inspect_artifact(artifact, profile=True, threads=threads, limits=given)
-    told = {"layers": report.to_json()["layers"]} if report else {}
-    console.json({**result.to_json(), **told})
-    if not as_json:
-        _show_bench(console, result)
-        if report:
-            show_profile(console, report.layers)
+
+def _layer_reports(
+    artifacts: list[Path],
+    threads: int,
+    limits: Callable[[int], Limits] | None,
+    board: Board | None,
+) -> list[tuple[Path, Report]]:
+    """Each artifact with the times of its layers."""
+    from dlcc.inspection import inspect_artifact
+
+    return [
+        (path, inspect_artifact(path, profile=True, threads=threads, limits=limits, board=board))
+        for path in artifacts
+    ]
 
 
 def _contenders(peers: list[str], model: Path | None, work: Path) -> list[Contender]:
@@ -300,11 +364,15 @@ def _contenders(peers: list[str], model: Path | None, work: Path) -> list[Conten
     return [Contender(peer, network, precision) for peer in peers]
 
 
-def _show_bench(console: Console, result: BenchResult) -> None:
+def _show_bench(console: Console, result: BenchResult, described: str) -> None:
+    if described:
+        console.line(described)
     console.line(f"{result.cpu}: {' '.join(result.features) or 'none of the known features'}")
+    several = sum(times.engine == "dlcc" for times in result.times) > 1
     rows = [
         (
             times.engine,
+            *((Path(times.network).name,) if several else ()),
             times.version,
             times.precision,
             times.threads,
@@ -315,7 +383,8 @@ def _show_bench(console: Console, result: BenchResult) -> None:
         )
         for times in result.times
     ]
-    columns = ("engine", "version", "precision", ">threads", ">load", ">fastest", ">median")
-    console.table(Table((*columns, ">time / dlcc"), rows))
+    names = ("engine", *(["network"] if several else []), "version", "precision")
+    columns = (*names, ">threads", ">load", ">fastest", ">median")
+    console.table(Table((*columns, ">time / first" if several else ">time / dlcc"), rows))
     for peer, reason in result.unavailable.items():
         console.line(f"{peer}: {reason}")

@@ -36,6 +36,18 @@ def _unused_name(descriptor: int) -> str:
     return f"/proc/self{''.join('//' if bit == '1' else '/./' for bit in number)}fd/{descriptor}"
 
 
+def status_error(status: int, text: str, where: str) -> DlccError:
+    """The error that a library's ``status`` and the ``text`` of its ``<name>_error`` tell of."""
+    why, marker, rest = text.partition("; compile with ")
+    fix = marker[2:] + rest
+    code, what = _STATUS.get(status, (ExitCode.INTERNAL, f"status {status}"))
+    if why.startswith(("threads is ", "cannot pin ")):
+        code = ExitCode.USAGE
+    if code == ExitCode.ARTIFACT and not fix:
+        fix = "compile the model again"
+    return DlccError(code, what, where=where, why=why, fix=fix)
+
+
 class InfoStruct(ctypes.Structure):
     """``<name>_info_t``; the tables of tensors and names are read from the manifest instead."""
 
@@ -170,14 +182,7 @@ class Library:
     def failure(self, status: int) -> DlccError:
         """The error of this thread's last call, which returned ``status``."""
         text = (self._error() or b"").decode("utf-8", "replace")
-        why, marker, rest = text.partition("; compile with ")
-        fix = marker[2:] + rest
-        code, what = _STATUS.get(status, (ExitCode.INTERNAL, f"status {status}"))
-        if why.startswith(("threads is ", "cannot pin ")):
-            code = ExitCode.USAGE
-        if code == ExitCode.ARTIFACT and not fix:
-            fix = "compile the model again"
-        return DlccError(code, what, where=self._where, why=why, fix=fix)
+        return status_error(status, text, self._where)
 
     def close(self) -> None:
         """Destroys the instance and unloads the library. Once only; no call may be under way."""

@@ -58,6 +58,24 @@ def load(folder: str | Path, *, threads: int = 0, pin: bool = False) -> Model:
     return Model(Artifact.open(folder), threads=threads, pin=pin)
 
 
+def shared_library(artifact: Artifact) -> Path:
+    """The artifact's shared library.
+
+    Raises:
+        DlccError: ARTIFACT, if it was compiled without one.
+    """
+    path = artifact.path(".so")
+    if path is None:
+        raise DlccError(
+            ExitCode.ARTIFACT,
+            "the artifact has no shared library",
+            where=str(artifact.folder),
+            why=f"it was compiled with --emit {','.join(artifact.manifest['emit'])}",
+            fix="compile it with --emit so",
+        )
+    return path
+
+
 class Model:
     """A compiled network, ready to run.
 
@@ -84,15 +102,7 @@ class Model:
     def _open(self, threads: int) -> Library:
         artifact = self.artifact
         where = str(artifact.folder)
-        path = artifact.path(".so")
-        if path is None:
-            raise DlccError(
-                ExitCode.ARTIFACT,
-                "the artifact has no shared library",
-                where=where,
-                why=f"it was compiled with --emit {','.join(artifact.manifest['emit'])}",
-                fix="compile it with --emit so",
-            )
+        path = shared_library(artifact)
         architecture = artifact.manifest["triple"].split("-")[0]
         if architecture != platform.machine() or platform.system() != "Linux":
             raise DlccError(

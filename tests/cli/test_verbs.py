@@ -22,7 +22,7 @@ from tests.cli import models
 
 FOLD = "canonicalize,fold-batch-norm,fuse-epilogues,eliminate-dead-code"
 VERBS = ("compile", "opt", "export", "run", "eval", "compare", "bench", "tune", "inspect", "passes",
-         "sensitivity", "targets")  # fmt: skip
+         "sensitivity", "server", "targets")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
