@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,14 @@ import passes as pass_library
 import targets as target_library
 from dlcc.accuracy import has_labels, labels_in, scores_output
 from dlcc.analysis.certificates import Assignment, certify, digest, with_kernels
-from dlcc.artifact import Artifact, Pack, check_output, check_pack, write_artifact
+from dlcc.artifact import (
+    Artifact,
+    Pack,
+    check_name,
+    check_output,
+    check_pack,
+    write_artifact,
+)
 from dlcc.data import Batches, load_npz, named_inputs, split_batches
 from dlcc.errors import DlccError, ExitCode
 from dlcc.frontends import load_graph
@@ -28,7 +35,8 @@ from dlcc.lowering.lower import lower
 from dlcc.lowering.predict import CostModel
 from dlcc.lowering.target import Target
 from dlcc.lowering.tuning import TuningDatabase
-from dlcc.program import Program
+from dlcc.program import Program, Sample
+from dlcc.recording import record_sample
 from dlcc.tuner import CANDIDATES, ROUNDS, LayerTimes
 from dlcc.tuner import tune as measure_candidates
 from passes.base import Pass, PassContext, Remark
@@ -77,6 +85,9 @@ class CompileOptions:
         embed: put the weights into the library.
         pack: "speed" for a weights file that is mapped as it is, "size" for a small one that is
             unpacked when the network is loaded; same results.
+        name: prefix of the library's files, functions and macros; None: made from the network's.
+        sample: .npz file whose first sample the example program runs, its output recorded; "none"
+            for no such sample; None: the first of ``calibration``, else seeded numbers.
         keep_ir: write the compiled graph into the artifact too (``.dlir`` and ``.npz``).
         without: rows of the target's kernel table that may not be used (``winograd``, say).
         fuse: run layers band by band where that keeps large values in the cache; same results.
@@ -97,6 +108,8 @@ class CompileOptions:
     emit: tuple[str, ...] = ()
     embed: bool = False
     pack: Pack = "speed"
+    name: str | None = None
+    sample: str | Path | None = None
     keep_ir: bool = False
     without: tuple[str, ...] = ()
     fuse: bool = True
@@ -147,6 +160,7 @@ class Optimised:
     passes: tuple[PassRecord, ...]
     recipe: Recipe | None = None
     assigned: Mapping[str, Assignment] = field(default_factory=dict)
+    calibration: Batches | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -205,6 +219,7 @@ def optimise(
         tuple(records),
         recipe,
         context.assigned,
+        calibration,
     )
 
 
@@ -270,6 +285,8 @@ def compile(
     chosen = options or CompileOptions(**changes)
     target = target_library.get_target(chosen.target).without(chosen.without)
     check_pack(chosen.pack)
+    if chosen.name is not None:
+        check_name(chosen.name)
     check_output(output)  # nobody wants to hear of it after a minute of compiling
     emit, threads = _kinds(chosen.emit, target), _threads(chosen.threads, target)
     chooser = choose if chosen.tuning is None else TuningDatabase.load(Path(chosen.tuning)).choose
@@ -287,6 +304,7 @@ def compile(
         fuse=chosen.fuse,
     )
     marks.append(time.perf_counter())
+    optimised, sample = _recorded(optimised, program, chosen)
     program.report.update(_report(optimised))
     progress("link", 0.0)
     layers = with_kernels(certificates, program.report["layers"])  # type: ignore[arg-type]
@@ -304,6 +322,8 @@ def compile(
         emit=emit,
         embed=chosen.embed,
         pack=chosen.pack,
+        name=chosen.name,
+        sample=sample,
         manifest_extra=told,
         documents=files_of(optimised.graph) if chosen.keep_ir else None,
     )
@@ -342,6 +362,23 @@ def _threads(asked: int, target: Target) -> int:
             fix="leave the option out",
         )
     return asked or most or DEFAULT_THREADS
+
+
+def _recorded(
+    optimised: Optimised, program: Program, options: CompileOptions
+) -> tuple[Optimised, Sample | None]:
+    """The input of the example program with its output; and the remark, where there is none."""
+    source, given = options.calibration, optimised.calibration
+    name = "the first calibration sample"
+    if isinstance(source, str | Path):
+        name = f"the first sample of {Path(source).name}"
+    sample, why = record_sample(
+        optimised.graph, program.inputs, options.sample, given() if given else None, name
+    )
+    if why:
+        remark = Remark("sample", "", "note", why)
+        optimised = replace(optimised, remarks=(*optimised.remarks, remark))
+    return optimised, sample
 
 
 def sensitivity(

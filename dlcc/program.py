@@ -122,11 +122,16 @@ class FusedStep:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A network input or output as the C caller sees it. ``dtype`` is numpy's name for it."""
+    """A network input or output as the C caller sees it. ``dtype`` is numpy's name for it.
+
+    Where ``scale`` is not None the elements are codes: real = scale * (code - zero_point).
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    scale: float | None = None
+    zero_point: int = 0
 
     @property
     def elements(self) -> int:
@@ -173,6 +178,24 @@ class FilterTransform:
     channels: int
     lanes: int
     matrix: tuple[tuple[Fraction, ...], ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An input, and what the reference computes from it.
+
+    Attributes:
+        inputs: bytes of each input, little-endian, in the network's order.
+        outputs: bytes of each output.
+        tolerances: for each output 0 where every target gives these very bytes; else by how much
+            an element may differ, in units of the output's largest magnitude.
+        source: where the input is from, as a noun phrase.
+    """
+
+    inputs: tuple[bytes, ...] = field(repr=False)
+    outputs: tuple[bytes, ...] = field(repr=False)
+    tolerances: tuple[float, ...]
+    source: str
 
 
 @dataclass(frozen=True)

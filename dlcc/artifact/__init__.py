@@ -3,7 +3,7 @@
 from dlcc.artifact.account import account
 from dlcc.artifact.folder import check_output
 from dlcc.artifact.manifest import Artifact
-from dlcc.artifact.names import c_identifier
+from dlcc.artifact.names import c_identifier, check_name
 from dlcc.artifact.storage import PACKS, Pack, check_pack
 from dlcc.artifact.write import EMITS, write_artifact
 
@@ -14,6 +14,7 @@ __all__ = [
     "Pack",
     "account",
     "c_identifier",
+    "check_name",
     "check_output",
     "check_pack",
     "write_artifact",

@@ -88,6 +88,22 @@ def _keep_foreign(old: Path, target: Path) -> None:
             entry.rename(target / entry.name)
 
 
+def _check_foreign(new: Path, target: Path, shown: Path) -> None:
+    """Refuses to replace a file that the artifact in ``target`` did not consist of."""
+    if not target.is_dir():
+        return
+    own = _own_files(target) or set()
+    clash = sorted(e.name for e in new.iterdir() if (target / e.name).exists())
+    clash = [name for name in clash if name not in own]
+    if clash:
+        raise _refuse(
+            shown,
+            "the artifact would replace files of others",
+            f"{', '.join(clash)} is in the folder, and not of the artifact there",
+            "move it, or choose another folder with -o",
+        )
+
+
 def check_output(out_dir: str | Path) -> None:
     """Finds out early whether an artifact can be written to ``out_dir``; changes nothing.
 
@@ -130,6 +146,7 @@ def replace_folder(out_dir: Path) -> Iterator[Path]:
         aside.chmod(0o777 & ~mask)  # mkdtemp's folders are closed to others
         yield aside
         _check_replaceable(target, out_dir)
+        _check_foreign(aside, target, out_dir)
         _swap_in(aside, target)
         if aside.exists():
             _keep_foreign(aside, target)

@@ -114,9 +114,9 @@ class Artifact:
         return _tensors(self.manifest["outputs"])
 
     def path(self, suffix: str) -> Path | None:
-        """The listed file that ends in ``suffix`` (".so", ".a", ".o", ".h", ".weights"), if any."""
-        for name in map(str, self.manifest["files"]):
-            if name.endswith(suffix):
+        """The network's file with ``suffix`` (".so", ".a", ".o", ".h", ".weights"), if any."""
+        for name in (f"{self.symbol}{suffix}", f"lib{self.symbol}{suffix}"):
+            if name in self.manifest["files"]:
                 return self.folder / name
         return None
 
@@ -150,4 +150,9 @@ class Artifact:
 
 
 def _tensors(rows: list[dict[str, Any]]) -> tuple[TensorInfo, ...]:
-    return tuple(TensorInfo(r["name"], r["dtype"], tuple(r["shape"])) for r in rows)
+    return tuple(
+        TensorInfo(
+            r["name"], r["dtype"], tuple(r["shape"]), r.get("scale"), int(r.get("zero_point", 0))
+        )
+        for r in rows
+    )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from dlcc.errors import DlccError, ExitCode
+
 # <stem>_t, <stem>_create or <stem>_destroy are names of libc, or of a C or C++ compiler; F_OK,
-# R_OK, W_OK and X_OK are macros of <unistd.h>.
+# R_OK, W_OK and X_OK are macros of <unistd.h>; example.c is a file of every artifact.
 _TAKEN = """
-f r w x
+example f r w x
 blkcnt blksize bool byte char16 char32 char8 clock clockid cnd cond daddr dev div double fd
 float fpos fsblkcnt fsfilcnt gid gpointer id idtype imaxdiv ino intmax intptr key ldiv lldiv
 locale mbstate max_align mode mq mqd mtx nfds nl_catd nlink nullptr off once pid posix pthread
@@ -17,6 +19,24 @@ shm sig_atomic sigset size socklen ssize stack suseconds svc thrd time timer tss
 uintptr useconds va wchar wctrans wctype wint xdr
 """
 _SIZED_INTEGER = re.compile(r"u_?int(_least|_fast)?\d+|int(_least|_fast)?\d+|u_int\d*|float\d+")
+
+
+def check_name(name: str) -> str:
+    """A C name that a user has chosen, if it can be one.
+
+    Raises:
+        DlccError: USAGE, with one that can.
+    """
+    if name == c_identifier(name):
+        return name
+    raise DlccError(
+        ExitCode.USAGE,
+        f"{name!r} cannot be the C name of a network",
+        where="--name",
+        why="names are ASCII letters, digits and single underscores, at most 64, and no name of "
+        "libc's",
+        fix=f"choose for example --name {c_identifier(name)}",
+    )
 
 
 def c_identifier(name: str) -> str:

@@ -21,13 +21,14 @@ from dlcc.artifact.csource import (
 )
 from dlcc.artifact.elf import ElfFile, isolate
 from dlcc.artifact.folder import replace_folder
-from dlcc.artifact.names import c_identifier
+from dlcc.artifact.names import c_identifier, check_name
+from dlcc.artifact.packaging import Delivery, package_files
 from dlcc.artifact.packed import pack as pack_weights
 from dlcc.artifact.storage import Pack, check_pack, storage_report, weights_record
 from dlcc.artifact.toolchain import Toolchain, versions, zig_target
 from dlcc.artifact.weights import weights_image
 from dlcc.errors import DlccError, ExitCode
-from dlcc.program import Program, TensorInfo
+from dlcc.program import Program, Sample, TensorInfo
 
 EMITS: Final = ("so", "a", "o")
 _SYSTEM_LIBRARIES = re.compile(r"lib(c|pthread)\.so\.\d|ld-linux[\w-]*\.so\.\d")
@@ -40,6 +41,8 @@ def write_artifact(
     emit: Sequence[str] = ("so",),
     embed: bool = False,
     pack: Pack = "speed",
+    name: str | None = None,
+    sample: Sample | None = None,
     manifest_extra: Mapping[str, object] | None = None,
     documents: Mapping[str, bytes] | None = None,
 ) -> manifests.Artifact:
@@ -53,6 +56,8 @@ def write_artifact(
         embed: link the weights into the library instead of writing ``<name>.weights``.
         pack: "speed": the weights file is mapped as it is; "size": it is packed as small as it can
             be, and unpacked when an instance is made.
+        name: the C name; None: made from the network's.
+        sample: recorded input and output for the example program, if it is to check one.
         manifest_extra: JSON values to add to manifest.json (source model, options, ...).
         documents: further files, of which the library knows nothing, by suffix of the C name.
 
@@ -68,14 +73,15 @@ def write_artifact(
             fix=f"choose from {', '.join(EMITS)}",
         )
     check_pack(pack)
+    symbol = c_identifier(program.name) if name is None else check_name(name)
     zig_target(program.triple)
     check_program(program)
     with replace_folder(Path(out_dir)) as folder:
         with tempfile.TemporaryDirectory(prefix="dlcc-") as work:
-            options = _Options(tuple(sorted(set(emit))), embed, pack)
+            options = _Options(symbol, tuple(sorted(set(emit))), embed, pack)
             contents, facts = _build(program, Path(work), options)
-        stem = c_identifier(program.name)
-        contents |= {f"{stem}{suffix}": text for suffix, text in (documents or {}).items()}
+        contents |= package_files(_delivery(program, facts, embed, sample))
+        contents |= {f"{symbol}{suffix}": text for suffix, text in (documents or {}).items()}
         record = _manifest(program, contents, facts, dict(manifest_extra or {}))
         contents[manifests.NAME] = manifests.dump_json(record)
         for name, content in contents.items():
@@ -95,6 +101,7 @@ def fingerprint(program: Program) -> int:
 
 @dataclass(frozen=True)
 class _Options:
+    symbol: str
     emit: tuple[str, ...]
     embed: bool
     pack: Pack
@@ -104,7 +111,7 @@ def _build(
     program: Program, work: Path, options: _Options
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Compiles in ``work``. Returns the artifact's files and facts for the manifest."""
-    symbol = c_identifier(program.name)
+    symbol = options.symbol
     mark, embed = fingerprint(program), options.embed
     packed = pack_weights(program, mark) if options.pack == "size" else None
     image = packed.image if packed else weights_image(program.weights, mark)
@@ -137,6 +144,7 @@ def _build(
     report = {**program.report, "storage": storage_report(program, options.pack, image, packed)}
     contents = {f"{symbol}.h": header, "report.json": manifests.dump_json(report)}
     facts: dict[str, Any] = {"symbol": symbol, "fingerprint": f"{mark:016x}", "kernels": kernels}
+    facts["weights_bytes"] = len(image)
     facts |= {"emit": options.emit, "needed": [], "weights": weights_record(program, packed, embed)}
     if not embed:
         contents[f"{symbol}.weights"] = image
@@ -144,6 +152,21 @@ def _build(
     if "so" in options.emit:
         facts["needed"] = _check_library(contents[f"lib{symbol}.so"])
     return contents, facts
+
+
+def _delivery(
+    program: Program, facts: Mapping[str, Any], embed: bool, sample: Sample | None
+) -> Delivery:
+    unpacked = len(program.weights) if facts["weights"]["pack"] == "size" else 0
+    return Delivery(
+        program,
+        facts["symbol"],
+        facts["emit"],
+        embed,
+        facts["weights_bytes"],
+        unpacked,
+        sample,
+    )
 
 
 def _libraries(
@@ -196,10 +219,14 @@ def _check_library(library: bytes) -> list[str]:
 
 
 def _tensor_rows(tensors: tuple[TensorInfo, ...]) -> list[dict[str, object]]:
-    return [
-        {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "bytes": tensor_bytes(t)}
-        for t in tensors
-    ]
+    rows: list[dict[str, object]] = []
+    for t in tensors:
+        rows.append(
+            {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "bytes": tensor_bytes(t)}
+        )
+        if t.scale is not None:
+            rows[-1] |= {"scale": t.scale, "zero_point": t.zero_point}
+    return rows
 
 
 def _step_rows(program: Program) -> list[dict[str, object]]:

@@ -107,6 +107,34 @@ PackOption = Annotated[
         help="Weights file: mapped as it is, or as small as can be and unpacked at load.",
     ),
 ]
+FolderOption = Annotated[
+    Path,
+    typer.Option(
+        "-o", "--output", metavar="DIR", help="The artifact folder to write.", show_default=False
+    ),
+]
+MostThreadsOption = Annotated[
+    int,
+    typer.Option("--threads", min=0, help="Most threads a run may use; 0: all cores here."),
+]
+NameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        metavar="NAME",
+        help="Prefix of the library's files, functions and macros.",
+        show_default="made from the network's name",
+    ),
+]
+SampleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--sample",
+        metavar="FILE.npz|none",
+        help="The first sample of the file is recorded for the example program.",
+        show_default="the first of --calib, else seeded numbers",
+    ),
+]
 DumpOption = Annotated[
     Path | None,
     typer.Option(
@@ -142,16 +170,7 @@ def register(app: typer.Typer) -> None:
 
 def compile_model(
     model: Annotated[Path, typer.Argument(help="An .onnx or .dlir file.", show_default=False)],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="DIR",
-            help="The artifact folder to write.",
-            show_default=False,
-        ),
-    ],
+    output: FolderOption,
     target: Annotated[
         str, typer.Option("--target", help="Machine to compile for; see `dlcc targets`.")
     ] = "cpu",
@@ -161,10 +180,7 @@ def compile_model(
     calib: CalibOption = None,
     passes: PassesOption = None,
     recipe: RecipeOption = None,
-    threads: Annotated[
-        int,
-        typer.Option("--threads", min=0, help="Most threads a run may use; 0: all cores here."),
-    ] = 0,
+    threads: MostThreadsOption = 0,
     shape: ShapeOption = None,
     tuning: TuningOption = None,
     emit: Annotated[
@@ -180,6 +196,8 @@ def compile_model(
         bool, typer.Option("--embed", help="Put the weights into the library.")
     ] = False,
     pack: PackOption = "speed",
+    name: NameOption = None,
+    sample: SampleOption = None,
     keep_ir: Annotated[
         bool, typer.Option("--keep-ir", help="Write the compiled graph into the folder too.")
     ] = False,
@@ -214,6 +232,8 @@ def compile_model(
         emit=kinds,
         embed=embed,
         pack=check_pack(pack),
+        name=name,
+        sample=sample,
         keep_ir=keep_ir,
         without=split_names(without),
         fuse=not no_fuse,

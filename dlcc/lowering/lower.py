@@ -454,4 +454,8 @@ def packed_weights(graph: Graph, target: Target, chooser: Chooser) -> bytes:
 
 
 def _info(name: str, value: Value) -> TensorInfo:
-    return TensorInfo(name, str(value.type.storage.numpy), value.type.shape)
+    dtype, shape = str(value.type.storage.numpy), value.type.shape
+    if isinstance(value.type.encoding, Affine) and value.type.encoding.axis is None:
+        codes = value.type.encoding
+        return TensorInfo(name, dtype, shape, codes.scale, codes.zero_point)
+    return TensorInfo(name, dtype, shape)

@@ -299,7 +299,8 @@ def test_compile_tells_what_it_made(dlcc, cnn, tmp_path):
     assert told["files"] == sizes
     assert told["artifact_bytes"] == sum(sizes.values())
     assert told["model_bytes"] == cnn.stat().st_size
-    assert {Path(n).suffix for n in sizes} == {".so", ".a", ".h", ".weights", ".json"}
+    library = {".so", ".a", ".h", ".weights", ".json"}
+    assert {Path(n).suffix for n in sizes} == library | {".cmake", ".pc", ".c", ".md"}
     assert sum(k["layers"] for k in told["kernels"]) >= 4
     assert set(told["seconds"]) == {"passes", "lowering", "link"}
     assert {"import", "fold-batch-norm", "kernels", "code", "link"} <= set(told["phases"])

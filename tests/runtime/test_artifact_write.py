@@ -27,7 +27,7 @@ def test_same_program_gives_same_bytes(rows: Artifact, kernels: bytes, tmp_path:
     )
     first_files, second_files = files_of(rows.folder), files_of(second.folder)
     assert first_files.keys() == second_files.keys()
-    assert len(first_files) == 7
+    assert len(first_files) == 11
     assert [n for n in first_files if first_files[n] != second_files[n]] == []
 
 
@@ -121,13 +121,17 @@ def test_existing_artifact_is_replaced_and_foreign_files_stay(
     write_artifact(row_program(kernels, "second"), out)
     names = sorted(os.listdir(out))
     assert names == [
+        "INTEGRATION.md",
         "data",
+        "example.c",
         "libsecond.so",
         "main.c",
         "manifest.json",
         "report.json",
         "second.h",
+        "second.pc",
         "second.weights",
+        "secondConfig.cmake",
     ]
     assert os.listdir(tmp_path) == ["out"]
     assert stat.S_IMODE(out.stat().st_mode) & 0o055 == 0o055 & ~_mask()
@@ -265,6 +269,7 @@ ODD_NAMES = {
     "__x__": "net_x",
     "__xy__": "xy",
     "W": "net_W",
+    "Example": "net_Example",
     "dlcc": "net_dlcc",
     "a" * 200: "a" * 64,
 }

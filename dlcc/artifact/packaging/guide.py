@@ -1,0 +1,152 @@
+"""``INTEGRATION.md``: one page that says how to build with this artifact, and what it takes."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from dlcc.artifact.check import dtype_of, tensor_bytes
+from dlcc.artifact.manifest import compiler_name
+from dlcc.artifact.packaging.facts import EXAMPLE, EXAMPLE_DATA, Delivery
+from dlcc.artifact.toolchain import zig_target
+from dlcc.program import TensorInfo
+
+_KINDS = {"so": "shared library", "a": "static library", "o": "the same as one object file"}
+
+
+def guide(delivery: Delivery) -> str:
+    """The page, in Markdown."""
+    program = delivery.program
+    values = {
+        "title": _cell(program.name),
+        "compiler": compiler_name(),
+        "triple": program.triple,
+        "files": "\n".join(f"| `{name}` | {what} |" for name, what in _files(delivery)),
+        "commands": _commands(delivery),
+        "flags": delivery.link_elsewhere(delivery.kind),
+        "tensors": "\n".join(
+            _tensor(role, i, t)
+            for role, tensors in (("in", program.inputs), ("out", program.outputs))
+            for i, t in enumerate(tensors)
+        ),
+        "codes": _codes(delivery),
+        "memory": "\n".join(
+            f"| {what} | {size} | {where} |" for what, size, where in _memory(delivery)
+        ),
+        "weights_argument": "NULL" if delivery.embed else f'"{delivery.symbol}.weights"',
+        "threads": _threads(delivery),
+        "cpu": _cpu(delivery),
+        "sample": _sample(delivery),
+        "name": delivery.symbol,
+        "NAME": delivery.macro,
+    }
+    text = files("dlcc.runtime").joinpath("c", "integration.md.in").read_text("utf-8")
+    for key, value in values.items():
+        text = text.replace(f"@{key}@", value)
+    return text
+
+
+def _cell(text: str) -> str:
+    """``text`` within a Markdown table or heading."""
+    plain = "".join(c if c.isprintable() else " " for c in text)
+    return "".join(f"\\{c}" if c in "\\`*_|<>[]#" else c for c in plain)
+
+
+def _files(delivery: Delivery) -> list[tuple[str, str]]:
+    name = delivery.symbol
+    rows = [
+        (delivery.library(kind), _KINDS[kind]) for kind in ("so", "a", "o") if kind in delivery.emit
+    ]
+    rows.append((f"{name}.h", "the interface, for C99 and C++98 upwards"))
+    if not delivery.embed:
+        rows.append((f"{name}.weights", "the weights, needed at run time"))
+    rows += [
+        (f"{name}Config.cmake", "for CMake's `find_package`"),
+        (f"{name}.pc", "for pkg-config"),
+        (EXAMPLE, "a program that runs the network and checks its output"),
+    ]
+    if delivery.sample is not None:
+        rows.append((EXAMPLE_DATA, "the recorded input and output of that program"))
+    return [*rows, ("manifest.json", "sizes, layers and SHA-256 of every file")]
+
+
+def _commands(delivery: Delivery) -> str:
+    """One for each form, and one with the compiler that came with dlcc."""
+    lines = [delivery.build(kind) for kind in ("so", "a", "o") if kind in delivery.emit]
+    target = zig_target(delivery.program.triple)
+    lines.append(delivery.build(delivery.kind, f"python3 -m ziglang cc -target {target}"))
+    return "\n".join(lines)
+
+
+def _tensor(role: str, index: int, info: TensorInfo) -> str:
+    shape = " x ".join(map(str, info.shape)) or "one element"
+    meaning = "" if info.scale is None else f"{info.scale!r} * (code - {info.zero_point})"
+    dtype, size = dtype_of(info), tensor_bytes(info)
+    return (
+        f"| {role} {index} | {_cell(info.name)} | {dtype.name} | {shape} | {size} "
+        f"| {dtype.itemsize} | {meaning} |"
+    )
+
+
+def _codes(delivery: Delivery) -> str:
+    tensors = (*delivery.program.inputs, *delivery.program.outputs)
+    if all(info.scale is None for info in tensors):
+        return ""
+    return "\nCodes stand for the real numbers in the last column.\n"
+
+
+def _memory(delivery: Delivery) -> list[tuple[str, str, str]]:
+    rows = [
+        (
+            "arena",
+            f"{delivery.program.arena_bytes}",
+            f"of each instance: allocated by `{delivery.symbol}_create`, or the caller's, given to "
+            f"`{delivery.symbol}_create_in` (64-byte aligned)",
+        )
+    ]
+    weights = (
+        "in the library, read-only"
+        if delivery.embed
+        else "the file, mapped read-only and shared by all processes"
+    )
+    if delivery.unpacked_bytes:
+        weights = "packed; read when an instance is made"
+        rows.append(
+            ("unpacked weights", f"{delivery.unpacked_bytes}", "of each instance, allocated")
+        )
+    rows.insert(1, ("weights", f"{delivery.weights_bytes}", weights))
+    return rows
+
+
+def _threads(delivery: Delivery) -> str:
+    most = delivery.program.threads
+    if most == 1:
+        return "The network runs on the calling thread; no thread is started."
+    return (
+        f"At most {most} threads, the caller's included; `create` takes their number (0: as many "
+        "as the process has CPUs), starts the others and `destroy` ends them. The output does not "
+        "depend on it."
+    )
+
+
+def _cpu(delivery: Delivery) -> str:
+    program = delivery.program
+    if not program.features:
+        return f"Any {delivery.architecture} CPU runs it."
+    return (
+        f"The kernels use {', '.join(program.features)} (names as in Linux's /proc/cpuinfo). On a "
+        f"CPU without one of them `create` returns `{delivery.macro}_UNSUPPORTED_CPU`, and the "
+        "error text names it; nothing else of the library uses them."
+    )
+
+
+def _sample(delivery: Delivery) -> str:
+    if delivery.sample is None:
+        return "No input was recorded, so that it checks only that the calls succeed."
+    rules = []
+    for info, tolerance in zip(delivery.program.outputs, delivery.sample.tolerances, strict=True):
+        rule = f"within {tolerance:g} of its largest number" if tolerance else "byte for byte"
+        rules.append(f"{_cell(info.name)} {rule}")
+    return (
+        f"The recorded input is {_cell(delivery.sample.source)}; the recorded output is what "
+        f"dlcc's numpy reference computes from it, and is compared: {'; '.join(rules)}."
+    )
