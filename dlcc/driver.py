@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import passes as pass_library
 import targets as target_library
@@ -53,6 +53,9 @@ from passes.pipelines import OPTIMISE, default_pipeline
 from passes.prune import Prune
 from passes.quantization.samples import read
 from passes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from dlcc.remote.board import Board
 
 Calibration = str | Path | Callable[[], Iterable[Mapping[str, Array]]]
 Progress = Callable[[str, float], None]
@@ -437,10 +440,11 @@ def tune(
     options: CompileOptions | None = None,
     rounds: int = ROUNDS,
     candidates: int = CANDIDATES,
+    board: Board | None = None,
     progress: Progress = _silent,
     **changes: Any,
 ) -> list[LayerTimes]:
-    """Measure the kernels of a network's layers on this machine and keep the times in a file.
+    """Measure the kernels of a network's layers on a machine and keep the times in a file.
 
     Args:
         model: as for :func:`compile`.
@@ -449,6 +453,7 @@ def tune(
             is the number of threads of the measured runs (0: one).
         rounds: interleaved rounds of measurement.
         candidates: ways of computing a layer that are measured at most.
+        board: the machine, connected; None for this one.
         progress: told of each phase.
         changes: single options, where ``options`` is not given.
 
@@ -456,11 +461,11 @@ def tune(
         The layers that had a choice.
 
     Raises:
-        DlccError: anything the user can mend; TARGET if this machine cannot run the target's code.
+        DlccError: anything the user can mend; TARGET if the machine cannot run the target's code.
     """
     chosen = options or CompileOptions(**changes)
     target = target_library.get_target(chosen.target)
-    _check_runs_here(target)
+    _check_runs(target, board)
     path = Path(database)
     known = TuningDatabase.load(path) if path.exists() else TuningDatabase()
     optimised = optimise(model, chosen, progress, target)
@@ -472,6 +477,7 @@ def tune(
         threads=chosen.threads or 1,
         rounds=rounds,
         limit=candidates,
+        board=board,
         progress=progress,
     )
     known.save(path)
@@ -507,12 +513,22 @@ __all__ = [
 ]
 
 
-def _check_runs_here(target: Target) -> None:
-    if missing := target_library.missing_here(target):
+def _check_runs(target: Target, board: Board | None) -> None:
+    place, machine, fix = (
+        "here",
+        "this machine",
+        "give such a machine by --remote, or tune for `cpu`",
+    )
+    if board is None:
+        missing = target_library.missing_here(target)
+    else:
+        place, machine, fix = f"at {board.place}", "the board", "tune for the board's target"
+        missing = board.missing(target.triple, target.features)
+    if missing:
         raise DlccError(
             ExitCode.TARGET,
-            f"nothing of target {target.name} can be measured here",
+            f"nothing of target {target.name} can be measured {place}",
             where="--target",
-            why=f"this machine lacks {', '.join(missing)}",
-            fix="run it on such a machine, or tune for `cpu`",
+            why=f"{machine} lacks {', '.join(missing)}",
+            fix=fix,
         )

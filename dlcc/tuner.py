@@ -13,16 +13,19 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dlcc.artifact import write_artifact
 from dlcc.bench import cpu_description
-from dlcc.executable import random_feed
+from dlcc.executable import ProfiledNetwork, open_compiled, random_feed
 from dlcc.ir import Graph, Node
 from dlcc.lowering.choice import Choice
 from dlcc.lowering.lower import Builder, lower
 from dlcc.lowering.target import Target
 from dlcc.lowering.tuning import Candidate, TuningDatabase, candidates, layer_key
-from dlcc.runtime.loader import Model, load
+
+if TYPE_CHECKING:
+    from dlcc.remote.board import Board
 
 CANDIDATES = 6
 """Ways of computing a layer that are measured at most."""
@@ -102,41 +105,44 @@ def tune(
     threads: int = 1,
     rounds: int = ROUNDS,
     limit: int = CANDIDATES,
+    board: Board | None = None,
     progress: Progress = lambda _phase, _fraction: None,
 ) -> list[LayerTimes]:
     """Measure the candidates of the layers of ``graph`` and add the times to ``database``.
 
     Args:
         graph: the network after all passes.
-        target: the machine, which must be this one.
+        target: the machine, which must be this one or the board.
         build_object: compiles TIR functions.
         database: takes the result; equal layers that it knows are measured again.
         threads: threads of a run.
         rounds: interleaved rounds.
         limit: candidates of a layer at most.
+        board: where they are measured; None for this machine.
         progress: told how far each phase is.
 
     Returns:
         The layers that had a choice, in the order of the network.
 
     Raises:
-        DlccError: a layer has no kernel, or this machine lacks a feature of ``target``.
+        DlccError: a layer has no kernel, or the machine lacks a feature of ``target``.
     """
     plan = _Plan(limit)
     with tempfile.TemporaryDirectory(prefix="dlcc-tune-") as folder:
-        passes: list[tuple[_Pass, Model]] = []
+        passes: list[tuple[_Pass, ProfiledNetwork]] = []
         try:
             while len(passes) < max(1, plan.passes):
                 progress("compile candidates", len(passes) / max(1, plan.passes))
                 place = Path(folder) / str(len(passes))
-                passes.append(_compiled(graph, target, build_object, plan, place, threads))
+                made = _compiled(graph, target, build_object, plan, place, threads)
+                passes.append((made, open_compiled(place, threads, board)))
             progress("compile candidates", 1.0)
             samples = _measured(passes, rounds, progress)
         finally:
-            for _, model in passes:
-                model.close()
+            for _, network in passes:
+                network.close()
     results = _summed([made for made, _ in passes], samples)
-    cpu, _ = cpu_description()
+    cpu = cpu_description()[0] if board is None else board.cpu
     for entry in results:
         database.add(target.name, entry.key, entry.seconds, cpu, threads)
     return results
@@ -149,8 +155,8 @@ def _compiled(
     plan: _Plan,
     place: Path,
     threads: int,
-) -> tuple[_Pass, Model]:
-    """The network with every layer's candidate number ``place.name``, loaded."""
+) -> _Pass:
+    """Writes the network with every layer's candidate number ``place.name`` to ``place``."""
     number = int(place.name)
     made = _Pass()
 
@@ -165,33 +171,31 @@ def _compiled(
     assert isinstance(layers, list)
     made.steps = [len(layer["functions"]) for layer in layers]
     write_artifact(program, place)
-    return made, load(place, threads=threads)
+    return made
 
 
 def _measured(
-    passes: list[tuple[_Pass, Model]], rounds: int, progress: Progress
+    passes: list[tuple[_Pass, ProfiledNetwork]], rounds: int, progress: Progress
 ) -> list[list[list[float]]]:
     """Seconds of each pass, layer and round."""
     samples: list[list[list[float]]] = [[[] for _ in made.steps] for made, _ in passes]
     order = list(range(len(passes)))
     for number in range(rounds):
         for index in order if number % 2 == 0 else order[::-1]:
-            made, model = passes[index]
-            for times, seconds in zip(samples[index], _layer_seconds(made, model), strict=True):
+            measured = _layer_seconds(*passes[index])
+            for times, seconds in zip(samples[index], measured, strict=True):
                 times.append(seconds)
         progress("measure", (number + 1) / rounds)
     return samples
 
 
-def _layer_seconds(made: _Pass, model: Model) -> list[float]:
+def _layer_seconds(made: _Pass, network: ProfiledNetwork) -> list[float]:
     """Seconds of each layer: the fastest of a few runs."""
-    feed = list(random_feed(model.inputs).values())
-    model(*feed)
+    feed = random_feed(network.inputs)
+    ends = [sum(made.steps[: i + 1]) for i in range(len(made.steps))]
     best: list[float] = []
-    for _ in range(_RUNS):
-        times = [t.nanoseconds * 1e-9 for t in model.profile(*feed)]
-        ends = [sum(made.steps[: i + 1]) for i in range(len(made.steps))]
-        layers = [sum(times[end - n : end]) for n, end in zip(made.steps, ends, strict=True)]
+    for times in network.profile(feed, least_seconds=0.0, least_runs=_RUNS, most_runs=_RUNS):
+        layers = [1e-9 * sum(times[end - n : end]) for n, end in zip(made.steps, ends, strict=True)]
         best = [min(pair) for pair in zip(best or layers, layers, strict=True)]
     return best
 

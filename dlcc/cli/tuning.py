@@ -17,6 +17,7 @@ from dlcc.cli.common import (
 )
 from dlcc.cli.console import Console, Table, seconds_text
 from dlcc.cli.progress import PhaseProgress
+from dlcc.cli.remoting import RemoteOption, TokenOption, connected
 
 if TYPE_CHECKING:
     from dlcc.tuner import LayerTimes
@@ -43,7 +44,8 @@ def tune_network(
         ),
     ],
     target: Annotated[
-        str, typer.Option("--target", help="Machine to compile for; it must be this one.")
+        str,
+        typer.Option("--target", help="Machine to compile for; it must be this one or the board."),
     ] = "cpu",
     bits: Annotated[int, typer.Option("--bits", help="As for `dlcc compile`.")] = 8,
     calib: CalibOption = None,
@@ -60,10 +62,12 @@ def tune_network(
         int,
         typer.Option("--candidates", min=2, help="Ways of computing a layer to measure at most."),
     ] = 6,
+    remote: RemoteOption = None,
+    token: TokenOption = "",
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the kernels of a network's layers here; `dlcc compile --tuning` chooses by it."""
+    """Measure the kernels of a network's layers; `dlcc compile --tuning` chooses by it."""
     console = Console(as_json)
     check_writable_file(database, "--database")
     from dlcc.driver import CompileOptions, tune
@@ -77,13 +81,14 @@ def tune_network(
         shapes=parse_shapes(shape),
         calibration=calib,
     )
-    with PhaseProgress(quiet) as progress:
+    with connected(remote, token) as board, PhaseProgress(quiet) as progress:
         results = tune(
             model,
             database,
             options=options,
             rounds=rounds,
             candidates=candidates,
+            board=board,
             progress=progress,
         )
     _show(console, database, results)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -147,10 +147,16 @@ class Board:
             raise self._wrong(artifact, "the library is not the manifest's", "", "compile it again")
         return model
 
+    def missing(self, triple: str, features: Collection[str]) -> list[str]:
+        """What code for ``triple`` with these CPU features needs and the board lacks."""
+        if not triple.startswith(str(self.facts["architecture"])):
+            return [triple.split("-")[0]]
+        return [name for name in features if name not in self.features]
+
     def _check_machine(self, artifact: Artifact) -> None:
         triple = str(artifact.manifest["triple"])
-        architecture = str(self.facts["architecture"])
-        if not triple.startswith(architecture):
+        if self.missing(triple, ()):
+            architecture = self.facts["architecture"]
             raise self._wrong(
                 artifact,
                 "the library is for another machine",
@@ -227,7 +233,9 @@ class RemoteModel:
         return np.frombuffer(answer, "<u8")
 
     def close(self) -> None:
-        """Ends the network's process."""
+        """Ends the network's process; may be called again, and when the board is gone."""
+        if self._connection.lost:
+            return
         self._connection.ask(Ask.CLOSE, self._handle, wanted=Answer.DONE)
 
 

@@ -98,6 +98,7 @@ class Connection:
     def __init__(self, place: str, token: str) -> None:
         self.place = place
         self.board = b""
+        self._lost = False
         try:
             self._socket = socket.create_connection(parse_place(place), _CONNECT_SECONDS)
         except OSError as error:
@@ -157,8 +158,14 @@ class Connection:
                 self._last_words(error)
         self._answer(Answer.DONE)
 
+    @property
+    def lost(self) -> bool:
+        """Whether no request can be made any more."""
+        return self._lost
+
     def close(self) -> None:
         """Ends the connection; what was opened on the board ends with it."""
+        self._lost = True
         self._socket.close()
 
     def _send(self, *parts: bytes) -> None:
@@ -213,6 +220,7 @@ class Connection:
             failure = Failure(code)
         except ValueError:
             return remote_error(f"the board answers with failure {code}", self.place, why, "")
+        self._lost |= failure == Failure.PROTOCOL  # after which the server parts
         if failure == Failure.LIBRARY:
             fix = _FIXES[failure]
             return DlccError(ExitCode.ARTIFACT, _WORDS[failure], where=self.place, why=why, fix=fix)
@@ -221,11 +229,13 @@ class Connection:
         return remote_error(_WORDS[failure], self.place, words, fix)
 
     def _stranger(self) -> DlccError:
+        self._lost = True
         return remote_error(
             "what answers is no dlcc-server", self.place, "its messages are of another protocol", ""
         )
 
     def _gone(self, why: str) -> DlccError:
+        self._lost = True
         return remote_error(
             "the board's server is gone",
             self.place,

@@ -252,6 +252,7 @@ def test_crashes_and_hangs_come_back_as_words(
                 network.model.times(0.0, 1)
             assert caught.value.code == code
             assert ("--seconds" in caught.value.fix) == (name == "endless")
+            network.close()  # as a with statement does: nothing is left to end
             assert well.model.outputs() == bytes(16)
             np.testing.assert_array_equal(beside.run({"x": X})["y"], row_reference(X))
 
@@ -264,6 +265,7 @@ def test_the_server_goes_away(
         threading.Timer(0.3, server.process.kill).start()
         with pytest.raises(DlccError) as caught:
             network.model.outputs()
+        network.close()
     error = caught.value
     assert error.code == ExitCode.REMOTE
     assert error.what == "the board's server is gone"

@@ -11,6 +11,7 @@ import pytest
 
 from dlcc.cli import main
 from dlcc.errors import ExitCode
+from dlcc.lowering.tuning import TuningDatabase
 from dlcc.remote import RemoteNetwork
 from tests.cli import models
 from tests.emulation.machine import ARMV7, CORTEX_A72, Machine, run_network
@@ -141,6 +142,24 @@ def test_an_emulated_board(
         assert main(["bench", str(artifacts[0]), *remote, "-q"]) == ExitCode.ARTIFACT
         assert "for another machine" in capsys.readouterr().err
         assert server.complaints == ""
+
+
+@CORTEX_A72.missing
+def test_an_emulated_board_tunes(cnn, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DLCC_TOKEN", TOKEN)
+    database = tmp_path / "tuning.json"
+    options = ["-d", database, "--rounds", 1, "--candidates", 2, "--bits", 32, "-q"]
+    with emulated(CORTEX_A72, "arm", tmp_path) as server:
+        remote = ["--remote", server.place]
+        result = told(capsys, "tune", cnn, "--target", "arm", *options, *remote)
+        assert result["layers"]
+        assert all(len(row["seconds"]) == 2 for row in result["layers"])
+        known = TuningDatabase.load(database)
+        assert {target for target, _ in known.entries} == {"arm"}
+        for target, words in (("arm:dotprod", "asimddp"), ("cpu:avx2", "x86_64")):
+            arguments = ["tune", cnn, "--target", target, *options, *remote]
+            assert main([*map(str, arguments)]) == ExitCode.TARGET
+            assert words in capsys.readouterr().err
 
 
 @CORTEX_A72.missing

@@ -455,7 +455,7 @@ static void session_request(session *s, const header *head) {
       return;
     case ASK_CLOSE:
       session_body(s, head, NULL, 0);
-      place_end(session_place(s, head));
+      if (head->argument < MOST_NETWORKS) place_end(&s->places[head->argument]);
       session_send(s, ANSWER_DONE, 0, NULL, 0);
       return;
     default:
