@@ -5,11 +5,30 @@ A target family is one package here with a module-level ``FAMILY`` (see :mod:`ta
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from dlcc.errors import DlccError, ExitCode
 from dlcc.lowering.target import Target
-from targets import arm, cpu
+from targets import arm, cortex_m, cpu
 
-FAMILIES = {f.name: f for f in (cpu.FAMILY, arm.FAMILY, arm.ARMV7_FAMILY)}
+
+class Family(Protocol):
+    """Targets of one architecture."""
+
+    name: str
+
+    def variants(self) -> list[str]:
+        """What may stand behind the family's name; "" for its name alone."""
+
+    def target(self, variant: str) -> Target:
+        """The target of a variant."""
+
+    def missing(self, target: Target) -> list[str]:
+        """Features of ``target`` that this machine lacks."""
+
+
+_ALL: tuple[Family, ...] = (cpu.FAMILY, arm.FAMILY, arm.ARMV7_FAMILY, *cortex_m.FAMILIES)
+FAMILIES = {family.name: family for family in _ALL}
 
 
 def get_target(name: str) -> Target:

@@ -167,3 +167,13 @@ def bare_model_source(program: Program, symbol: str, kernels: Mapping[str, str])
         return c_comment(program.steps[index].layer)
 
     return "\n".join([*parts, "", bare_runtime(program, symbol, call, comment)])
+
+
+def bare_weights_assembly(symbol: str, content_file: str, alignment: int) -> str:
+    """Assembly that makes the file ``content_file`` the constant ``<symbol>_weights``."""
+    name = f"{symbol}_weights"
+    return (
+        f'.section .rodata.{name},"a",%progbits\n.balign {alignment}\n.globl {name}\n'
+        f'.hidden {name}\n.type {name}, %object\n{name}:\n.incbin "{content_file}"\n'
+        f".size {name}, . - {name}\n"
+    )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dlcc.artifact.elf import ElfError, ElfFile
+from dlcc.artifact.toolchain import is_bare
 from dlcc.errors import DlccError, ExitCode
 from dlcc.program import ALIGNMENT, Arg, FusedStep, Program, Step, TensorInfo, Window
 
@@ -63,6 +64,8 @@ def tensor_bytes(info: TensorInfo) -> int:
 @cache
 def known_features(triple: str) -> frozenset[str]:
     """The CPU features that the runtime can check on ``triple``, as its C source lists them."""
+    if is_bare(triple):
+        return frozenset()  # nobody to ask
     source_name = f"cpu_{triple.split('-')[0]}.h"
     source = files("dlcc.runtime").joinpath("c", source_name).read_text("utf-8")
     return frozenset(re.findall(r'^    \{"(\w+)", (?:0x)?\d+', source, re.MULTILINE))

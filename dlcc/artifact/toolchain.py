@@ -16,7 +16,9 @@ GLIBC = "2.17"
 """The oldest glibc the libraries run with (2012)."""
 
 # lld ignores --strip-debug together with -r.
-_MERGE_SCRIPT = "SECTIONS { /DISCARD/ : { *(.debug*) *(.rela.debug*) *(.llvm_addrsig) } }\n"
+_MERGE_SCRIPT = "SECTIONS { /DISCARD/ : { *(.debug*) *(.rela.debug*) *(.llvm_addrsig)%s } }\n"
+# Firmware has no use for stack unwinding and for TVM's conversions of 16-bit floats.
+_UNUSED = " *(.rel.debug*) *(.ARM.exidx*) *(.rel.ARM.exidx*) *(.text.tvm.fp16.conv)"
 _PASSED_ON = ("PATH", "HOME", "TMPDIR", "XDG_CACHE_HOME")
 
 
@@ -25,11 +27,12 @@ class _Port:
     """An architecture that the runtime is written for.
 
     ``zig``: zig's name of it; ``baseline``: what its C code may use, where that is less clear than
-    the architecture itself.
+    the architecture itself; ``bare``: there is no operating system.
     """
 
     zig: str
     baseline: str = "baseline"
+    bare: bool = False
 
 
 _PORTS = {
@@ -37,20 +40,34 @@ _PORTS = {
     "aarch64": _Port("aarch64"),
     # VFPv3 and NEON, but no fused multiply-add: Cortex-A8 and A9 have none
     "armv7": _Port("arm", "cortex_a9"),
+    "thumbv7em": _Port("thumb", "cortex_m4", bare=True),
+    "thumbv8m.main": _Port("thumb", "cortex_m33", bare=True),
+    "thumbv8.1m.main": _Port("thumb", "cortex_m55", bare=True),
 }
 
 
 def _port(triple: str) -> _Port:
     parts = triple.split("-")
     port = _PORTS.get(parts[0])
-    if port is None or "linux" not in parts or "gnu" not in parts[-1]:
+    if port is None or ("linux" in parts) is port.bare or "gnu" not in parts[-1]:
         raise DlccError(
             ExitCode.TARGET,
             f"no runtime for {triple}",
-            why=f"the runtime is written for Linux with glibc on {', '.join(_PORTS)}",
+            why=f"the runtime is written for Linux with glibc on "
+            f"{', '.join(name for name, port in _PORTS.items() if not port.bare)}, and for "
+            f"{', '.join(name for name, port in _PORTS.items() if port.bare)} without a system",
             fix="compile for an x86_64-linux-gnu target",
         )
     return port
+
+
+def is_bare(triple: str) -> bool:
+    """Whether code for this triple runs without an operating system.
+
+    Raises:
+        DlccError: TARGET where the runtime has no port.
+    """
+    return _port(triple).bare
 
 
 def zig_target(triple: str) -> str:
@@ -59,8 +76,10 @@ def zig_target(triple: str) -> str:
     Raises:
         DlccError: TARGET where the runtime has no port.
     """
-    libc = triple.split("-")[-1]
-    return f"{_port(triple).zig}-linux-{libc if '.' in libc else f'{libc}.{GLIBC}'}"
+    libc, port = triple.split("-")[-1], _port(triple)
+    if port.bare:
+        return f"{port.zig}-freestanding-{libc.removeprefix('gnu')}"
+    return f"{port.zig}-linux-{libc if '.' in libc else f'{libc}.{GLIBC}'}"
 
 
 def _cache_dir() -> Path:
@@ -111,6 +130,7 @@ class Toolchain:
 
         self._zig = str(Path(ziglang.__file__).with_name("zig"))
         self._target = ("-target", zig_target(triple), f"-mcpu={_port(triple).baseline}")
+        self._bare = is_bare(triple)
         self._folder = folder
         self._environment = {k: os.environ[k] for k in _PASSED_ON if k in os.environ}
         self._environment |= {
@@ -149,6 +169,8 @@ class Toolchain:
     def compile(self, source: str, output: str, *, include: Path) -> None:
         """Compiles one C or assembly file to a relocatable object."""
         flags = ["-std=c11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-D_GNU_SOURCE"]
+        if self._bare:
+            flags = ["-std=c11", "-Os", "-g0", "-ffreestanding", "-fno-unwind-tables"]
         flags += ["-ffile-prefix-map=" + str(self._folder) + "=.", "-Wall", "-Wextra"]
         if source.endswith(".S"):
             flags = []
@@ -167,7 +189,8 @@ class Toolchain:
 
     def merge(self, objects: Sequence[str], output: str) -> None:
         """Links objects into one relocatable object, without debug sections."""
-        (self._folder / "merge.ld").write_text(_MERGE_SCRIPT)
+        script = _MERGE_SCRIPT % (_UNUSED if self._bare else "")
+        (self._folder / "merge.ld").write_text(script)
         self._run(["ld.lld", "-r", "-T", "merge.ld", *objects, "-o", output])
 
     def archive(self, member: str, output: str) -> None:

@@ -12,6 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from dlcc.artifact import manifest as manifests
+from dlcc.artifact.bare import (
+    bare_header,
+    bare_model_source,
+    bare_weights_assembly,
+    check_bare,
+)
 from dlcc.artifact.check import check_program, tensor_bytes
 from dlcc.artifact.csource import (
     header_source,
@@ -25,7 +31,7 @@ from dlcc.artifact.names import c_identifier, check_name
 from dlcc.artifact.packaging import Delivery, package_files
 from dlcc.artifact.packed import pack as pack_weights
 from dlcc.artifact.storage import Pack, check_pack, storage_report, weights_record
-from dlcc.artifact.toolchain import Toolchain, versions, zig_target
+from dlcc.artifact.toolchain import Toolchain, is_bare, versions
 from dlcc.artifact.weights import weights_image
 from dlcc.errors import DlccError, ExitCode
 from dlcc.program import Program, Sample, TensorInfo
@@ -74,13 +80,15 @@ def write_artifact(
         )
     check_pack(pack)
     symbol = c_identifier(program.name) if name is None else check_name(name)
-    zig_target(program.triple)
+    bare = is_bare(program.triple)
     check_program(program)
     with replace_folder(Path(out_dir)) as folder:
         with tempfile.TemporaryDirectory(prefix="dlcc-") as work:
             options = _Options(symbol, tuple(sorted(set(emit))), embed, pack)
-            contents, facts = _build(program, Path(work), options)
-        contents |= package_files(_delivery(program, facts, embed, sample))
+            build = _build_bare if bare else _build
+            contents, facts = build(program, Path(work), options)
+        if not bare:
+            contents |= package_files(_delivery(program, facts, embed, sample))
         contents |= {f"{symbol}{suffix}": text for suffix, text in (documents or {}).items()}
         record = _manifest(program, contents, facts, dict(manifest_extra or {}))
         contents[manifests.NAME] = manifests.dump_json(record)
@@ -167,6 +175,42 @@ def _delivery(
         unpacked,
         sample,
     )
+
+
+def _build_bare(
+    program: Program, work: Path, options: _Options
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """As :func:`_build` for a machine without an operating system: weights are always embedded."""
+    symbol = options.symbol
+    check_bare(program)
+    if options.pack == "size":
+        raise DlccError(
+            ExitCode.USAGE,
+            f"there are no packed weights for {program.triple}",
+            where="--pack",
+            why="they would be unpacked into memory, and this runtime has none of its own",
+            fix="leave the option out: the weights are read where they are",
+        )
+    header = bare_header(program, symbol, alignment=program.alignment).encode()
+    (work / f"{symbol}.h").write_bytes(header)
+    kernels, objects = _write_kernels(program, work, symbol)
+    (work / "model.c").write_text(bare_model_source(program, symbol, kernels), "utf-8")
+    (work / "weights.bin").write_bytes(program.weights)
+    source = bare_weights_assembly(symbol, "weights.bin", program.alignment)
+    (work / "weights.S").write_text(source, "utf-8")
+    tools = Toolchain(program.triple, work)
+    for name in ("model.c", "weights.S"):
+        output = f"{name.partition('.')[0]}.o"
+        tools.compile(name, output, include=work)
+        objects.append(output)
+    tools.merge(objects, f"{symbol}.o")
+    report = {**program.report, "storage": storage_report(program, "speed", program.weights, None)}
+    contents = {f"{symbol}.h": header, "report.json": manifests.dump_json(report)}
+    contents |= _libraries(tools, work, symbol, options.emit)
+    facts: dict[str, Any] = {"symbol": symbol, "fingerprint": f"{fingerprint(program):016x}"}
+    facts |= {"kernels": kernels, "emit": options.emit, "needed": []}
+    facts["weights"] = weights_record(program, None, True) | {"header_bytes": 0}
+    return contents, facts
 
 
 def _libraries(

@@ -1,0 +1,356 @@
+"""Convolutions and linear layers of 8-bit codes by the DSP instructions of Cortex-M.
+
+For a block of up to three output pixels the windows are gathered from the image, expanded to 16
+bits and centred on the zero point, so that padding is zero; then all output channels are computed
+from them, one or two pairs at a time (:mod:`targets.kernels.dsp`). There is no padded copy, and a
+block's inputs are read before its outputs are written: see :func:`overlap`.
+
+What belongs to a block of channels is one stream of words: biases of the first channels of the
+pairs, weights, biases of the second ones, multipliers, ratios of the residual.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from dlcc import tir
+from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
+from targets.kernels.dsp import (
+    GROUP,
+    LOADS,
+    Dot,
+    channels_share_words,
+    load,
+    packed_words,
+    turned,
+)
+from targets.kernels.scalar_epilogue import Finish
+from targets.kernels.spec import NUMPY, ConvSpec
+
+BLOCKS = ((3, 1), (2, 1), (1, 2), (1, 1))
+"""Pixels and pairs of channels that fit the registers."""
+
+
+@dataclass(frozen=True)
+class DspConv:
+    """What determines the code of a layer: its shape and the block of its dot products."""
+
+    spec: ConvSpec
+    dot: Dot
+
+    @property
+    def pixels(self) -> int:
+        """Output pixels of all images."""
+        return self.spec.n * self.spec.oh * self.spec.ow
+
+    @property
+    def blocks(self) -> int:
+        """Work items: blocks of pixels."""
+        return -(-self.pixels // self.dot.pixels)
+
+    @property
+    def channel_blocks(self) -> int:
+        """Blocks of output channels."""
+        return -(-self.spec.oc // (2 * self.dot.pairs))
+
+    @property
+    def weight_words(self) -> int:
+        """Words of a channel block's weights."""
+        return 2 * self.dot.pairs * self.dot.groups
+
+    @property
+    def stream_words(self) -> int:
+        """Words of a channel block."""
+        rows = 3 if self.spec.epilogue.residual else 2
+        return self.weight_words + rows * 2 * self.dot.pairs
+
+    @property
+    def taps(self) -> int:
+        """Products of an output."""
+        return self.spec.kh * self.spec.kw * self.spec.c
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether output pixels are input pixels, in the same order."""
+        s = self.spec
+        return (s.kh, s.kw, *s.stride, *s.pads) == (1, 1, 1, 1, 0, 0, 0, 0)
+
+    @property
+    def staged(self) -> bool:
+        """Whether windows are put together as bytes before they are expanded."""
+        return self.spec.c % GROUP != 0 and not (self.pointwise and self.spec.input_slack)
+
+
+def dsp_conv(
+    spec: ConvSpec,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    multiplier: np.ndarray,
+    ratio: np.ndarray | None,
+) -> KernelPlan:
+    """The plan of a convolution without groups.
+
+    Args:
+        spec: u8 activations.
+        weights: int8[oc, c, kh, kw].
+        bias: int32[oc].
+        multiplier: float32[oc].
+        ratio: float32[oc], of a residual.
+    """
+    rows = np.ascontiguousarray(weights.transpose(0, 2, 3, 1)).reshape(spec.oc, -1)
+    layer = DspConv(_without_images(spec), choose_dot(spec, rows))
+    key = name_key("dsp_conv", layer)
+    args: list[KernelArg] = [("in", 0), ("const", "stream")]
+    if spec.epilogue.residual:
+        args.append(("in", 1))
+    args += [("out", 0), ("scratch", 0)]
+    if layer.staged:
+        args.append(("scratch", 1))
+    step = KernelStep(key, partial(conv_function, key, layer), tuple(args), layer.blocks)
+    width = 2 * GROUP * layer.dot.groups
+    scratch = (width * layer.dot.pixels, *([width // 2] if layer.staged else []))
+    form = "two channels a word" if layer.dot.shared else "a channel a word"
+    return KernelPlan(
+        (step,),
+        {"stream": _stream(layer, rows, bias, multiplier, ratio)},
+        scratch,
+        kernel=f"smlad {layer.dot.pixels}x{2 * layer.dot.pairs}, {form}",
+    )
+
+
+def _without_images(spec: ConvSpec) -> ConvSpec:
+    """Pixels of a pointwise layer are one row, so that equal layers share their code."""
+    layer = DspConv(spec, Dot(1, 1, 1, True))
+    if not layer.pointwise:
+        return spec
+    return replace(spec, n=1, h=1, w=layer.pixels)
+
+
+def choose_dot(spec: ConvSpec, rows: np.ndarray | None) -> Dot:
+    """The block with the fewest instructions for int8[oc, taps]; None: weights not known yet."""
+    groups = -(-spec.kh * spec.kw * spec.c // GROUP)
+    shared = rows is None or channels_share_words(rows, spec.in_zero_point)
+    blocks = [b for b in BLOCKS if shared or b[0] < 3]
+    dots = [Dot(pixels, pairs, groups, shared) for pixels, pairs in blocks]
+    return min(dots, key=lambda dot: instructions(DspConv(spec, dot)))
+
+
+def instructions(layer: DspConv) -> float:
+    """Instructions of a layer, roughly: gathering, dot products, epilogues."""
+    dot = layer.dot
+    loops = len(dot.instructions()) * dot.iterations + 20 + 10 * dot.sums
+    gather = dot.pixels * (6 * dot.groups + 12 * layer.spec.kh + 20)
+    return layer.blocks * (gather + loops * layer.channel_blocks)
+
+
+def _stream(
+    layer: DspConv,
+    rows: np.ndarray,
+    bias: np.ndarray,
+    multiplier: np.ndarray,
+    ratio: np.ndarray | None,
+) -> np.ndarray:
+    """int32[channel blocks, words]: everything that is constant."""
+    dot, step = layer.dot, 2 * layer.dot.pairs
+    channels = layer.channel_blocks * step
+    full = np.zeros((channels, GROUP * dot.groups), np.int8)
+    full[: layer.spec.oc, : layer.taps] = rows
+
+    def words(values: np.ndarray) -> np.ndarray:
+        padded = np.zeros(channels, values.dtype)
+        padded[: layer.spec.oc] = values
+        return padded.view(np.int32).reshape(-1, step)
+
+    offsets = words(bias.astype(np.int32))
+    parts = [offsets[:, 0::2], packed_words(full, dot), offsets[:, 1::2]]
+    parts.append(words(multiplier.astype(np.float32)))
+    if layer.spec.epilogue.residual and ratio is not None:
+        parts.append(words(ratio.astype(np.float32)))
+    return np.ascontiguousarray(np.concatenate(parts, axis=1))
+
+
+def conv_function(name: str, layer: DspConv) -> Any:
+    """The kernel: parameters x, stream, [residual], y, patch, [bytes]. Items: blocks of pixels.
+
+    Buffers of input and output may overlap (:func:`overlap`).
+    """
+    kb = tir.KernelBuilder(name, llvm=layer.dot.llvm() + LOADS)
+    spec = layer.spec
+    x = kb.pointer("x", "uint8", align=1)
+    stream = kb.pointer("stream", "int32", align=4)
+    residual = kb.pointer("residual", "uint8", align=1) if spec.epilogue.residual else None
+    y = kb.pointer("y", NUMPY[spec.epilogue.out], align=4 if spec.epilogue.out == "f32" else 1)
+    patch = kb.pointer("patch", "int32", align=4)
+    staging = kb.pointer("bytes", "uint8", align=4) if layer.staged else None
+    emit = _Emitter(kb, layer, x, patch, staging)
+    finish = Finish(kb, spec.epilogue, y, residual)
+    with kb.loop(kb.begin, kb.end, "block") as block:
+        last = layer.pixels - 1
+        starts = []
+        for m in range(layer.dot.pixels):
+            pixel = kb.let(block * layer.dot.pixels + m, "pixel")
+            if layer.pixels % layer.dot.pixels and m:
+                pixel = kb.let(tir.tirx.min(pixel, _i32(last)), "pixel")
+            emit.window(m, pixel)
+            starts.append(kb.let(pixel * spec.oc, "start"))
+        with kb.loop(0, layer.channel_blocks, "channels") as channels:
+            _channels(kb, layer, stream, patch, finish, starts, channels)
+    return kb.build().without_attr("tirx.noalias")
+
+
+def _channels(
+    kb: Any, layer: DspConv, stream: Any, patch: Any, finish: Finish, starts: list[Any], block: Any
+) -> None:
+    """One block of channels of all pixels of the block."""
+    dot, spec = layer.dot, layer.spec
+    base = kb.let(block * layer.stream_words, "base")
+    sums = []
+    for pair in range(dot.pairs):
+        first = kb.let(kb.load(stream, base + pair), "bias")
+        for _ in range(dot.pixels):
+            sums += [first, first if dot.shared else kb.const(0, "int32")]
+    weights = kb.address(stream, base + dot.pairs)
+    count = kb.const(dot.iterations, "int32")
+    address = kb.address(patch, 0)
+    made = kb.extern(dot.name, "int32", dot.sums, address, weights, count, *sums)
+    made = kb.let(made, "sums")
+    tail = kb.let(base + dot.pairs + layer.weight_words, "tail")
+    for pair in range(dot.pairs):
+        for channel in range(2):
+            index = 2 * pair + channel
+            at = block * (2 * dot.pairs) + index
+            always = spec.oc % (2 * dot.pairs) == 0
+            with kb.when(True if always else kb.let(at, "channel") < spec.oc):
+                terms = kb.let(kb.load(stream, tail + dot.pairs + index), "multiplier")
+                multiplier = kb.reinterpret(terms, "float32")
+                ratio = None
+                if spec.epilogue.residual:
+                    word = kb.let(kb.load(stream, tail + 3 * dot.pairs + index), "ratio")
+                    ratio = kb.reinterpret(word, "float32")
+                for m in range(dot.pixels):
+                    place = 2 * (pair * dot.pixels + m)
+                    total = kb.shuffle(made, [place + channel])
+                    if channel:
+                        if dot.shared:
+                            difference = total - kb.shuffle(made, [place])
+                            total = tir.tirx.shift_right(difference, _i32(8))
+                        total = total + kb.load(stream, tail + pair)
+                    finish.store(kb.let(total, "total"), multiplier, ratio, starts[m] + at)
+
+
+@dataclass
+class _Emitter:
+    """Emits the gathering of windows."""
+
+    kb: Any
+    layer: DspConv
+    x: Any
+    patch: Any
+    staging: Any
+
+    def window(self, m: int, pixel: Any) -> None:
+        """The window of an output pixel becomes number ``m`` of the patch."""
+        spec, kb = self.layer.spec, self.kb
+        if self.layer.pointwise and not self.layer.staged:
+            self._expand(m, 0, -(-spec.c // GROUP), self.x, kb.let(pixel * spec.c, "from"))
+            return
+        column = kb.let(tir.tirx.truncmod(pixel, _i32(spec.ow)), "column")
+        row = kb.let(tir.tirx.truncdiv(pixel, _i32(spec.ow)), "row")
+        image: Any = 0
+        if spec.n > 1:
+            image = kb.let(tir.tirx.truncdiv(row, _i32(spec.oh)) * spec.h, "image")
+            row = kb.let(tir.tirx.truncmod(row, _i32(spec.oh)), "row")
+        top = kb.let(row * spec.stride[0] - spec.pads[0], "top")
+        left = kb.let(column * spec.stride[1] - spec.pads[1], "left")
+        if self.staging is None:
+            self._rows(m, image, top, left)
+        else:
+            self._staged(m, image, top, left)
+
+    def _rows(self, m: int, image: Any, top: Any, left: Any) -> None:
+        """Whole groups of channels at a time; what lies outside is zero."""
+        spec, kb = self.layer.spec, self.kb
+        groups = spec.c // GROUP
+        with kb.loop(0, spec.kh, "ky") as ky:
+            y = kb.let(top + ky * spec.dilation[0], "y")
+            start = kb.let(((image + y) * spec.w + left) * spec.c, "from")
+            to = kb.let(ky * (spec.kw * groups), "to")
+            inside = self._inside(y, left, (spec.kw - 1) * spec.dilation[1])
+            whole = spec.dilation[1] == 1
+            if whole:
+                with kb.when(inside):
+                    self._expand(m, to, spec.kw * groups, self.x, start)
+            with kb.when(_not(inside) if whole else True), kb.loop(0, spec.kw, "kx") as kx:
+                column = kb.let(left + kx * spec.dilation[1], "at")
+                there = kb.let(self._inside(y, column, 0), "there")
+                place = kb.let(to + kx * groups, "to")
+                with kb.when(there):
+                    source = start + kx * (spec.dilation[1] * spec.c)
+                    self._expand(m, place, groups, self.x, kb.let(source, "from"))
+                with kb.when(_not(there)):
+                    self._clear(m, place, groups)
+
+    def _staged(self, m: int, image: Any, top: Any, left: Any) -> None:
+        """Byte by byte; what lies outside is the zero point."""
+        spec, kb = self.layer.spec, self.kb
+        with kb.loop(0, spec.kh, "ky") as ky:
+            y = kb.let(top + ky * spec.dilation[0], "y")
+            start = kb.let(((image + y) * spec.w + left) * spec.c, "from")
+            to = kb.let(ky * (spec.kw * spec.c), "to")
+            with kb.loop(0, spec.kw, "kx") as kx:
+                column = kb.let(left + kx * spec.dilation[1], "at")
+                there = kb.let(self._inside(y, column, 0), "there")
+                source = kb.let(start + kx * (spec.dilation[1] * spec.c), "from")
+                place = kb.let(to + kx * spec.c, "to")
+                with kb.when(there):
+                    for c in range(spec.c):
+                        code = load(kb, "byte", self.x, source + c)
+                        kb.store(self.staging, place + c, kb.cast(code, "uint8"))
+                with kb.when(_not(there)):
+                    for c in range(spec.c):
+                        kb.store(self.staging, place + c, kb.const(spec.in_zero_point, "uint8"))
+        self._expand(m, 0, self.layer.dot.groups, self.staging, 0)
+
+    def _inside(self, y: Any, column: Any, reach: int) -> Any:
+        """Whether a row is inside the image, from ``column`` to ``reach`` columns on."""
+        spec = self.layer.spec
+        if spec.w <= reach:
+            return _i32(0) > 0
+        return tir.tirx.all(y >= 0, y < spec.h, column >= 0, column < spec.w - reach)
+
+    def _expand(self, m: int, to: Any, groups: int, source: Any, start: Any) -> None:
+        """Groups of four bytes to centred pairs of 16-bit numbers."""
+        kb, zero = self.kb, self.layer.spec.in_zero_point
+        offset = kb.const(_pair(-zero), "int32")
+        with kb.loop(0, groups, "group") as group:
+            word = load(kb, "bytes", source, start + group * GROUP)
+            for j, value in enumerate((word, turned(kb, word))):
+                place = (2 * (to + group) + j) * self.layer.dot.pixels + m
+                if zero:
+                    made = kb.pure("llvm.arm.uxtab16", "int32", 1, offset, value)
+                else:
+                    made = kb.pure("llvm.arm.uxtb16", "int32", 1, value)
+                kb.store(self.patch, place, made)
+
+    def _clear(self, m: int, to: Any, groups: int) -> None:
+        kb = self.kb
+        with kb.loop(0, 2 * groups, "word") as word:
+            place = (2 * to + word) * self.layer.dot.pixels + m
+            kb.store(self.patch, place, kb.const(0, "int32"))
+
+
+def _pair(value: int) -> int:
+    """Two 16-bit numbers of this value as an int32."""
+    return int(np.array([value, value], np.int16).view(np.int32)[0])
+
+
+def _i32(value: int) -> Any:
+    return tir.tirx.IntImm("int32", value)
+
+
+def _not(condition: Any) -> Any:
+    return tir.tirx.Not(condition)

@@ -1,0 +1,242 @@
+"""Depthwise convolution of 8-bit codes by the DSP instructions of Cortex-M.
+
+One channel at a time is copied out of the image into a plane of 16-bit numbers, centred on the zero
+point and with a border of zeros. There neighbouring pixels are neighbours in a word, so that one
+``smlad`` multiplies two taps of a kernel row at once; what is left over takes half a word
+(``smlabt`` and its like). A channel's weights stay in registers for all its pixels.
+
+Outputs replace nothing that is still to be read: they go where the channel's own inputs were, which
+are in the plane by then. Input and output may be the same buffer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from dlcc import tir
+from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
+from targets.kernels.dsp import LOADS, load, turned
+from targets.kernels.scalar_epilogue import Finish
+from targets.kernels.spec import NUMPY, ConvSpec
+
+
+@dataclass(frozen=True)
+class DspDepthwise:
+    """What determines the code: the layer's shape."""
+
+    spec: ConvSpec
+
+    @property
+    def outputs(self) -> int:
+        """Neighbouring outputs computed at a time: so many that their windows start at words."""
+        return 1 if self.spec.stride[1] % 2 == 0 else 2
+
+    @property
+    def steps(self) -> int:
+        """Groups of outputs of a row."""
+        return -(-self.spec.ow // self.outputs)
+
+    @property
+    def pitch(self) -> int:
+        """Words of a row of the plane."""
+        spec = self.spec
+        reach = (self.steps * self.outputs - 1) * spec.stride[1]
+        reach += (spec.kw - 1) * spec.dilation[1] + 1
+        return -(-max(reach, spec.pads[1] + spec.w) // 2)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the plane."""
+        spec = self.spec
+        reach = (spec.oh - 1) * spec.stride[0] + (spec.kh - 1) * spec.dilation[0] + 1
+        return max(reach, spec.pads[0] + spec.h)
+
+    @property
+    def row_words(self) -> int:
+        """Words of weights of a kernel row."""
+        return max(1, self.spec.kw // 2)
+
+    @property
+    def stream_words(self) -> int:
+        """Words of a channel: weights, bias, multiplier, ratio of the residual."""
+        return self.spec.kh * self.row_words + (3 if self.spec.epilogue.residual else 2)
+
+
+def dsp_depthwise(
+    spec: ConvSpec,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    multiplier: np.ndarray,
+    ratio: np.ndarray | None,
+) -> KernelPlan:
+    """The plan of a depthwise convolution.
+
+    Args:
+        spec: u8 activations, one channel a group.
+        weights: int8[c, 1, kh, kw].
+        bias: int32[c].
+        multiplier: float32[c].
+        ratio: float32[c], of a residual.
+    """
+    layer = DspDepthwise(replace(spec, input_slack=True))
+    key = name_key("dsp_depthwise", layer)
+    args: list[KernelArg] = [("in", 0), ("const", "stream")]
+    if spec.epilogue.residual:
+        args.append(("in", 1))
+    args += [("out", 0), ("scratch", 0)]
+    step = KernelStep(key, partial(depthwise_function, key, layer), tuple(args), spec.c)
+    stream = _stream(layer, weights[:, 0], bias, multiplier, ratio)
+    return KernelPlan(
+        (step,),
+        {"stream": stream},
+        (4 * layer.pitch * layer.rows,),
+        kernel=f"smlad over a plane, {layer.outputs} outputs",
+    )
+
+
+def instructions(layer: DspDepthwise) -> float:
+    """Instructions of a layer, roughly."""
+    spec = layer.spec
+    taps = spec.kh * spec.kw
+    inner = layer.outputs * (taps + 11) + spec.kh * (spec.kw + 1)
+    return spec.c * spec.n * (layer.steps * spec.oh * inner + 5 * spec.h * spec.w)
+
+
+def _stream(
+    layer: DspDepthwise,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    multiplier: np.ndarray,
+    ratio: np.ndarray | None,
+) -> np.ndarray:
+    """int32[c, words]: taps t, t + 1, t + 1, t + 2 in a word, for even t; then the other terms."""
+    channels, kh, kw = weights.shape
+    padded = np.zeros((channels, kh, 2 * layer.row_words + 1), np.int8)
+    padded[:, :, :kw] = weights
+    starts = 2 * np.arange(layer.row_words)
+    words = padded[:, :, starts[:, None] + np.array([0, 1, 1, 2])]
+    parts = [np.ascontiguousarray(words).reshape(channels, -1).view(np.int32)]
+    parts += [bias.astype(np.int32)[:, None], multiplier.astype(np.float32).view(np.int32)[:, None]]
+    if layer.spec.epilogue.residual and ratio is not None:
+        parts.append(ratio.astype(np.float32).view(np.int32)[:, None])
+    return np.ascontiguousarray(np.concatenate(parts, axis=1))
+
+
+def depthwise_function(name: str, layer: DspDepthwise) -> Any:
+    """The kernel: parameters x, stream, [residual], y, plane. Items: channels.
+
+    Buffers of input and output may be the same.
+    """
+    kb = tir.KernelBuilder(name, llvm=LOADS)
+    spec = layer.spec
+    x = kb.pointer("x", "uint8", align=1)
+    stream = kb.pointer("stream", "int32", align=4)
+    residual = kb.pointer("residual", "uint8", align=1) if spec.epilogue.residual else None
+    y = kb.pointer("y", NUMPY[spec.epilogue.out], align=4 if spec.epilogue.out == "f32" else 1)
+    plane = kb.pointer("plane", "int16", align=4)
+    finish = Finish(kb, spec.epilogue, y, residual)
+    with kb.loop(0, 2 * layer.pitch * layer.rows, "number") as number:
+        kb.store(plane, number, kb.const(0, "int16"))
+    with kb.loop(kb.begin, kb.end, "channel") as channel, kb.loop(0, spec.n, "image") as image:
+        _copy(kb, layer, x, plane, kb.let(image * (spec.h * spec.w * spec.c) + channel, "from"))
+        channel_terms = _load_terms(kb, layer, stream, channel)
+        outputs = kb.let(image * (spec.oh * spec.ow * spec.c) + channel, "to")
+        with kb.loop(0, spec.oh, "row") as row:
+            start = kb.let(row * (spec.stride[0] * layer.pitch), "start")
+            to = kb.let(outputs + row * (spec.ow * spec.c), "to")
+            _row(kb, layer, plane, finish, channel_terms, start, to)
+    return kb.build().without_attr("tirx.noalias")
+
+
+def _copy(kb: Any, layer: DspDepthwise, x: Any, plane: Any, source: Any) -> None:
+    """One channel of an image into the plane."""
+    spec = layer.spec
+    with kb.loop(0, spec.h, "row") as row:
+        start = kb.let(source + row * (spec.w * spec.c), "from")
+        to = kb.let((row + spec.pads[0]) * (2 * layer.pitch) + spec.pads[1], "to")
+        with kb.loop(0, spec.w, "column") as column:
+            code = load(kb, "byte", x, start + column * spec.c)
+            if spec.in_zero_point:
+                code = code - kb.const(spec.in_zero_point, "int32")
+            kb.store(plane, to + column, kb.cast(code, "int16"))
+
+
+@dataclass
+class _Terms:
+    """A channel's constants: pairs of neighbouring taps by kernel row and first tap."""
+
+    taps: list[list[Any]]
+    bias: Any
+    multiplier: Any
+    ratio: Any = None
+
+
+def _load_terms(kb: Any, layer: DspDepthwise, stream: Any, channel: Any) -> _Terms:
+    spec = layer.spec
+    base = kb.let(channel * layer.stream_words, "base")
+    taps = []
+    for ky in range(spec.kh):
+        pairs = []
+        for i in range(layer.row_words):
+            word = kb.let(kb.load(stream, base + ky * layer.row_words + i), "word")
+            for value in (word, turned(kb, word)):
+                pairs.append(kb.let(kb.pure("llvm.arm.sxtb16", "int32", 1, value), "taps"))
+        taps.append(pairs)
+    tail = base + spec.kh * layer.row_words
+    bias = kb.let(kb.load(stream, tail), "bias")
+    multiplier = kb.let(kb.reinterpret(kb.load(stream, tail + 1), "float32"), "multiplier")
+    ratio = None
+    if spec.epilogue.residual:
+        ratio = kb.let(kb.reinterpret(kb.load(stream, tail + 2), "float32"), "ratio")
+    return _Terms(taps, bias, multiplier, ratio)
+
+
+def _row(
+    kb: Any, layer: DspDepthwise, plane: Any, finish: Finish, terms: _Terms, start: Any, to: Any
+) -> None:
+    """One row of outputs of a channel."""
+    spec, outputs = layer.spec, layer.outputs
+    with kb.loop(0, layer.steps, "step") as step:
+        first = kb.let(start + step * (outputs * spec.stride[1] // 2), "first")
+        totals = [terms.bias] * outputs
+        for ky in range(spec.kh):
+            words: dict[int, Any] = {}
+
+            def word(index: int, row: int = ky, words: dict[int, Any] = words) -> Any:
+                if index not in words:
+                    at = first + row * spec.dilation[0] * layer.pitch + index
+                    words[index] = load(kb, "word", plane, 2 * at)
+                return words[index]
+
+            for u in range(outputs):
+                for pixels, taps, form in _products(layer, u, terms.taps[ky]):
+                    name = f"llvm.arm.smla{form}"
+                    total = kb.pure(name, "int32", 1, word(pixels), taps, totals[u])
+                    totals[u] = kb.let(total, "total")
+        for u, total in enumerate(totals):
+            column = step * outputs + u
+            whole = spec.ow % outputs == 0 or u == 0
+            with kb.when(True if whole else kb.let(column, "column") < spec.ow):
+                at = to + column * spec.c
+                finish.store(total, terms.multiplier, terms.ratio, at)
+
+
+def _products(layer: DspDepthwise, output: int, pairs: list[Any]) -> list[tuple[int, Any, str]]:
+    """What one output of a step takes of a kernel row: word of the plane, taps, instruction."""
+    spec, made, tap = layer.spec, [], 0
+    while tap < spec.kw:
+        column = output * spec.stride[1] + tap * spec.dilation[1]
+        word, half = divmod(column, 2)
+        if half == 0 and tap + 1 < spec.kw and spec.dilation[1] == 1:
+            made.append((word, pairs[tap], "d"))
+            tap += 2
+            continue
+        other = "b" if tap < len(pairs) else "t"
+        weights = pairs[tap] if tap < len(pairs) else pairs[tap - 1]
+        made.append((word, weights, ("b", "t")[half] + other))
+        tap += 1
+    return made

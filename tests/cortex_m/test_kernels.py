@@ -1,0 +1,66 @@
+"""Kernels of Cortex-M against numpy, on emulated boards."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from targets.kernels.dsp_conv import dsp_conv
+from targets.kernels.dsp_depthwise import dsp_depthwise
+from targets.kernels.spec import ConvSpec, Epilogue
+from tests.cortex_m.board import BOARDS, QEMU
+from tests.cortex_m.cases import run_plans
+from tests.targets.test_gemm_kernels import Case
+
+pytestmark = pytest.mark.skipif(QEMU is None, reason="no qemu-system-arm")
+
+U8 = Epilogue("u8", 3, 250, 10)
+RELU = Epilogue("u8")
+RESIDUAL = Epilogue("s8", -100, 100, -5, "u8", 3)
+
+CONVS = {
+    "pointwise": ConvSpec(1, 7, 5, 16, 24, epilogue=RELU),
+    "pointwise-centred": ConvSpec(1, 3, 3, 8, 32, in_zero_point=131, epilogue=U8),
+    "pointwise-odd": ConvSpec(1, 4, 4, 6, 5, epilogue=RESIDUAL),
+    "linear": ConvSpec(1, 1, 1, 64, 12, in_zero_point=7, epilogue=Epilogue("f32")),
+    "linear-no-slack": ConvSpec(
+        1, 1, 1, 10, 8, epilogue=Epilogue("f32", -1.0, 1.5), input_slack=False
+    ),
+    "linear-rows": ConvSpec(1, 1, 5, 128, 10, epilogue=U8),
+    "stem": ConvSpec(
+        1, 9, 11, 3, 8, 3, 3, (2, 2), pads=(0, 0, 1, 1), in_zero_point=71, epilogue=RELU
+    ),
+    "spectrogram": ConvSpec(
+        1, 15, 10, 1, 6, 10, 4, (2, 2), pads=(4, 1, 5, 1), in_zero_point=127, epilogue=RELU
+    ),
+    "padded-residual": ConvSpec(1, 6, 6, 8, 8, 3, 3, pads=(1, 1, 1, 1), epilogue=RESIDUAL),
+    "dilated": ConvSpec(
+        2, 7, 9, 4, 7, 3, 2, (2, 1), (1, 2), (2, 1, 0, 3), in_zero_point=9, epilogue=U8
+    ),
+}
+DEPTHWISE = {
+    "same": ConvSpec(1, 5, 6, 4, 4, 3, 3, pads=(1, 1, 1, 1), groups=4, epilogue=RELU),
+    "odd": ConvSpec(1, 9, 5, 3, 3, 3, 3, pads=(1, 0, 1, 2), groups=3, in_zero_point=7, epilogue=U8),
+    "halved": ConvSpec(1, 8, 8, 4, 4, 3, 3, (2, 2), pads=(0, 0, 1, 1), groups=4, epilogue=RELU),
+    "residual": ConvSpec(2, 5, 5, 2, 2, 5, 5, pads=(2, 2, 2, 2), groups=2, epilogue=RESIDUAL),
+    "row": ConvSpec(1, 1, 20, 2, 2, 1, 9, (1, 3), pads=(0, 4, 0, 4), groups=2, epilogue=U8),
+    "dilated": ConvSpec(
+        1, 8, 17, 2, 2, 3, 4, (2, 1), (1, 2), (2, 3, 1, 2), 2, in_zero_point=200, epilogue=U8
+    ),
+}
+
+
+def _case(spec: ConvSpec, seed: int = 0) -> Case:
+    made = dsp_depthwise if spec.groups > 1 else dsp_conv
+    return Case(spec, None, seed, lambda spec, _isa, *constants: made(spec, *constants))
+
+
+@pytest.mark.parametrize("core", BOARDS)
+def test_against_numpy(core, tmp_path):
+    cases = {name: _case(spec) for name, spec in (CONVS | DEPTHWISE).items()}
+    plans = [(case.plan, case.inputs, case.out) for case in cases.values()]
+    wrong = []
+    for (name, case), got in zip(cases.items(), run_plans(plans, core, tmp_path), strict=True):
+        if not np.array_equal(got, case.want):
+            wrong.append((name, float((got != case.want).mean())))
+    assert not wrong
