@@ -11,6 +11,7 @@ CLOCK = 3.5e9
 """Cycles per second that predictions assume."""
 
 DotUnit = Literal["madd", "vnni", "amx", "mlal", "sdot", "mmla"]
+Architecture = Literal["x86", "aarch64", "armv7"]
 Bfloat16Unit = Literal["widen", "dot", "amx"]
 
 
@@ -31,6 +32,7 @@ class Isa:
         vectors: what the level is without its tiles; None where it has none.
         clock: cycles per second that predictions assume.
         in_order: instructions are issued in program order only.
+        arch: whose instructions these are.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Isa:
     vectors: Isa | None = None
     clock: float = CLOCK
     in_order: bool = False
+    arch: Architecture = "x86"
 
     def without_amx(self) -> Isa:
         """What an AMX level has without its tiles (itself otherwise)."""

@@ -14,6 +14,7 @@ from dlcc.artifact.elf import ElfError, ElfFile
 from dlcc.artifact.toolchain import is_bare
 from dlcc.errors import DlccError, ExitCode
 from dlcc.program import ALIGNMENT, Arg, FusedStep, Program, Step, TensorInfo, Window
+from dlcc.symbols import AEABI
 
 MOST_THREADS = 1024
 _INT32_MAX = 2**31 - 1
@@ -25,7 +26,7 @@ _COMPILER_RT = """
 __extendhfsf2 __truncsfhf2 __truncdfhf2 __truncsfbf2 __gnu_f2h_ieee __gnu_h2f_ieee __divti3
 __udivti3 __modti3 __umodti3 __multi3
 """
-_KNOWN = {*_LIBC.split(), *_COMPILER_RT.split()}
+_KNOWN = {*_LIBC.split(), *_COMPILER_RT.split(), *AEABI}
 
 
 def _bug(what: str, why: str, where: str = "") -> DlccError:

@@ -265,7 +265,9 @@ class ScatterElements(_Scatter):
 
         def hit(i: Any, k: Any) -> Any:
             inside = [i[a] < d for a, d in enumerate(lines) if a != axis and d < shape[a]]
-            return expr.both(_place(indices(*at(i, k)), shape[axis]) == i[axis], *inside)
+            here = _place(indices(*at(i, k)), shape[axis]) == i[axis]
+            # no plain "and": TVM would drop the clamp of a place that the other condition bounds
+            return expr.guarded(expr.both(*inside), here, False) if inside else here
 
         self._combine(node, ctx, lines[axis], hit, lambda i: x(*i), lambda i, k: updates(*at(i, k)))
 

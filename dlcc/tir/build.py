@@ -2,8 +2,8 @@
 
 TVM's own pipeline ends in its packed calling convention and asks a runtime for temporaries. Neither
 is wanted here, so this module runs its own short list of passes: pointer parameters become raw
-pointers, allocations stay on the stack, and the only symbols an object may leave open are the C
-library's ``memcpy``, ``memmove`` and ``memset`` (LLVM recognises such loops by itself).
+pointers, allocations stay on the stack, and the only symbols an object may leave open are those of
+:mod:`dlcc.symbols`.
 
 Rounding: TVM switches LLVM's floating-point contraction on, so ``a * b + c`` becomes one fused
 operation. That is what an fp32 reduction wants. Where each operation must round by itself (the
@@ -25,11 +25,12 @@ from tvm import s_tir, tirx
 from tvm.ir import PointerType, PrimType
 from tvm.tirx.buffer import is_buffer_var
 
+from dlcc.symbols import AEABI, LIBC
 from dlcc.tir import rounding
 from dlcc.tir.loops import split_loops
 
-LIBC_SYMBOLS = frozenset({"memcpy", "memmove", "memset"})
-"""Symbols that object code may need: every C library has them, and LLVM may call them unasked."""
+LIBC_SYMBOLS = LIBC | AEABI
+"""Symbols that object code may need."""
 
 LOWERED = "dlcc.lowered"
 """Attribute of functions made by :class:`dlcc.tir.builder.KernelBuilder`: no loop passes needed."""

@@ -119,12 +119,12 @@ def absolute(x: Expr) -> Expr:
 
 def floor(x: Expr) -> Expr:
     """Largest integer not above."""
-    return te.floor(x)
+    return rounding.floor(x)
 
 
 def ceil(x: Expr) -> Expr:
     """Smallest integer not below."""
-    return te.ceil(x)
+    return rounding.ceil(x)
 
 
 def sqrt(x: Expr) -> Expr:

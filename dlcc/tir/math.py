@@ -19,7 +19,7 @@ import numpy as np
 from tvm import te, tirx
 
 from dlcc.tir.builder import KernelBuilder, lanes_of, vector_type
-from dlcc.tir.rounding import separate
+from dlcc.tir.rounding import floor, separate
 
 Expr = Any
 
@@ -318,8 +318,8 @@ def pow(x: Expr, y: Expr) -> Expr:
     grows = tirx.Select(y > zero, infinity, zero)  # inf^y
     value = names(tirx.Select(base.equal(infinity), grows, value))
     half = names(y * _f32(0.5))
-    whole = te.floor(y).equal(y)
-    odd = tirx.all(whole, tirx.Not(te.floor(half).equal(half)))
+    whole = floor(y).equal(y)
+    odd = tirx.all(whole, tirx.Not(floor(half).equal(half)))
     value = names(tirx.Select(tirx.all(x < zero, odd), zero - value, value))
     value = tirx.Select(tirx.all(x < zero, tirx.Not(whole), base < infinity), _f32(np.nan), value)
     always_one = tirx.any(y.equal(zero), x.equal(one))

@@ -6,7 +6,7 @@ to what the target has.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -30,6 +30,19 @@ def add_pairs(a: Any, b: Any) -> Any:
     return _call("add_pairs", "int32x4", a, b)
 
 
+def look_up(rows: Sequence[Any], index: Any, other: Any = None) -> Any:
+    """``table[index]`` in every byte, ``other`` where an index is past the table's end (tbl, tbx).
+
+    Args:
+        rows: names of one to four uint8x16, the table.
+        index: a name of uint8x16.
+        other: a name of uint8x16; zeros where it is left out.
+    """
+    if other is None:
+        return _call("look_up", "uint8x16", index, *rows)
+    return _call("look_up_or", "uint8x16", other, index, *rows)
+
+
 def half(value: Any, which: int) -> Any:
     """The low (0) or high (1) half of a vector."""
     lanes = int(value.ty.dtype.lanes) // 2
@@ -48,6 +61,8 @@ def register_operators() -> dict[str, str]:
         "multiply_long": ("products of 8-bit numbers in 16 bits", _lower_multiply_long),
         "accumulate_pairs": ("sums of 16-bit neighbours added in 32 bits", _lower_accumulate),
         "add_pairs": ("sums of 32-bit neighbours", _lower_add_pairs),
+        "look_up": ("bytes of a table", _lower_look_up),
+        "look_up_or": ("bytes of a table, others past its end", _lower_look_up_or),
     }
     for short, (text, lower) in meanings.items():
         rounding.register_operator(f"dlcc_{short}", text, lower)
@@ -82,3 +97,33 @@ def _lower_add_pairs(call: Any) -> Any:
         for value in call.args
     ]
     return tirx.Shuffle(halves, [tirx.IntImm("int32", i) for i in range(4)])
+
+
+def _lower_look_up(call: Any) -> Any:
+    index, *rows = call.args
+    if _is_64_bit():
+        return _pure(f"llvm.aarch64.neon.tbl{len(rows)}", "uint8x16", *rows, index)
+    return _by_halves(rows, index, None)
+
+
+def _lower_look_up_or(call: Any) -> Any:
+    other, index, *rows = call.args
+    if _is_64_bit():
+        return _pure(f"llvm.aarch64.neon.tbx{len(rows)}", "uint8x16", other, *rows, index)
+    return _by_halves(rows, index, other)
+
+
+def _by_halves(rows: list[Any], index: Any, other: Any) -> Any:
+    """32-bit ARM's tables have four half registers, and its indices are half a register."""
+    halves = []
+    for part in (0, 1):
+        at, found = half(index, part), None if other is None else half(other, part)
+        for first in range(0, len(rows), 2):
+            if first:
+                at = at - tirx.Broadcast(tirx.IntImm("uint8", 32), 8)
+            table = [half(row, which) for row in rows[first : first + 2] for which in (0, 1)]
+            name = f"llvm.arm.neon.{'vtbl' if found is None else 'vtbx'}{len(table)}"
+            given = [] if found is None else [found]
+            found = _pure(name, "uint8x8", *given, *table, at)
+        halves.append(found)
+    return tirx.Shuffle(halves, [tirx.IntImm("int32", i) for i in range(16)])

@@ -1,10 +1,11 @@
-"""Rounding to the nearest integer, half to even, on every target.
+"""Rounding to integers on every target.
 
-Kernels ask for it by two operators of our own, which code generation lowers to what the target has:
-:func:`rint` gives a float, :func:`lrint` an int32. 32-bit ARM before ARMv8 has no instruction for
-it, and LLVM would call ``lrintf`` of the C library there, once for each lane. Written out it takes
-a few vector instructions: adding and subtracting 2**23 leaves the nearest integer of every float
-below it, because its last bit then counts one, and larger floats are integers already.
+Kernels ask for it by operators of our own, which code generation lowers to what the target has:
+:func:`rint` gives a float, :func:`lrint` an int32, both half to even; :func:`floor` and
+:func:`ceil` round down and up. 32-bit ARM before ARMv8 has no instruction for any of them, and LLVM
+would call the C library there, once for each lane. Written out they take a few vector instructions:
+adding and subtracting 2**23 leaves the nearest integer of every float32 below it, because its last
+bit then counts one, and larger floats are integers already.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from functools import cache
 from typing import Any
 
 import tvm
-from tvm import tirx
+from tvm import te, tirx
 
-_INTEGERS = 2.0**23
-_SIGN = -0x80000000
+_INTEGERS = {32: 2.0**23, 64: 2.0**52}
+"""From where on every number of a float type of so many bits is an integer."""
 
 _triple: ContextVar[str] = ContextVar("triple", default="")
 
@@ -41,7 +42,17 @@ def triple() -> str:
 
 def rint(value: Any) -> Any:
     """``value`` (float32, any lanes) rounded to the nearest integer."""
-    return tirx.call_intrin(value.ty.dtype, register_operators()["rint"], value)
+    return _operator("rint", value)
+
+
+def floor(value: Any) -> Any:
+    """``value`` (float32 or float64, any lanes) rounded down."""
+    return _operator("floor", value)
+
+
+def ceil(value: Any) -> Any:
+    """``value`` (float32 or float64, any lanes) rounded up."""
+    return _operator("ceil", value)
 
 
 def lrint(value: Any) -> Any:
@@ -59,12 +70,19 @@ def separate(value: Any) -> Any:
     return tirx.call_intrin(value.ty.dtype, register_operators()["separate"], value)
 
 
+def _operator(short: str, value: Any) -> Any:
+    value = value.asobject() if isinstance(value, te.TensorSlice) else value
+    return tirx.call_intrin(value.ty.dtype, register_operators()[short], value)
+
+
 @cache
 def register_operators() -> dict[str, str]:
     """Registers our operators with TVM, once: short name to TVM's name."""
     meanings: dict[str, tuple[str, Callable[[Any], Any]]] = {
         "separate": ("value that must be rounded before it is used", _lower_separate),
         "rint": ("nearest integer as a float, half to even", _lower_rint),
+        "floor": ("largest integer that is not larger", _lower_floor),
+        "ceil": ("smallest integer that is not smaller", _lower_ceil),
         "lrint": ("nearest integer as an int32, half to even", _lower_lrint),
     }
     for short, (text, lower) in meanings.items():
@@ -102,25 +120,48 @@ def _lower_lrint(call: Any) -> Any:
     return tirx.call_llvm_pure_intrin(call.ty.dtype, name, call.args[0])
 
 
+def _lower_floor(call: Any) -> Any:
+    def down(x: Any) -> Any:
+        near = _nearest(x)
+        return tirx.Select(near > x, near - _full(1.0, "float", x), near)
+
+    if _by_arithmetic():
+        return down(call.args[0])
+    return tirx.call_llvm_pure_intrin(call.ty.dtype, "llvm.floor", call.args[0])
+
+
+def _lower_ceil(call: Any) -> Any:
+    def up(x: Any) -> Any:
+        near = _nearest(x)
+        return tirx.Select(near < x, near + _full(1.0, "float", x), near)
+
+    if _by_arithmetic():
+        return up(call.args[0])
+    return tirx.call_llvm_pure_intrin(call.ty.dtype, "llvm.ceil", call.args[0])
+
+
 def _by_arithmetic() -> bool:
     return triple().startswith(("armv7", "thumbv7"))
 
 
+def _full(value: float, kind: str, x: Any) -> Any:
+    """``value`` in every lane, as a ``kind`` as wide as the elements of ``x``."""
+    lanes = int(x.ty.dtype.lanes)
+    made = tirx.const(value, f"{kind}{x.ty.dtype.bits}")
+    return made if lanes == 1 else tirx.Broadcast(made, lanes)
+
+
 def _nearest(x: Any) -> Any:
     """The integer nearest to ``x``, as a float with the sign of ``x``."""
-    lanes = int(x.ty.dtype.lanes)
-    name = "" if lanes == 1 else f"x{lanes}"
-
-    def full(value: float, dtype: str) -> Any:
-        made = tirx.const(value, dtype)
-        return made if lanes == 1 else tirx.Broadcast(made, lanes)
+    width, lanes = int(x.ty.dtype.bits), int(x.ty.dtype.lanes)
+    name, sign = "" if lanes == 1 else f"x{lanes}", -(1 << (width - 1))
 
     def as_float(bits: Any) -> Any:
-        return tirx.reinterpret(f"float32{name}", bits)
+        return tirx.reinterpret(f"float{width}{name}", bits)
 
-    bits = tirx.reinterpret(f"int32{name}", x)
-    magnitude = as_float(tirx.bitwise_and(bits, full(~_SIGN, "int32")))
-    shift = full(_INTEGERS, "float32")
-    whole = tirx.reinterpret(f"int32{name}", separate(magnitude + shift) - shift)
-    sign = tirx.bitwise_and(bits, full(_SIGN, "int32"))
-    return tirx.Select(magnitude < shift, as_float(tirx.bitwise_or(whole, sign)), x)
+    bits = tirx.reinterpret(f"int{width}{name}", x)
+    magnitude = as_float(tirx.bitwise_and(bits, _full(~sign, "int", x)))
+    shift = _full(_INTEGERS[width], "float", x)
+    whole = tirx.reinterpret(f"int{width}{name}", separate(magnitude + shift) - shift)
+    signs = tirx.bitwise_and(bits, _full(sign, "int", x))
+    return tirx.Select(magnitude < shift, as_float(tirx.bitwise_or(whole, signs)), x)

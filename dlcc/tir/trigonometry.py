@@ -13,6 +13,7 @@ from typing import Any
 from tvm import te, tirx
 
 from dlcc.tir import math as tir_math
+from dlcc.tir import rounding
 from dlcc.tir.math import Names
 
 Expr = Any
@@ -128,7 +129,7 @@ def fmod(a: Expr, b: Expr) -> Expr:
     size = names(te.abs(a).astype("float64"))
     divisor = names(te.abs(b).astype("float64"))
     zero = tirx.const(0.0, "float64")
-    rest = names(size - te.floor(size / divisor) * divisor)
+    rest = names(size - rounding.floor(size / divisor) * divisor)
     # The quotient is rounded: it may have become the next integer.
     rest = names(tirx.Select(rest < zero, rest + divisor, rest))
     return names.close(tirx.Select(a < _f32(0), zero - rest, rest).astype("float32"))

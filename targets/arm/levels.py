@@ -6,7 +6,7 @@ from targets.isa import Isa
 
 _V8 = ("fp", "asimd")
 
-NEON = Isa("neon", "generic", (), _V8, 4, 32, "mlal", l2=512 << 10)
+NEON = Isa("neon", "generic", (), _V8, 4, 32, "mlal", l2=512 << 10, arch="aarch64")
 """ARMv8.0: what every AArch64 core has (Cortex-A53, A57, A72, A73)."""
 
 DOTPROD = Isa(
@@ -18,6 +18,7 @@ DOTPROD = Isa(
     32,
     "sdot",
     l2=512 << 10,
+    arch="aarch64",
 )
 """ARMv8.2 with sdot, udot and half precision (Cortex-A55, A75 to A78, X1, Neoverse N1)."""
 
@@ -30,10 +31,22 @@ I8MM = Isa(
     32,
     "mmla",
     l2=512 << 10,
+    arch="aarch64",
 )
 """ARMv8.6 with usdot and usmmla (Cortex-A510, A710, X2 on, Neoverse V1 and N2)."""
 
-ARMV7 = Isa("armv7", "cortex-a9", ("+neon",), ("neon", "vfpv3"), 4, 16, "mlal", False, l2=256 << 10)
+ARMV7 = Isa(
+    "armv7",
+    "cortex-a9",
+    ("+neon",),
+    ("neon", "vfpv3"),
+    4,
+    16,
+    "mlal",
+    fma=False,
+    l2=256 << 10,
+    arch="armv7",
+)
 """32-bit ARMv7-A with NEON (Cortex-A8 and A9 on): no fused multiply-add, no rounding instruction,
 and NEON flushes denormal floats to zero."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dlcc.lowering.target import KernelRow
 from targets.isa import Isa
-from targets.rows.codes import QuantizeRow
+from targets.rows.codes import QuantizeRow, TableRow
 from targets.rows.default import DefaultRow
 from targets.rows.dense import (
     ConvRow,
     ConvTransposeRow,
     DepthwiseRow,
     MatmulRow,
+    SoftmaxRow,
     WinogradRow,
 )
 from targets.rows.rounding import RoundPlanesRow
@@ -24,7 +25,9 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         WinogradRow(isa),
         ConvTransposeRow(isa),
         MatmulRow(isa),
+        SoftmaxRow(isa),
         RoundPlanesRow(isa),
         QuantizeRow(isa),
+        *([TableRow(isa)] if isa.arch == "aarch64" else []),
         DefaultRow(isa),
     )

@@ -1,11 +1,12 @@
 """Tables of 256 bytes at vector speed: a function of one u8 code, for whole vectors of codes.
 
 Where the CPU permutes bytes across a register (AVX512_VBMI), the table is four registers:
-``vpermi2b`` looks up the low seven bits in either half and the code's top bit selects. Elsewhere it
-is 16 rows of 16 bytes for ``pshufb``, which gives 0 where bit 7 of an index is set. Subtracting 16
-from the codes before each row makes a code of row r hit the rows up to r and no later one; each row
-holds the difference (xor) to what the rows before it have added. The trick is XNNPACK's
-(``src/x8-lut``).
+``vpermi2b`` looks up the low seven bits in either half and the code's top bit selects. AArch64
+looks up 64 bytes at a time (tbl4), and leaves what an index past the end has found before (tbx4).
+Elsewhere the table is 16 rows of 16 bytes for ``pshufb``, which gives 0 where bit 7 of an index is
+set. Subtracting 16 from the codes before each row makes a code of row r hit the rows up to r and no
+later one; each row holds the difference (xor) to what the rows before it have added. The trick is
+XNNPACK's (``src/x8-lut``).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _VPERMI2B = "llvm.x86.avx512.vpermi2var.qi.512"
 def table_constant(table: np.ndarray, isa: Isa) -> np.ndarray:
     """``table``, 256 bytes by code, as :func:`load_table` reads it: flat u8."""
     codes = np.ascontiguousarray(table).view(np.uint8).reshape(-1)
-    if isa.byte_permute:
+    if isa.byte_permute or isa.arch == "aarch64":
         return codes
     rows = codes.reshape(_ROWS, _ROW)
     steps = rows.copy()
@@ -44,12 +45,15 @@ def load_table(kb: tir.KernelBuilder, table: Any, isa: Isa) -> list[Any]:
     return [kb.let(kb.load(table, i * lanes, lanes), "row") for i in range(count)]
 
 
-def lookup(kb: tir.KernelBuilder, rows: list[Any], codes: Any) -> Any:
+def lookup(kb: tir.KernelBuilder, rows: list[Any], codes: Any, isa: Isa) -> Any:
     """``table[codes]`` of a full vector of u8 (``4 * isa.lanes``), as u8.
 
-    ``rows``: of :func:`load_table`. Takes 3 instructions with byte permutation, else 46.
+    ``rows``: of :func:`load_table`. Takes 3 instructions with byte permutation, 7 on AArch64, else
+    46.
     """
     lanes = tir.lanes_of(codes)
+    if isa.arch == "aarch64":
+        return _looked_up_by_quarters(kb, rows, kb.let(codes, "codes"))
     if len(rows) != _ROWS:
         codes = kb.let(codes, "codes")
         low, high = (
@@ -68,6 +72,16 @@ def lookup(kb: tir.KernelBuilder, rows: list[Any], codes: Any) -> Any:
     return value
 
 
+def _looked_up_by_quarters(kb: tir.KernelBuilder, rows: list[Any], codes: Any) -> Any:
+    """:func:`lookup` with 64 entries at a time: an index below its quarter wraps past the end."""
+    found = None
+    for first in range(0, len(rows), 4):
+        shift = kb.const(first * _ROW, "uint8", _ROW)
+        at = kb.let(codes - shift, "at") if first else codes
+        found = kb.let(tir.neon.look_up(rows[first : first + 4], at, found), "found")
+    return found
+
+
 def lookup_function(name: str, elements: int, item: int, isa: Isa) -> Any:
     """The kernel of an elementwise function of u8 codes: parameters x, table, y.
 
@@ -84,12 +98,12 @@ def lookup_function(name: str, elements: int, item: int, isa: Isa) -> Any:
     if elements < lanes:
         with kb.loop(kb.begin, kb.end, "item"):
             codes = kb.load_first(x, 0, lanes, elements)
-            kb.store_first(y, 0, kb.let(lookup(kb, rows, codes), "y"), elements)
+            kb.store_first(y, 0, kb.let(lookup(kb, rows, codes, isa), "y"), elements)
         return kb.build()
     stop = tir.tirx.min(kb.end * item, tir.tirx.IntImm("int32", elements))
     vectors = kb.let(tir.tirx.truncdiv(stop - kb.begin * item + (lanes - 1), lanes), "vectors")
     with kb.loop(0, vectors, "v") as v:
         at = tir.tirx.min(kb.begin * item + v * lanes, tir.tirx.IntImm("int32", elements - lanes))
         at = kb.let(at, "at")
-        kb.store(y, at, lookup(kb, rows, kb.load(x, at, lanes)))
+        kb.store(y, at, lookup(kb, rows, kb.load(x, at, lanes), isa))
     return kb.build()

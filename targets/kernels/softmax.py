@@ -15,7 +15,7 @@ import numpy as np
 
 from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
-from targets.isa import CLOCK, Isa
+from targets.isa import Isa
 from targets.kernels.spec import FLOATS, NUMPY, InType, OutType
 
 UNROLLED = 16
@@ -53,13 +53,18 @@ class _Row:
 
     kb: tir.KernelBuilder
     spec: SoftmaxSpec
-    lanes: int
+    isa: Isa
     x: Any
     y: Any
     coarse: Any
     fine: Any
     scalars: Any
     start: Any = 0
+
+    @property
+    def lanes(self) -> int:
+        """Lanes of a vector."""
+        return self.isa.lanes
 
     def vectors(self) -> Iterator[tuple[Any, int]]:
         """Runs what follows for each vector of the row: its index, and how many lanes count."""
@@ -138,6 +143,16 @@ def _largest_real(row: _Row) -> Any:
 def _lookup(row: _Row, table: Any, index: Any) -> Any:
     """``table[index]`` in every lane, ``index`` int32 in 0..15 (only its low bits count)."""
     kb, lanes = row.kb, row.lanes
+    if row.isa.arch != "x86":
+        entries = [
+            kb.let(kb.reinterpret(kb.load(table, at, lanes), "uint8", 4 * lanes), "entries")
+            for at in range(0, TABLE, lanes)
+        ]
+        # the places of each entry's four bytes
+        places = kb.cast(index, "uint32") * kb.const(0x04040404, "uint32", lanes)
+        places = kb.reinterpret(places + kb.const(0x03020100, "uint32", lanes), "uint8", 4 * lanes)
+        found = tir.neon.look_up(entries, kb.let(places, "places"))
+        return kb.reinterpret(found, "float32", lanes)
     if lanes == 16:
         entries = kb.load(table, 0, lanes)
         return kb.pure("llvm.x86.avx512.permvar.sf.512", "float32", lanes, entries, index)
@@ -218,7 +233,7 @@ def _real_row(row: _Row) -> None:
         row.put(at, power * kb.splat(factor, lanes), count)
 
 
-def softmax_function(name: str, spec: SoftmaxSpec, lanes: int, *, native: bool = False) -> Any:
+def softmax_function(name: str, spec: SoftmaxSpec, isa: Isa, *, native: bool = False) -> Any:
     """The kernel: parameters x, (u8: coarse, fine, scalars), y; one work item per row.
 
     ``native``: the CPU has the instructions of AVX512-BF16.
@@ -228,7 +243,7 @@ def softmax_function(name: str, spec: SoftmaxSpec, lanes: int, *, native: bool =
     codes = spec.in_dtype == "u8"
     tables = [kb.pointer(n, "float32") for n in ("coarse", "fine", "scalars") if codes]
     y = kb.pointer("y", NUMPY[spec.out], align=1)
-    row = _Row(kb, spec, lanes, x, y, *(tables or (None, None, None)))
+    row = _Row(kb, spec, isa, x, y, *(tables or (None, None, None)))
     with kb.loop(kb.begin, kb.end, "row") as item:
         row.start = kb.let(item * spec.length, "start")
         (_code_row if codes else _real_row)(row)
@@ -255,7 +270,7 @@ def softmax(
     """
     shape = SoftmaxSpec(1, spec.length, spec.in_dtype, spec.out)
     native = spec.out == "bf16" and isa.bfloat16 != "widen"
-    key = name_key("softmax", shape, isa.lanes, isa.fma, native)
+    key = name_key("softmax", shape, isa.arch, isa.lanes, isa.fma, native)
     constants: dict[str, np.ndarray] = {}
     if spec.in_dtype == "u8":
         if tables is None:
@@ -268,7 +283,7 @@ def softmax(
     names: tuple[KernelArg, ...] = tuple(("const", name) for name in constants)
     step = KernelStep(
         key,
-        lambda: softmax_function(key, shape, isa.lanes, native=native),
+        lambda: softmax_function(key, shape, isa, native=native),
         (("in", 0), *names, ("out", 0)),
         spec.rows,
     )
@@ -279,4 +294,4 @@ def softmax(
 
 def softmax_cost(spec: SoftmaxSpec, isa: Isa) -> float:
     """Predicted seconds on one thread (only good for comparison)."""
-    return spec.rows * (ceil(spec.length / isa.lanes) * CYCLES + 40.0) / CLOCK
+    return spec.rows * (ceil(spec.length / isa.lanes) * CYCLES + 40.0) / isa.clock

@@ -96,6 +96,9 @@ int main(int argc, char **argv) {
     const int32_t begin = (int32_t)number(), end = (int32_t)number();
     if (call(function, count, arguments, begin, end) != 0) fail("a kernel failed");
   }
-  const uint32_t result = number();
-  return fwrite(address[result], 1, bytes[result], stdout) == bytes[result] ? 0 : 2;
+  for (uint32_t results = number(); results > 0; results--) {
+    const uint32_t result = number();
+    if (fwrite(address[result], 1, bytes[result], stdout) != bytes[result]) fail("no room");
+  }
+  return 0;
 }

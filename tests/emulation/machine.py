@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -120,8 +121,10 @@ class Kernels:
         (folder / "kernels.o").write_bytes(code)
         machine.compile("-shared", "-o", self.path, folder / "kernels.o")
 
-    def run(self, arrays: Sequence[Placed], calls: Iterable[Call], result: int) -> bytes:
-        """Places the arrays in memory, makes the calls, returns what array ``result`` holds."""
+    def run(
+        self, arrays: Sequence[Placed], calls: Iterable[Call], results: Sequence[int]
+    ) -> list[bytes]:
+        """Places the arrays in memory, makes the calls, returns what arrays ``results`` hold."""
         parts = [struct.pack("<I", len(arrays))]
         for array, slack, align in arrays:
             parts += [struct.pack("<III", array.nbytes, slack, align), array.tobytes()]
@@ -131,9 +134,11 @@ class Kernels:
             parts.append(struct.pack("<I", len(name)) + name.encode())
             parts.append(struct.pack(f"<{len(which) + 1}I", len(which), *which))
             parts.append(struct.pack("<ii", begin, end))
-        parts.append(struct.pack("<I", result))
+        parts.append(struct.pack(f"<{len(results) + 1}I", len(results), *results))
         program = _program(self.machine, "kernels.c")
-        return self.machine.run(program, self.path, data=b"".join(parts))
+        made = self.machine.run(program, self.path, data=b"".join(parts))
+        ends = list(accumulate(arrays[result][0].nbytes for result in results))
+        return [made[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def run_network(

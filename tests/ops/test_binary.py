@@ -201,7 +201,7 @@ def test_interval_of_a_square_is_not_negative() -> None:
     assert_interval_holds(prelu())
 
 
-def test_tir(tmp_path: Path) -> None:
+def tir_cases() -> list[Case]:
     cases = [prelu(), prelu(U8, OUT, "nhwc"), prelu(S8)]
     for op in FUNCTIONS:
         for layout in ("", "nhwc"):
@@ -227,4 +227,8 @@ def test_tir(tmp_path: Path) -> None:
     for fmod in (True, False):
         cases.append(dense("mod", real(30) * 10, real(30, seed=1), attrs={"fmod": fmod}))
         cases.append(dense("mod", ints(20), ints(20, seed=1) * 2 + 1, attrs={"fmod": fmod}))
-    check(cases, tmp_path)
+    return cases
+
+
+def test_tir(tmp_path: Path) -> None:
+    check(tir_cases(), tmp_path)

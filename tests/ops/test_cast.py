@@ -10,7 +10,7 @@ import pytest
 from dlcc.errors import DlccError
 from dlcc.ops import Interval, op_of
 from tests.ops.elementwise import assert_interval_holds, dense, evaluate, real
-from tests.ops.tir_harness import check
+from tests.ops.tir_harness import Case, check
 
 TYPES = {
     "f32": np.float32, "f64": np.float64, "f16": np.float16, "bool": np.bool_, "i8": np.int8,
@@ -45,10 +45,14 @@ def test_unknown_type() -> None:
         dense("cast", VALUES, attrs={"to": "f8"})
 
 
-def test_tir(tmp_path: Path) -> None:
+def tir_cases() -> list[Case]:
     cases = [dense("cast", VALUES, attrs={"to": to}) for to in TYPES]
     whole = np.arange(-9, 9)
     cases += [dense("cast", whole, attrs={"to": to}) for to in ("f32", "i8", "bool", "i32")]
     cases.append(dense("cast", whole > 2, attrs={"to": "f32"}))
     cases.append(dense("cast", VALUES.astype(np.float16), attrs={"to": "f32"}))
-    check(cases, tmp_path)
+    return cases
+
+
+def test_tir(tmp_path: Path) -> None:
+    check(tir_cases(), tmp_path)

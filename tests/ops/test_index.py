@@ -151,7 +151,7 @@ def test_refusals(op: str, operands: tuple, attrs: dict, why: str) -> None:
         dense(op, *operands, attrs=attrs)
 
 
-def test_tir(tmp_path: Path) -> None:
+def tir_cases() -> list[Case]:
     cases = [f(r) for r in COMBINE for f in (scatter_elements, scatter_nd)]
     cases += [scatter_elements(r, rows=6) for r in ("none", "add")]
     for e in (None, U8):
@@ -175,4 +175,8 @@ def test_tir(tmp_path: Path) -> None:
             dense("trilu", real(2, 4, 5), attrs={"k": 1, "upper": flag}),
         ]
     cases.append(dense("one_hot", indices(3, 4, below=6), real(2), attrs={"axis": 1, "depth": 5}))
-    check(cases, tmp_path)
+    return cases
+
+
+def test_tir(tmp_path: Path) -> None:
+    check(tir_cases(), tmp_path)

@@ -143,7 +143,7 @@ def test_operands_that_do_not_fit_are_refused(op, a, b):
         build(graph, op, values)
 
 
-def test_default_tir_of_matmul_agrees_with_the_reference(tmp_path):
+def tir_cases():
     """Broadcast and constant operands, which the kernel generators do not serve."""
     cases = []
     for a, b, attrs in (
@@ -162,4 +162,8 @@ def test_default_tir_of_matmul_agrees_with_the_reference(tmp_path):
             cases.append(case("matmul", extra, attrs, out=out, tolerance=0.0))
         rest = f32(*outs, a[-2], width, seed=9)
         cases.append(case("matmul", [f32(*a), f32(*b, seed=1), rest], attrs))
-    check(cases, tmp_path)
+    return cases
+
+
+def test_default_tir_of_matmul_agrees_with_the_reference(tmp_path):
+    check(tir_cases(), tmp_path)

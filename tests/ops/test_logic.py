@@ -89,7 +89,7 @@ def coded_where(layout: str) -> Case:
     return case("where", operands, out=U8, layout=layout)
 
 
-def test_tir(tmp_path: Path) -> None:
+def tir_cases() -> list[Case]:
     cases = [dense(op, np.round(real(4, 5)), np.round(real(5, seed=1))) for op in COMPARISONS]
     cases += [dense(op, octets(4, 5), octets(5, seed=1)) for op in ("less", "equal")]
     cases += [dense(op, truth(4, 5), truth(5, seed=1)) for op in BOOLEANS]
@@ -99,4 +99,8 @@ def test_tir(tmp_path: Path) -> None:
         cases.append(dense("is_inf", ODD, attrs=attrs))
     cases += [dense("where", truth(4, 1), real(4, 5), real(5, seed=1))]
     cases += [coded_where(""), coded_where("nhwc")]
-    check(cases, tmp_path)
+    return cases
+
+
+def test_tir(tmp_path: Path) -> None:
+    check(tir_cases(), tmp_path)

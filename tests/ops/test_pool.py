@@ -89,7 +89,7 @@ def test_windows_that_do_not_fit_are_refused():
         build(graph, "max_pool2d", [x], {"kernel": (3, 3)})
 
 
-def test_tir_agrees_with_the_references(tmp_path):
+def tir_cases():
     cases = []
     for layout in ("", "nhwc"):
         for x in (u8(2, 5, 9, 7, layout=layout), f32(2, 5, 9, 7, layout=layout)):
@@ -105,4 +105,8 @@ def test_tir_agrees_with_the_references(tmp_path):
                 case("avg_pool2d", [x], {"kernel": (2, 2), "dilations": (2, 3)}, out=DENSE,
                      layout=layout),
             ]  # fmt: skip
-    check(cases, tmp_path)
+    return cases
+
+
+def test_tir_agrees_with_the_references(tmp_path):
+    check(tir_cases(), tmp_path)

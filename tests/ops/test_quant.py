@@ -295,7 +295,7 @@ def test_wrong_sides_are_refused():
         reference(kept)
 
 
-def test_tir_agrees_with_the_references(tmp_path):
+def tir_cases():
     axis = Affine(8, False, (0.01, 0.02, 0.04), (3, 100, 250), 1)
     signed = Affine(8, True, (0.05,), (-4,))
     raw = codes(2, 3, 5, 4)
@@ -322,4 +322,8 @@ def test_tir_agrees_with_the_references(tmp_path):
             case("relayout", [q], layout=layout),
             case("relayout", [x], layout="" if layout else "nhwc", tolerance=0.0),
         ]  # fmt: skip
-    check(cases, tmp_path)
+    return cases
+
+
+def test_tir_agrees_with_the_references(tmp_path):
+    check(tir_cases(), tmp_path)

@@ -108,7 +108,7 @@ def test_nearest_moves_codes():
     np.testing.assert_array_equal(got, x.array.repeat(2, axis=2).repeat(2, axis=3))
 
 
-def test_tir_agrees_with_the_references(tmp_path):
+def tir_cases():
     cases = []
     for layout in ("", "nhwc"):
         for x in (u8(2, 5, 9, 7, layout=layout), f32(2, 5, 9, 7, layout=layout)):
@@ -118,4 +118,8 @@ def test_tir_agrees_with_the_references(tmp_path):
         other = case("resize2d", [u8(1, 3, 4, 4, layout=layout)], {"sizes": (8, 8)},
                      out=affine(0.09, 60), layout=layout)  # fmt: skip
         cases.append(other)
-    check(cases, tmp_path)
+    return cases
+
+
+def test_tir_agrees_with_the_references(tmp_path):
+    check(tir_cases(), tmp_path)

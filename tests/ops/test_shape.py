@@ -115,6 +115,10 @@ def moved(encoding: Affine | None, layout: str) -> list[Case]:
     return [*cases, case("concat", parts, {"axis": 1}, out=e, layout=layout)]
 
 
-def test_tir(tmp_path: Path) -> None:
+def tir_cases() -> list[Case]:
     cases = [c for e in (None, U8) for layout in ("", "nhwc") for c in moved(e, layout)]
-    check(cases, tmp_path)
+    return cases
+
+
+def test_tir(tmp_path: Path) -> None:
+    check(tir_cases(), tmp_path)

@@ -23,7 +23,7 @@ from tests.ops.elementwise import (
     evaluate,
     real,
 )  # fmt: skip
-from tests.ops.tir_harness import check
+from tests.ops.tir_harness import Case, check
 
 POINTS = np.concatenate(
     [np.linspace(-12, 12, 77), [0, -0.0, 0.5, 1, -1, 1e-3, -1e-4, 30, -30]]
@@ -146,7 +146,7 @@ def test_unknown_attribute_is_refused() -> None:
         dense("leaky_relu", POINTS, attrs={"slope": 0.1})
 
 
-def test_tir(tmp_path: Path) -> None:
+def tir_cases() -> list[Case]:
     cases = [dense(op, points) for op, (points, _) in FUNCTIONS.items()]
     cases += [
         dense("gelu", POINTS, attrs={"approximate": "tanh"}),
@@ -165,4 +165,8 @@ def test_tir(tmp_path: Path) -> None:
             for encoding in (U8, S8)
         ]
         cases.append(dense("silu", real(*SHAPE)))
-    check(cases, tmp_path)
+    return cases
+
+
+def test_tir(tmp_path: Path) -> None:
+    check(tir_cases(), tmp_path)

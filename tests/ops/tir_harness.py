@@ -135,7 +135,7 @@ class _Kernel:
     constants: list[np.ndarray]
 
 
-def lower(checked: Case, name: str) -> _Kernel:
+def lower(checked: Case, name: str, lanes: int = LANES) -> _Kernel:
     """The scheduled default TIR of a case."""
     from dlcc.tir.access import TirContext
     from dlcc.tir.te_kernels import elementwise_like
@@ -143,7 +143,7 @@ def lower(checked: Case, name: str) -> _Kernel:
     ctx = TirContext(checked.node)
     op_of(checked.node).compute(checked.node, ctx)
     inputs = [t for t in ctx.operands if t is not None] + [t for _, t in ctx.constants]
-    func, items = elementwise_like(name, inputs, ctx.results, LANES, item_axes=ctx.item_axes)
+    func, items = elementwise_like(name, inputs, ctx.results, lanes, item_axes=ctx.item_axes)
     return _Kernel(func, items, [a for a, _ in ctx.constants])
 
 
@@ -156,25 +156,35 @@ def link(code: bytes, folder: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(shared))
 
 
-def run(checked: Case, kernel: _Kernel, function: Any) -> list[np.ndarray]:
-    """Call a kernel, its work items in two ranges; results in logical order."""
+def arguments(checked: Case, kernel: _Kernel) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """What a kernel reads, and what it writes to."""
     pairs = zip(checked.arrays, checked.node.inputs, strict=True)
     arrays = [physical(a, v.type) for a, v in pairs if a is not None and v is not None]
-    arrays += kernel.constants
     outs = [
         np.full(v.type.physical_shape or (1,), 77, v.type.storage.numpy)
         for v in checked.node.outputs
     ]
-    pointers = [ctypes.c_void_p(a.ctypes.data) for a in (*arrays, *outs)]
-    half = kernel.items // 2
-    for begin, end in ((0, half), (half, kernel.items)):
-        assert function(*pointers, ctypes.c_int32(begin), ctypes.c_int32(end)) == 0
+    return arrays + kernel.constants, outs
+
+
+def logical(checked: Case, written: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """What a kernel wrote, in logical order."""
     results = []
-    for array, value in zip(outs, checked.node.outputs, strict=True):
+    for array, value in zip(written, checked.node.outputs, strict=True):
         inverse = np.argsort(value.type.permutation)
         shaped = array.reshape(value.type.physical_shape)
         results.append(shaped.transpose(inverse) if value.type.rank else shaped.reshape(()))
     return results
+
+
+def run(checked: Case, kernel: _Kernel, function: Any) -> list[np.ndarray]:
+    """Call a kernel, its work items in two ranges; results in logical order."""
+    arrays, outs = arguments(checked, kernel)
+    pointers = [ctypes.c_void_p(a.ctypes.data) for a in (*arrays, *outs)]
+    half = kernel.items // 2
+    for begin, end in ((0, half), (half, kernel.items)):
+        assert function(*pointers, ctypes.c_int32(begin), ctypes.c_int32(end)) == 0
+    return logical(checked, outs)
 
 
 def compare(checked: Case, got: Sequence[np.ndarray]) -> None:

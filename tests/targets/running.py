@@ -17,7 +17,15 @@ from targets import arm
 from targets.arm import ARMV7_FAMILY, FAMILY
 from targets.cpu.levels import LEVELS
 from targets.isa import Isa, host_flags, supports
-from tests.emulation.machine import ARMV7, CORTEX_A72, CORTEX_A76, NEWEST, Kernels
+from tests.emulation.machine import (
+    ARMV7,
+    CORTEX_A72,
+    CORTEX_A76,
+    NEWEST,
+    Call,
+    Kernels,
+    Placed,
+)
 from tests.tir.linking import Library
 
 _ARCH_REQ_XCOMP_PERM = 0x1023
@@ -29,6 +37,9 @@ def request_tiles() -> None:
     """Asks Linux for the AMX tile registers, once per process."""
     ctypes.CDLL(None).syscall(158, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA)
 
+
+Job = tuple[KernelPlan, list[np.ndarray], np.ndarray]
+"""A plan, its inputs, and what its output holds before."""
 
 ARM_LEVELS = {**arm.LEVELS, arm.ARMV7.name: arm.ARMV7}
 MACHINES = {"neon": CORTEX_A72, "dotprod": CORTEX_A76, "i8mm": NEWEST, "armv7": ARMV7}
@@ -109,7 +120,7 @@ class Runner:
         ``slack``: bytes that may be read after input 0 (and 1, where it is no residual).
         """
         if self.machine is not None:
-            return self._emulated(plan, inputs, output, cuts, slack)
+            return self._emulated([(plan, inputs, output)], cuts, slack)[0]
         memory = self.memory(plan, inputs, output, slack)
         for step, pointers in memory:
             edges = [step.work_items * i // cuts for i in range(cuts + 1)]
@@ -117,32 +128,39 @@ class Runner:
                 self.library.call(step.name_key, pointers, begin, end)
         return memory[-1][1][-1].copy()
 
-    def _emulated(
-        self,
-        plan: KernelPlan,
-        inputs: list[np.ndarray],
-        output: np.ndarray,
-        cuts: int,
-        slack: int,
-    ) -> np.ndarray:
+    def run_all(self, jobs: list[Job], cuts: int = 1, slack: int = ARENA_SLACK) -> list[np.ndarray]:
+        """:meth:`run` of many plans: another machine is started only once."""
+        if self.machine is not None:
+            return self._emulated(jobs, cuts, slack)
+        return [self.run(*job, cuts, slack) for job in jobs]
+
+    def _emulated(self, jobs: list[Job], cuts: int, slack: int) -> list[np.ndarray]:
         """:meth:`run` on another machine, which checks the borders of arrays in the same way."""
-        places: dict = {("in", i): (array, slack, 1) for i, array in enumerate(inputs)}
-        places[("out", 0)] = (output, 0, output.dtype.itemsize)
-        for name, array in plan.constants.items():
-            places[("const", name)] = (array, ARENA_SLACK, 64)
-        for i, size in enumerate(plan.scratch):
-            places[("scratch", i)] = (np.full(size, 0xCD, np.uint8), ARENA_SLACK, 64)
-        for i, size in enumerate(plan.thread_scratch):
-            places[("thread_scratch", i)] = (np.full(size, 0xCD, np.uint8), 0, 64)
-        order = {key: index for index, key in enumerate(places)}
-        calls = []
-        for step in plan.steps:
-            edges = [step.work_items * i // cuts for i in range(cuts + 1)]
-            which = [order[arg] for arg in step.args]
-            calls += [(step.name_key, which, b, e) for b, e in reversed(list(pairwise(edges)))]
-        made = self.kernels.run(list(places.values()), calls, calls[-1][1][-1])
-        last = list(places.values())[calls[-1][1][-1]][0]
-        return np.frombuffer(made, last.dtype).reshape(last.shape)
+        arrays: list[Placed] = []
+        calls: list[Call] = []
+        results = []
+        for plan, inputs, output in jobs:
+            places: dict = {("in", i): (array, slack, 1) for i, array in enumerate(inputs)}
+            places[("out", 0)] = (output, 0, output.dtype.itemsize)
+            for name, array in plan.constants.items():
+                places[("const", name)] = (array, ARENA_SLACK, 64)
+            for i, size in enumerate(plan.scratch):
+                places[("scratch", i)] = (np.full(size, 0xCD, np.uint8), ARENA_SLACK, 64)
+            for i, size in enumerate(plan.thread_scratch):
+                places[("thread_scratch", i)] = (np.full(size, 0xCD, np.uint8), 0, 64)
+            order = {key: len(arrays) + index for index, key in enumerate(places)}
+            arrays += places.values()
+            for step in plan.steps:
+                edges = [step.work_items * i // cuts for i in range(cuts + 1)]
+                which = [order[arg] for arg in step.args]
+                calls += [(step.name_key, which, b, e) for b, e in reversed(list(pairwise(edges)))]
+            results.append(calls[-1][1][-1])
+        made = self.kernels.run(arrays, calls, results)
+        shapes = [arrays[result][0] for result in results]
+        return [
+            np.frombuffer(data, array.dtype).reshape(array.shape)
+            for data, array in zip(made, shapes, strict=True)
+        ]
 
     def memory(
         self, plan: KernelPlan, inputs: list[np.ndarray], output: np.ndarray, slack: int

@@ -23,7 +23,7 @@ OUTPUTS = {
 }
 
 
-def _cases():
+def softmax_cases():
     """Rows of floats and of codes: wide and narrow, all equal, with every output."""
     made = {f"f32-{n}": case("softmax", [f32(2, 5, n, seed=n, scale=4.0)]) for n in LENGTHS}
     for n in LENGTHS:
@@ -35,25 +35,29 @@ def _cases():
     return made
 
 
-@pytest.fixture(scope="module", params=isa_params())
-def table(request):
-    """All cases planned for one ISA and compiled together."""
-    row, cases = SoftmaxRow(request.param), _cases()
-    assert not any(row.refuses(case.node) for case in cases.values())
-    plans = {name: row.plan(case.node) for name, case in cases.items()}
-    return cases, plans, Runner(list(plans.values()), request.param)
-
-
-@pytest.mark.parametrize("cuts", [1, 3])
-def test_against_the_reference(table, cuts):
-    cases, plans, runner = table
-    for name, made in cases.items():
-        (want,) = reference(made)
-        got = runner.run(plans[name], [made.arrays[0]], np.zeros_like(want), cuts, slack=0)
+def check_softmax(isa):
+    """Plans all cases for one ISA, compiles them together and compares them with the reference."""
+    cases = softmax_cases()
+    row = SoftmaxRow(isa)
+    assert not any(row.refuses(made.node) for made in cases.values())
+    plans = [row.plan(made.node) for made in cases.values()]
+    wanted = [reference(made)[0] for made in cases.values()]
+    jobs = [
+        (plan, [made.arrays[0]], np.zeros_like(want))
+        for plan, made, want in zip(plans, cases.values(), wanted, strict=True)
+    ]
+    runner = Runner(plans, isa)
+    results = [got for cuts in (1, 3) for got in runner.run_all(jobs, cuts, slack=0)]
+    for (name, made), got, want in zip([*cases.items()] * 2, results, wanted * 2, strict=True):
         if name.startswith("f32") and made.arrays[0].dtype == np.float32:
             np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-7, err_msg=name)
         else:
             np.testing.assert_array_equal(got, want, err_msg=name)
+
+
+@pytest.mark.parametrize("isa", isa_params())
+def test_against_the_reference(isa):
+    check_softmax(isa)
 
 
 @pytest.mark.parametrize("isa", isa_params("sse4", "avx2", "avx512bf16"))
