@@ -35,7 +35,7 @@ from dlcc.lowering.lower import lower
 from dlcc.lowering.predict import CostModel
 from dlcc.lowering.target import Target
 from dlcc.lowering.tuning import TuningDatabase
-from dlcc.program import Program, Sample
+from dlcc.program import KernelSource, Program, Sample
 from dlcc.recording import record_sample
 from dlcc.tuner import CANDIDATES, ROUNDS, LayerTimes
 from dlcc.tuner import tune as measure_candidates
@@ -265,6 +265,28 @@ def build_object(functions: dict[str, Any], target: Target) -> bytes:
     return compile_object(functions, LLVMTarget(target.triple, target.mcpu, target.mattr))
 
 
+def print_sources(
+    functions: dict[str, Any], work_items: Mapping[str, int], target: Target
+) -> dict[str, KernelSource]:
+    """The kernels as portable C.
+
+    Raises:
+        DlccError: one is written for a machine's vectors or instructions.
+    """
+    from dlcc.tir.c99 import Unprintable, print_kernel
+
+    try:
+        return {name: print_kernel(name, f, work_items[name]) for name, f in functions.items()}
+    except Unprintable as error:
+        raise DlccError(
+            ExitCode.UNSUPPORTED,
+            "a kernel cannot be written as portable C",
+            where="--emit c",
+            why=f"for {target.name} it has {error}",
+            fix="compile for --target c",
+        ) from error
+
+
 def compile(
     model: str | Path | Graph | Any,
     output: str | Path,
@@ -305,6 +327,7 @@ def compile(
         progress=progress,
         chooser=chooser,
         fuse=chosen.fuse,
+        print_sources=print_sources if "c" in emit else None,
     )
     marks.append(time.perf_counter())
     optimised, sample = _recorded(optimised, program, chosen)

@@ -199,6 +199,23 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class KernelSource:
+    """A kernel as C99 that computes all items of its steps at once.
+
+    What it calls is defined in ``dlcc/runtime/c/bare/arithmetic.c``.
+
+    Attributes:
+        types: C types that its parameters point to, ``const`` where they are only read.
+        names: of its parameters.
+        body: what stands between the braces of the function, indented.
+    """
+
+    types: tuple[str, ...]
+    names: tuple[str, ...]
+    body: str = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Program:
     """A network ready to be linked.
 
@@ -223,5 +240,7 @@ class Program:
     """Bytes: alignment of arena and weights offsets."""
     transforms: Mapping[int, FilterTransform] = field(default_factory=dict, repr=False)
     """By offset of the constant."""
+    sources: Mapping[str, KernelSource] = field(default_factory=dict, repr=False)
+    """The kernels as C by the names of their functions, where that was asked for."""
     report: dict[str, object] = field(default_factory=dict, repr=False)
     """Per layer: kernel and why, encodings, bytes, MACs, remarks. Goes to report.json."""

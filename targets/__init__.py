@@ -9,7 +9,7 @@ from typing import Protocol
 
 from dlcc.errors import DlccError, ExitCode
 from dlcc.lowering.target import Target
-from targets import arm, cortex_m, cpu
+from targets import arm, cortex_m, cpu, portable
 
 
 class Family(Protocol):
@@ -27,7 +27,13 @@ class Family(Protocol):
         """Features of ``target`` that this machine lacks."""
 
 
-_ALL: tuple[Family, ...] = (cpu.FAMILY, arm.FAMILY, arm.ARMV7_FAMILY, *cortex_m.FAMILIES)
+_ALL: tuple[Family, ...] = (
+    cpu.FAMILY,
+    arm.FAMILY,
+    arm.ARMV7_FAMILY,
+    *cortex_m.FAMILIES,
+    portable.FAMILY,
+)
 FAMILIES = {family.name: family for family in _ALL}
 
 

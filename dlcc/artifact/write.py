@@ -30,13 +30,14 @@ from dlcc.artifact.folder import replace_folder
 from dlcc.artifact.names import c_identifier, check_name
 from dlcc.artifact.packaging import Delivery, package_files
 from dlcc.artifact.packed import pack as pack_weights
+from dlcc.artifact.portable import c_files
 from dlcc.artifact.storage import Pack, check_pack, storage_report, weights_record
 from dlcc.artifact.toolchain import Toolchain, is_bare, versions
 from dlcc.artifact.weights import weights_image
 from dlcc.errors import DlccError, ExitCode
 from dlcc.program import Program, Sample, TensorInfo
 
-EMITS: Final = ("so", "a", "o")
+EMITS: Final = ("so", "a", "o", "c")
 _SYSTEM_LIBRARIES = re.compile(r"lib(c|pthread)\.so\.\d|ld-linux[\w-]*\.so\.\d")
 
 
@@ -58,7 +59,8 @@ def write_artifact(
         program: the lowered network.
         out_dir: the artifact folder; made with its parents. An artifact that is already there is
             replaced as a whole at the end, files of others in it are kept.
-        emit: which libraries: "so" shared, "a" static, "o" one relocatable object.
+        emit: which libraries: "so" shared, "a" static, "o" one relocatable object; or "c", C
+            source with the constants in it and the interface of :mod:`dlcc.artifact.bare`.
         embed: link the weights into the library instead of writing ``<name>.weights``.
         pack: "speed": the weights file is mapped as it is; "size": it is packed as small as it can
             be, and unpacked when an instance is made.
@@ -80,14 +82,17 @@ def write_artifact(
         )
     check_pack(pack)
     symbol = c_identifier(program.name) if name is None else check_name(name)
+    options = _Options(symbol, tuple(sorted(set(emit))), embed, pack)
     bare = is_bare(program.triple)
+    build = _build_bare if bare else _build
+    if "c" in emit:
+        _check_source(options)
+        build = _build_source
     check_program(program)
     with replace_folder(Path(out_dir)) as folder:
         with tempfile.TemporaryDirectory(prefix="dlcc-") as work:
-            options = _Options(symbol, tuple(sorted(set(emit))), embed, pack)
-            build = _build_bare if bare else _build
             contents, facts = build(program, Path(work), options)
-        if not bare:
+        if not bare and "c" not in emit:
             contents |= package_files(_delivery(program, facts, embed, sample))
         contents |= {f"{symbol}{suffix}": text for suffix, text in (documents or {}).items()}
         record = _manifest(program, contents, facts, dict(manifest_extra or {}))
@@ -102,7 +107,7 @@ def fingerprint(program: Program) -> int:
     facts = asdict(program)
     facts["weights"] = hashlib.sha256(program.weights).hexdigest()
     facts["object_code"] = hashlib.sha256(program.object_code).hexdigest()
-    del facts["report"], facts["transforms"]
+    del facts["report"], facts["transforms"], facts["sources"]
     digest = hashlib.sha256(manifests.dump_json(facts)).digest()
     return int.from_bytes(digest[:8], "little")
 
@@ -113,6 +118,39 @@ class _Options:
     emit: tuple[str, ...]
     embed: bool
     pack: Pack
+
+
+def _check_source(options: _Options) -> None:
+    others = [kind for kind in options.emit if kind != "c"]
+    what, where, why, fix = "", "", "", ""
+    if others:
+        what, where = f"C source and {', '.join(others)} cannot be written at once", "--emit"
+        why = "their interfaces differ, and their headers have one name"
+        fix = "compile to two folders"
+    elif options.pack != "speed":
+        what, where = f"C source cannot be packed for {options.pack}", "--pack"
+        why = "its constants are arrays, which are read where they are"
+        fix = "leave the option out"
+    if what:
+        raise DlccError(ExitCode.USAGE, what, where=where, why=why, fix=fix)
+
+
+def _build_source(
+    program: Program, work: Path, options: _Options
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """As :func:`_build`, for C source, which is compiled elsewhere."""
+    del work
+    symbol = options.symbol
+    storage = storage_report(program, options.pack, program.weights, None)
+    contents = c_files(program, symbol)
+    contents["report.json"] = manifests.dump_json({**program.report, "storage": storage})
+    return contents, {
+        "symbol": symbol,
+        "fingerprint": f"{fingerprint(program):016x}",
+        "emit": options.emit,
+        "needed": [],
+        "weights": weights_record(program, None, True),
+    }
 
 
 def _build(

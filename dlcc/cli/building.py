@@ -188,7 +188,7 @@ def compile_model(
         typer.Option(
             "--emit",
             metavar="KINDS",
-            help="Libraries to write: so, a, o.",
+            help="What to write: libraries (so, a, o) or C source (c).",
             show_default="what is usual for the target",
         ),
     ] = None,

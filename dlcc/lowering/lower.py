@@ -30,6 +30,7 @@ from dlcc.program import (
     Arg,
     FilterTransform,
     FusedStep,
+    KernelSource,
     Member,
     Program,
     Step,
@@ -43,6 +44,9 @@ Progress = Callable[[str, float], None]
 
 Builder = Callable[[dict[str, Any], Target], bytes]
 """Compiles named TIR functions to a relocatable object."""
+
+Printer = Callable[[dict[str, Any], Mapping[str, int], Target], Mapping[str, KernelSource]]
+"""Prints named TIR functions, for the work items of their steps, as C."""
 
 
 def prepare(graph: Graph) -> Graph:
@@ -173,6 +177,15 @@ class _Assembler:
             seconds = step.seconds or choice.seconds
             self.pending.append(_Pending(node.loc, step, args, seconds, weights))
         return names
+
+    def work_items(self) -> dict[str, int]:
+        """Work items of each function's steps, which what determines its code determines too."""
+        found: dict[str, int] = {}
+        for pending in self.pending:
+            items = pending.step.work_items
+            if found.setdefault(pending.step.name_key, items) != items:
+                raise ValueError(f"{pending.step.name_key} has steps of different work items")
+        return found
 
     def _encoding_of(self, node: Node, name: str) -> str:
         for index, operand in enumerate(op_of(node).operands):
@@ -385,6 +398,7 @@ def lower(
     progress: Progress | None = None,
     chooser: Chooser = choose,
     fuse: bool = True,
+    print_sources: Printer | None = None,
 ) -> Program:
     """Lower a graph for a target.
 
@@ -396,6 +410,7 @@ def lower(
         progress: told how far each phase is.
         chooser: picks the kernel of a layer.
         fuse: run steps band by band where that keeps large values in the cache.
+        print_sources: prints the kernels as C too; None: nobody wants it.
 
     Raises:
         DlccError: a layer has no kernel on this target.
@@ -416,6 +431,9 @@ def lower(
     steps, arena_bytes, fused = assembler.finish(target.l2_bytes if fuse else 0)
     _report_threads(layers, steps, threads)
     object_code = build_object(assembler.functions.code, target)
+    sources: Mapping[str, KernelSource] = {}
+    if print_sources is not None:
+        sources = print_sources(assembler.functions.code, assembler.work_items(), target)
     tell("code", 1.0)
     return Program(
         name=prepared.name,
@@ -433,6 +451,7 @@ def lower(
         threads=threads,
         alignment=target.alignment,
         transforms=assembler.transforms,
+        sources=sources,
         report={"target": target.name, "layers": layers, "fusion": fused},
     )
 

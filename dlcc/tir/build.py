@@ -76,7 +76,7 @@ def _c_interface(func: Any) -> Any:
     return made.with_attr("calling_conv", 0).without_attr("tirx.is_entry_func")
 
 
-def _block_passes() -> list[Any]:
+def block_passes() -> list[Any]:
     """Schedule blocks -> loops over flat buffers; keeps our loop annotations."""
     st, tt = s_tir.transform, tirx.transform
     return [
@@ -117,7 +117,7 @@ def _lower(name: str, func: Any, target: Any) -> Any:
     mod = tvm.IRModule({name: func.with_attr("global_symbol", name)})
     mod = tirx.transform.BindTarget(target)(mod)
     if func.attrs is None or LOWERED not in func.attrs:
-        mod = tvm.ir.transform.Sequential(_block_passes())(mod)
+        mod = tvm.ir.transform.Sequential(block_passes())(mod)
         mod = tvm.IRModule({name: split_loops(mod[name])})
         mod = tvm.ir.transform.Sequential(_loop_passes())(mod)
     mod = tvm.IRModule({name: _c_interface(mod[name])})

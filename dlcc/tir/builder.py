@@ -70,9 +70,9 @@ class KernelBuilder:
         self._params.append(buffer)
         return buffer
 
-    def alloc(self, dtype: str, elements: int) -> Any:
+    def alloc(self, dtype: str, elements: int, name: str = "local") -> Any:
         """A stack array of the current scope; indexed by constants only, it becomes registers."""
-        name = self._fresh("local")
+        name = self._fresh(name)
         buffer = tirx.decl_buffer((elements,), dtype, name=name, data_alignment=64)
         self._emit(tirx.AllocBuffer(buffer))
         return buffer

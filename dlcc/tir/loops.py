@@ -8,6 +8,7 @@ needed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -27,6 +28,8 @@ def _int(value: int) -> Any:
 def _vector_loops(loop: Any, body: Any) -> Any:
     """``loop`` in pieces of 1 x lanes, 1 x lanes/2, ... iterations; each piece vectorised."""
     lanes, left, base = int(loop.annotations[VECTOR]), int(loop.extent), 0
+    if lanes == 1:
+        return tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, body)
     pieces = []
     while left:
         while lanes > left:
@@ -51,26 +54,23 @@ def _check_stack(buffer: Any) -> None:
         raise ValueError(f"temporary {buffer.name} of {size} elements is too large for the stack")
 
 
-def _rewrite(stmt: Any, begin: Any, end: Any) -> Any:
-    """``stmt`` with the annotated loops replaced."""
+def rewrite_loops(stmt: Any, replace: Callable[[Any, Any], Any]) -> Any:
+    """``stmt`` with ``replace(loop, its rewritten body)`` for each loop it gives something for."""
     if isinstance(stmt, tirx.SeqStmt):
-        return tirx.SeqStmt([_rewrite(child, begin, end) for child in stmt.seq])
+        return tirx.SeqStmt([rewrite_loops(child, replace) for child in stmt.seq])
     if isinstance(stmt, tirx.AttrStmt):
-        return tirx.AttrStmt(stmt.node, stmt.attr_key, stmt.value, _rewrite(stmt.body, begin, end))
+        body = rewrite_loops(stmt.body, replace)
+        return tirx.AttrStmt(stmt.node, stmt.attr_key, stmt.value, body)
     if isinstance(stmt, tirx.IfThenElse):
         other = stmt.else_case
-        other = None if other is None else _rewrite(other, begin, end)
-        return tirx.IfThenElse(stmt.condition, _rewrite(stmt.then_case, begin, end), other)
+        other = None if other is None else rewrite_loops(other, replace)
+        return tirx.IfThenElse(stmt.condition, rewrite_loops(stmt.then_case, replace), other)
     if isinstance(stmt, tirx.AllocBuffer):
         _check_stack(stmt.buffer)
     if not isinstance(stmt, tirx.For):
         return stmt
-    body = _rewrite(stmt.body, begin, end)
-    if ITEMS in stmt.annotations:
-        return tirx.For(stmt.loop_var, begin, end - begin, tirx.ForKind.SERIAL, body)
-    if VECTOR in stmt.annotations:
-        return _vector_loops(stmt, body)
-    return tirx.For(
+    body = rewrite_loops(stmt.body, replace)
+    return replace(stmt, body) or tirx.For(
         stmt.loop_var,
         stmt.min,
         stmt.extent,
@@ -91,5 +91,11 @@ def split_loops(func: Any) -> Any:
     begin, end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
     if ITEMS not in str(func):
         raise ValueError(f"no loop is annotated {ITEMS!r}: which loop runs over work items?")
-    body = _rewrite(func.body, begin, end)
+
+    def replace(loop: Any, body: Any) -> Any:
+        if ITEMS in loop.annotations:
+            return tirx.For(loop.loop_var, begin, end - begin, tirx.ForKind.SERIAL, body)
+        return _vector_loops(loop, body) if VECTOR in loop.annotations else None
+
+    body = rewrite_loops(func.body, replace)
     return tirx.PrimFunc([*func.params, begin, end], body, func.ret_type, func.attrs)

@@ -36,7 +36,7 @@ def elementwise_like(
         outputs: results of ``te.compute``, in parameter order; with more than one, all must have
             the same number of work items (equal shapes do).
         lanes: vector lanes of the innermost axis (elements of the widest dtype in one register:
-            16 for f32/i32 on AVX-512, 8 on AVX2, 4 on NEON and SSE).
+            16 for f32/i32 on AVX-512, 8 on AVX2, 4 on NEON and SSE; 1: scalar code).
         item_axes: how many leading output axes a work item fixes; ``None``: all but the last.
             An axis that a reduction runs over for the whole row (softmax, layer norm) must not be
             among them.
@@ -62,7 +62,10 @@ def elementwise_like(
     for block in results:
         loop, row, count = _item_loop(schedule, block, item_axes)
         _compute_inside(schedule, block, row)
-        _vectorise(schedule, loop, lanes)
+        if lanes == 1:
+            _start_apart(schedule, loop)
+        else:
+            _vectorise(schedule, loop, lanes)
         schedule.annotate(loop, ITEMS, 1)
         counts.append(count)
     if len(set(counts)) != 1:
@@ -148,6 +151,19 @@ def _compute_inside(schedule: Any, block: Any, loop: Any) -> None:
             ):
                 schedule.compute_at(producer, loop, preserve_unit_loops=True)
                 moved = True
+
+
+def _start_apart(schedule: Any, item: Any) -> None:
+    """Gives the reductions inside the item loop their first values before they loop."""
+    for inner in _children(schedule):
+        loops = schedule.get_loops(inner)
+        if not _is_reduction(schedule, inner) or not any(
+            _same(schedule, outer, item) for outer in loops
+        ):
+            continue
+        axes = schedule.get(inner).iter_vars
+        reductions = sum(1 for axis in axes if int(axis.iter_type) != 0)
+        schedule.decompose_reduction(inner, loops[len(loops) - reductions])
 
 
 def _vectorise(schedule: Any, item: Any, lanes: int) -> None:

@@ -16,6 +16,9 @@ import numpy as np
 from dlcc import tir
 from targets.kernels.spec import FLOATS, NUMPY, Epilogue, OutType, ResidualType
 
+SCALARS = ("zero_point", "low", "high", "residual_zero_point")
+"""What the elements of the constant ``scalars`` are."""
+
 
 def scalars(epilogue: Epilogue) -> np.ndarray:
     """The ``scalars`` constant, f32: out zero point, lower and upper bound before the zero point is
@@ -56,7 +59,7 @@ def parameters(
         made.residual = kb.pointer("residual", NUMPY[residual], align=1)
     made.y = kb.pointer("y", NUMPY[out], align=1)
     # read once: in a loop, tile stores between them would keep LLVM from moving the loads out
-    made.scalars = [kb.let(kb.load(scalars, i), "scalar") for i in range(4)]
+    made.scalars = [kb.let(kb.load(scalars, i), name) for i, name in enumerate(SCALARS)]
     return made
 
 

@@ -1,0 +1,254 @@
+"""Convolution by direct loops, for machines without vectors and for C source.
+
+A window is cut at the input's edge by the bounds of its loops, so nothing is padded or copied: RAM
+is what such machines have least of. Channels lie innermost (NHWC), and the taps of a kernel row
+with all their channels are neighbours in memory; their sum is one loop. A few output channels are
+computed side by side, so that an activation that is loaded once is multiplied several times.
+
+Sums are int32 (float32 for float layers). The input's zero point z is folded into the bias,
+``sum(x * w) + bias - z * sum(w)``, where every window sees all its taps; else it is taken from each
+activation, since a tap in the padding must count nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dlcc import tir
+from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
+from targets.kernels import epilogue
+from targets.kernels.spec import NUMPY, Borders, ConvSpec
+
+CHANNELS = 4
+"""Output channels that are computed side by side."""
+
+_LARGEST_CODE = 255
+
+
+@dataclass(frozen=True)
+class Window(Borders):
+    """Where the windows of ``spec`` meet the input's edge."""
+
+    spec: ConvSpec
+
+    def __post_init__(self) -> None:
+        for name in ("h", "w", "oh", "stride", "dilation"):
+            object.__setattr__(self, name, getattr(self.spec, name))
+        object.__setattr__(self, "kernel", (self.spec.kh, self.spec.kw))
+        object.__setattr__(self, "pads", self.spec.pads[:2])
+
+    @property
+    def column_borders(self) -> bool:
+        """Whether some tap of a kernel row lies on padding somewhere."""
+        return self.touches_border(0, self.spec.ow)
+
+    @property
+    def cut(self) -> bool:
+        """Whether any window lacks taps."""
+        return self.row_borders or self.column_borders
+
+
+def sums_fit(weights: np.ndarray, bias: np.ndarray) -> bool:
+    """Whether no partial sum of codes times ``weights`` [channels, ...] can leave int32."""
+    taps = np.abs(weights.astype(np.int64)).reshape(len(weights), -1).sum(axis=1)
+    return int((_LARGEST_CODE * 2 * taps + np.abs(bias.astype(np.int64))).max(initial=0)) < 1 << 31
+
+
+def conv2d(
+    spec: ConvSpec,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    multiplier: np.ndarray | None = None,
+    ratio: np.ndarray | None = None,
+) -> KernelPlan:
+    """The plan of a convolution: one step, an item for each output row.
+
+    Args:
+        spec: of codes (u8) or float32, stored as they are.
+        weights: int8 or float32 ``[oc, c / groups, kh, kw]``.
+        bias: int32 or float32 ``[oc]``.
+        multiplier: float32 ``[oc]``, for codes.
+        ratio: float32 ``[oc]``, of a residual operand of codes.
+    """
+    integer = spec.in_dtype == "u8"
+    offset = spec.in_zero_point if integer and Window(spec).cut else 0
+    if integer and not offset:
+        codes = weights.astype(np.int64).reshape(spec.oc, -1).sum(axis=1)
+        bias = (bias - spec.in_zero_point * codes).astype(np.int32)
+    depthwise = spec.groups == spec.c == spec.oc
+    order = (2, 3, 0, 1) if depthwise else (0, 2, 3, 1)  # [kh, kw, c] or [oc, kh, kw, c / groups]
+    constants = {"weight": np.ascontiguousarray(weights.transpose(order)), "bias": bias}
+    constants["scalars"] = epilogue.scalars(spec.epilogue)
+    if multiplier is not None:
+        constants["multiplier"] = np.broadcast_to(multiplier, (spec.oc,))
+    if ratio is not None:
+        constants["ratio"] = np.broadcast_to(ratio, (spec.oc,))
+    plain = replace(spec.epilogue, lo=-np.inf, hi=np.inf, out_zero_point=0, residual_zero_point=0)
+    coded = replace(spec, in_zero_point=offset, epilogue=plain, input_slack=True)
+    kind = _kind(spec, depthwise)
+    key = name_key(kind, coded)
+    names = epilogue.argument_names(integer, spec.epilogue.residual)
+    args: list[KernelArg] = [("in", 0), ("const", "weight"), *(("const", n) for n in names)]
+    args += [("in", 1)] if spec.epilogue.residual is not None else []
+    build = _Depthwise if depthwise else _Conv
+    step = KernelStep(key, lambda: build(key, coded).build(), (*args, ("out", 0)), spec.n * spec.oh)
+    return KernelPlan((step,), constants, kernel=f"direct {kind.replace('_', ' ')}")
+
+
+def _kind(spec: ConvSpec, depthwise: bool) -> str:
+    if spec.h == spec.kh == spec.kw == 1 and spec.groups == 1:
+        return "linear"
+    stem = "depthwise" if depthwise else "conv"
+    return f"{stem}_{spec.kh}x{spec.kw}"
+
+
+class _Loops:
+    """What the two kinds of loops share: the input's row, and the bounds of its windows."""
+
+    def __init__(self, key: str, spec: ConvSpec) -> None:
+        self.spec, self.window = spec, Window(spec)
+        self.kb = kb = tir.KernelBuilder(key)
+        self.integer = spec.in_dtype == "u8"
+        self.sum_type = "int32" if self.integer else "float32"
+        self.x = kb.pointer("x", NUMPY[spec.in_dtype], align=1 if self.integer else 4)
+        self.weight = kb.pointer("weight", "int8" if self.integer else "float32", align=1)
+        self.at = epilogue.parameters(kb, self.integer, spec.epilogue.out, spec.epilogue.residual)
+
+    def build(self) -> Any:
+        """The finished PrimFunc."""
+        kb, spec = self.kb, self.spec
+        with kb.loop(kb.begin, kb.end, "row") as item:
+            image = 0 if spec.n == 1 else kb.let(item // spec.oh, "image")
+            row = item if spec.n == 1 else kb.let(item % spec.oh, "out_row")
+            top = kb.let(row * spec.stride[0] - spec.pads[0], "top")
+            rows = self._taps(top, 0, self.window.row_borders)
+            with kb.loop(0, spec.ow, "column") as column:
+                left = kb.let(column * spec.stride[1] - spec.pads[1], "left")
+                columns = self._taps(left, 1, self.window.column_borders)
+                pixel = kb.let(item * spec.ow + column, "pixel") if spec.ow > 1 else item
+                self._pixel((image * spec.h + top) * spec.w + left, rows, columns, pixel)
+        return kb.build()
+
+    def _taps(self, start: Any, axis: int, cut: bool) -> tuple[Any, Any]:
+        """First and end of the taps that a window from ``start`` has inside the input."""
+        spec, step = self.spec, self.spec.dilation[axis]
+        taps, size = (spec.kh, spec.kw)[axis], (spec.h, spec.w)[axis]
+        if not cut:
+            return 0, taps
+        first, end = 0 - start, size - start
+        if step > 1:
+            first, end = (tir.tirx.floordiv(v + (step - 1), step) for v in (first, end))
+        kind = ("row", "column")[axis]
+        first = self.kb.let(tir.tirx.max(first, 0), f"first_{kind}")
+        return first, self.kb.let(tir.tirx.min(end, taps), f"end_{kind}")
+
+    def _pixel(self, corner: Any, rows: Any, columns: Any, pixel: Any) -> None:
+        raise NotImplementedError
+
+    def _start(self, channel: Any) -> Any:
+        """A sum that starts with the bias."""
+        total = self.kb.alloc(self.sum_type, 1, "sum")
+        self.kb.store(total, 0, self.kb.load(self.at.bias, channel))
+        return total
+
+    def _activation(self, index: Any) -> Any:
+        """An activation as the sums want it."""
+        value = self.kb.load(self.x, index)
+        if not self.integer:
+            return self.kb.let(value, "value")
+        value = self.kb.cast(value, "int32")
+        return self.kb.let(value - self.spec.in_zero_point, "value")
+
+    def _add(self, total: Any, value: Any, index: Any) -> None:
+        weight = self.kb.cast(self.kb.load(self.weight, index), self.sum_type)
+        product = value * weight
+        self.kb.store(total, 0, self.kb.load(total, 0) + product)
+
+    def _finish(self, total: Any, channel: Any, index: Any) -> None:
+        kb, at = self.kb, self.at
+        channels = epilogue.Channels(None)
+        if at.multiplier is not None:
+            channels.multiplier = kb.load(at.multiplier, channel)
+        if at.ratio is not None:
+            channels.ratio = kb.load(at.ratio, channel)
+        index = kb.let(index, "out")
+        epilogue.finish(kb, at, channels, kb.load(total, 0), index, 1, self.spec.epilogue.out)
+
+
+class _Conv(_Loops):
+    """Sums over all channels of a group."""
+
+    def _pixel(self, corner: Any, rows: Any, columns: Any, pixel: Any) -> None:
+        spec, per_group = self.spec, self.spec.oc // self.spec.groups
+        for group in range(spec.groups) if spec.groups <= 2 else (None,):
+            with self._group(group) as number:
+                whole = per_group // CHANNELS
+                for first, blocks, count in (
+                    (0, whole, CHANNELS),
+                    (whole * CHANNELS, 1, per_group % CHANNELS),
+                ):
+                    if not blocks or not count:
+                        continue
+                    with self.kb.loop(0, blocks, "block") as block:
+                        channel = number * per_group + first + block * count
+                        channel = self.kb.let(channel, "channel")
+                        self._block(corner, rows, columns, pixel, (number, channel, count))
+
+    @contextmanager
+    def _group(self, group: int | None) -> Iterator[Any]:
+        if group is not None:
+            yield group
+            return
+        with self.kb.loop(0, self.spec.groups, "group") as number:
+            yield number
+
+    def _block(
+        self, corner: Any, rows: Any, columns: Any, pixel: Any, part: tuple[Any, Any, int]
+    ) -> None:
+        """``count`` channels of one pixel: ``part`` is group, first channel and count."""
+        kb, spec, (group, channel, count) = self.kb, self.spec, part
+        sums = [self._start(channel + i) for i in range(count)]
+        depth = spec.c // spec.groups
+        line = spec.kw * depth  # weights of a kernel row
+        with kb.loop(rows[0], rows[1], "tap_row") as ky:
+            start = (corner + ky * (spec.dilation[0] * spec.w)) * spec.c
+            start = kb.let(start + group * depth, "start")
+            weights = kb.let((channel * spec.kh + ky) * line, "weights")
+            for source, tap in self._columns(columns, depth):
+                value = self._activation(start + source)
+                for i, total in enumerate(sums):
+                    self._add(total, value, weights + (i * spec.kh * line) + tap)
+        for i, total in enumerate(sums):
+            self._finish(total, channel + i, pixel * spec.oc + channel + i)
+
+    def _columns(self, columns: Any, depth: int) -> Iterator[tuple[Any, Any]]:
+        """Runs what follows for each tap of a kernel row: its place in input and weights."""
+        kb, step = self.kb, self.spec.dilation[1]
+        if self.spec.groups == 1 and (step == 1 or self.spec.kw == 1):
+            with kb.loop(columns[0] * depth, columns[1] * depth, "i") as i:
+                yield i, i
+            return
+        with kb.loop(columns[0], columns[1], "tap_column") as kx, kb.loop(0, depth, "i") as i:
+            yield kx * (step * self.spec.c) + i, kx * depth + i
+
+
+class _Depthwise(_Loops):
+    """Sums of one channel each."""
+
+    def _pixel(self, corner: Any, rows: Any, columns: Any, pixel: Any) -> None:
+        kb, spec = self.kb, self.spec
+        corner = kb.let(corner * spec.c, "corner")
+        down, right = spec.dilation[0] * spec.w * spec.c, spec.dilation[1] * spec.c
+        with kb.loop(0, spec.c, "channel") as channel:
+            total = self._start(channel)
+            tap_rows = kb.loop(rows[0], rows[1], "tap_row")
+            tap_columns = kb.loop(columns[0], columns[1], "tap_column")
+            with tap_rows as ky, tap_columns as kx:
+                value = self._activation(corner + ky * down + kx * right + channel)
+                self._add(total, value, (ky * spec.kw + kx) * spec.c + channel)
+            self._finish(total, channel, pixel * spec.c + channel)
