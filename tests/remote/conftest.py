@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from dlcc.artifact import Artifact, write_artifact
-from dlcc.program import Arg, Program, Step, TensorInfo
 from dlcc.remote import build_server
-from tests.remote.serving import Server
+from tests.remote.serving import Server, bad_program
 from tests.runtime.programs import TRIPLE, compile_kernels, row_program, zig_cc
 
 BAD = ("illegal", "endless", "refusing")
@@ -46,20 +45,4 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     folder = tmp_path_factory.mktemp("bad")
     zig_cc("-O2", "-fPIC", "-c", Path(__file__).with_name("kernels.c"), "-o", folder / "k.o")
     code = (folder / "k.o").read_bytes()
-    return {name: write_artifact(_program(name, code), folder / name) for name in BAD}
-
-
-def _program(name: str, code: bytes) -> Program:
-    return Program(
-        name=name,
-        inputs=(TensorInfo("x", "int32", (4,)),),
-        outputs=(TensorInfo("y", "int32", (4,)),),
-        steps=(Step("layer", name, (Arg("input"), Arg("output")), 4),),
-        arena_bytes=0,
-        weights=b"",
-        weight_entries=(),
-        object_code=code,
-        triple=TRIPLE,
-        features=(),
-        threads=1,
-    )
+    return {name: write_artifact(bad_program(name, code), folder / name) for name in BAD}

@@ -10,8 +10,10 @@ import struct
 import subprocess
 from pathlib import Path
 
+from dlcc.program import Arg, Program, Step, TensorInfo
 from dlcc.remote import Board
 from dlcc.remote.protocol import VERSION, Ask
+from tests.runtime.programs import TRIPLE
 
 TOKEN = "not a stranger"
 HEADER = struct.Struct("<IIQ")
@@ -85,3 +87,20 @@ def _read(connection: socket.socket, size: int) -> bytes:
             raise EOFError
         parts += got
     return parts
+
+
+def bad_program(name: str, code: bytes, triple: str = TRIPLE) -> Program:
+    """A network of one step, which is the kernel ``name`` of kernels.c."""
+    return Program(
+        name=name,
+        inputs=(TensorInfo("x", "int32", (4,)),),
+        outputs=(TensorInfo("y", "int32", (4,)),),
+        steps=(Step("layer", name, (Arg("input"), Arg("output")), 4),),
+        arena_bytes=0,
+        weights=b"",
+        weight_entries=(),
+        object_code=code,
+        triple=triple,
+        features=(),
+        threads=1,
+    )

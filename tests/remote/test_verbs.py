@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dlcc.artifact import write_artifact
 from dlcc.cli import main
-from dlcc.errors import ExitCode
+from dlcc.errors import DlccError, ExitCode
 from dlcc.lowering.tuning import TuningDatabase
 from dlcc.remote import RemoteNetwork
+from targets import get_target
 from tests.cli import models
 from tests.emulation.machine import ARMV7, CORTEX_A72, Machine, run_network
-from tests.remote.serving import TOKEN, Server
+from tests.remote.serving import TOKEN, Server, bad_program
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +170,22 @@ def test_an_emulated_board_without_a_feature(cnn, tmp_path):
     with emulated(CORTEX_A72, "arm", tmp_path) as server, server.board() as board:
         assert "asimd" in board.features
         assert "i8mm" not in board.features
-        with pytest.raises(Exception, match="the library needs") as caught:
+        with pytest.raises(DlccError, match="the library needs") as caught:
             RemoteNetwork(board, artifact)
     assert caught.value.code == ExitCode.TARGET
     assert "--target arm:neon" in caught.value.fix
+
+
+@CORTEX_A72.missing
+def test_a_crash_on_an_emulated_board(tmp_path):
+    source, code = Path(__file__).with_name("kernels.c"), tmp_path / "kernels.o"
+    CORTEX_A72.compile("-O2", "-fPIC", "-c", source, "-o", code)
+    program = bad_program("illegal", code.read_bytes(), get_target("arm").triple)
+    write_artifact(program, tmp_path / "net")
+    with emulated(CORTEX_A72, "arm", tmp_path) as server, server.board() as board:
+        with RemoteNetwork(board, tmp_path / "net") as network:
+            assert network.run({"x": np.zeros(4, np.int32)})["y"].max() == 0
+            with pytest.raises(DlccError, match="ended by signal"):
+                network.run({"x": np.ones(4, np.int32)})
+        with RemoteNetwork(board, tmp_path / "net") as network:
+            assert network.run({"x": np.zeros(4, np.int32)})["y"].max() == 0

@@ -7,6 +7,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#pragma GCC diagnostic ignored "-Wunused-function" /* the server needs one of theirs */
+
 #if defined(__x86_64__)
 #include "cpu_x86_64.h"
 #define SERVER_ARCHITECTURE "x86_64"

@@ -109,16 +109,20 @@ static void remove_folder(const char *path) {
   rmdir(path);
 }
 
-static void greet(int fd) {
-  const int on = 1;
+/* A client that vanished without a word is noticed after two minutes. */
+static void set_options(int fd) {
+  const int on = 1, idle = 60, interval = 10, probes = 6;
   setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+  setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+  setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
+  setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 }
 
 /* Returns the process of the session, or 0 if there could be none. */
 static pid_t start_session(const settings *given, char folder[static PATH_MAX], int fd,
                            int listener, const sigset_t *mask) {
-  greet(fd);
+  set_options(fd);
   snprintf(folder, PATH_MAX, "%s/dlcc-server-XXXXXX", given->folder);
   if (mkdtemp(folder) == NULL) {
     send_failure(fd, body_deadline(), FAILED_SYSTEM, "no folder can be made in %s: %s",
