@@ -27,6 +27,14 @@ def build_server(triple: str, output: Path) -> None:
         DlccError: TARGET if there is no runtime for the triple, OUTPUT if the file cannot be
             written.
     """
+    if "linux" not in triple.split("-"):
+        raise DlccError(
+            ExitCode.TARGET,
+            f"there is no server for {triple}",
+            where="--target",
+            why="it is a program for Linux: it needs processes and a network",
+            fix="see docs/arm.md for boards that can be measured",
+        )
     with tempfile.TemporaryDirectory(prefix="dlcc-server-") as name:
         folder = Path(name)
         tools = Toolchain(triple, folder)

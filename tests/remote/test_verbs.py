@@ -108,6 +108,10 @@ def test_the_server_is_the_same_each_time(tmp_path, capsys):
     assert sizes[0] == (tmp_path / "a").stat().st_size < 64_000
     assert (tmp_path / "a").stat().st_mode & 0o111
     assert main(["server", "-o", str(tmp_path / "none" / "a")]) == ExitCode.OUTPUT
+    arguments = ["server", "-o", str(tmp_path / "c"), "--target", "cortex-m4"]
+    assert main(arguments) == ExitCode.TARGET
+    assert "a program for Linux" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
 
 
 # -- emulated boards ---------------------------------------------------------------------------
