@@ -42,6 +42,7 @@ class Layer:
         activation_bytes: bytes of its inputs and outputs (0 in a model).
         limit_seconds: what the machine needs for it at least, where its time was measured.
         stored_bytes: what its constants take of a packed weights file; None: as much as in memory.
+        functions: its kernels' functions (none in a model).
     """
 
     layer: str
@@ -56,6 +57,7 @@ class Layer:
     activation_bytes: int = 0
     limit_seconds: float | None = None
     stored_bytes: int | None = None
+    functions: tuple[str, ...] = ()
 
 
 @dataclass
@@ -226,6 +228,7 @@ def _artifact_layers(
                 seconds=_time_of(name, row, times, alone),
                 activation_bytes=int(row.get("activation_bytes", 0)),
                 stored_bytes=stored.pop(name, 0) if packed else None,
+                functions=tuple(row.get("functions", ())),
             )
         )
     return layers

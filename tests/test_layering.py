@@ -21,6 +21,7 @@ FORBIDDEN = {
     "dlcc/program.py": {"dlcc.ir", "dlcc.ops", "dlcc.tir", "dlcc.lowering", "dlcc.artifact"},
     "dlcc/artifact": {"dlcc.ir", "dlcc.ops", "dlcc.tir", "dlcc.lowering", "dlcc.frontends"},
     "dlcc/runtime": {"dlcc.ir", "dlcc.ops", "dlcc.tir", "dlcc.lowering", "dlcc.frontends"},
+    "dlcc/cycles": {"dlcc.ir", "dlcc.ops", "dlcc.tir", "dlcc.frontends", "dlcc.driver"},
     "dlcc/limits": {"dlcc.ir", "dlcc.ops", "dlcc.tir", "dlcc.lowering", "dlcc.frontends"},
     "dlcc/remote": {"dlcc.ops", "dlcc.tir", "dlcc.lowering", "dlcc.frontends"},
     "dlcc/analysis": {"dlcc.tir", "dlcc.lowering", "dlcc.artifact", "dlcc.runtime"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -82,6 +82,13 @@ def zig_target(triple: str) -> str:
     return f"{port.zig}-linux-{libc if '.' in libc else f'{libc}.{GLIBC}'}"
 
 
+def _static_target(triple: str) -> str:
+    """The same with musl, of which a program that needs no other file can be made."""
+    return (
+        f"{_port(triple).zig}-linux-musl{triple.split('-')[-1].split('.')[0].removeprefix('gnu')}"
+    )
+
+
 def _cache_dir() -> Path:
     """Where zig keeps the libc it has built: as the environment says, else the user's cache."""
     chosen = os.environ.get("ZIG_GLOBAL_CACHE_DIR")
@@ -131,6 +138,7 @@ class Toolchain:
         self._zig = str(Path(ziglang.__file__).with_name("zig"))
         self._target = ("-target", zig_target(triple), f"-mcpu={_port(triple).baseline}")
         self._bare = is_bare(triple)
+        self._static_target = ("-target", _static_target(triple), self._target[-1])
         self._folder = folder
         self._environment = {k: os.environ[k] for k in _PASSED_ON if k in os.environ}
         self._environment |= {
@@ -209,6 +217,26 @@ class Toolchain:
         """Compiles C files to a program for the baseline of the architecture."""
         flags = ["-std=c11", "-O2", "-g0", "-s", "-D_GNU_SOURCE", "-Wall", "-Wextra"]
         self._run(["cc", *self._target, *flags, *sources, "-o", output, *libraries])
+
+    def link_static(
+        self,
+        source: str,
+        output: str,
+        defines: Mapping[str, str],
+        include: Path,
+        libraries: Sequence[str],
+    ) -> None:
+        """Compiles a C file to a program without shared libraries; symbols stay in it."""
+        flags = ["-static", "-std=c11", "-O2", "-g0", "-D_GNU_SOURCE", "-Wall", "-Wextra"]
+        flags += [f"-D{name}={value}" for name, value in defines.items()]
+        paths = ["-I", str(include)]
+        self._run(["cc", *self._static_target, *flags, *paths, source, *libraries, "-o", output])
+
+    def link_module(self, source: str, output: str, defines: Mapping[str, str]) -> None:
+        """Compiles a C file to a shared library that uses symbols of the program that loads it."""
+        flags = ["-shared", "-fPIC", "-fvisibility=hidden", "-std=c11", "-O2", "-g0", "-s"]
+        flags += [f"-D{name}={value}" for name, value in defines.items()]
+        self._run(["cc", *self._target, *flags, "-Wall", "-Wextra", source, "-o", output])
 
 
 def versions() -> dict[str, str]:

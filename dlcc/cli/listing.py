@@ -11,6 +11,7 @@ from dlcc.cli.building import CalibOption
 from dlcc.cli.common import JsonOption, ShapeOption, ThreadsOption, parse_shapes
 from dlcc.cli.console import Console, Table, bytes_text, count_text
 from dlcc.cli.layers import LimitsOption, limits_from, show_profile
+from dlcc.cli.predicting import BitsOption, CoreOption, TargetOption, show_prediction
 from dlcc.cli.verifying import SourceOption, VerifyOption, show_certificates
 from dlcc.errors import DlccError, ExitCode
 
@@ -49,6 +50,9 @@ def inspect_network(
     recipe: Annotated[
         bool, typer.Option("--recipe", help="Print the recipe it was compiled by (artifacts).")
     ] = False,
+    target: TargetOption = None,
+    core: CoreOption = None,
+    bits: BitsOption = None,
     verify: VerifyOption = False,
     source: SourceOption = None,
     calib: CalibOption = None,
@@ -59,9 +63,20 @@ def inspect_network(
     console = Console(as_json)
     from dlcc.inspection import inspect_artifact, inspect_model
 
+    if target is not None:
+        made = {"--bits": bits, "--calib": calib, "--shape": shape} if network.is_dir() else {}
+        others = {"--profile": profile, "--inputs": inputs, "--bytes": every_byte}
+        _refuse_with_target(
+            others | {"--recipe": recipe, "--verify": verify, "--from": source} | made
+        )
+        options = {"bits": bits or 8, "calibration": calib, "shapes": parse_shapes(shape)}
+        show_prediction(console, network, target, core, options)
+        return
+    if core is not None or bits is not None:
+        raise _needs("--bits" if core is None else "--core", "--target")
     for option, path in (("--from", source), ("--calib", calib)):
         if path is not None and not verify:
-            raise DlccError(ExitCode.USAGE, f"{option} is for --verify", fix="add --verify")
+            raise _needs(option, "--verify")
     if network.is_dir():
         if verify:
             show_certificates(console, network, source, calib, parse_shapes(shape))
@@ -105,6 +120,21 @@ def _show_recipe(console: Console, folder: Path) -> None:
         )
     console.json({"recipe": manifest["recipe"], "pipeline": manifest["pipeline"]})
     console.line(str(manifest["recipe"]).rstrip("\n"))
+
+
+def _needs(option: str, wanted: str) -> DlccError:
+    return DlccError(ExitCode.USAGE, f"{option} is for {wanted}", fix=f"add {wanted}")
+
+
+def _refuse_with_target(given: dict[str, Any]) -> None:
+    for option, value in given.items():
+        if value:
+            raise DlccError(
+                ExitCode.USAGE,
+                f"{option} does not go with --target",
+                why="--target predicts cycles, of an artifact as it is or of a model compiled here",
+                fix=f"leave out {option} or --target",
+            )
 
 
 def _only_for(option: str, what: str, path: Path) -> DlccError:

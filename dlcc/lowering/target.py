@@ -64,6 +64,27 @@ class KernelRow(ABC):
 
 
 @dataclass(frozen=True)
+class Core:
+    """What predictions of cycles know of a core.
+
+    Attributes:
+        name: LLVM's, of the scheduling model.
+        clock: cycles per second; 0: not known.
+        l1_bytes: first-level data cache.
+        l2_bytes: second-level cache.
+        l2_read: bytes that one core reads from there in a cycle.
+        memory: bytes per second that one core reads from memory.
+    """
+
+    name: str
+    clock: float = 0.0
+    l1_bytes: int = 32 << 10
+    l2_bytes: int = 0
+    l2_read: float = 0.0
+    memory: float = 0.0
+
+
+@dataclass(frozen=True)
 class Target:
     """A machine to compile for.
 
@@ -82,6 +103,7 @@ class Target:
         most_threads: threads that its runtime can use; 0: any number.
         alignment: bytes, of buffers in the arena and of constants.
         slack: bytes after each of them that its kernels may read.
+        core: where it names one, as predictions know it.
     """
 
     name: str
@@ -97,6 +119,7 @@ class Target:
     most_threads: int = 0
     alignment: int = ALIGNMENT
     slack: int = ARENA_SLACK
+    core: Core | None = None
 
     @property
     def facts(self) -> dict[str, int]:

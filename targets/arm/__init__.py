@@ -50,6 +50,7 @@ class ArmFamily:
         return {variant: self._target(variant, isa) for variant, isa in isas.items()}
 
     def _target(self, variant: str, isa: Isa) -> Target:
+        cpu = self._cpus.get(variant)
         return Target(
             f"{self.name}:{variant}" if variant else self.name,
             self.triple,
@@ -60,6 +61,7 @@ class ArmFamily:
             isa.l2,
             (isa.lanes, 4),
             channel_multiple=isa.lanes,
+            core=None if cpu is None else cpu.core(),
         )
 
     def variants(self) -> list[str]:

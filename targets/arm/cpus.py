@@ -1,13 +1,14 @@
 """ARM CPUs and boards by name: one entry makes a CPU a target.
 
-Cache sizes are the smallest that the core is sold with, clocks those of common products; kernels
-are blocked for the former, and predictions use both.
+Cache sizes are the smallest that the core is sold with, clocks and rates of memory round figures
+of common products; kernels are blocked for the former, and predictions use all of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from dlcc.lowering.target import Core
 from targets.arm.levels import ARMV7, DOTPROD, I8MM, NEON
 from targets.isa import Isa
 
@@ -21,14 +22,20 @@ class Cpu:
         mcpu: LLVM's name of the core, whose scheduling model code is generated with.
         clock: cycles per second of common products.
         l2: bytes of second-level cache.
+        l2_read: bytes that it reads from there in a cycle.
+        memory: bytes per second that it reads from memory, the other cores being idle.
         in_order: it issues instructions in program order only.
+        model: LLVM's name of the core whose scheduling model tells most of this one; "": its own.
     """
 
     level: Isa
     mcpu: str
     clock: float
     l2: int
+    l2_read: float
+    memory: float
     in_order: bool = False
+    model: str = ""
 
     def isa(self, name: str) -> Isa:
         """Its instruction set, under the target's name."""
@@ -42,26 +49,34 @@ class Cpu:
             in_order=self.in_order,
         )
 
+    def core(self) -> Core:
+        """What predictions know of it."""
+        name = self.model or self.mcpu
+        return Core(name, self.clock, 32 << 10, self.l2, self.l2_read, self.memory)
+
+
+_A76 = "neoverse-n1"
+"""The same pipeline; LLVM has no model of the Cortex-A76 itself."""
 
 AARCH64 = {
-    "cortex-a53": Cpu(NEON, "cortex-a53", 1.4e9, 256 << 10, in_order=True),
-    "cortex-a55": Cpu(DOTPROD, "cortex-a55", 1.8e9, 128 << 10, in_order=True),
-    "cortex-a57": Cpu(NEON, "cortex-a57", 1.9e9, 512 << 10),
-    "cortex-a72": Cpu(NEON, "cortex-a72", 1.8e9, 512 << 10),
-    "cortex-a76": Cpu(DOTPROD, "cortex-a76", 2.4e9, 256 << 10),
-    "cortex-a78": Cpu(DOTPROD, "cortex-a78", 2.4e9, 256 << 10),
-    "cortex-x3": Cpu(I8MM, "cortex-x3", 3.2e9, 512 << 10),
-    "neoverse-n1": Cpu(DOTPROD, "neoverse-n1", 2.6e9, 1 << 20),
-    "neoverse-v1": Cpu(I8MM, "neoverse-v1", 2.6e9, 1 << 20),
-    "raspberry-pi-3": Cpu(NEON, "cortex-a53", 1.4e9, 512 << 10, in_order=True),
-    "raspberry-pi-4": Cpu(NEON, "cortex-a72", 1.8e9, 1 << 20),
-    "raspberry-pi-5": Cpu(DOTPROD, "cortex-a76", 2.4e9, 512 << 10),
+    "cortex-a53": Cpu(NEON, "cortex-a53", 1.4e9, 256 << 10, 8, 3e9, in_order=True),
+    "cortex-a55": Cpu(DOTPROD, "cortex-a55", 1.8e9, 128 << 10, 8, 5e9, in_order=True),
+    "cortex-a57": Cpu(NEON, "cortex-a57", 1.9e9, 512 << 10, 10, 8e9),
+    "cortex-a72": Cpu(NEON, "cortex-a72", 1.8e9, 512 << 10, 12, 6e9),
+    "cortex-a76": Cpu(DOTPROD, "cortex-a76", 2.4e9, 256 << 10, 20, 14e9, model=_A76),
+    "cortex-a78": Cpu(DOTPROD, "cortex-a78", 2.4e9, 256 << 10, 24, 16e9, model=_A76),
+    "cortex-x3": Cpu(I8MM, "cortex-x3", 3.2e9, 512 << 10, 32, 30e9),
+    "neoverse-n1": Cpu(DOTPROD, "neoverse-n1", 2.6e9, 1 << 20, 20, 18e9),
+    "neoverse-v1": Cpu(I8MM, "neoverse-v1", 2.6e9, 1 << 20, 32, 25e9),
+    "raspberry-pi-3": Cpu(NEON, "cortex-a53", 1.4e9, 512 << 10, 8, 2e9, in_order=True),
+    "raspberry-pi-4": Cpu(NEON, "cortex-a72", 1.8e9, 1 << 20, 12, 4e9),
+    "raspberry-pi-5": Cpu(DOTPROD, "cortex-a76", 2.4e9, 512 << 10, 20, 9e9, model=_A76),
 }
 """Cores and boards that run AArch64 Linux."""
 
 ARMV7_CPUS = {
-    "cortex-a7": Cpu(ARMV7, "cortex-a7", 0.9e9, 512 << 10, in_order=True),
-    "cortex-a9": Cpu(ARMV7, "cortex-a9", 1.0e9, 512 << 10),
-    "cortex-a15": Cpu(ARMV7, "cortex-a15", 1.5e9, 1 << 20),
+    "cortex-a7": Cpu(ARMV7, "cortex-a7", 0.9e9, 512 << 10, 4, 1.5e9, in_order=True),
+    "cortex-a9": Cpu(ARMV7, "cortex-a9", 1.0e9, 512 << 10, 8, 1.5e9),
+    "cortex-a15": Cpu(ARMV7, "cortex-a15", 1.5e9, 1 << 20, 8, 5e9),
 }
 """Cores that run 32-bit ARM Linux."""
