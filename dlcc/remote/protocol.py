@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import socket
 import struct
+from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ VERSION: Final = 1
 PORT: Final = 7490
 _HEADER: Final = struct.Struct("<IIQ")
 _CONNECT_SECONDS = 10.0
+_PART_SECONDS = 5.0
 _NONCE_BYTES = 32
 _MOST_TEXT = 1 << 20
 _SPARE_SECONDS = 90.0
@@ -164,8 +166,17 @@ class Connection:
         return self._lost
 
     def close(self) -> None:
-        """Ends the connection; what was opened on the board ends with it."""
-        self._lost = True
+        """Ends the connection; what was opened on the board ends with it.
+
+        Returns when it has ended there, so that the next client does not find the board busy.
+        """
+        if not self._lost:
+            self._lost = True
+            with suppress(OSError):
+                self._socket.settimeout(_PART_SECONDS)
+                self._socket.shutdown(socket.SHUT_WR)
+                while self._socket.recv(1 << 16):
+                    pass
         self._socket.close()
 
     def _send(self, *parts: bytes) -> None:
