@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import dlcc
 from dlcc.driver import compile as compile_network
+from dlcc.lowering.lower import prepare
 from tests.emulation.machine import (
     ARMV7,
     CORTEX_A72,
@@ -55,3 +58,23 @@ def test_missing_features_are_refused_with_words(tmp_path, machine, target):
     assert "the library needs" in told
     assert "i8mm" in told
     assert "--target arm:neon" in told
+
+
+@pytest.mark.parametrize(("machine", "target"), on_machines())
+def test_integer_network_gives_the_bytes_of_the_reference(tmp_path, machine, target):
+    rng = np.random.default_rng(1)
+    samples = [[rng.random((1, 1, 8, 8), dtype=np.float32)] for _ in range(8)]
+    model = Path(__file__).parents[2] / "examples" / "digits" / "digits.onnx"
+    made = compile_network(
+        model,
+        tmp_path / "net",
+        target=target,
+        bits=8,
+        calibration=lambda: ({"image": x} for (x,) in samples),
+    )
+    graph = prepare(made.optimised.graph)
+    want = [next(iter(dlcc.execute(graph, {"image": x}).values())) for (x,) in samples]
+    assert len({y.tobytes() for y in want}) == len(samples)
+    for threads in (1, 2):
+        got = run_network(tmp_path / "net", machine, samples, threads)
+        assert got == b"".join(y.tobytes() for y in want)
