@@ -238,6 +238,11 @@ class Program:
     """Upper bound on threads: per-thread scratch areas are planned for so many."""
     alignment: int = ALIGNMENT
     """Bytes: alignment of arena and weights offsets."""
+    input_places: tuple[int, ...] = ()
+    """Arena offsets where the inputs may stand when the program starts; they are overwritten
+    there. Empty: no input may stand in the arena."""
+    output_places: tuple[int, ...] = ()
+    """Arena offsets where the outputs may be made. Empty: none."""
     transforms: Mapping[int, FilterTransform] = field(default_factory=dict, repr=False)
     """By offset of the constant."""
     sources: Mapping[str, KernelSource] = field(default_factory=dict, repr=False)

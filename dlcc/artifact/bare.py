@@ -60,6 +60,32 @@ def _size_lines(program: Program, symbol: str) -> str:
     )
 
 
+_INSIDE = """ Where a macro gives a tensor a place in the arena (bytes from its
+ * start), it may stand there too, to save memory: an input there is overwritten by the run, an
+ * output holds until the next run or the next input."""
+
+
+def _places(program: Program) -> list[int | None]:
+    """Offset in the arena of each input and output, if it has a place there."""
+    made: list[int | None] = []
+    for places, tensors in (
+        (program.input_places, program.inputs),
+        (program.output_places, program.outputs),
+    ):
+        made += places or [None] * len(tensors)
+    return made
+
+
+def _place_lines(program: Program, symbol: str) -> str:
+    names = [f"INPUT_{i}" for i in range(len(program.inputs))]
+    names += [f"OUTPUT_{i}" for i in range(len(program.outputs))]
+    return "\n".join(
+        f"#define {symbol.upper()}_{name}_PLACE {place}"
+        for name, place in zip(names, _places(program), strict=True)
+        if place is not None
+    )
+
+
 def bare_header(program: Program, symbol: str, *, alignment: int) -> str:
     """The public header ``<symbol>.h``.
 
@@ -84,6 +110,8 @@ def bare_header(program: Program, symbol: str, *, alignment: int) -> str:
             "arena_bytes": arena_bytes(program),
             "alignment": alignment,
             "sizes": _size_lines(program, symbol),
+            "places": _place_lines(program, symbol),
+            "inside": _INSIDE if program.input_places or program.output_places else "",
             "tensors": "\n".join(tensors) or " *   no inputs, no outputs",
         },
     )
@@ -114,10 +142,11 @@ def bare_runtime(
         body.append("      break;")
     body += ["    default:", "      break;", "  }", "}", ""]
     tensors = [*program.inputs, *program.outputs]
-    rows = [
-        f"  {{{tensor_bytes(t)}, {dtype_of(t).itemsize}}}, /* {c_comment(t.name)} */"
-        for t in tensors
-    ]
+    rows = []
+    for tensor, place in zip(tensors, _places(program), strict=True):
+        sizes = f"{tensor_bytes(tensor)}, {dtype_of(tensor).itemsize}"
+        where = "SIZE_MAX" if place is None else place
+        rows.append(f"  {{{sizes}, {where}}}, /* {c_comment(tensor.name)} */")
     layers = [f"    {c_string(step.layer)}," for step in program.steps]
     missing = ["inputs == NULL"] * bool(program.inputs) + ["outputs == NULL"] * bool(
         program.outputs
@@ -128,7 +157,7 @@ def bare_runtime(
         "inputs": len(program.inputs),
         "count": len(tensors),
         # C has no empty arrays
-        "tensors": "\n".join(rows or ["  {0, 1},"]),
+        "tensors": "\n".join(rows or ["  {0, 1, SIZE_MAX},"]),
         "layers": "\n".join(layers or ["    NULL,"]),
         "missing": " || ".join(missing) or "0",
     }

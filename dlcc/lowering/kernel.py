@@ -73,6 +73,19 @@ class KernelStep:
 
 
 @dataclass(frozen=True)
+class Overlap:
+    """Where a layer's output may lie over one of its inputs, if nobody reads that any more.
+
+    The output's first byte stands at least ``lead`` bytes (which may be negative) before the
+    input's; ``exact``: at the very same place. Counts for a run of all work items in order, on one
+    thread.
+    """
+
+    lead: int = 0
+    exact: bool = False
+
+
+@dataclass(frozen=True)
 class KernelPlan:
     """How one layer is computed: ``steps`` in order, each finished before the next begins.
 
@@ -84,6 +97,7 @@ class KernelPlan:
         kernel: short name of the kernel for the report, e.g. ``amx 2x2 tiles``.
         compressed: the weights are read in a form of their compressed encoding, not decoded.
         transforms: constants that are larger than what they were made from, by name.
+        overlaps: inputs (by index) that the output may overwrite, and how.
         sum_bits: width of the registers in which integer products are summed; what is proven to fit
             fewer than 32 bits may be, in part.
     """
@@ -96,6 +110,7 @@ class KernelPlan:
     kernel: str = ""
     compressed: bool = False
     transforms: dict[str, FilterTransform] = field(default_factory=dict)
+    overlaps: dict[int, Overlap] = field(default_factory=dict)
     sum_bits: int = 32
 
 

@@ -156,7 +156,14 @@ def _converted(graph: Graph, user: Node, value: Value, layout: str) -> Value:
 
 
 def _can_absorb(producer: Node, value: Value, layout: str) -> bool:
-    """Default TIR can write any layout; allowed if every reader wants it or can read any."""
+    """Default TIR can write any layout; allowed if every reader wants it or can read any.
+
+    The caller's NHWC images are transposed by giving the result that layout.
+    """
+    if producer.op == "transpose" and layout == "nhwc":
+        given = producer.input(0).type.layout
+        as_it_is = not given and producer.attrs["perm"] == (0, 3, 1, 2)
+        return as_it_is and all(user.op in NHWC_OPS for user in value.users)
     if producer.op in NHWC_OPS | ROW_MAJOR_OPS or len(producer.outputs) != 1:
         return False
     if not layout:

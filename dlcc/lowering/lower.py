@@ -17,9 +17,9 @@ from dlcc.ir.text import encoding_text, type_text
 from dlcc.lowering.bands import Accesses, BandPlan
 from dlcc.lowering.choice import Choice, Chooser, choose
 from dlcc.lowering.fusion import Candidate, Fusion, Group, choose_groups
-from dlcc.lowering.kernel import KernelStep
+from dlcc.lowering.kernel import KernelPlan, KernelStep
 from dlcc.lowering.layout import assign_layouts
-from dlcc.lowering.memory import Span, place
+from dlcc.lowering.memory import Sharing, Span, place
 from dlcc.lowering.rounding import round_moved
 from dlcc.lowering.target import Target
 from dlcc.lowering.threads import Work, worthwhile_threads
@@ -142,6 +142,7 @@ class _Assembler:
         self.functions = _Functions()
         self.pending: list[_Pending] = []
         self.transforms: dict[int, FilterTransform] = {}
+        self.shared: list[Sharing] = []
 
     def add_layer(self, choice: Choice) -> list[str]:
         """Append the layer's steps; returns the names of their functions."""
@@ -176,6 +177,8 @@ class _Assembler:
             weights = sum(int(plan.constants[name].nbytes) for name in used)
             seconds = step.seconds or choice.seconds
             self.pending.append(_Pending(node.loc, step, args, seconds, weights))
+        if self.threads == 1 and len(plan.steps) == 1 and len(node.outputs) == 1:
+            self._share(plan, node, activations)
         return names
 
     def work_items(self) -> dict[str, int]:
@@ -186,6 +189,16 @@ class _Assembler:
             if found.setdefault(pending.step.name_key, items) != items:
                 raise ValueError(f"{pending.step.name_key} has steps of different work items")
         return found
+
+    def _share(self, plan: KernelPlan, node: Node, activations: list[Value]) -> None:
+        """Notes over which of its inputs the layer's output may be made."""
+        written = self.buffers[node.outputs[0]]
+        for index in plan.overlaps:
+            read = self.buffers[activations[index]]
+            same = [i for i, v in enumerate(activations) if self.buffers[v] is read]
+            if read is not written and all(i in plan.overlaps for i in same):
+                overlaps = tuple(plan.overlaps[i] for i in same)
+                self.shared.append(Sharing(written.span, read.span, overlaps))
 
     def _encoding_of(self, node: Node, name: str) -> str:
         for index, operand in enumerate(op_of(node).operands):
@@ -217,15 +230,28 @@ class _Assembler:
             for group in groups
             for key, w in group.plan.windows.items()
         }
+        inside = ("input", "output", "arena") if self.target.tensors_in_arena else ("arena",)
         places: dict[int, Span] = {}
+        for buffer in self.buffers.values():
+            if buffer.kind != "arena" and buffer.kind in inside:
+                buffer.span.cover(0 if buffer.kind == "input" else len(self.pending) - 1)
+                places[id(buffer.span)] = buffer.span
         for index, pending in enumerate(self.pending):
             for arg in pending.args:
-                if isinstance(arg, _Scratch) or (isinstance(arg, Buffer) and arg.kind == "arena"):
+                if isinstance(arg, _Scratch) or (isinstance(arg, Buffer) and arg.kind in inside):
                     span = windows[id(arg)].span if id(arg) in windows else arg.span
                     span.cover(times[index])
                     places[id(span)] = span
-        size = place(list(places.values()), self.target.slack, self.target.alignment)
+        target = self.target
+        size = place(list(places.values()), target.slack, target.alignment, self.shared)
         return tuple(self._final_steps(groups, windows)), size, self._fusion_report(fusion)
+
+    def tensor_places(self, kind: str) -> tuple[int, ...]:
+        """Offsets of the inputs' or outputs' places in the arena, if there are any."""
+        if not self.target.tensors_in_arena:
+            return ()
+        found = {b.index: b.span.offset for b in self.buffers.values() if b.kind == kind}
+        return tuple(found[index] for index in sorted(found))
 
     def _fusion(self, cache: int) -> Fusion:
         sizes = {
@@ -450,6 +476,8 @@ def lower(
         features=tuple(f for f in target.features if f in needed),
         threads=threads,
         alignment=target.alignment,
+        input_places=assembler.tensor_places("input"),
+        output_places=assembler.tensor_places("output"),
         transforms=assembler.transforms,
         sources=sources,
         report={"target": target.name, "layers": layers, "fusion": fused},

@@ -104,6 +104,8 @@ class Target:
         alignment: bytes, of buffers in the arena and of constants.
         slack: bytes after each of them that its kernels may read.
         core: where it names one, as predictions know it.
+        tensors_in_arena: memory is so scarce that the arena has places for the network's inputs and
+            outputs too, which share it with everything else.
     """
 
     name: str
@@ -120,6 +122,7 @@ class Target:
     alignment: int = ALIGNMENT
     slack: int = ARENA_SLACK
     core: Core | None = None
+    tensors_in_arena: bool = False
 
     @property
     def facts(self) -> dict[str, int]:

@@ -37,6 +37,7 @@ class CortexMFamily:
             most_threads=1,
             alignment=ALIGNMENT,
             slack=SLACK,
+            tensors_in_arena=True,
         )
 
     def variants(self) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dlcc import tir
-from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
+from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, Overlap, name_key
 from targets.kernels.dsp import (
     GROUP,
     LOADS,
@@ -29,7 +29,7 @@ from targets.kernels.dsp import (
     turned,
 )
 from targets.kernels.scalar_epilogue import Finish
-from targets.kernels.spec import NUMPY, ConvSpec
+from targets.kernels.spec import NUMPY, SIZE, ConvSpec
 
 BLOCKS = ((3, 1), (2, 1), (1, 2), (1, 1))
 """Pixels and pairs of channels that fit the registers."""
@@ -118,6 +118,7 @@ def dsp_conv(
         (step,),
         {"stream": _stream(layer, rows, bias, multiplier, ratio)},
         scratch,
+        overlaps=overlaps(layer),
         kernel=f"smlad {layer.dot.pixels}x{2 * layer.dot.pairs}, {form}",
     )
 
@@ -128,6 +129,27 @@ def _without_images(spec: ConvSpec) -> ConvSpec:
     if not layer.pointwise:
         return spec
     return replace(spec, n=1, h=1, w=layer.pixels)
+
+
+def overlaps(layer: DspConv) -> dict[int, Overlap]:
+    """How output may overwrite input: a block's windows are read before its results are written.
+
+    What the blocks after it read must lie behind what is written by then.
+    """
+    spec, pixels = layer.spec, np.arange(layer.pixels)
+    row, column = np.divmod(pixels, spec.ow)
+    image, row = np.divmod(row, spec.oh)
+    top = np.maximum(row * spec.stride[0] - spec.pads[0], 0)
+    left = np.maximum(column * spec.stride[1] - spec.pads[1], 0)
+    first = ((image * spec.h + np.minimum(top, spec.h - 1)) * spec.w + left) * spec.c
+    later = np.minimum.accumulate(first[::-1])[::-1]
+    starts = np.arange(layer.dot.pixels, layer.pixels, layer.dot.pixels)
+    written = starts * spec.oc * SIZE[spec.epilogue.out]
+    size = spec.n * spec.h * spec.w * spec.c
+    made = {0: Overlap(int((written - later[starts]).max(initial=-size)))}
+    if spec.epilogue.residual:
+        made[1] = Overlap(exact=True)
+    return made
 
 
 def choose_dot(spec: ConvSpec, rows: np.ndarray | None) -> Dot:
@@ -193,17 +215,26 @@ def conv_function(name: str, layer: DspConv) -> Any:
         starts = []
         for m in range(layer.dot.pixels):
             pixel = kb.let(block * layer.dot.pixels + m, "pixel")
+            once: Any = True
             if layer.pixels % layer.dot.pixels and m:
+                # the last block repeats the last pixel; not over a residual that it has replaced
+                once = pixel <= last if spec.epilogue.residual else True
                 pixel = kb.let(tir.tirx.min(pixel, _i32(last)), "pixel")
             emit.window(m, pixel)
-            starts.append(kb.let(pixel * spec.oc, "start"))
+            starts.append((kb.let(pixel * spec.oc, "start"), once))
         with kb.loop(0, layer.channel_blocks, "channels") as channels:
             _channels(kb, layer, stream, patch, finish, starts, channels)
     return kb.build().without_attr("tirx.noalias")
 
 
 def _channels(
-    kb: Any, layer: DspConv, stream: Any, patch: Any, finish: Finish, starts: list[Any], block: Any
+    kb: Any,
+    layer: DspConv,
+    stream: Any,
+    patch: Any,
+    finish: Finish,
+    starts: list[tuple[Any, Any]],
+    block: Any,
 ) -> None:
     """One block of channels of all pixels of the block."""
     dot, spec = layer.dot, layer.spec
@@ -239,7 +270,9 @@ def _channels(
                             difference = total - kb.shuffle(made, [place])
                             total = tir.tirx.shift_right(difference, _i32(8))
                         total = total + kb.load(stream, tail + pair)
-                    finish.store(kb.let(total, "total"), multiplier, ratio, starts[m] + at)
+                    start, once = starts[m]
+                    with kb.when(once):
+                        finish.store(kb.let(total, "total"), multiplier, ratio, start + at)
 
 
 @dataclass

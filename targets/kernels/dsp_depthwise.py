@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from dlcc import tir
-from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
+from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, Overlap, name_key
 from targets.kernels.dsp import LOADS, load, turned
 from targets.kernels.scalar_epilogue import Finish
-from targets.kernels.spec import NUMPY, ConvSpec
+from targets.kernels.spec import NUMPY, SIZE, ConvSpec
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,13 @@ def dsp_depthwise(
     args += [("out", 0), ("scratch", 0)]
     step = KernelStep(key, partial(depthwise_function, key, layer), tuple(args), spec.c)
     stream = _stream(layer, weights[:, 0], bias, multiplier, ratio)
+    inputs = range(2 if spec.epilogue.residual else 1)
+    fits = SIZE[spec.epilogue.out] == 1 and (spec.n == 1 or (spec.oh, spec.ow) == (spec.h, spec.w))
     return KernelPlan(
         (step,),
         {"stream": stream},
         (4 * layer.pitch * layer.rows,),
+        overlaps={i: Overlap(exact=True) for i in inputs if fits},
         kernel=f"smlad over a plane, {layer.outputs} outputs",
     )
 

@@ -59,18 +59,22 @@ def run_plans(
         {key: build() for key, build in functions.items()},
         tir.LLVMTarget(made.triple, made.isa.mcpu, made.isa.mattr),
     )
+    # the tensors' places, which the program under test does not use
+    places_at = -(-scratch // ALIGNMENT) * ALIGNMENT
     program = Program(
         "cases",
         (TensorInfo("none", "uint8", (8,)),),
         (TensorInfo("y", "float32", (end // 4,)),),
         tuple(steps),
-        scratch,
+        places_at + 8 + end,
         bytes(blob.content),
         (WeightEntry("all", "all", 0, len(blob.content), "dense<u8>"),),
         code,
         made.triple,
         (),
         alignment=ALIGNMENT,
+        input_places=(places_at,),
+        output_places=(places_at + 8,),
     )
     write_artifact(program, work / "cases", emit=("a",))
     samples = np.zeros((2, 8), np.uint8)

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from dlcc.driver import CompileOptions, optimise
-from dlcc.ir import Graph
+from dlcc.ir import Affine, Graph
+from dlcc.ops.integer import quantise_real
+from passes.pipelines import default_pipeline
 
 NETWORKS = {
     "kws": "mlperf_tiny_kws_dscnn",
@@ -21,13 +23,20 @@ NETWORKS = {
 
 @cache
 def quantised(data: Path, name: str) -> Graph:
-    """The network after the default passes at 8 bits."""
+    """The network after the default passes at 8 bits; its input is integers, channels last."""
     path = data / "models" / f"{NETWORKS[name]}.onnx"
-    return optimise(path, CompileOptions(bits=8)).graph
+    passes = f"{default_pipeline(8)},integer-inputs{{nhwc=true}}"
+    return optimise(path, CompileOptions(passes=passes)).graph
 
 
-def inputs(data: Path, name: str, count: int) -> np.ndarray:
-    """Inputs of the network's data set, float32; noise where there is none."""
+def inputs(data: Path, name: str, count: int, encoding: Affine) -> np.ndarray:
+    """Codes of inputs of the network's data set, channels last; of noise where there is none."""
+    real = _inputs(data, name, count)
+    codes = quantise_real(real, encoding)
+    return np.ascontiguousarray(codes.transpose(0, 2, 3, 1) if codes.ndim == 4 else codes)
+
+
+def _inputs(data: Path, name: str, count: int) -> np.ndarray:
     if name == "kws":
         with np.load(data / "kws01_mlperf_tiny.npz") as file:
             codes = next(file[key] for key in file.files if file[key].dtype == np.int8)

@@ -17,13 +17,12 @@ SAMPLES = 3
 @pytest.fixture(scope="module", params=NETWORKS)
 def network(request, data_dir, tmp_path_factory):
     """Name, graph, samples, and what x86-64 and numpy make of them."""
-    graph, samples = (
-        quantised(data_dir, request.param),
-        inputs(data_dir, request.param, SAMPLES),
-    )
+    graph = quantised(data_dir, request.param)
+    (source,) = graph.inputs
+    samples = inputs(data_dir, request.param, SAMPLES, source.type.affine)
     folder = tmp_path_factory.mktemp("x86")
     dlcc.compile(graph, folder / "net", passes=(), target="cpu:sse4")
-    (source,), (output,) = graph.inputs, graph.output_names
+    (output,) = graph.output_names
     with dlcc.load(folder / "net", threads=1) as model:
         results = np.stack([np.asarray(model(x[None])) for x in samples])
     reference = dlcc.execute(graph, {source.name: samples[:1]})[output]
