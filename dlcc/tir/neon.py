@@ -63,6 +63,8 @@ def register_operators() -> dict[str, str]:
         "add_pairs": ("sums of 32-bit neighbours", _lower_add_pairs),
         "look_up": ("bytes of a table", _lower_look_up),
         "look_up_or": ("bytes of a table, others past its end", _lower_look_up_or),
+        "requantised_uint8": ("float32 to unsigned codes", _lower_requantised),
+        "requantised_int8": ("float32 to signed codes", _lower_requantised),
     }
     for short, (text, lower) in meanings.items():
         rounding.register_operator(f"dlcc_{short}", text, lower)
@@ -127,3 +129,70 @@ def _by_halves(rows: list[Any], index: Any, other: Any) -> Any:
             found = _pure(name, "uint8x8", *given, *table, at)
         halves.append(found)
     return tirx.Shuffle(halves, [tirx.IntImm("int32", i) for i in range(16)])
+
+
+def requantised(values: list[Any], zero: Any, limits: tuple[Any, Any], dtype: str) -> Any:
+    """16 codes from four float32x4 vectors: ``clamp(rint(value), *limits) + zero``.
+
+    ``zero`` and ``limits`` are float32 scalars that hold integers; ``dtype`` is int8 or uint8, and
+    holds ``limits`` plus ``zero``.
+    """
+    low, high = limits
+    return _call(f"requantised_{dtype}", f"{dtype}x16", *values, zero, low, high)
+
+
+def _lower_requantised(call: Any) -> Any:
+    *values, zero, low, high = call.args
+    made = _saturated if _is_64_bit() else _by_magic
+    return made(values, zero, low, high, str(call.ty.dtype).removesuffix("x16"))
+
+
+def _saturated(values: list[Any], zero: Any, low: Any, high: Any, dtype: str) -> Any:
+    """Conversion and narrowing saturate, so bytes are clamped."""
+    shorts = []
+    for pair in (values[:2], values[2:]):
+        halves = [
+            _pure(
+                "llvm.aarch64.neon.sqxtn",
+                "int16x4",
+                _pure("llvm.aarch64.neon.fcvtns", "int32x4", value),
+            )
+            for value in pair
+        ]
+        short = _joined(halves)
+        shift = tirx.Broadcast(_integer(zero, "int16"), 8)
+        shorts.append(_pure("llvm.sadd.sat", "int16x8", short, shift))
+    name = "llvm.aarch64.neon.sqxtun" if dtype == "uint8" else "llvm.aarch64.neon.sqxtn"
+    codes = tirx.reinterpret(f"{dtype}x16", _joined([_pure(name, "int8x8", s) for s in shorts]))
+    ends = [tirx.Broadcast(_integer(end + zero, dtype), 16) for end in (low, high)]
+    return tirx.min(tirx.max(codes, ends[0]), ends[1])
+
+
+_MAGIC = 1.5 * 2**23
+"""Added to a float below 2**22 it leaves the nearest integer in the low bits."""
+
+
+def _by_magic(values: list[Any], zero: Any, low: Any, high: Any, dtype: str) -> Any:
+    """There is no instruction that rounds: clamped first, numbers are small enough for a trick."""
+    shorts = []
+    for pair in (values[:2], values[2:]):
+        halves = []
+        for value in pair:
+            inside = tirx.max(value, tirx.Broadcast(low, 4))
+            inside = tirx.min(inside, tirx.Broadcast(high, 4))
+            magic = tirx.Broadcast(tirx.const(_MAGIC, "float32"), 4)
+            bits = tirx.reinterpret("int32x4", inside + magic)
+            halves.append(tirx.Cast("int16x4", bits))
+        shift = tirx.Broadcast(_integer(zero, "int16"), 8)
+        shorts.append(_joined(halves) + shift)
+    return _joined([tirx.Cast(f"{dtype}x8", short) for short in shorts])
+
+
+def _integer(value: Any, dtype: str) -> Any:
+    """A float32 that is an integer, as another type."""
+    return tirx.Cast(dtype, tirx.Cast("int32", value))
+
+
+def _joined(halves: list[Any]) -> Any:
+    lanes = int(halves[0].ty.dtype.lanes)
+    return tirx.Shuffle(halves, [tirx.IntImm("int32", i) for i in range(2 * lanes)])

@@ -6,14 +6,17 @@ from math import ceil
 
 from targets.kernels.gemm import Gemm, Unit
 
-KINDS = frozenset({"mlal", "sdot", "usdot"})
+KINDS = frozenset({"mlal", "sdot", "usdot", "mmla"})
 """Units of ARM for codes."""
 
 
 def _registers(unit: Unit, m: int, nr: int) -> int:
-    """Registers that a block of ``m`` pixels by ``nr`` channel blocks takes."""
+    """Registers that a block of ``m`` pixels by ``nr`` channel blocks takes without spilling."""
     if unit.kind == "mlal":  # a sum for each channel, codes, weights, products, the sign bits
-        return m * nr * unit.lanes + m + 1 + (4 if unit.registers > 16 else 2) + 1
+        codes = m * max(1, unit.sums // 2)
+        return m * nr * unit.lanes + codes + 2 + (2 if unit.registers > 16 else 1)
+    if unit.kind == "mmla":
+        return ceil(m / 2) * 2 * nr + m + 4
     return m * nr + m + 4 + (unit.code_offset > 0)
 
 
@@ -35,8 +38,12 @@ def step_cycles(unit: Unit, m: int, nr: int) -> float:
     """Cycles of one reduction step of a block on two vector pipes."""
     arithmetic: float
     loads: float
-    if unit.kind == "mlal":
-        arithmetic, loads = 3 * m * nr * unit.lanes + m, m + nr * unit.lanes
+    if unit.kind == "mlal":  # two multiplications a step, and its share of sadalp
+        each = 2 + 2 / max(1, unit.sums)
+        arithmetic, loads = each * m * nr * unit.lanes + m, m + nr * unit.lanes / 2
+    elif unit.kind == "mmla":  # two steps share their codes
+        pairs = ceil(m / 2)
+        arithmetic, loads = pairs * nr * 2 + pairs, pairs + nr
     else:  # four steps share their codes
-        arithmetic, loads = m * nr + (unit.code_offset > 0) * m / 4, m / 4 + nr
-    return max(0.5 * arithmetic, 0.5 * loads) + 0.1 * loads
+        arithmetic, loads = m * nr + (unit.code_offset > 0) * m / 4, m / 4 + nr / 2
+    return 0.5 * (arithmetic + loads)

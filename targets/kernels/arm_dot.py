@@ -8,70 +8,68 @@ sum is in the bias (:attr:`Unit.code_offset`).
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
-from dlcc import tir
-from targets.kernels.skeleton import Block, Context, a_start, b_start, runs, store_registers
+from targets.kernels.arm_frame import (
+    Place,
+    distances,
+    emit_steps,
+    load_signed,
+    pixels_of,
+    store_results,
+)
+from targets.kernels.skeleton import Block, Context, block_channels
 
 LOADED = 4
 """Steps whose codes one load brings."""
 
+UNROLL = 2
+"""Loads of a pixel's run in the loop: two neighbours are one instruction. More make LLVM spill."""
+
 
 def emit_dot_block(ctx: Context, block: Block) -> None:
-    """Accumulates one block in registers and hands it to the epilogue."""
+    """Accumulates one block in registers, from the bias on, and stores it."""
+    kb, lanes, nr = ctx.kb, ctx.unit.lanes, block.channel_blocks
+    pixels = pixels_of(block)
+    acc = kb.alloc("int32", len(pixels) * nr * lanes)
+    for j, channel in enumerate(block_channels(ctx, block.channel_block, nr)):
+        for p in range(len(pixels)):
+            kb.store(acc, (p * nr + j) * lanes, channel.bias)
+    emit_steps(ctx, block, LOADED, lambda at, codes: _steps(ctx, block, acc, at, codes), UNROLL)
+    values = [kb.load(acc, i * lanes, lanes) for i in range(len(pixels) * nr)]
+    store_results(ctx, block, values, biased=True)
+
+
+def _steps(ctx: Context, block: Block, acc: Any, at: Place, codes: int) -> None:
+    """The steps of up to 16 codes of each pixel."""
     kb, gemm, unit, nr = ctx.kb, ctx.gemm, ctx.unit, block.channel_blocks
-    pixels = [(r, c) for r in range(block.height) for c in range(block.width)]
-    acc = kb.alloc("int32", len(pixels) * nr * unit.lanes)
-    for i in range(len(pixels) * nr):
-        kb.store(acc, i * unit.lanes, kb.const(0, "int32", unit.lanes))
-    steps = -(-gemm.run // unit.k)
-    whole, rest = divmod(steps, LOADED)
-    size = LOADED * unit.k
-    with runs(ctx, a_start(ctx, block), b_start(ctx, block)) as (a_run, b_run):
-        a_run, b_run = kb.let(a_run, "a_run"), kb.let(b_run, "b_run")
-        if whole:
-            with kb.loop(0, whole, "k") as k:
-                a_at = kb.let(a_run + k * size, "a_at")
-                b_at = kb.let(b_run + k * (size * unit.lanes), "b_at")
-                _steps(ctx, acc, pixels, nr, a_at, b_at, LOADED)
-        if rest:
-            at = whole * size
-            _steps(ctx, acc, pixels, nr, a_run + at, b_run + at * unit.lanes, rest)
-    store_registers(ctx, block, acc)
+    lanes, size = unit.lanes, unit.lanes * unit.k
+    b_step, b_block = distances(ctx, nr)
+    words = [
+        kb.let(_words(ctx, at[0] + (r * gemm.a_row + c * gemm.a_col)), "a")
+        for r, c in pixels_of(block)
+    ]
+    order = list(product(range(-(-codes // unit.k)), range(nr)))
+    for first in range(0, len(order), 2):  # neighbours, which one instruction loads
+        pair = order[first : first + 2]
+        weights = [
+            kb.let(kb.load(ctx.b, at[1] + (i * b_step + j * b_block), size), "b") for i, j in pair
+        ]
+        for (i, j), b in zip(pair, weights, strict=True):
+            for p, word in enumerate(words):
+                slot = (p * nr + j) * lanes
+                a = kb.reinterpret(kb.shuffle(word, [i] * lanes), "int8", size)
+                kb.store(acc, slot, _dot(ctx, kb.load(acc, slot, lanes), a, b))
 
 
-def _steps(
-    ctx: Context,
-    acc: Any,
-    pixels: list[tuple[int, int]],
-    nr: int,
-    a_at: Any,
-    b_at: Any,
-    count: int,
-) -> None:
-    """``count`` reduction steps of all pixels and channel blocks."""
-    kb, gemm, lanes = ctx.kb, ctx.gemm, ctx.unit.lanes
-    step = lanes * ctx.unit.k
-    codes = [load_codes(ctx, a_at + (r * gemm.a_row + c * gemm.a_col)) for r, c in pixels]
-    for i in range(count):
-        for j in range(nr):
-            weights = kb.let(kb.load(ctx.b, b_at + (j * ctx.b_block + i * step), step), "b")
-            for p, words in enumerate(codes):
-                at = (p * nr + j) * lanes
-                a = kb.reinterpret(kb.shuffle(words, [i] * lanes), "int8", step)
-                kb.store(acc, at, _dot(ctx, kb.load(acc, at, lanes), a, weights))
-
-
-def load_codes(ctx: Context, index: Any) -> Any:
-    """Four steps of one pixel's run as int32x4, as the unit takes them."""
-    kb, unit = ctx.kb, ctx.unit
-    size = LOADED * unit.k
-    codes = kb.load(ctx.a, index, size)
-    if unit.code_offset:
-        codes = tir.tirx.bitwise_xor(codes, kb.const(0x80, "uint8", size))
-    return kb.let(kb.reinterpret(codes, "int32", LOADED), "a")
+def _words(ctx: Context, index: Any) -> Any:
+    """Four steps of one pixel's run as int32x4."""
+    size = LOADED * ctx.unit.k
+    return ctx.kb.reinterpret(load_signed(ctx, index, size), "int32", LOADED)
 
 
 def _dot(ctx: Context, acc: Any, a: Any, b: Any) -> Any:
     name = f"llvm.aarch64.neon.{ctx.unit.kind}"
-    return ctx.kb.pure(name, "int32", ctx.unit.lanes, acc, a, b)
+    operands = (a, b) if ctx.unit.kind == "usdot" else (b, a)  # as its form by element wants them
+    return ctx.kb.pure(name, "int32", ctx.unit.lanes, acc, *operands)

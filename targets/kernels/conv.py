@@ -10,7 +10,8 @@ import numpy as np
 from dlcc.analysis.accumulators import Bounds
 from dlcc.lowering.kernel import Footprint, KernelArg, KernelPlan, KernelStep, name_key
 from targets.isa import CLOCK, Isa
-from targets.kernels import bfloat16, epilogue
+from targets.kernels import arm_blocks, arm_frame, bfloat16, epilogue
+from targets.kernels.arm_mlal import USUAL_PRODUCTS, proven_products
 from targets.kernels.blocking import L2_BYTES, choose_blocking, item_spans
 from targets.kernels.code_panel import Packing
 from targets.kernels.coded_gemm import CodedGemm
@@ -105,12 +106,14 @@ def geometry(
     spare = bfloat16.spare_channels(spec, isa, amx=amx)
     spec = replace(spec, c=spec.c + spare) if spare else spec
     paired = None if pairs is None else pair_unit(isa, pairs.steps, pairs.extra > 0)
-    unit = paired or unit_for(isa, spec.in_dtype, amx=amx)
+    pixels = spec.n * spec.oh * spec.ow
+    unit = paired or unit_for(isa, spec.in_dtype, amx=amx, pixels=pixels)
     if columns:
         return _columns_geometry(spec, isa, amx, block)
     merged = _merged_groups(spec, unit)
     height, width = spec.padded
-    unit = paired or unit_for(isa, spec.in_dtype, amx=amx, run=_runs(spec, width, merged)[1])
+    run = _runs(spec, width, merged)[1]
+    unit = paired or unit_for(isa, spec.in_dtype, amx=amx, run=run, pixels=pixels)
     stage = _stage_of(spec, unit, spare)
     width = stage.out_w if any(spec.pads) and stage else width
     loops, run = _runs(spec, width, merged)
@@ -287,6 +290,8 @@ def conv2d(
         bias, multiplier = bias.astype(np.float32), None
     interleave = geo.gemm.interleave
     packed = pack_weights(_weight_runs(weights, geo), geo.unit, interleave=interleave)
+    if geo.unit.kind in arm_blocks.KINDS and codes is None:
+        geo, packed = _for_arm(geo, packed)
     coded = None if codes is None else CodedGemm.of(geo.gemm, geo.unit, codes, isa)
     panel = None if coded is None else coded.panel
     constants = {"weight": packed} if pairs is None else pair_constants(packed, pairs, geo.gemm)
@@ -316,6 +321,19 @@ def conv2d(
         compressed=coded is not None,
         sum_bits=32 if pairs is None else BITS,
     )
+
+
+def _for_arm(geo: Geometry, packed: np.ndarray) -> tuple[Geometry, np.ndarray]:
+    """``geo`` with the sums that its weights allow, and these in panels."""
+    if geo.unit.kind == "mlal":
+        geo = replace(geo, unit=replace(geo.unit, sums=proven_products(packed)))
+    blocks = choose_blocking(geo.gemm, geo.unit)[0].channels.first[1]
+    return geo, arm_frame.panels(packed, blocks)
+
+
+def _expected(unit: Unit) -> Unit:
+    """``unit`` as nearly all weights allow it, before they are looked at."""
+    return replace(unit, sums=USUAL_PRODUCTS) if unit.kind == "mlal" else unit
 
 
 def pair_sums(spec: ConvSpec, isa: Isa, weights: np.ndarray, data: Bounds) -> PairSums:
@@ -469,7 +487,7 @@ def conv_cost(
 ) -> float:
     """Predicted seconds of :func:`conv2d` on one thread (only good for comparison)."""
     geo = geometry(spec, isa, amx=amx, columns=columns, pairs=pairs)
-    _, cycles = choose_blocking(geo.gemm, geo.unit)
+    _, cycles = choose_blocking(geo.gemm, _expected(geo.unit))
     if pairs is not None:
         cycles += pairs.extra * geo.gemm.pixels * EXTRA_CYCLES[isa.lanes]
     packed = geo.gemm.groups * ceil(geo.gemm.n / geo.unit.lanes) * geo.unit.lanes

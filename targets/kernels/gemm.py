@@ -109,11 +109,11 @@ class Gemm:
 class Unit:
     """How the inner product is computed.
 
-    ``kind``: fma | madd | pairs | vnni | amx, on ARM mlal | sdot | usdot; ``lanes``: channels of a
-    block; ``k``: elements of a run that one step takes; ``registers``: vector registers the block
-    may fill. ``bf16``: the operands are bfloat16, multiplied by vdpbf16ps (vnni), tdpbf16ps (amx),
-    or, widened, by fma. ``sums``: steps that are summed in 16 bits (pairs), ``extra``: there are
-    extra steps (:mod:`pairs`).
+    ``kind``: fma | madd | pairs | vnni | amx, on ARM mlal | sdot | usdot | mmla; ``lanes``:
+    channels of a block; ``k``: elements of a run that one step takes; ``registers``: vector
+    registers the block may fill. ``bf16``: the operands are bfloat16, multiplied by vdpbf16ps
+    (vnni), tdpbf16ps (amx), or, widened, by fma. ``sums``: steps (pairs) or multiplications (mlal)
+    whose products are summed in 16 bits, ``extra``: there are extra steps (:mod:`pairs`).
     """
 
     kind: str
@@ -160,14 +160,15 @@ class Unit:
         return 2 if self.kind == "madd" or not self.fused else 1
 
 
-ARM_STEPS = {"mlal": ("mlal", 16), "sdot": ("sdot", 4), "mmla": ("usdot", 4)}
-"""By ARM's instruction set: the unit for codes, and how many of a run one step takes."""
+ARM_STEPS = {"mlal": 16, "sdot": 4, "usdot": 4, "mmla": 8}
+"""Codes of a run that a step of ARM's units takes."""
 
 
-def unit_for(isa: Isa, a_dtype: str, *, amx: bool = True, run: int = 0) -> Unit:
+def unit_for(isa: Isa, a_dtype: str, *, amx: bool = True, run: int = 0, pixels: int = 0) -> Unit:
     """The inner-product unit of ``isa`` for activations of this dtype and runs of this length.
 
-    ``run``: 0 if the step is not to be fitted to it.
+    ``run``: 0 if the step is not to be fitted to it. ``pixels``: output pixels of all images, 0 if
+    it is not known that there are few.
     """
     if a_dtype == "f32":
         return Unit("fma", isa.lanes, 1, isa.registers, isa.fma)
@@ -180,8 +181,9 @@ def unit_for(isa: Isa, a_dtype: str, *, amx: bool = True, run: int = 0) -> Unit:
     if isa.dot == "madd":
         return Unit("madd", isa.lanes, 2, isa.registers)
     if isa.dot in ARM_STEPS:
-        kind, k = ARM_STEPS[isa.dot]
-        return Unit(kind, isa.lanes, k, isa.registers)
+        kind = "usdot" if isa.dot == "mmla" and pixels == 1 else isa.dot
+        sums = 1 if kind == "mlal" else 0  # more where the weights are known to allow it
+        return Unit(kind, isa.lanes, ARM_STEPS[kind], isa.registers, sums=sums)
     if isa.dot == "amx" and amx:
         return Unit("amx", TILE, code_step(run) if run else 64, isa.registers)
     return Unit("vnni", isa.lanes, 4, isa.registers)

@@ -8,6 +8,7 @@ from dlcc import tir
 from targets.kernels import amx, epilogue
 from targets.kernels.arm_dot import emit_dot_block
 from targets.kernels.arm_mlal import emit_mlal_block
+from targets.kernels.arm_mmla import emit_mmla_block
 from targets.kernels.code_panel import Packing, coded_piece
 from targets.kernels.coded_gemm import unpacking_of
 from targets.kernels.columns import Columns, StagedRows
@@ -23,6 +24,7 @@ _EMITTERS: dict[str, EmitBlock] = {
     "mlal": emit_mlal_block,
     "sdot": emit_dot_block,
     "usdot": emit_dot_block,
+    "mmla": emit_mmla_block,
 }
 """What emits a block, by the kind of unit; the others' is :func:`emit_register_block`."""
 

@@ -39,7 +39,7 @@ def _reduce(spec: MatmulSpec, isa: Isa, amx: bool) -> _Plan:
     """The GEMM, the staged copy of ``a`` and the packed copy of ``b`` that it needs."""
     if spec.epilogue.residual is not None:
         raise ValueError("a product of two activations takes no residual")
-    unit = unit_for(isa, spec.in_dtype, amx=amx)
+    unit = unit_for(isa, spec.in_dtype, amx=amx, pixels=spec.m)
     stage = pack = None
     a_dtype: str = spec.in_dtype
     if unit.kind == "madd":

@@ -239,10 +239,13 @@ def b_start(ctx: Context, block: Block) -> Any:
 
 
 @contextmanager
-def runs(ctx: Context, a_index: Any, b_index: Any) -> Iterator[tuple[Any, Any]]:
-    """Loops over the runs; gives where the current run starts in A and in B."""
+def runs(ctx: Context, a_index: Any, b_index: Any, blocks: int = 1) -> Iterator[tuple[Any, Any]]:
+    """Loops over the runs; gives where the current run starts in A and in B.
+
+    ``blocks``: channel blocks of which B holds the same run side by side.
+    """
     kb, gemm = ctx.kb, ctx.gemm
-    length = ctx.b_block // max(gemm.runs, 1)
+    length = blocks * ctx.b_block // max(gemm.runs, 1)
     loops = [(count, distance) for count, distance in gemm.loops if count > 1]
     if not loops:
         yield a_index, b_index
