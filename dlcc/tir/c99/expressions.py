@@ -81,6 +81,8 @@ def dtype_of(expression: Any) -> str:
 
 def literal(value: float, dtype: str) -> Text:
     """A constant as C, and the functions it needs come from :func:`functions_of`."""
+    if dtype == "float16":
+        return f"{int(np.array(value, np.float16).view(np.uint16))}u", PRIMARY
     if dtype.startswith("float"):
         return _float_literal(value, dtype)
     number = int(value)
@@ -152,7 +154,7 @@ class Expressions:
 
     def _binary(self, kind: str, e: Any) -> Text:
         operator, precedence = _BINARY[kind]
-        dtype = dtype_of(e.a)
+        dtype = _computable(e.a)
         if kind == "NE" and dtype in ("float32", "float64"):
             return self._call_text(f"differ_{SHORT[dtype]}", e.a, e.b)
         if kind in _WRAPPED and dtype == "int32" and (_is_huge(e.a) or _is_huge(e.b)):
@@ -191,7 +193,7 @@ class Expressions:
         return self._extreme("min", e)
 
     def _extreme(self, name: str, e: Any) -> Text:
-        dtype = dtype_of(e)
+        dtype = _computable(e)
         if dtype in SHORT:
             return self._call_text(f"{name}_{SHORT[dtype]}", e.a, e.b)
         return f"({TYPES[dtype]}){name}_i32({self.text(e.a)}, {self.text(e.b)})", UNARY
@@ -203,9 +205,18 @@ class Expressions:
         source, dtype = dtype_of(e.value), dtype_of(e)
         if source == dtype:
             return self._print(e.value)
+        value, precedence = self._print(e.value)
+        if source == "float16":
+            value, precedence, source = f"f32_of_f16({value})", PRIMARY, "float32"
+        if dtype == "float16":
+            if source == "float64":
+                raise Unprintable("doubles rounded to 16 bits")
+            return f"f16_of_f32({value})", PRIMARY
+        if dtype == source:
+            return value, precedence
         if dtype == "bool":
-            return f"{self.text(e.value, PLUS)} != 0", EQUAL
-        return f"({TYPES[dtype]}){self.text(e.value, UNARY)}", UNARY
+            return f"{value if precedence >= PLUS else f'({value})'} != 0", EQUAL
+        return f"({TYPES[dtype]}){value if precedence >= UNARY else f'({value})'}", UNARY
 
     def _tensorload(self, e: Any) -> Text:
         dtype_of(e)
@@ -292,6 +303,14 @@ class Expressions:
         if dtype in SHORT:
             return f"{SHORT[dtype]}_of_bits({text})", PRIMARY
         return f"({TYPES[dtype]}){self.text(value, UNARY)}", UNARY
+
+
+def _computable(expression: Any) -> str:
+    """The scalar type of an operand of arithmetic."""
+    dtype = dtype_of(expression)
+    if dtype == "float16":
+        raise Unprintable("arithmetic on 16-bit floats")
+    return dtype
 
 
 def _is_huge(e: Any) -> bool:

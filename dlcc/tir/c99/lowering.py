@@ -50,7 +50,7 @@ def lower_scalar(name: str, func: Any, work_items: int) -> Any:
         items = {begin: tirx.IntImm("int32", 0), end: tirx.IntImm("int32", work_items)}
         mod = tvm.IRModule({name: whole.specialize(items)})
         if scheduled:  # what a builder has written is as simple as it should be
-            mod = s_tir.transform.StmtSimplify()(mod)
+            mod = s_tir.transform.StmtSimplify()(tirx.transform.ConvertSSA()(mod))
             mod = tvm.IRModule({name: _without_unit_loops(mod[name])})
             mod = tvm.ir.transform.Sequential(_passes())(mod)
         return tirx.transform.LowerIntrin()(mod)[name]

@@ -16,11 +16,12 @@ TYPES = {
     "uint16": "uint16_t",
     "uint32": "uint32_t",
     "uint64": "uint64_t",
+    "float16": "uint16_t",
     "float32": "float",
     "float64": "double",
     "bool": "uint8_t",
 }
-"""C types of TIR's scalar types."""
+"""C types of TIR's scalar types; of 16-bit floats it is their bits."""
 
 SHORT = {
     "float32": "f32",

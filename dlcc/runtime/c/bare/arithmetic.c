@@ -149,6 +149,26 @@ static inline float rint_f32(float x) {
   return f32_of_bits(bits_of_f32((float)rint_i32(x)) | sign);
 }
 
+/* The float of the bits of one with 16. */
+static inline float f32_of_f16(uint16_t half) {
+  const uint32_t sign = (uint32_t)(half & 0x8000u) << 16, magnitude = half & 0x7FFFu;
+  if (magnitude < 0x0400u) /* denormal: steps of 2^-24 */
+    return f32_of_bits(bits_of_f32((float)magnitude * 5.9604645e-08f) | sign);
+  if (magnitude >= 0x7C00u) return f32_of_bits((magnitude << 13) | 0x7F800000u | sign);
+  return f32_of_bits(((magnitude << 13) + 0x38000000u) | sign);
+}
+
+/* The bits of the nearest float with 16, half to even. */
+static inline uint16_t f16_of_f32(float x) {
+  const uint32_t bits = bits_of_f32(x), sign = bits >> 16 & 0x8000u;
+  const uint32_t magnitude = bits & 0x7FFFFFFFu;
+  if (magnitude > 0x7F800000u) return (uint16_t)(sign | 0x7E00u);  /* NaN */
+  if (magnitude >= 0x477FF000u) return (uint16_t)(sign | 0x7C00u); /* from 65520 on: infinity */
+  if (magnitude < 0x38800000u) /* denormal */
+    return (uint16_t)(sign | (uint32_t)rint_i32(f32_of_bits(magnitude) * 16777216.0f));
+  return (uint16_t)(sign | ((magnitude + 0xFFFu + (magnitude >> 13 & 1u) - 0x38000000u) >> 13));
+}
+
 /* The integer part. */
 static inline float trunc_f32(float x) {
   const uint32_t bits = bits_of_f32(x), sign = bits & 0x80000000u;

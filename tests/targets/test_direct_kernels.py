@@ -1,0 +1,107 @@
+"""Direct loops against numpy: as machine code between guard pages, and as C."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlcc.tir.c99 import print_kernel
+from targets.kernels.direct import Window, conv2d, sums_fit
+from targets.kernels.spec import ConvSpec, Epilogue
+from targets.portable import SCALAR
+from tests.portable.source import kernels
+from tests.targets.running import Runner
+from tests.targets.test_gemm_kernels import CASES, Case, typed
+
+DEPTHWISE = {
+    "depthwise": ConvSpec(1, 9, 8, 11, 11, 3, 3, pads=(1, 1, 1, 1), groups=11),
+    "depthwise-strided": ConvSpec(
+        2, 9, 9, 8, 8, 3, 3, stride=(2, 2), pads=(0, 0, 1, 1), groups=8,
+        epilogue=Epilogue("u8", 3, 250, 10),
+    ),
+    "depthwise-dilated": ConvSpec(
+        1, 12, 11, 6, 6, 3, 2, dilation=(2, 3), pads=(2, 3, 2, 0), groups=6
+    ),
+    "depthwise-whole": ConvSpec(2, 4, 5, 7, 7, 4, 5, groups=7, epilogue=Epilogue("s8")),
+}  # fmt: skip
+BORDERS = {
+    "padding-beyond-kernel": ConvSpec(1, 3, 4, 5, 6, 2, 2, pads=(3, 2, 4, 3)),
+    "dilated-beyond": ConvSpec(1, 4, 3, 5, 6, 3, 3, dilation=(3, 2), pads=(5, 4, 5, 4)),
+}
+ALL = {**CASES, **DEPTHWISE, **BORDERS}
+
+
+def planned(spec, _isa, *constants):
+    return conv2d(spec, *constants)
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return {
+        (name, dtype): Case(typed(spec, dtype), SCALAR, plan=planned)
+        for name, spec in ALL.items()
+        for dtype in ("u8", "f32")
+    }
+
+
+@pytest.fixture(scope="module")
+def runner(cases):
+    return Runner([case.plan for case in cases.values()], SCALAR)
+
+
+@pytest.fixture(scope="module")
+def library(cases, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    steps = {step.name_key: step for case in cases.values() for step in case.plan.steps}
+    printed = {key: print_kernel(key, step.build(), step.work_items) for key, step in steps.items()}
+    return kernels(printed, tmp_path_factory.mktemp("direct"))
+
+
+@pytest.mark.parametrize("dtype", ["u8", "f32"])
+@pytest.mark.parametrize("name", ALL)
+def test_against_numpy(cases, runner, library, name, dtype):
+    case = cases[name, dtype]
+    case.check(runner.run(case.plan, case.inputs, case.out, cuts=2, slack=0))
+    (step,) = case.plan.steps
+    out = case.out.copy()
+    arrays = {("in", i): array for i, array in enumerate(case.inputs)} | {("out", 0): out}
+    arrays |= {("const", key): np.ascontiguousarray(a) for key, a in case.plan.constants.items()}
+    library[step.name_key](*(ctypes.c_void_p(arrays[arg].ctypes.data) for arg in step.args))
+    case.check(out)
+
+
+def test_extreme_codes_fit():
+    spec = replace(ALL["wide"], in_zero_point=255, epilogue=Epilogue("f32"))
+    case = Case(spec, SCALAR, plan=planned)
+    weights = np.full_like(case.w, -127)
+    bias = np.full(spec.oc, 2**20, np.int32)
+    assert sums_fit(weights, bias)
+    plan = conv2d(spec, weights, bias, np.ones(spec.oc, np.float32))
+    x = np.zeros_like(case.x)
+    got = Runner([plan], SCALAR).run(plan, [x], case.out, slack=0)
+    inner = 2**20 + 9 * 64 * 127 * 255
+    assert got.max() == inner
+    assert got[0, 0, 0, 0] == 2**20 + 4 * 64 * 127 * 255
+
+
+@given(st.integers(1, 200), st.integers(-(2**31), 2**31 - 1))
+def test_sums_that_may_leave_32_bits_are_known(taps, bias):
+    weights = np.full((1, taps), -127, np.int8)
+    reach = 255 * 127 * taps * 2 + abs(bias)
+    assert sums_fit(weights, np.array([bias], np.int64)) == (reach < 2**31)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_window_knows_its_borders(name):
+    spec = ALL[name]
+    rows = np.arange(spec.oh)[:, None] * spec.stride[0] - spec.pads[0]
+    rows = rows + np.arange(spec.kh) * spec.dilation[0]
+    columns = np.arange(spec.ow)[:, None] * spec.stride[1] - spec.pads[1]
+    columns = columns + np.arange(spec.kw) * spec.dilation[1]
+    outside = [((v < 0) | (v >= size)).any() for v, size in ((rows, spec.h), (columns, spec.w))]
+    window = Window(spec)
+    assert [window.row_borders, window.column_borders] == outside
