@@ -22,7 +22,7 @@ import numpy as np
 from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from targets.kernels import epilogue
-from targets.kernels.spec import NUMPY, Borders, ConvSpec
+from targets.kernels.spec import NUMPY, Borders, ConvSpec, ConvTransposeSpec, Epilogue
 
 CHANNELS = 4
 """Output channels that are computed side by side."""
@@ -82,22 +82,65 @@ def conv2d(
         bias = (bias - spec.in_zero_point * codes).astype(np.int32)
     depthwise = spec.groups == spec.c == spec.oc
     order = (2, 3, 0, 1) if depthwise else (0, 2, 3, 1)  # [kh, kw, c] or [oc, kh, kw, c / groups]
-    constants = {"weight": np.ascontiguousarray(weights.transpose(order)), "bias": bias}
+    constants = {
+        "weight": np.ascontiguousarray(weights.transpose(order)),
+        "bias": bias.astype(np.int32 if integer else np.float32),
+    }
     constants["scalars"] = epilogue.scalars(spec.epilogue)
     if multiplier is not None:
         constants["multiplier"] = np.broadcast_to(multiplier, (spec.oc,))
     if ratio is not None:
         constants["ratio"] = np.broadcast_to(ratio, (spec.oc,))
-    plain = replace(spec.epilogue, lo=-np.inf, hi=np.inf, out_zero_point=0, residual_zero_point=0)
-    coded = replace(spec, in_zero_point=offset, epilogue=plain, input_slack=True)
+    coded = replace(spec, in_zero_point=offset, epilogue=_shared(spec.epilogue), input_slack=True)
     kind = _kind(spec, depthwise)
     key = name_key(kind, coded)
-    names = epilogue.argument_names(integer, spec.epilogue.residual)
-    args: list[KernelArg] = [("in", 0), ("const", "weight"), *(("const", n) for n in names)]
-    args += [("in", 1)] if spec.epilogue.residual is not None else []
     build = _Depthwise if depthwise else _Conv
-    step = KernelStep(key, lambda: build(key, coded).build(), (*args, ("out", 0)), spec.n * spec.oh)
+    step = KernelStep(key, lambda: build(key, coded).build(), _arguments(spec), spec.n * spec.oh)
     return KernelPlan((step,), constants, kernel=f"direct {kind.replace('_', ' ')}")
+
+
+def conv2d_transpose(
+    spec: ConvTransposeSpec,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    multiplier: np.ndarray | None = None,
+) -> KernelPlan:
+    """The plan of a transposed convolution: each result gathers the inputs that reach it.
+
+    Args:
+        spec: of codes (u8) or float32, stored as they are.
+        weights: int8 or float32 ``[c, oc / groups, kh, kw]``.
+        bias: int32 or float32 ``[oc]``.
+        multiplier: float32 ``[oc]``, for codes.
+    """
+    per_group, outs = spec.c // spec.groups, spec.oc // spec.groups
+    grouped = weights.reshape(spec.groups, per_group, outs, spec.kh, spec.kw)
+    packed = grouped.transpose(0, 2, 3, 4, 1).reshape(spec.oc, spec.kh, spec.kw, per_group)
+    number = np.int32 if spec.in_dtype == "u8" else np.float32
+    constants = {"weight": np.ascontiguousarray(packed), "bias": bias.astype(number)}
+    constants["scalars"] = epilogue.scalars(spec.epilogue)
+    if multiplier is not None:
+        constants["multiplier"] = np.broadcast_to(multiplier, (spec.oc,))
+    offset = spec.in_zero_point if spec.in_dtype == "u8" else 0
+    coded = replace(spec, in_zero_point=offset, epilogue=_shared(spec.epilogue))
+    kind = f"conv_transpose_{spec.kh}x{spec.kw}"
+    key = name_key(kind, coded)
+    step = KernelStep(
+        key, lambda: _Transposed(key, coded).build(), _arguments(spec), spec.n * spec.size[0]
+    )
+    return KernelPlan((step,), constants, kernel=f"direct {kind.replace('_', ' ')}")
+
+
+def _arguments(spec: ConvSpec | ConvTransposeSpec) -> tuple[KernelArg, ...]:
+    out = spec.epilogue
+    names = ("weight", *epilogue.argument_names(spec.in_dtype == "u8", out.residual))
+    residual: list[KernelArg] = [("in", 1)] if out.residual is not None else []
+    return (("in", 0), *(("const", name) for name in names), *residual, ("out", 0))
+
+
+def _shared(made: Epilogue) -> Epilogue:
+    """``made`` without what is no part of the code."""
+    return replace(made, lo=-np.inf, hi=np.inf, out_zero_point=0, residual_zero_point=0)
 
 
 def _kind(spec: ConvSpec, depthwise: bool) -> str:
@@ -107,17 +150,54 @@ def _kind(spec: ConvSpec, depthwise: bool) -> str:
     return f"{stem}_{spec.kh}x{spec.kw}"
 
 
-class _Loops:
-    """What the two kinds of loops share: the input's row, and the bounds of its windows."""
+class _Sums:
+    """What all loops share: parameters, and sums from the bias to the stored result."""
 
-    def __init__(self, key: str, spec: ConvSpec) -> None:
-        self.spec, self.window = spec, Window(spec)
+    def __init__(self, key: str, spec: ConvSpec | ConvTransposeSpec) -> None:
+        self.zero_point, self.epilogue = spec.in_zero_point, spec.epilogue
         self.kb = kb = tir.KernelBuilder(key)
         self.integer = spec.in_dtype == "u8"
         self.sum_type = "int32" if self.integer else "float32"
         self.x = kb.pointer("x", NUMPY[spec.in_dtype], align=1 if self.integer else 4)
         self.weight = kb.pointer("weight", "int8" if self.integer else "float32", align=1)
         self.at = epilogue.parameters(kb, self.integer, spec.epilogue.out, spec.epilogue.residual)
+
+    def _start(self, channel: Any) -> Any:
+        """A sum that starts with the bias."""
+        total = self.kb.alloc(self.sum_type, 1, "sum")
+        self.kb.store(total, 0, self.kb.load(self.at.bias, channel))
+        return total
+
+    def _activation(self, index: Any) -> Any:
+        """An activation as the sums want it."""
+        value = self.kb.load(self.x, index)
+        if not self.integer:
+            return self.kb.let(value, "value")
+        value = self.kb.cast(value, "int32")
+        return self.kb.let(value - self.zero_point, "value")
+
+    def _add(self, total: Any, value: Any, index: Any) -> None:
+        weight = self.kb.cast(self.kb.load(self.weight, index), self.sum_type)
+        product = value * weight
+        self.kb.store(total, 0, self.kb.load(total, 0) + product)
+
+    def _finish(self, total: Any, channel: Any, index: Any) -> None:
+        kb, at = self.kb, self.at
+        channels = epilogue.Channels(None)
+        if at.multiplier is not None:
+            channels.multiplier = kb.load(at.multiplier, channel)
+        if at.ratio is not None:
+            channels.ratio = kb.load(at.ratio, channel)
+        index = kb.let(index, "out")
+        epilogue.finish(kb, at, channels, kb.load(total, 0), index, 1, self.epilogue.out)
+
+
+class _Loops(_Sums):
+    """The input's row and the bounds of its windows, for the two kinds of convolution."""
+
+    def __init__(self, key: str, spec: ConvSpec) -> None:
+        super().__init__(key, spec)
+        self.spec, self.window = spec, Window(spec)
 
     def build(self) -> Any:
         """The finished PrimFunc."""
@@ -149,35 +229,6 @@ class _Loops:
 
     def _pixel(self, corner: Any, rows: Any, columns: Any, pixel: Any) -> None:
         raise NotImplementedError
-
-    def _start(self, channel: Any) -> Any:
-        """A sum that starts with the bias."""
-        total = self.kb.alloc(self.sum_type, 1, "sum")
-        self.kb.store(total, 0, self.kb.load(self.at.bias, channel))
-        return total
-
-    def _activation(self, index: Any) -> Any:
-        """An activation as the sums want it."""
-        value = self.kb.load(self.x, index)
-        if not self.integer:
-            return self.kb.let(value, "value")
-        value = self.kb.cast(value, "int32")
-        return self.kb.let(value - self.spec.in_zero_point, "value")
-
-    def _add(self, total: Any, value: Any, index: Any) -> None:
-        weight = self.kb.cast(self.kb.load(self.weight, index), self.sum_type)
-        product = value * weight
-        self.kb.store(total, 0, self.kb.load(total, 0) + product)
-
-    def _finish(self, total: Any, channel: Any, index: Any) -> None:
-        kb, at = self.kb, self.at
-        channels = epilogue.Channels(None)
-        if at.multiplier is not None:
-            channels.multiplier = kb.load(at.multiplier, channel)
-        if at.ratio is not None:
-            channels.ratio = kb.load(at.ratio, channel)
-        index = kb.let(index, "out")
-        epilogue.finish(kb, at, channels, kb.load(total, 0), index, 1, self.spec.epilogue.out)
 
 
 class _Conv(_Loops):
@@ -252,3 +303,49 @@ class _Depthwise(_Loops):
                 value = self._activation(corner + ky * down + kx * right + channel)
                 self._add(total, value, (ky * spec.kw + kx) * spec.c + channel)
             self._finish(total, channel, pixel * spec.c + channel)
+
+
+class _Transposed(_Sums):
+    """Sums over the taps that an input pixel lies under."""
+
+    def __init__(self, key: str, spec: ConvTransposeSpec) -> None:
+        super().__init__(key, spec)
+        self.spec = spec
+
+    def build(self) -> Any:
+        """The finished PrimFunc."""
+        kb, spec, (oh, ow) = self.kb, self.spec, self.spec.size
+        with kb.loop(kb.begin, kb.end, "row") as item:
+            image = 0 if spec.n == 1 else kb.let(item // oh, "image")
+            row = item if spec.n == 1 else kb.let(item % oh, "out_row")
+            with kb.loop(0, ow, "column") as column, kb.loop(0, spec.oc, "channel") as channel:
+                total = self._start(channel)
+                rows, columns = self._reaching(row, 0), self._reaching(column, 1)
+                with rows as (tap_row, y), columns as (tap_column, x):
+                    tap = (channel * spec.kh + tap_row) * spec.kw + tap_column
+                    self._channels(total, (image * spec.h + y) * spec.w + x, channel, tap)
+                self._finish(total, channel, (item * ow + column) * spec.oc + channel)
+        return kb.build()
+
+    @contextmanager
+    def _reaching(self, place: Any, axis: int) -> Iterator[tuple[Any, Any]]:
+        """Runs what follows for each tap that brings an input line to ``place``, and that line."""
+        kb, spec, kind = self.kb, self.spec, ("row", "column")[axis]
+        taps, size = (spec.kh, spec.kw)[axis], (spec.h, spec.w)[axis]
+        stride = spec.stride[axis]
+        with kb.loop(0, taps, f"tap_{kind}") as tap:
+            way = kb.let(place + spec.pads[axis] - tap * spec.dilation[axis], "way")
+            inside = tir.tirx.all(way >= 0, way < size * stride)
+            if stride > 1:
+                inside = tir.tirx.all(inside, tir.tirx.truncmod(way, stride).equal(0))
+            with kb.when(inside):
+                yield tap, kb.let(tir.tirx.truncdiv(way, stride), kind)
+
+    def _channels(self, total: Any, pixel: Any, channel: Any, tap: Any) -> None:
+        spec, depth = self.spec, self.spec.c // self.spec.groups
+        start = pixel * spec.c
+        if spec.groups > 1:
+            start = start + channel // (spec.oc // spec.groups) * depth
+        start, weights = self.kb.let(start, "start"), self.kb.let(tap * depth, "weights")
+        with self.kb.loop(0, depth, "i") as i:
+            self._add(total, self._activation(start + i), weights + i)

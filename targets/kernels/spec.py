@@ -182,6 +182,17 @@ class ConvTransposeSpec:
     epilogue: Epilogue = Epilogue()
     stored: InType | None = None
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        top, left, bottom, right = self.pads
+        rows = (self.h - 1) * self.stride[0] + self.dilation[0] * (self.kh - 1) + 1
+        columns = (self.w - 1) * self.stride[1] + self.dilation[1] * (self.kw - 1) + 1
+        return (
+            rows + self.output_padding[0] - top - bottom,
+            columns + self.output_padding[1] - left - right,
+        )
+
 
 @dataclass(frozen=True)
 class MatmulSpec:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dlcc.lowering.target import KernelRow
 from targets.isa import Isa
 from targets.rows.default import DefaultRow
-from targets.rows.direct import DirectConvRow
+from targets.rows.direct import DirectConvRow, DirectTransposedRow
 
 
 def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
     """All rows: direct loops, and default TIR without vectors."""
-    return (DirectConvRow(isa), DefaultRow(isa))
+    return (DirectConvRow(isa), DirectTransposedRow(isa), DefaultRow(isa))

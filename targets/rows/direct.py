@@ -6,12 +6,25 @@ from typing import ClassVar
 
 from dlcc.ir import Node
 from dlcc.lowering.kernel import KernelPlan
+from dlcc.ops import op_of
 from targets.kernels import direct
+from targets.kernels.spec import ConvSpec, ConvTransposeSpec
 from targets.rows import layers
 from targets.rows.base import IsaRow
 
 SECONDS_PER_MAC = 1e-9
 """Nominal, as for default TIR; only ranks rows, of which these always come first."""
+
+
+def _refusal(node: Node, spec: ConvSpec | ConvTransposeSpec, channel_axis: int) -> str:
+    """bfloat16, and sums that may leave 32 bits."""
+    if "bf16" in (spec.in_dtype, spec.stored, spec.epilogue.out, spec.epilogue.residual):
+        return "it takes no bfloat16"
+    if spec.in_dtype == "u8" and layers.known_codes(node):
+        made = layers.layer_constants(node)
+        if not direct.sums_fit(made.weights.swapaxes(0, channel_axis), made.bias):
+            return "partial sums may leave 32 bits"
+    return ""
 
 
 class DirectConvRow(IsaRow):
@@ -21,18 +34,8 @@ class DirectConvRow(IsaRow):
     ops: ClassVar[tuple[str, ...]] = ("conv2d", "linear")
 
     def refuses(self, node: Node) -> str:
-        """bfloat16, and sums that may leave 32 bits."""
-        why = layers.refusal(node)
-        if why:
-            return why
-        spec = layers.conv_spec(node)
-        if "bf16" in (spec.in_dtype, spec.stored, spec.epilogue.out, spec.epilogue.residual):
-            return "it takes no bfloat16"
-        if spec.in_dtype == "u8" and layers.known_codes(node):
-            made = layers.layer_constants(node)
-            if not direct.sums_fit(made.weights, made.bias):
-                return "partial sums may leave 32 bits"
-        return ""
+        """Types outside the GEMM family, bfloat16, and sums that may leave 32 bits."""
+        return layers.refusal(node) or _refusal(node, layers.conv_spec(node), 0)
 
     def cost(self, node: Node) -> float:
         """Products at a nominal rate."""
@@ -44,3 +47,24 @@ class DirectConvRow(IsaRow):
         return direct.conv2d(
             layers.conv_spec(node), made.weights, made.bias, made.multiplier, made.ratio
         )
+
+
+class DirectTransposedRow(IsaRow):
+    """Transposed convolution."""
+
+    name: ClassVar[str] = "direct-transposed"
+    ops: ClassVar[tuple[str, ...]] = ("conv_transpose2d",)
+
+    def refuses(self, node: Node) -> str:
+        """As for convolutions."""
+        return layers.refusal(node) or _refusal(node, layers.conv_transpose_spec(node), 1)
+
+    def cost(self, node: Node) -> float:
+        """Products at a nominal rate."""
+        return op_of(node).macs(node) * SECONDS_PER_MAC
+
+    def plan(self, node: Node) -> KernelPlan:
+        """One step."""
+        made = layers.layer_constants(node)
+        spec = layers.conv_transpose_spec(node)
+        return direct.conv2d_transpose(spec, made.weights, made.bias, made.multiplier)

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlcc.tir.c99 import print_kernel
-from targets.kernels.direct import Window, conv2d, sums_fit
-from targets.kernels.spec import ConvSpec, Epilogue
+from targets.kernels.direct import Window, conv2d, conv2d_transpose, sums_fit
+from targets.kernels.spec import ConvSpec, ConvTransposeSpec, Epilogue
 from targets.portable import SCALAR
 from tests.portable.source import kernels
+from tests.targets.reference import finish, transposed_accumulators
 from tests.targets.running import Runner
 from tests.targets.test_gemm_kernels import CASES, Case, typed
 
@@ -72,6 +73,30 @@ def test_against_numpy(cases, runner, library, name, dtype):
     arrays |= {("const", key): np.ascontiguousarray(a) for key, a in case.plan.constants.items()}
     library[step.name_key](*(ctypes.c_void_p(arrays[arg].ctypes.data) for arg in step.args))
     case.check(out)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("dtype", ["u8", "f32"])
+def test_transposed(dtype, groups):
+    out = Epilogue("u8", 3, 250, 10) if dtype == "u8" else Epilogue("f32", -1.0, 90.0)
+    spec = ConvTransposeSpec(
+        2, 5, 6, 8, 12, 3, 4, (2, 3), (1, 2), (1, 0, 1, 2), (1, 0), groups, dtype, 11, out
+    )
+    rng = np.random.default_rng(3)
+    x = rng.integers(0, 256, (2, 5, 6, 8), dtype=np.uint8)
+    w = rng.integers(-127, 128, (8, 12 // groups, 3, 4), dtype=np.int8)
+    bias = rng.integers(-500, 500, 12).astype(np.int32)
+    factor = rng.uniform(2e-3, 4e-3, 12).astype(np.float32) if dtype == "u8" else None
+    if dtype == "f32":
+        x, w, bias = x.astype(np.float32) / 64, w.astype(np.float32) / 64, bias / np.float32(500)
+    acc = transposed_accumulators(x.astype(np.int64) - 11 if dtype == "u8" else x, w, spec)
+    want = finish(acc, spec.epilogue, bias, factor)
+    plan = conv2d_transpose(spec, w, bias, factor)
+    got = Runner([plan], SCALAR).run(plan, [x], np.zeros_like(want), 3, slack=0)
+    if dtype == "u8":
+        np.testing.assert_array_equal(got, want)
+    else:
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
 
 
 def test_extreme_codes_fit():
