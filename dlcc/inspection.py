@@ -137,7 +137,16 @@ def inspect_artifact(
     used, times = _profile(artifact, feed, threads, board) if profile else (0, {})
     manifest = artifact.manifest
     facts: dict[str, Any] = {"source": str(artifact.folder)}
-    for key in ("target", "triple", "pipeline", "threads", "arena_bytes", "features", "needed"):
+    for key in (
+        "target",
+        "triple",
+        "pipeline",
+        "threads",
+        "arena_bytes",
+        "stack_bytes",
+        "features",
+        "needed",
+    ):
         if key in manifest:
             facts[key] = manifest[key]
     facts["weight_bytes"] = manifest["weights"]["content_bytes"]

@@ -7,7 +7,7 @@ chapters 4 and 5).
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 SHT_SYMTAB, SHT_RELA, SHT_DYNAMIC, SHT_NOBITS, SHT_REL, SHT_DYNSYM = 2, 4, 6, 8, 9, 11
@@ -184,19 +184,21 @@ class ElfFile:
 
     def relocated(self) -> set[int]:
         """Indices of the symbols that code or data refers to; debug sections do not count."""
-        found: set[int] = set()
+        loaded = (i for i, s in enumerate(self.sections) if s.flags & SHF_ALLOC)
+        return {symbol for i in loaded for _, symbol, _ in self.relocations(i)}
+
+    def relocations(self, index: int) -> Iterator[tuple[int, int, int | None]]:
+        """Offset, symbol and addend (None: it is in the section) of a section's relocations."""
         for section in self.sections:
-            if section.type not in (SHT_RELA, SHT_REL):
-                continue
-            if not self.sections[section.info].flags & SHF_ALLOC:
+            if section.type not in (SHT_RELA, SHT_REL) or section.info != index:
                 continue
             entry = self.layout.relocation
             if section.type == SHT_RELA:
                 entry += entry[-1].lower()
             content = self.data[section.offset : section.offset + section.size]
-            rows = struct.iter_unpack(entry, content)
-            found |= {row[1] >> self.layout.symbol_shift for row in rows}
-        return found
+            for row in struct.iter_unpack(entry, content):
+                addend = row[2] if section.type == SHT_RELA else None
+                yield row[0], row[1] >> self.layout.symbol_shift, addend
 
 
 def isolate(object_code: bytes, rename: Callable[[str], str]) -> tuple[bytes, dict[str, str]]:

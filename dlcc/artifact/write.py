@@ -31,6 +31,7 @@ from dlcc.artifact.names import c_identifier, check_name
 from dlcc.artifact.packaging import Delivery, package_files
 from dlcc.artifact.packed import pack as pack_weights
 from dlcc.artifact.portable import c_files
+from dlcc.artifact.stack import stack_bytes
 from dlcc.artifact.storage import Pack, check_pack, storage_report, weights_record
 from dlcc.artifact.toolchain import Toolchain, is_bare, versions
 from dlcc.artifact.weights import weights_image
@@ -187,10 +188,12 @@ def _build(
             tools.compile("weights.S", "weights.o", include=include)
             objects.append("weights.o")
     tools.merge(["model.o", *objects], f"{symbol}.o")
+    steps = [f"dlcc_step_{index}" for index in range(len(program.steps))]
+    stack = stack_bytes((work / f"{symbol}.o").read_bytes(), f"{symbol}_run", steps)
     report = {**program.report, "storage": storage_report(program, options.pack, image, packed)}
     contents = {f"{symbol}.h": header, "report.json": manifests.dump_json(report)}
     facts: dict[str, Any] = {"symbol": symbol, "fingerprint": f"{mark:016x}", "kernels": kernels}
-    facts["weights_bytes"] = len(image)
+    facts |= {"weights_bytes": len(image), "stack_bytes": stack}
     facts |= {"emit": options.emit, "needed": [], "weights": weights_record(program, packed, embed)}
     if not embed:
         contents[f"{symbol}.weights"] = image
@@ -211,6 +214,7 @@ def _delivery(
         embed,
         facts["weights_bytes"],
         unpacked,
+        facts["stack_bytes"],
         sample,
     )
 
@@ -345,6 +349,7 @@ def _manifest(
         "features": list(program.features),
         "threads": program.threads,
         "arena_bytes": program.arena_bytes,
+        "stack_bytes": facts.get("stack_bytes"),
         "inputs": _tensor_rows(program.inputs),
         "outputs": _tensor_rows(program.outputs),
         "steps": _step_rows(program),

@@ -20,6 +20,7 @@ class Delivery:
         embed: the weights are in the library, there is no weights file.
         weights_bytes: of the weights file, or of its copy in the library.
         unpacked_bytes: memory that an instance takes for unpacked weights; 0: they are mapped.
+        stack_bytes: that a run takes of the calling thread's stack at most; None: not known.
         sample: a recorded input, if there is one.
     """
 
@@ -29,6 +30,7 @@ class Delivery:
     embed: bool
     weights_bytes: int
     unpacked_bytes: int = 0
+    stack_bytes: int | None = None
     sample: Sample | None = None
 
     @property

@@ -114,7 +114,14 @@ def _memory(delivery: Delivery) -> list[tuple[str, str, str]]:
             ("unpacked weights", f"{delivery.unpacked_bytes}", "of each instance, allocated")
         )
     rows.insert(1, ("weights", f"{delivery.weights_bytes}", weights))
-    return rows
+    if delivery.stack_bytes is None:
+        return [*rows, ("stack", "not known", "of a thread in a run")]
+    stack = (
+        f"`{delivery.symbol}_run` takes at most so much of the calling thread's, as the code of "
+        "its functions says; what libc's memcpy, locks and, where a run fails, vsnprintf take "
+        "comes on top"
+    )
+    return [*rows, ("stack", f"{delivery.stack_bytes}", stack)]
 
 
 def _threads(delivery: Delivery) -> str:

@@ -1,0 +1,209 @@
+"""How much stack a call takes at most, from the code of an object file.
+
+Every function's instructions are followed from its entry along all branches, with the depth of the
+stack; calls add what the called function takes. Calls through a pointer are taken for calls of any
+of the functions that the caller of :func:`stack_bytes` names. Functions of other libraries count as
+nothing: what they take is theirs to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Final
+
+from dlcc.artifact.elf import ElfFile, Symbol
+from dlcc.artifact.stack.aarch64 import AArch64
+from dlcc.artifact.stack.instruction import Decoder, Instruction, UnknownCode
+from dlcc.artifact.stack.x86 import X86
+
+_MACHINES: dict[int, Decoder] = {62: X86(), 183: AArch64()}
+"""By ELF's number of the machine."""
+
+_THREAD_LOCAL = 6
+_MOST_VISITS = 64
+"""Visits of one instruction with ever deeper stacks; more: a loop that pushes."""
+
+_Place = tuple[int, int]
+"""Section and offset of an instruction."""
+
+_EXTERNAL: Final = (-1, -1)
+"""The place of what another library has."""
+
+
+@dataclass(frozen=True)
+class _State:
+    """On the way to an instruction: depth in bytes, and what registers hold of it."""
+
+    depth: int
+    registers: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass
+class _Function:
+    """Its own greatest depth, and the depths at which it calls others (None: any of them)."""
+
+    depth: int = 0
+    calls: dict[_Place | None, int] = field(default_factory=dict)
+
+
+def stack_bytes(object_code: bytes, function: str, pointed: Collection[str]) -> int | None:
+    """Bytes of stack that a call of ``function`` takes at most, its return address included.
+
+    Args:
+        object_code: a relocatable object with all that it calls, libc apart.
+        function: name of a global function in it.
+        pointed: names of the functions that may be called through pointers.
+
+    Returns:
+        None, where the machine has no decoder here or the code does what none foresees.
+    """
+    elf = ElfFile(object_code)
+    decoder = _MACHINES.get(elf.machine)
+    if decoder is None:
+        return None
+    walk = _Walk(elf, decoder)
+    try:
+        return walk.bound(walk.place(function), [walk.place(name) for name in pointed])
+    except UnknownCode:
+        return None
+
+
+class _Walk:
+    """Bounds of an object's functions."""
+
+    def __init__(self, elf: ElfFile, decoder: Decoder) -> None:
+        self._elf, self._decoder = elf, decoder
+        self._symbols = elf.symbols()
+        found = [s for s in self._symbols if s.is_function and s.section]
+        self._places = {s.name: (s.section, s.value) for s in found}
+        self._functions = {(s.section, s.value): s for s in found}
+        self._code = {
+            s.section: elf.data[
+                elf.sections[s.section].offset : elf.sections[s.section].offset
+                + elf.sections[s.section].size
+            ]
+            for s in found
+        }
+        self._patched = {
+            section: {at: (symbol, addend) for at, symbol, addend in elf.relocations(section)}
+            for section in self._code
+        }
+        self._bounds: dict[_Place, int] = {}
+        self._open: set[_Place] = set()
+
+    def place(self, name: str) -> _Place:
+        """Where a function starts.
+
+        Raises:
+            UnknownCode: there is none of that name.
+        """
+        if name not in self._places:
+            raise UnknownCode(f"no function {name}")
+        return self._places[name]
+
+    def bound(self, place: _Place, pointed: Collection[_Place]) -> int:
+        """Bytes that a call of the function at ``place`` takes.
+
+        Raises:
+            UnknownCode: they cannot be told.
+        """
+        if place in self._bounds:
+            return self._bounds[place]
+        if place in self._open:
+            raise UnknownCode("a function calls itself")
+        self._open.add(place)
+        made = self._follow(place)
+        most = made.depth
+        for callee, depth in made.calls.items():
+            for one in pointed if callee is None else [callee]:
+                most = max(most, depth + self.bound(one, pointed))
+        self._open.discard(place)
+        self._bounds[place] = most
+        return most
+
+    def _follow(self, place: _Place) -> _Function:
+        """Visits all instructions of the function that can be reached."""
+        section, start = place
+        end = start + self._functions[place].size
+        made = _Function()
+        seen: dict[int, list[int]] = {}
+        todo = [(start, _State(self._decoder.return_bytes))]
+        while todo:
+            at, state = todo.pop()
+            depths = seen.setdefault(at, [])
+            if depths and depths[-1] >= state.depth:
+                continue
+            if len(depths) == _MOST_VISITS:
+                raise UnknownCode("a loop pushes")
+            depths.append(state.depth)
+            instruction = self._decoder.decode(self._code[section], at)
+            state = _after(instruction, state, self._decoder.frame_pointer)
+            made.depth = max(made.depth, state.depth)
+            if instruction.kind in ("next", "branch", "call") and at + instruction.size < end:
+                todo.append((at + instruction.size, state))
+            if instruction.kind in ("next", "end"):
+                continue
+            target = self._target(section, at, instruction)
+            if target is not None and target[0] == section and start < target[1] < end:
+                todo.append((target[1], state))
+                continue
+            self._note_call(made, instruction, target, state)
+            if target is None and instruction.kind == "jump":  # by a table
+                todo += self._unseen(section, start, end, seen, state)
+        return made
+
+    def _note_call(
+        self, made: _Function, instruction: Instruction, target: _Place | None, state: _State
+    ) -> None:
+        """A call, or a jump in place of a call and a return: its return address is there."""
+        back = 0 if instruction.kind == "call" else self._decoder.return_bytes
+        if target == _EXTERNAL:
+            return
+        if target is not None and target not in self._functions:
+            raise UnknownCode("a call of something that is no function")
+        made.calls[target] = max(made.calls.get(target, 0), state.depth - back)
+
+    def _target(self, section: int, at: int, instruction: Instruction) -> _Place | None:
+        """Where it jumps to, by its relocation where it has one; None: through a pointer."""
+        behind = self._decoder.relocated_bytes
+        field_at = at + instruction.size - behind if behind else at
+        if field_at not in self._patched[section]:
+            return None if instruction.target is None else (section, instruction.target)
+        index, addend = self._patched[section][field_at]
+        symbol: Symbol = self._symbols[index]
+        if not symbol.section or symbol.type == _THREAD_LOCAL:  # a call of libc's, for its address
+            return _EXTERNAL
+        if addend is None:  # it stands in the instruction, which the decoder has read
+            addend = (instruction.target or at) - at
+        return symbol.section, symbol.value + addend + behind
+
+    def _unseen(
+        self, section: int, start: int, end: int, seen: Collection[int], state: _State
+    ) -> list[tuple[int, _State]]:
+        """What nothing has led to so far, as if the jump did."""
+        places, at = [], start
+        while at < end:
+            if at not in seen:
+                places.append((at, state))
+            at += self._decoder.decode(self._code[section], at).size
+        return places
+
+
+def _after(instruction: Instruction, state: _State, frame_pointer: int) -> _State:
+    """What is known behind an instruction.
+
+    Of other registers than the frame pointer only the very next one may make use: it is not
+    followed what else is written to them.
+    """
+    registers = dict(state.registers)
+    kept = {r: depth for r, depth in registers.items() if r == frame_pointer}
+    depth = state.depth + instruction.push
+    if instruction.restores is not None:
+        if instruction.restores not in registers:
+            raise UnknownCode("the stack pointer is set from an unknown register")
+        depth = registers[instruction.restores] + instruction.offset
+    depth += instruction.align - 1
+    if instruction.keeps is not None:
+        kept[instruction.keeps] = depth + instruction.offset
+    return _State(depth, tuple(kept.items()))
