@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import passes as pass_library
 import targets as target_library
 from dlcc.accuracy import has_labels, labels_in, scores_output
-from dlcc.analysis.certificates import Assignment, certify, digest, with_kernels
+from dlcc.analysis.certificates import Assignment, Certificate, certify, digest, with_kernels
 from dlcc.artifact import (
     Artifact,
     Pack,
@@ -31,7 +31,7 @@ from dlcc.ir import Graph
 from dlcc.ir.encodings import Array
 from dlcc.ir.text import files_of
 from dlcc.lowering.choice import choose
-from dlcc.lowering.lower import lower
+from dlcc.lowering.lower import lower_variants
 from dlcc.lowering.predict import CostModel
 from dlcc.lowering.target import Target
 from dlcc.lowering.tuning import TuningDatabase
@@ -74,7 +74,8 @@ class CompileOptions:
     """Everything that decides what comes out of a compilation.
 
     Attributes:
-        target: ``cpu`` (this machine), or a name from ``dlcc targets``.
+        target: ``cpu`` (this machine), a name from ``dlcc targets``, or several of its levels
+            (``cpu:avx2+amx``), of which the library runs the best that the CPU can.
         bits: 8 for post-training int8, 16 for bfloat16, 32 for float.
         passes: pipeline text or passes; None for the default pipeline of ``bits``.
         recipe: TOML file that tells what is done to which layer, in place of ``passes``.
@@ -308,7 +309,8 @@ def compile(
         DlccError: anything the user can mend.
     """
     chosen = options or CompileOptions(**changes)
-    target = target_library.get_target(chosen.target).without(chosen.without)
+    targets = target_library.without_rows(target_library.get_targets(chosen.target), chosen.without)
+    target = targets[-1]  # what passes fit to it fits the others: its vectors are the widest
     check_pack(chosen.pack)
     if chosen.name is not None:
         check_name(chosen.name)
@@ -319,24 +321,26 @@ def compile(
     optimised = optimise(model, chosen, progress, target)
     certificates = certify(optimised.graph, optimised.assigned)
     marks.append(time.perf_counter())
-    program = lower(
+    program = lower_variants(
         optimised.graph,
-        target,
+        targets,
         build_object,
         threads=threads,
         progress=progress,
         chooser=chooser,
         fuse=chosen.fuse,
         print_sources=print_sources if "c" in emit else None,
+        every=chosen.target not in target_library.SEVERAL,
     )
     marks.append(time.perf_counter())
     optimised, sample = _recorded(optimised, program, chosen)
+    optimised = _with_variants_left_out(optimised, program)
     program.report.update(_report(optimised))
     progress("link", 0.0)
-    layers = with_kernels(certificates, program.report["layers"])  # type: ignore[arg-type]
+    layers = _narrowest(certificates, program)
     told = {
         "pipeline": optimised.pipeline,
-        "target": target.name,
+        "target": target_library.joined_name(targets),
         "certificates": [c.to_json() for c in layers],
         "ir": digest(optimised.graph),
     }
@@ -358,6 +362,21 @@ def compile(
     names = ("passes", "lowering", "link")
     seconds = {n: b - a for n, a, b in zip(names, marks, marks[1:], strict=False)}
     return CompileResult(artifact, optimised, program, seconds)
+
+
+def _with_variants_left_out(optimised: Optimised, program: Program) -> Optimised:
+    """With a remark for each variant of the kernels that the library does without."""
+    left_out = program.report.get("left_out", {})
+    assert isinstance(left_out, dict)
+    notes = [f"{name} has no kernels of its own: {why}" for name, why in left_out.items()]
+    remarks = tuple(Remark("variants", "", "note", note) for note in notes)
+    return replace(optimised, remarks=(*optimised.remarks, *remarks))
+
+
+def _narrowest(certificates: Sequence[Certificate], program: Program) -> list[Certificate]:
+    """The certificates with the widths in which the kernels sum; of all variants the narrowest."""
+    made = [with_kernels(certificates, p.report["layers"]) for p in program.variants]  # type: ignore[arg-type]
+    return [min(row, key=lambda one: one.accumulator) for row in zip(*made, strict=True)]
 
 
 def _kinds(emit: tuple[str, ...], target: Target) -> tuple[str, ...]:
@@ -434,7 +453,7 @@ def sensitivity(
     """
     check_sparsities(sparsities)
     chosen = options or CompileOptions(passes=OPTIMISE)
-    target = target_library.get_target(chosen.target)
+    target = target_library.get_targets(chosen.target)[-1]
     arrays = load_npz(Path(data)) if isinstance(data, str | Path) else dict(data)
     where = str(data) if isinstance(data, str | Path) else "data"
     graph = optimise(model, chosen, progress, target).graph
@@ -481,28 +500,34 @@ def tune(
         changes: single options, where ``options`` is not given.
 
     Returns:
-        The layers that had a choice.
+        The layers that had a choice, target by target where ``target`` names several.
 
     Raises:
-        DlccError: anything the user can mend; TARGET if the machine cannot run the target's code.
+        DlccError: anything the user can mend; TARGET if the machine cannot run a target's code.
     """
     chosen = options or CompileOptions(**changes)
-    target = target_library.get_target(chosen.target)
-    _check_runs(target, board)
+    targets = target_library.get_targets(chosen.target)
+    if chosen.target in target_library.SEVERAL:  # those that the machine runs, if it runs any
+        targets = tuple(t for t in targets if not _missing(t, board)) or targets[:1]
+        _check_runs(targets[0], board, chosen.target)
+    for target in targets:
+        _check_runs(target, board, target.name)
     path = Path(database)
     known = TuningDatabase.load(path) if path.exists() else TuningDatabase()
-    optimised = optimise(model, chosen, progress, target)
-    results = measure_candidates(
-        optimised.graph,
-        target,
-        build_object,
-        known,
-        threads=chosen.threads or 1,
-        rounds=rounds,
-        limit=candidates,
-        board=board,
-        progress=progress,
-    )
+    optimised = optimise(model, chosen, progress, targets[-1])
+    results = []
+    for target in targets:
+        results += measure_candidates(
+            optimised.graph,
+            target,
+            build_object,
+            known,
+            threads=chosen.threads or 1,
+            rounds=rounds,
+            limit=candidates,
+            board=board,
+            progress=progress,
+        )
     known.save(path)
     return results
 
@@ -536,21 +561,27 @@ __all__ = [
 ]
 
 
-def _check_runs(target: Target, board: Board | None) -> None:
+def _missing(target: Target, board: Board | None) -> list[str]:
+    """What this machine, or the board, lacks for code of ``target``."""
+    if board is None:
+        return target_library.missing_here(target)
+    return board.missing(target.triple, target.features)
+
+
+def _check_runs(target: Target, board: Board | None, name: str) -> None:
+    """Refuses to measure ``target``, which ``name`` stands for, where its code does not run."""
     place, machine, fix = (
         "here",
         "this machine",
         "give such a machine by --remote, or tune for `cpu`",
     )
-    if board is None:
-        missing = target_library.missing_here(target)
-    else:
+    if board is not None:
         place, machine, fix = f"at {board.place}", "the board", "tune for the board's target"
-        missing = board.missing(target.triple, target.features)
+    missing = _missing(target, board)
     if missing:
         raise DlccError(
             ExitCode.TARGET,
-            f"nothing of target {target.name} can be measured {place}",
+            f"nothing of target {name} can be measured {place}",
             where="--target",
             why=f"{machine} lacks {', '.join(missing)}",
             fix=fix,

@@ -93,6 +93,11 @@ class ProfiledNetwork(Executable):
     def threads(self) -> int:
         """Threads of a run."""
 
+    @property
+    @abstractmethod
+    def variant(self) -> str:
+        """Name of the variant of the kernels that runs."""
+
     @abstractmethod
     def profile(
         self, feed: Mapping[str, Array], *, least_seconds: float, least_runs: int, most_runs: int
@@ -108,10 +113,10 @@ class CompiledNetwork(ProfiledNetwork):
 
     kind = "artifact"
 
-    def __init__(self, path: Path, threads: int = 0) -> None:
+    def __init__(self, path: Path, threads: int = 0, variant: str | None = None) -> None:
         from dlcc.runtime.loader import load
 
-        self.model: Model = load(path, threads=threads)
+        self.model: Model = load(path, threads=threads, variant=variant)
         super().__init__(path, self.model.inputs, self.model.outputs)
 
     def run(self, feed: Mapping[str, Array]) -> Feed:
@@ -122,6 +127,11 @@ class CompiledNetwork(ProfiledNetwork):
     def threads(self) -> int:
         """See :attr:`ProfiledNetwork.threads`."""
         return self.model.threads
+
+    @property
+    def variant(self) -> str:
+        """See :attr:`ProfiledNetwork.variant`."""
+        return self.model.variant
 
     def profile(
         self, feed: Mapping[str, Array], *, least_seconds: float, least_runs: int, most_runs: int
@@ -201,14 +211,30 @@ def open_executable(
     return open_compiled(place, threads, board)
 
 
-def open_compiled(path: Path, threads: int = 0, board: Board | None = None) -> ProfiledNetwork:
+def open_compiled(
+    path: Path, threads: int = 0, board: Board | None = None, variant: str | None = None
+) -> ProfiledNetwork:
     """The artifact in ``path``, here or on ``board``.
+
+    Args:
+        path: the artifact's folder.
+        threads: threads of a run; 0: as many as there are CPUs.
+        board: None for this machine.
+        variant: the variant of the kernels to run; None: the best that the CPU can.
 
     Raises:
         DlccError: it cannot be used there.
     """
     if board is None:
-        return CompiledNetwork(path, threads)
+        return CompiledNetwork(path, threads, variant)
+    if variant is not None:
+        raise DlccError(
+            ExitCode.USAGE,
+            "the variant that runs on a board cannot be chosen",
+            where="--variant",
+            why="the library takes the best that the board's CPU runs",
+            fix=f"compile for {variant} alone",
+        )
     from dlcc.remote.network import RemoteNetwork
 
     return RemoteNetwork(board, path, threads)

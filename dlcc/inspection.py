@@ -114,6 +114,7 @@ def inspect_artifact(
     threads: int = 0,
     limits: Callable[[int], Limits] | None = None,
     board: Board | None = None,
+    variant: str | None = None,
 ) -> Report:
     """Everything about an artifact; the sizes sum to the sizes of its files.
 
@@ -124,9 +125,12 @@ def inspect_artifact(
         threads: threads for that; 0: as many as there are CPUs.
         limits: gives the machine's limits for a number of threads, to compare the times with.
         board: where the times are measured; None for this machine.
+        variant: the variant of the kernels whose layers are told; None: the best, or the one that
+            is measured.
 
     Raises:
-        DlccError: ARTIFACT if a file is missing or corrupt; DATA if ``feed`` does not fit.
+        DlccError: ARTIFACT if a file is missing or corrupt; DATA if ``feed`` does not fit; USAGE if
+            there is no such variant.
     """
     artifact = Artifact.open(folder)
     artifact.verify()
@@ -134,7 +138,10 @@ def inspect_artifact(
     files = {name: (artifact.folder / name).stat().st_size for name in {r[0] for r in rows}}
     _check_sums(rows, files, artifact.folder)
     report = _read_report(artifact)
-    used, times = _profile(artifact, feed, threads, board) if profile else (0, {})
+    used, times = 0, dict[str, float]()
+    if profile:
+        variant, used, times = _profile(artifact, feed, threads, board, variant)
+    told = artifact.variant(variant or list(artifact.variants)[-1])
     manifest = artifact.manifest
     facts: dict[str, Any] = {"source": str(artifact.folder)}
     for key in (
@@ -149,15 +156,23 @@ def inspect_artifact(
     ):
         if key in manifest:
             facts[key] = manifest[key]
+    if manifest["better"]:
+        facts["variants"] = {
+            row[
+                "variant"
+            ]: f"adds {row['added_bytes']} bytes of weights, {row['code_bytes']} of code"
+            for row in manifest["weights"]["variants"]
+        }
+        facts["shown_variant"] = told["variant"]
     facts["weight_bytes"] = manifest["weights"]["content_bytes"]
     facts["pack"] = manifest["weights"]["pack"]
     if facts["pack"] == "size":
         facts["stored_weight_bytes"] = int(report["storage"]["file_bytes"])
-    layers = _artifact_layers(manifest, report, times)
+    layers = _artifact_layers(manifest, report, times, told)
     if profile:
         facts["profiled_threads"] = used
         if limits is not None:
-            _add_limits(layers, limits(used), manifest)
+            _add_limits(layers, limits(used), manifest, told["features"])
     return Report(
         "artifact",
         str(manifest["name"]),
@@ -203,17 +218,24 @@ def _read_report(artifact: Artifact) -> dict[str, Any]:
 
 
 def _artifact_layers(
-    manifest: Mapping[str, Any], report: Mapping[str, Any], times: Mapping[str, float]
+    manifest: Mapping[str, Any],
+    report: Mapping[str, Any],
+    times: Mapping[str, float],
+    variant: Mapping[str, Any],
 ) -> list[Layer]:
     sizes: Counter[str] = Counter()
     stored: Counter[str] = Counter()
     packed = manifest["weights"]["pack"] == "size"
+    name = variant["variant"]
     for entry in manifest["weights"]["entries"]:
+        if name not in entry.get("variants", (name,)):
+            continue
         sizes[entry["layer"]] += entry["size"]
         stored[entry["layer"]] += entry["stored"] if packed else 0
-    described: list[Mapping[str, Any]] = list(report.get("layers", ()))
+    rows = (row for row in report.get("better", ()) if row["variant"] == name)
+    described: list[Mapping[str, Any]] = list(next(rows, report).get("layers", ()))
     known = {row.get("layer") for row in described}
-    for step in manifest["steps"]:  # a layer that report.json does not describe
+    for step in variant["steps"]:  # a layer that report.json does not describe
         if step["layer"] not in known:
             known.add(step["layer"])
             described.append({"layer": step["layer"], "functions": [step["function"]]})
@@ -267,8 +289,10 @@ def _time_of(
     return sum(found) if found else None  # a fused step has one time, on a line of its own
 
 
-def _add_limits(layers: Sequence[Layer], limits: Limits, manifest: Mapping[str, Any]) -> None:
-    features, weights = manifest["features"], int(manifest["weights"]["content_bytes"])
+def _add_limits(
+    layers: Sequence[Layer], limits: Limits, manifest: Mapping[str, Any], features: Sequence[str]
+) -> None:
+    weights = int(manifest["weights"]["content_bytes"])
     for layer in layers:
         layer.limit_seconds = limits.least_seconds(work_of(layer), features, weights)
 
@@ -285,13 +309,16 @@ def work_of(layer: Layer) -> Work:
 
 
 def _profile(
-    artifact: Artifact, feed: Mapping[str, Array] | None, threads: int, board: Board | None
-) -> tuple[int, dict[str, float]]:
-    """Threads, and median seconds by ``layer NUL function``."""
+    artifact: Artifact,
+    feed: Mapping[str, Array] | None,
+    threads: int,
+    board: Board | None,
+    variant: str | None,
+) -> tuple[str, int, dict[str, float]]:
+    """The variant that ran, its threads, and median seconds by ``layer NUL function``."""
     # An artifact has an upper bound on threads: take fewer rather than fail.
     most = min(threads, int(artifact.manifest["threads"]))
-    steps = [f"{s['layer']}\0{s['function']}" for s in artifact.manifest["steps"]]
-    with open_compiled(artifact.folder, most, board) as network:
+    with open_compiled(artifact.folder, most, board, variant) as network:
         inputs = dict(feed) if feed is not None else random_feed(network.inputs)
         samples = network.profile(
             inputs,
@@ -299,14 +326,16 @@ def _profile(
             least_runs=PROFILE_RUNS,
             most_runs=PROFILE_MOST_RUNS,
         )
-        used = network.threads
+        ran, used = network.variant, network.threads
+    steps = [f"{s['layer']}\0{s['function']}" for s in artifact.variant(ran)["steps"]]
     runs: list[dict[str, float]] = []
     for times in samples:
         total: Counter[str] = Counter()
         for key, nanoseconds in zip(steps, times, strict=False):
             total[key] += nanoseconds
         runs.append({key: ns * 1e-9 for key, ns in total.items()})
-    return used, {key: statistics.median(run[key] for run in runs) for key in next(iter(runs), {})}
+    medians = {key: statistics.median(run[key] for run in runs) for key in next(iter(runs), {})}
+    return ran, used, medians
 
 
 _TYPE = re.compile(

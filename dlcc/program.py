@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from typing import Literal
 
 ArgKind = Literal["input", "output", "arena", "weights", "window"]
@@ -236,6 +237,12 @@ class Program:
     features: tuple[str, ...]
     threads: int = 1
     """Upper bound on threads: per-thread scratch areas are planned for so many."""
+    variant: str = ""
+    """What it is called beside others for other CPUs: the level of the target."""
+    better: tuple[Program, ...] = ()
+    """The same network for CPUs with more features, each better than those before it: they share
+    interface, arena and weights with this one, and no name of a function. The library runs the best
+    that the CPU can."""
     alignment: int = ALIGNMENT
     """Bytes: alignment of arena and weights offsets."""
     input_places: tuple[int, ...] = ()
@@ -249,3 +256,14 @@ class Program:
     """The kernels as C by the names of their functions, where that was asked for."""
     report: dict[str, object] = field(default_factory=dict, repr=False)
     """Per layer: kernel and why, encodings, bytes, MACs, remarks. Goes to report.json."""
+
+    @property
+    def variants(self) -> tuple[Program, ...]:
+        """This program and the better ones, the best last."""
+        return (self, *self.better)
+
+    @cached_property
+    def constants_read(self) -> frozenset[int]:
+        """Offsets of the constants that its steps read."""
+        calls = (call for step in self.steps for call in step.calls)
+        return frozenset(a.offset for call in calls for a in call.args if a.kind == "weights")

@@ -44,6 +44,7 @@ class LayerTimes:
     """What the candidates of one layer took.
 
     Attributes:
+        target: name of the target.
         layer: the layer's name; the first one's where several are alike.
         key: :func:`dlcc.lowering.tuning.layer_key`.
         count: layers of the network that are alike.
@@ -51,6 +52,7 @@ class LayerTimes:
         seconds: candidate name to the median over rounds, all alike layers together.
     """
 
+    target: str
     layer: str
     key: str
     count: int
@@ -141,7 +143,7 @@ def tune(
         finally:
             for _, network in passes:
                 network.close()
-    results = _summed([made for made, _ in passes], samples)
+    results = _summed([made for made, _ in passes], samples, target.name)
     cpu = cpu_description()[0] if board is None else board.cpu
     for entry in results:
         database.add(target.name, entry.key, entry.seconds, cpu, threads)
@@ -200,7 +202,7 @@ def _layer_seconds(made: _Pass, network: ProfiledNetwork) -> list[float]:
     return best
 
 
-def _summed(passes: list[_Pass], samples: list[list[list[float]]]) -> list[LayerTimes]:
+def _summed(passes: list[_Pass], samples: list[list[list[float]]], target: str) -> list[LayerTimes]:
     """Median times per distinct layer and candidate, of the layers that had a choice."""
     results: dict[str, LayerTimes] = {}
     for number, made in enumerate(passes):
@@ -209,7 +211,7 @@ def _summed(passes: list[_Pass], samples: list[list[list[float]]]) -> list[Layer
             median = max(statistics.median(times), 1e-9)  # the clock counts nanoseconds
             totals[key, way.name] = totals.get((key, way.name), 0.0) + median
             if number == 0:
-                entry = results.setdefault(key, LayerTimes(node.loc, key, 0, way.name, {}))
+                entry = results.setdefault(key, LayerTimes(target, node.loc, key, 0, way.name, {}))
                 entry.count += 1
         for (key, name), seconds in totals.items():
             results[key].seconds.setdefault(name, seconds)

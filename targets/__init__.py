@@ -1,10 +1,14 @@
 """Targets: descriptions of machines and their kernel tables.
 
-A target family is one package here with a module-level ``FAMILY`` (see :mod:`targets.cpu`).
+A target family is one package here with a module-level ``FAMILY`` (see :mod:`targets.cpu`). A name
+can stand for several targets of a family, of whose kernels a library runs the best that the CPU
+can: ``cpu:avx2+amx``, or ``arm`` for all feature levels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Protocol
 
 from dlcc.errors import DlccError, ExitCode
@@ -35,6 +39,8 @@ _ALL: tuple[Family, ...] = (
     portable.FAMILY,
 )
 FAMILIES = {family.name: family for family in _ALL}
+SEVERAL = {"arm": tuple(arm.LEVELS)}
+"""Families whose name alone stands for these levels, as far as they pay."""
 
 
 def get_target(name: str) -> Target:
@@ -55,6 +61,61 @@ def get_target(name: str) -> Target:
     return FAMILIES[family].target(variant)
 
 
+def get_targets(name: str) -> tuple[Target, ...]:
+    """The targets that ``name`` stands for, from the least to the best.
+
+    Raises:
+        DlccError: there is no such target, or the CPU cannot tell two of them apart.
+    """
+    family, _, listed = name.partition(":")
+    variants = listed.split("+") if listed else SEVERAL.get(family, ("",))
+    if len(variants) == 1:
+        return (get_target(f"{family}:{variants[0]}" if variants[0] else family),)
+    if "" in variants:
+        raise DlccError(
+            ExitCode.TARGET,
+            f"no target {name!r}",
+            where="--target",
+            why="a plus has no level on one of its sides",
+            fix="`dlcc targets` lists all levels",
+        )
+    found = [get_target(f"{family}:{variant}") for variant in variants]
+    order = FAMILIES[family].variants()
+    found.sort(key=lambda t: (len(t.features), order.index(t.name.partition(":")[2])))
+    for one, other in pairwise(found):
+        if set(one.features) == set(other.features):
+            raise DlccError(
+                ExitCode.TARGET,
+                f"{one.name} and {other.name} cannot be in one library",
+                where=f"--target {name}",
+                why="a CPU that has the features of one has those of the other, which are the same",
+                fix="leave one of them out",
+            )
+    return tuple(found)
+
+
+def joined_name(targets: Sequence[Target]) -> str:
+    """The name that stands for ``targets`` of one family: what :func:`get_targets` takes."""
+    family = targets[0].name.partition(":")[0]
+    if len(targets) == 1:
+        return targets[0].name
+    return f"{family}:{'+'.join(target.name.partition(':')[2] for target in targets)}"
+
+
+def without_rows(targets: Sequence[Target], names: Sequence[str]) -> tuple[Target, ...]:
+    """The targets with the rows called ``names`` left out of their tables.
+
+    Raises:
+        DlccError: no table has a row of such a name.
+    """
+    known = [{row.name for row in target.rows} for target in targets]
+    foreign = [name for name in names if not any(name in rows for rows in known)]
+    return tuple(
+        target.without(foreign or [name for name in names if name in rows])
+        for target, rows in zip(targets, known, strict=True)
+    )
+
+
 def all_targets() -> list[Target]:
     """Every named target."""
     return [family.target(v) for family in FAMILIES.values() for v in family.variants()]
@@ -65,4 +126,14 @@ def missing_here(target: Target) -> list[str]:
     return FAMILIES[target.name.partition(":")[0]].missing(target)
 
 
-__all__ = ["FAMILIES", "Target", "all_targets", "get_target", "missing_here"]
+__all__ = [
+    "FAMILIES",
+    "SEVERAL",
+    "Target",
+    "all_targets",
+    "get_target",
+    "get_targets",
+    "joined_name",
+    "missing_here",
+    "without_rows",
+]

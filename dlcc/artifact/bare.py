@@ -35,6 +35,8 @@ def check_bare(program: Program) -> None:
         why = f"it is planned for {program.threads} threads"
     elif any(isinstance(step, FusedStep) for step in program.steps):
         why = "it has fused steps"
+    elif program.better:
+        why = "it has variants, of which nobody would choose"
     if why:
         raise DlccError(
             ExitCode.INTERNAL,

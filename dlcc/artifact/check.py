@@ -78,6 +78,32 @@ def check_program(program: Program) -> None:
     Raises:
         DlccError: INTERNAL, with the step or tensor and the broken bound.
     """
+    for variant in program.variants:
+        _check_variant(variant)
+    _check_together(program)
+
+
+def _check_together(program: Program) -> None:
+    """What the variants of a program have to share, and what they may not."""
+    names = [p.variant for p in program.variants]
+    if len(set(names)) != len(names):
+        raise _bug("two variants share a name", f"names: {names}")
+    functions: set[str] = set()
+    for variant in program.variants:
+        for field in ("name", "inputs", "outputs", "arena_bytes", "weights", "weight_entries",
+                      "triple", "threads", "alignment"):  # fmt: skip
+            if getattr(variant, field) != getattr(program, field):
+                raise _bug(
+                    "a variant is of another network", f"its {field} differ", variant.variant
+                )
+        own = {call.function for step in variant.steps for call in step.calls}
+        if own & functions:
+            shared = ", ".join(sorted(own & functions))
+            raise _bug("two variants share a function", shared, variant.variant)
+        functions |= own
+
+
+def _check_variant(program: Program) -> None:
     if not 1 <= program.threads <= MOST_THREADS:
         raise _bug("bad thread count", f"threads={program.threads}, allowed 1 to {MOST_THREADS}")
     if program.arena_bytes < 0:
@@ -102,7 +128,7 @@ def check_program(program: Program) -> None:
 
 
 def _check_texts(program: Program) -> None:
-    texts = [program.name, *(t.name for t in program.inputs + program.outputs)]
+    texts = [program.name, program.variant, *(t.name for t in program.inputs + program.outputs)]
     for text in [*texts, *(s.layer for s in program.steps)]:
         if "\0" in text or text.encode("utf-8", "replace").decode("utf-8") != text:
             raise _bug("a name cannot be a C string", f"{text!r} has a zero or is not UTF-8")

@@ -31,6 +31,11 @@ def tensor_line(role: str, index: int, info: TensorInfo) -> str:
     return f" *   {role}[{index}]  {info.dtype}[{shape}]  {c_comment(info.name)}"
 
 
+def most_steps(program: Program) -> int:
+    """Steps of the variant that has the most: as many times ``profile`` tells at most."""
+    return max(len(variant.steps) for variant in program.variants)
+
+
 def header_source(program: Program, symbol: str) -> str:
     """The public header ``<symbol>.h``."""
     tensors = [tensor_line("inputs", i, t) for i, t in enumerate(program.inputs)]
@@ -45,7 +50,7 @@ def header_source(program: Program, symbol: str) -> str:
         "outputs": len(program.outputs),
         "inputs_room": f"{symbol.upper()}_INPUTS",
         "outputs_room": f"{symbol.upper()}_OUTPUTS",
-        "steps": len(program.steps),
+        "steps": most_steps(program),
         "threads": program.threads,
         "arena_bytes": program.arena_bytes,
     }
@@ -73,9 +78,9 @@ def _call(call: Step | Member, kernels: Mapping[str, str], begin: str, end: str)
     return f"{kernels[call.function]}({arguments}{begin}, {end})"
 
 
-def _step_function(index: int, step: Step | FusedStep, kernels: Mapping[str, str]) -> str:
+def _step_function(name: str, step: Step | FusedStep, kernels: Mapping[str, str]) -> str:
     head = (
-        f"static int32_t dlcc_step_{index}"
+        f"static int32_t {name}"
         "(const dlcc_frame *frame, int64_t part, int32_t begin, int32_t end) {\n"
         "  (void)frame;\n  (void)part;\n"
     )
@@ -137,7 +142,7 @@ def _info_table(program: Program, symbol: str, *, fingerprint: int, weights_byte
   .abi = DLCC_CODE(ABI),
   .input_count = {len(program.inputs)},
   .output_count = {len(program.outputs)},
-  .step_count = {len(program.steps)},
+  .step_count = {most_steps(program)},
   .max_threads = {program.threads},
   .weights_embedded = DLCC_EMBEDDED,
   .arena_bytes = UINT64_C({program.arena_bytes}),
@@ -149,8 +154,10 @@ def _info_table(program: Program, symbol: str, *, fingerprint: int, weights_byte
   .weights_file = {c_string(symbol + ".weights")},
   .inputs = dlcc_inputs,
   .outputs = dlcc_outputs,
-  .features = dlcc_features,
-  .steps = dlcc_layers,
+  .features = dlcc_features_0,
+  .steps = dlcc_layers_0,
+  .variant_count = {len(program.variants)},
+  .variants = dlcc_variants,
 }};
 """
 
@@ -168,6 +175,42 @@ def unpack_source(symbol: str) -> str:
     """The Zig file that unpacks a packed weights file, with names of its own."""
     text = files("dlcc.runtime").joinpath("c", "unpack.zig").read_text("utf-8")
     return text.replace("@symbol@", symbol)
+
+
+def step_functions(program: Program) -> list[list[str]]:
+    """Names of the functions of the steps of each variant."""
+    return [
+        [f"dlcc_step_{index}_{number}" for number in range(len(variant.steps))]
+        for index, variant in enumerate(program.variants)
+    ]
+
+
+def _variant_tables(
+    index: int, program: Program, names: Sequence[str], kernels: Mapping[str, str]
+) -> list[str]:
+    """The kernels, steps, layers and features of the variant with number ``index``.
+
+    ``names`` are those of its steps' functions.
+    """
+    parts = []
+    arity = {call.function: len(call.args) for step in program.steps for call in step.calls}
+    for function, count in arity.items():
+        parts.append(
+            f"extern int32_t {kernels[function]}({'void *, ' * count}int32_t, int32_t) "
+            '__attribute__((visibility("hidden")));'
+        )
+    parts += [
+        _step_function(name, step, kernels) for name, step in zip(names, program.steps, strict=True)
+    ]
+    parts.append(f"static const dlcc_step dlcc_steps_{index}[] = {{")
+    for name, step in zip(names, program.steps, strict=True):
+        parts.append(f"  {{{name}, {step.work_items}, {step.max_threads}}},")
+    parts += ["  {0}", "};"]
+    features = "".join(f"{c_string(f)}, " for f in program.features)
+    layers = "".join(f"{c_string(s.layer)}, " for s in program.steps)
+    parts.append(f"static const char *const dlcc_features_{index}[] = {{{features}NULL}};")
+    parts.append(f"static const char *const dlcc_layers_{index}[] = {{{layers}NULL}};")
+    return parts
 
 
 def model_source(
@@ -201,25 +244,18 @@ def model_source(
         '#include "runtime.h"',
         "",
     ]
-    arity = {call.function: len(call.args) for step in program.steps for call in step.calls}
-    for function, count in arity.items():
-        parts.append(
-            f"extern int32_t {kernels[function]}({'void *, ' * count}int32_t, int32_t) "
-            '__attribute__((visibility("hidden")));'
-        )
-    if any(isinstance(step, FusedStep) for step in program.steps):
+    if any(isinstance(step, FusedStep) for p in program.variants for step in p.steps):
         parts.append('#include "bands.h"\n')
-    for index, step in enumerate(program.steps):
-        parts.append(_step_function(index, step, kernels))
-    parts.append("static const dlcc_step dlcc_steps[] = {")
-    for index, step in enumerate(program.steps):
-        parts.append(f"  {{dlcc_step_{index}, {step.work_items}, {step.max_threads}}},")
-    parts += ["  {0}", "};"]
+    for index, names in enumerate(step_functions(program)):
+        parts += _variant_tables(index, program.variants[index], names, kernels)
     parts += _tensor_table("input", program.inputs) + _tensor_table("output", program.outputs)
-    features = "".join(f"{c_string(f)}, " for f in program.features)
-    layers = "".join(f"{c_string(s.layer)}, " for s in program.steps)
-    parts.append(f"static const char *const dlcc_features[] = {{{features}NULL}};")
-    parts.append(f"static const char *const dlcc_layers[] = {{{layers}NULL}};")
+    parts.append("static const dlcc_variant dlcc_variants[] = {")
+    for index, variant in enumerate(program.variants):
+        tables = f"dlcc_features_{index}, dlcc_layers_{index}"
+        parts.append(f"  {{{c_string(variant.variant)}, {len(variant.steps)}, {tables}}},")
+    parts.append("};")
+    tables = ", ".join(f"dlcc_steps_{index}" for index in range(len(program.variants)))
+    parts.append(f"static const dlcc_step *const dlcc_variant_steps[] = {{{tables}}};")
     parts.append(_info_table(program, symbol, fingerprint=fingerprint, weights_bytes=weights_bytes))
     return "\n".join(parts)
 

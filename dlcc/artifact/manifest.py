@@ -17,7 +17,9 @@ from dlcc.program import TensorInfo
 
 NAME: Final = "manifest.json"
 FORMAT: Final = "dlcc-artifact"
-VERSION: Final = 1
+VERSION: Final = 2
+ABI: Final = 2
+"""Number of the C interface: ``runtime/c/api.h.in``."""
 
 
 def compiler_name() -> str:
@@ -112,6 +114,27 @@ class Artifact:
     def outputs(self) -> tuple[TensorInfo, ...]:
         """The network's outputs, in the order run fills them."""
         return _tensors(self.manifest["outputs"])
+
+    @cached_property
+    def variants(self) -> dict[str, dict[str, Any]]:
+        """What the manifest tells of each variant (``features``, ``steps``), the best last."""
+        return {str(r["variant"]): r for r in (self.manifest, *self.manifest["better"])}
+
+    def variant(self, name: str) -> dict[str, Any]:
+        """What the manifest tells of the variant called ``name``.
+
+        Raises:
+            DlccError: USAGE, if there is none.
+        """
+        if name in self.variants:
+            return self.variants[name]
+        raise DlccError(
+            ExitCode.USAGE,
+            f"there is no variant {name!r}",
+            where=str(self.folder),
+            why=f"the library holds {', '.join(map(repr, self.variants))}",
+            fix="leave the variant out to take the best that the CPU can run",
+        )
 
     def path(self, suffix: str) -> Path | None:
         """The network's file with ``suffix`` (".so", ".a", ".o", ".h", ".weights"), if any."""

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any, Final, Literal, get_args
 
+from dlcc.artifact.elf import ElfFile
 from dlcc.artifact.packed import Packed
 from dlcc.artifact.weights import HEADER_BYTES
 from dlcc.errors import DlccError, ExitCode
@@ -37,7 +38,8 @@ def check_pack(pack: str) -> Pack:
 def weights_record(program: Program, packed: Packed | None, embedded: bool) -> dict[str, Any]:
     """The manifest's section ``weights``.
 
-    Of a packed file every entry has ``form`` and ``stored``, and the streams are listed.
+    Of a packed file every entry has ``form`` and ``stored``, and the streams are listed. With
+    several variants every entry names those that read it, and there is what each takes.
     """
     record: dict[str, Any] = {
         "embedded": embedded,
@@ -46,11 +48,47 @@ def weights_record(program: Program, packed: Packed | None, embedded: bool) -> d
         "content_bytes": len(program.weights),
         "entries": [asdict(e) for e in sorted(program.weight_entries, key=lambda e: e.offset)],
     }
+    if program.better:
+        record["variants"] = variant_bytes(program)
+        for entry in record["entries"]:
+            readers = [p for p in program.variants if entry["offset"] in p.constants_read]
+            entry["variants"] = [p.variant for p in readers]
     if packed is not None:
         for entry, form, share in zip(record["entries"], packed.forms, packed.shares, strict=True):
             entry |= {"form": form, "stored": share}
         record |= {"table_bytes": packed.table_bytes, "streams": packed.rows()}
     return record
+
+
+def variant_bytes(program: Program) -> list[dict[str, Any]]:
+    """What each variant takes, from the least to the best.
+
+    ``read_bytes`` are of the constants that it reads, ``added_bytes`` of those among them that none
+    before it reads, ``code_bytes`` of its kernels.
+    """
+    sizes = {entry.offset: entry.size for entry in program.weight_entries}
+    before: set[int] = set()
+    rows = []
+    for variant in program.variants:
+        read = variant.constants_read
+        rows.append(
+            {
+                "variant": variant.variant,
+                "read_bytes": sum(sizes.get(offset, 0) for offset in read),
+                "added_bytes": sum(sizes.get(offset, 0) for offset in read - before),
+                "code_bytes": sum(kernel_bytes(variant).values()),
+            }
+        )
+        before |= read
+    return rows
+
+
+def kernel_bytes(program: Program) -> dict[str, int]:
+    """Bytes of code of each function in the object of one variant."""
+    if not program.object_code:
+        return {}
+    symbols = ElfFile(program.object_code).symbols()
+    return {s.name: s.size for s in symbols if s.is_function and s.section}
 
 
 def storage_report(

@@ -6,7 +6,7 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +22,7 @@ from dlcc.artifact.check import check_program, tensor_bytes
 from dlcc.artifact.csource import (
     header_source,
     model_source,
+    step_functions,
     unpack_source,
     weights_assembly,
 )
@@ -32,7 +33,13 @@ from dlcc.artifact.packaging import Delivery, package_files
 from dlcc.artifact.packed import pack as pack_weights
 from dlcc.artifact.portable import c_files
 from dlcc.artifact.stack import stack_bytes
-from dlcc.artifact.storage import Pack, check_pack, storage_report, weights_record
+from dlcc.artifact.storage import (
+    Pack,
+    check_pack,
+    kernel_bytes,
+    storage_report,
+    weights_record,
+)
 from dlcc.artifact.toolchain import Toolchain, is_bare, versions
 from dlcc.artifact.weights import weights_image
 from dlcc.errors import DlccError, ExitCode
@@ -105,12 +112,16 @@ def write_artifact(
 
 def fingerprint(program: Program) -> int:
     """64 bits over everything that a library and its weights file have to agree on."""
-    facts = asdict(program)
-    facts["weights"] = hashlib.sha256(program.weights).hexdigest()
-    facts["object_code"] = hashlib.sha256(program.object_code).hexdigest()
-    del facts["report"], facts["transforms"], facts["sources"]
+    facts = [hashlib.sha256(program.weights).hexdigest(), *map(_identity, program.variants)]
     digest = hashlib.sha256(manifests.dump_json(facts)).digest()
     return int.from_bytes(digest[:8], "little")
+
+
+def _identity(variant: Program) -> dict[str, object]:
+    """What makes a variant what it is, but for the weights, which all share."""
+    facts = asdict(replace(variant, weights=b"", better=(), transforms={}, report={}, sources={}))
+    facts["object_code"] = hashlib.sha256(variant.object_code).hexdigest()
+    return {key: value for key, value in facts.items() if key != "weights"}
 
 
 @dataclass(frozen=True)
@@ -188,9 +199,11 @@ def _build(
             tools.compile("weights.S", "weights.o", include=include)
             objects.append("weights.o")
     tools.merge(["model.o", *objects], f"{symbol}.o")
-    steps = [f"dlcc_step_{index}" for index in range(len(program.steps))]
+    steps = [name for variant in step_functions(program) for name in variant]
     stack = stack_bytes((work / f"{symbol}.o").read_bytes(), f"{symbol}_run", steps)
     report = {**program.report, "storage": storage_report(program, options.pack, image, packed)}
+    if program.better:
+        report["better"] = [{"variant": p.variant, **p.report} for p in program.better]
     contents = {f"{symbol}.h": header, "report.json": manifests.dump_json(report)}
     facts: dict[str, Any] = {"symbol": symbol, "fingerprint": f"{mark:016x}", "kernels": kernels}
     facts |= {"weights_bytes": len(image), "stack_bytes": stack}
@@ -273,8 +286,6 @@ def _libraries(
 
 def _write_kernels(program: Program, work: Path, symbol: str) -> tuple[dict[str, str], list[str]]:
     """Writes the kernels under names of their own. Returns the names and the object files."""
-    if not program.object_code:
-        return {}, []
     taken: set[str] = set()
 
     def rename(name: str) -> str:
@@ -285,9 +296,15 @@ def _write_kernels(program: Program, work: Path, symbol: str) -> tuple[dict[str,
         taken.add(new)
         return new
 
-    code, kernels = isolate(program.object_code, rename)
-    (work / "kernels.o").write_bytes(code)
-    return kernels, ["kernels.o"]
+    kernels: dict[str, str] = {}
+    objects: list[str] = []
+    for index, variant in enumerate(program.variants):
+        if variant.object_code:
+            code, names = isolate(variant.object_code, rename)
+            kernels |= {c.function: names[c.function] for s in variant.steps for c in s.calls}
+            objects.append(f"kernels{index}.o")
+            (work / objects[-1]).write_bytes(code)
+    return kernels, objects
 
 
 def _check_library(library: bytes) -> list[str]:
@@ -316,10 +333,7 @@ def _tensor_rows(tensors: tuple[TensorInfo, ...]) -> list[dict[str, object]]:
 
 
 def _step_rows(program: Program) -> list[dict[str, object]]:
-    code_bytes: dict[str, int] = {}
-    if program.object_code:
-        symbols = ElfFile(program.object_code).symbols()
-        code_bytes = {s.name: s.size for s in symbols if s.is_function and s.section}
+    code_bytes = kernel_bytes(program)
     return [
         {
             "layer": step.layer,
@@ -332,6 +346,15 @@ def _step_rows(program: Program) -> list[dict[str, object]]:
     ]
 
 
+def _variant_record(program: Program) -> dict[str, object]:
+    """What the manifest tells of one variant."""
+    return {
+        "variant": program.variant,
+        "features": list(program.features),
+        "steps": _step_rows(program),
+    }
+
+
 def _manifest(
     program: Program,
     contents: dict[str, bytes],
@@ -341,18 +364,18 @@ def _manifest(
     record: dict[str, Any] = {
         "format": manifests.FORMAT,
         "version": manifests.VERSION,
-        "abi": 1,
+        "abi": manifests.ABI,
         "name": program.name,
         "symbol": facts["symbol"],
         "fingerprint": facts["fingerprint"],
         "triple": program.triple,
-        "features": list(program.features),
+        **_variant_record(program),
         "threads": program.threads,
         "arena_bytes": program.arena_bytes,
         "stack_bytes": facts.get("stack_bytes"),
         "inputs": _tensor_rows(program.inputs),
         "outputs": _tensor_rows(program.outputs),
-        "steps": _step_rows(program),
+        "better": [_variant_record(variant) for variant in program.better],
         "weights": facts["weights"],
         "emit": list(facts["emit"]),
         "needed": facts["needed"],

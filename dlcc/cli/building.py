@@ -35,6 +35,12 @@ _SHOWN_LAYERS = 4
 _SHOWN_SHARE = 0.02
 """Phases that took a smaller part of the whole time are not listed one by one."""
 
+TargetOption = Annotated[
+    str,
+    typer.Option(
+        "--target", help="Machine to compile for, or several: cpu:avx2+amx; see `dlcc targets`."
+    ),
+]
 PassesOption = Annotated[
     str | None,
     typer.Option(
@@ -171,9 +177,7 @@ def register(app: typer.Typer) -> None:
 def compile_model(
     model: Annotated[Path, typer.Argument(help="An .onnx or .dlir file.", show_default=False)],
     output: FolderOption,
-    target: Annotated[
-        str, typer.Option("--target", help="Machine to compile for; see `dlcc targets`.")
-    ] = "cpu",
+    target: TargetOption = "cpu",
     bits: Annotated[
         int, typer.Option("--bits", help="8: int8 after training; 16: bfloat16; 32: float.")
     ] = 8,

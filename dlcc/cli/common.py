@@ -27,6 +27,15 @@ ThreadsOption = Annotated[
     int,
     typer.Option("--threads", min=0, help="Threads to run on; 0: all cores.", show_default=True),
 ]
+VariantOption = Annotated[
+    str | None,
+    typer.Option(
+        "--variant",
+        metavar="LEVEL",
+        help="Of a library with several variants of its kernels: this one.",
+        show_default="the best that the CPU runs",
+    ),
+]
 
 _SIZE = re.compile(r"[0-9]+")
 _SHAPE = re.compile(r"[0-9]+(?:[x,][0-9]+)*[x,]?")

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dlcc.cli.building import CalibOption
-from dlcc.cli.common import JsonOption, ShapeOption, ThreadsOption, parse_shapes
+from dlcc.cli.common import (
+    JsonOption,
+    ShapeOption,
+    ThreadsOption,
+    VariantOption,
+    parse_shapes,
+)
 from dlcc.cli.console import Console, Table, bytes_text, count_text
 from dlcc.cli.layers import LimitsOption, limits_from, show_profile
 from dlcc.cli.predicting import BitsOption, CoreOption, TargetOption, show_prediction
@@ -43,6 +49,7 @@ def inspect_network(
         ),
     ] = None,
     threads: ThreadsOption = 0,
+    variant: VariantOption = None,
     limits: LimitsOption = None,
     every_byte: Annotated[
         bool, typer.Option("--bytes", help="List every section of every file.")
@@ -65,10 +72,9 @@ def inspect_network(
 
     if target is not None:
         made = {"--bits": bits, "--calib": calib, "--shape": shape} if network.is_dir() else {}
-        others = {"--profile": profile, "--inputs": inputs, "--bytes": every_byte}
-        _refuse_with_target(
-            others | {"--recipe": recipe, "--verify": verify, "--from": source} | made
-        )
+        others: dict[str, Any] = {"--profile": profile, "--inputs": inputs, "--bytes": every_byte}
+        others |= {"--recipe": recipe, "--verify": verify, "--from": source, "--variant": variant}
+        _refuse_with_target(others | made)
         options = {"bits": bits or 8, "calibration": calib, "shapes": parse_shapes(shape)}
         show_prediction(console, network, target, core, options)
         return
@@ -86,16 +92,18 @@ def inspect_network(
         if recipe:
             _show_recipe(console, network)
             return
-        feed = _feed(network, inputs, profile)
-        measured = limits_from(limits) if profile else None
         report = inspect_artifact(
-            network, profile=profile, feed=feed, threads=threads, limits=measured
+            network,
+            profile=profile,
+            feed=_feed(network, inputs, profile),
+            threads=threads,
+            limits=limits_from(limits) if profile else None,
+            variant=variant,
         )
     else:
-        given = {"--profile": profile, "--inputs": inputs, "--bytes": every_byte}
-        for option, value in {**given, "--recipe": recipe, "--verify": verify}.items():
-            if value:
-                raise _only_for(option, "artifacts", network)
+        given: dict[str, Any] = {"--profile": profile, "--inputs": inputs, "--bytes": every_byte}
+        given |= {"--recipe": recipe, "--verify": verify, "--variant": variant}
+        _refuse_for_models(given, network)
         from dlcc.frontends import load_graph
 
         graph = load_graph(network, shapes=parse_shapes(shape))
@@ -103,6 +111,12 @@ def inspect_network(
     console.json(report.to_json())
     if not as_json:
         _show_report(console, report, every_byte)
+
+
+def _refuse_for_models(given: dict[str, Any], model: Path) -> None:
+    for option, value in given.items():
+        if value:
+            raise _only_for(option, "artifacts", model)
 
 
 def _show_recipe(console: Console, folder: Path) -> None:
@@ -294,6 +308,7 @@ def list_targets(
     ]
     console.table(Table(("target", "runs here", "missing features", "triple"), rows))
     console.line("\n`cpu` alone is the best of them that runs on this machine.")
+    console.line("`cpu:avx2+amx` and the like put the kernels of several into one library.")
 
 
 def _support_table(told: list[dict[str, Any]]) -> Table:

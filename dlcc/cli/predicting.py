@@ -64,8 +64,8 @@ def show_prediction(
     machine = get_target(target)
     model = _core(machine, core)
     if network.is_dir():
-        _check_fits(network, machine)
-        prediction = predict(network, model, machine.mattr)
+        variant = _fitting(network, machine)
+        prediction = predict(network, model, machine.mattr, variant)
     else:
         from dlcc.driver import CompileOptions, compile
 
@@ -101,18 +101,24 @@ def _core(target: Target, name: str | None) -> Core:
     return target.core
 
 
-def _check_fits(folder: Path, target: Target) -> None:
-    """Refuses code that the target cannot run.
+def _fitting(folder: Path, target: Target) -> str:
+    """The variant of an artifact's kernels that the target runs: the best that it can.
 
     Raises:
         DlccError: TARGET.
     """
     from dlcc.artifact import Artifact
 
-    manifest = Artifact.open(folder).manifest
-    missing = [f for f in manifest["features"] if f not in target.features]
-    if manifest["triple"] == target.triple and not missing:
-        return
+    artifact = Artifact.open(folder)
+    manifest = artifact.manifest
+    lacks = {
+        name: [f for f in told["features"] if f not in target.features]
+        for name, told in artifact.variants.items()
+    }
+    fitting = [name for name, missing in lacks.items() if not missing]
+    if manifest["triple"] == target.triple and fitting:
+        return fitting[-1]
+    missing = next(iter(lacks.values()))
     raise DlccError(
         ExitCode.TARGET,
         f"the artifact is not for {target.name}",

@@ -95,8 +95,10 @@ def tune_network(
 
 
 def _show(console: Console, database: Path, results: list[LayerTimes]) -> None:
+    several = len({entry.target for entry in results}) > 1
     rows = [
         (
+            *([entry.target] if several else []),
             f"{entry.layer} (x{entry.count})" if entry.count > 1 else entry.layer,
             entry.predicted,
             seconds_text(entry.seconds[entry.predicted]),
@@ -107,14 +109,21 @@ def _show(console: Console, database: Path, results: list[LayerTimes]) -> None:
         if entry.saved > _NOTABLE * entry.seconds[entry.predicted]
     ]
     if rows:
-        console.table(Table(("layer", "predicted best", "takes", "measured best", "takes"), rows))
+        columns = ("layer", "predicted best", "takes", "measured best", "takes")
+        console.table(Table((*(["target"] if several else []), *columns), rows))
     saved = sum(entry.saved for entry in results)
     total = sum(entry.seconds[entry.predicted] for entry in results)
     better = f"{len(rows)} of {len(results)} distinct layers have a faster kernel than predicted"
     console.line(f"{better}; {seconds_text(saved)} of their {seconds_text(total)} can be saved")
     console.line(f"wrote {database}: compile with --tuning {database}")
     layers = [
-        {"layer": e.layer, "count": e.count, "predicted": e.predicted, "seconds": e.seconds}
+        {
+            "target": e.target,
+            "layer": e.layer,
+            "count": e.count,
+            "predicted": e.predicted,
+            "seconds": e.seconds,
+        }
         for e in results
     ]
     console.json({"database": database, "layers": layers})

@@ -69,7 +69,7 @@ def _graph(
     from dlcc.analysis.certificates import digest
     from dlcc.driver import CompileOptions, optimise
     from dlcc.frontends import load_graph
-    from targets import get_target
+    from targets import get_targets
 
     manifest = artifact.manifest
     if source is None:
@@ -91,7 +91,7 @@ def _graph(
         passes=str(manifest["pipeline"]),
         calibration=calib,
     )
-    return optimise(graph, options, target=get_target(options.target)).graph
+    return optimise(graph, options, target=get_targets(options.target)[-1]).graph
 
 
 def _check_graph(artifact: Artifact, graph: Graph, source: Path | None) -> None:
@@ -125,9 +125,11 @@ def _check_weights(artifact: Artifact, graph: Graph) -> None:
     from targets import get_target
 
     report = json.loads((artifact.folder / "report.json").read_bytes())
-    chooser = Chosen.of(report["layers"])
-    target = get_target(str(artifact.manifest["target"]))
-    wanted = content_hash(padded(packed_weights(graph, target, chooser)))
+    choosers = [
+        (get_target(str(row["target"])), Chosen.of(row["layers"]))
+        for row in (report, *report.get("better", ()))
+    ]
+    wanted = content_hash(padded(packed_weights(graph, choosers)))
     try:
         found = stored_hash(_weights_image(artifact))
     except ValueError as error:

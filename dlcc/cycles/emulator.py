@@ -145,12 +145,13 @@ def one_run(phases: Sequence[Counter[Block]]) -> dict[Block, int]:
     return {block: runs for block, runs in found.items() if runs}
 
 
-def executed(artifact: Artifact, folder: Path) -> Executed:
+def executed(artifact: Artifact, folder: Path, variant: str) -> Executed:
     """Runs an artifact's static library once, on zeros and one thread.
 
     Args:
         artifact: with a static library.
         folder: for the program and the counts; must stay as long as the result is used.
+        variant: name of the variant of its kernels.
 
     Raises:
         DlccError: USAGE if the artifact has no static library; TARGET if it cannot be run.
@@ -168,6 +169,7 @@ def executed(artifact: Artifact, folder: Path) -> Executed:
         )
     tools = Toolchain(triple, folder)
     names = {"NET_HEADER": f'"{symbol}.h"', "NET(x)": f"{symbol}_##x"}
+    names |= {"NET_VARIANT": f'"{variant}"'}
     place = artifact.folder.resolve()
     tools.link_static(str(_RUN), "run", names, place, [str(place / library.name)])
     weights = place / f"{symbol}.weights"

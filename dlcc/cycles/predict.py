@@ -109,13 +109,16 @@ class Prediction:
         return {**asdict(self), **totals}
 
 
-def predict(folder: str | Path, core: Core, mattr: Sequence[str] = ()) -> Prediction:
+def predict(
+    folder: str | Path, core: Core, mattr: Sequence[str] = (), variant: str | None = None
+) -> Prediction:
     """Predicts the cycles of an artifact on a core.
 
     Args:
         folder: the artifact, with a static library.
         core: what to predict for.
         mattr: LLVM's features that the code uses beyond those of the core.
+        variant: the variant of the kernels that the core runs; None: the best.
 
     Raises:
         DlccError: USAGE if there is no static library; TARGET if the emulator or LLVM's tools are
@@ -124,9 +127,10 @@ def predict(folder: str | Path, core: Core, mattr: Sequence[str] = ()) -> Predic
     tools, artifact = find_tools(), Artifact.open(folder)
     triple, symbol = str(artifact.manifest["triple"]), str(artifact.manifest["symbol"])
     machine = Machine(tools, triple, core.name, mattr)
-    report = inspect_artifact(folder)
+    told = artifact.variant(variant or list(artifact.variants)[-1])
+    report = inspect_artifact(folder, variant=told["variant"])
     with tempfile.TemporaryDirectory(prefix="dlcc-cycles-") as work:
-        run = executed(artifact, Path(work))
+        run = executed(artifact, Path(work), told["variant"])
         options = ["--mattr=+all"] if triple.startswith("aarch64") else []
         functions = disassemble(tools.objdump, run.program, options)
     blocks = list(basic_blocks(functions, run.runs))
@@ -137,7 +141,7 @@ def predict(folder: str | Path, core: Core, mattr: Sequence[str] = ()) -> Predic
         instructions[block.function] += block.executed
         cycles[block.function] = cycles.get(block.function, 0.0) + cost * block.runs
     kernels = {f: symbol_of(symbol, f) for layer in report.layers for f in layer.functions}
-    shares = _shares(report.layers, artifact.manifest["steps"])
+    shares = _shares(report.layers, told["steps"])
     weights = int(artifact.manifest["weights"]["content_bytes"])
     layers = tuple(
         LayerCycles(

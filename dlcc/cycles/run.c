@@ -1,5 +1,6 @@
 /* Runs a network on zeros, for the plugin of executed.c: once, then once, then twice, with a mark
- * after each. NET_HEADER is the network's header, NET(x) its name of x, NET_OK success.
+ * after each. NET_HEADER is the network's header, NET(x) its name of x, NET_VARIANT the variant of
+ * its kernels.
  * Argument: the weights file. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +19,7 @@ static void *zeros(const NET(tensor_t) *tensor) {
 
 int main(int argc, char **argv) {
   NET(t) * net;
-  if (NET(create)(argc > 1 ? argv[1] : NULL, 1, &net) != 0) {
+  if (NET(create_variant)(argc > 1 ? argv[1] : NULL, 1, NET_VARIANT, &net) != 0) {
     fprintf(stderr, "%s\n", NET(error)());
     return 1;
   }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -12,18 +12,20 @@ import numpy as np
 
 from dlcc.analysis.verify import verify
 from dlcc.ir import Affine, Graph, Node, Value
-from dlcc.ir.encodings import Array, BFloat16, Dense
-from dlcc.ir.text import encoding_text, type_text
+from dlcc.ir.encodings import Array
+from dlcc.ir.text import encoding_text
 from dlcc.lowering.bands import Accesses, BandPlan
 from dlcc.lowering.choice import Choice, Chooser, choose
 from dlcc.lowering.fusion import Candidate, Fusion, Group, choose_groups
 from dlcc.lowering.kernel import KernelPlan, KernelStep
 from dlcc.lowering.layout import assign_layouts
 from dlcc.lowering.memory import Sharing, Span, place
+from dlcc.lowering.report import layer_report, report_threads
 from dlcc.lowering.rounding import round_moved
 from dlcc.lowering.target import Target
 from dlcc.lowering.threads import Work, worthwhile_threads
 from dlcc.lowering.unsigned import make_activations_unsigned
+from dlcc.lowering.variants import Variant, select
 from dlcc.lowering.views import Buffer, assign_buffers, is_aliased, pin_outputs
 from dlcc.ops.base import op_of
 from dlcc.program import (
@@ -67,6 +69,7 @@ class _Weights:
         self._alignment, self._slack = target.alignment, target.slack
         self.blob = bytearray()
         self.entries: list[WeightEntry] = []
+        self.transforms: dict[int, FilterTransform] = {}
         self._offsets: dict[bytes, int] = {}
 
     def add(self, array: Array, layer: str, name: str, encoding: str) -> int:
@@ -84,15 +87,20 @@ class _Weights:
 
 
 class _Functions:
-    """Kernel functions by what determines their code: identical layers share one."""
+    """Kernel functions by what determines their code: identical layers share one.
 
-    def __init__(self) -> None:
+    ``prefix`` keeps those of one variant apart from another's.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
         self.code: dict[str, Any] = {}
 
     def add(self, step: KernelStep) -> str:
-        if step.name_key not in self.code:
-            self.code[step.name_key] = step.build()
-        return step.name_key
+        name = self.prefix + step.name_key
+        if name not in self.code:
+            self.code[name] = step.build()
+        return name
 
 
 @dataclass
@@ -106,6 +114,7 @@ class _Pending:
     """A step whose arguments have no place yet."""
 
     layer: str
+    function: str
     step: KernelStep
     args: list[Arg | Buffer | _Scratch]
     seconds: float
@@ -133,15 +142,16 @@ class _Pending:
 class _Assembler:
     """Turns chosen kernels into steps, spans and weights."""
 
-    def __init__(self, graph: Graph, target: Target, threads: int) -> None:
+    def __init__(
+        self, graph: Graph, target: Target, threads: int, weights: _Weights, prefix: str
+    ) -> None:
         self.graph = graph
         self.target = target
         self.threads = threads
         self.buffers = assign_buffers(graph)
-        self.weights = _Weights(target)
-        self.functions = _Functions()
+        self.weights = weights
+        self.functions = _Functions(prefix)
         self.pending: list[_Pending] = []
-        self.transforms: dict[int, FilterTransform] = {}
         self.shared: list[Sharing] = []
 
     def add_layer(self, choice: Choice) -> list[str]:
@@ -156,7 +166,8 @@ class _Assembler:
             name: self.weights.add(array, node.loc, name, self._encoding_of(node, name))
             for name, array in plan.constants.items()
         }
-        self.transforms |= {constants[name]: made for name, made in plan.transforms.items()}
+        made = {constants[name]: filters for name, filters in plan.transforms.items()}
+        self.weights.transforms |= made
         activations = [v for v in node.inputs if v is not None and not v.is_constant]
         names = []
         for step in plan.steps:
@@ -176,7 +187,7 @@ class _Assembler:
             used = {str(which) for kind, which in step.args if kind == "const"}
             weights = sum(int(plan.constants[name].nbytes) for name in used)
             seconds = step.seconds or choice.seconds
-            self.pending.append(_Pending(node.loc, step, args, seconds, weights))
+            self.pending.append(_Pending(node.loc, names[-1], step, args, seconds, weights))
         if self.threads == 1 and len(plan.steps) == 1 and len(node.outputs) == 1:
             self._share(plan, node, activations)
         return names
@@ -186,8 +197,8 @@ class _Assembler:
         found: dict[str, int] = {}
         for pending in self.pending:
             items = pending.step.work_items
-            if found.setdefault(pending.step.name_key, items) != items:
-                raise ValueError(f"{pending.step.name_key} has steps of different work items")
+            if found.setdefault(pending.function, items) != items:
+                raise ValueError(f"{pending.function} has steps of different work items")
         return found
 
     def _share(self, plan: KernelPlan, node: Node, activations: list[Value]) -> None:
@@ -295,7 +306,7 @@ class _Assembler:
             else:
                 args = tuple(_final_arg(arg) for arg in run[0].args)
                 step = run[0].step
-                yield Step(run[0].layer, step.name_key, args, step.work_items, most)
+                yield Step(run[0].layer, run[0].function, args, step.work_items, most)
 
 
 def _starts(steps: int, groups: Sequence[Group]) -> Iterator[int]:
@@ -333,7 +344,7 @@ def _fused_step(
     members = [
         Member(
             one.layer,
-            one.step.name_key,
+            one.function,
             tuple(
                 Arg("window", index=order[id(arg)]) if id(arg) in order else _final_arg(arg)
                 for arg in one.args
@@ -363,58 +374,6 @@ def _final_arg(arg: Arg | Buffer | _Scratch) -> Arg:
     return arg
 
 
-def _layer_report(choice: Choice, functions: list[str]) -> dict[str, object]:
-    node = choice.node
-    return {
-        "layer": node.loc,
-        "op": node.op,
-        "kernel": choice.row.name,
-        "variant": choice.plan.kernel,
-        **_decoding(choice),
-        "sum_bits": choice.plan.sum_bits,
-        "functions": functions,
-        "predicted_seconds": choice.seconds,
-        **({"tuned": choice.tuned} if choice.tuned else {}),
-        "rejected": choice.rejected,
-        "macs": op_of(node).macs(node),
-        "inputs": ["-" if v is None else type_text(v.type) for v in node.inputs],
-        "outputs": [type_text(v.type) for v in node.outputs],
-        "weight_bytes": sum(int(a.nbytes) for a in choice.plan.constants.values()),
-        "activation_bytes": sum(
-            v.type.elements * v.type.storage.bytes
-            for v in dict.fromkeys((*node.inputs, *node.outputs))
-            if v is not None and not v.is_constant
-        ),
-    }
-
-
-def _decoding(choice: Choice) -> dict[str, str]:
-    """For a layer with a compressed weight: in which form its kernel reads it.
-
-    What the rows for the other form would have cost stands among the rejected ones.
-    """
-    weight = choice.node.optional_input(1)
-    if weight is None or not weight.is_constant:
-        return {}
-    encoding = weight.type.encoding
-    whole_bytes = isinstance(encoding, Affine) and encoding.bits % 8 == 0
-    if whole_bytes or isinstance(encoding, Dense | BFloat16):
-        return {}
-    return {"weights": "compressed" if choice.plan.compressed else "decoded"}
-
-
-def _report_threads(
-    layers: list[dict[str, object]], steps: Sequence[Step | FusedStep], threads: int
-) -> None:
-    """Adds to each layer how many threads its widest step is split over at most."""
-    widest: dict[str, int] = {}
-    for step in steps:
-        for call in step.calls:
-            widest[call.layer] = max(widest.get(call.layer, 1), step.max_threads or threads)
-    for layer in layers:
-        layer["threads"] = widest.get(str(layer["layer"]), 1)
-
-
 def lower(
     graph: Graph,
     target: Target,
@@ -441,62 +400,147 @@ def lower(
     Raises:
         DlccError: a layer has no kernel on this target.
     """
-    tell = progress or (lambda _phase, _fraction: None)
-    prepared = prepare(graph)
-    assembler = _Assembler(prepared, target, threads)
-    layers: list[dict[str, object]] = []
-    needed: set[str] = set()
-    work = [node for node in prepared.nodes if not is_aliased(node)]
-    tell("kernels", 0.0)
-    for done, node in enumerate(work):
-        choice = chooser(node, target)
-        needed.update(choice.plan.features)
-        layers.append(_layer_report(choice, assembler.add_layer(choice)))
-        tell("kernels", (done + 1) / len(work))
-    tell("code", 0.0)
-    steps, arena_bytes, fused = assembler.finish(target.l2_bytes if fuse else 0)
-    _report_threads(layers, steps, threads)
-    object_code = build_object(assembler.functions.code, target)
-    sources: Mapping[str, KernelSource] = {}
-    if print_sources is not None:
-        sources = print_sources(assembler.functions.code, assembler.work_items(), target)
-    tell("code", 1.0)
-    return Program(
-        name=prepared.name,
-        inputs=tuple(_info(v.name, v) for v in prepared.inputs),
-        outputs=tuple(
-            _info(n, v) for n, v in zip(prepared.output_names, prepared.outputs, strict=True)
-        ),
-        steps=steps,
-        arena_bytes=arena_bytes,
-        weights=bytes(assembler.weights.blob),
-        weight_entries=tuple(assembler.weights.entries),
-        object_code=object_code,
-        triple=target.triple,
-        features=tuple(f for f in target.features if f in needed),
+    return lower_variants(
+        graph,
+        (target,),
+        build_object,
         threads=threads,
-        alignment=target.alignment,
-        input_places=assembler.tensor_places("input"),
-        output_places=assembler.tensor_places("output"),
-        transforms=assembler.transforms,
-        sources=sources,
-        report={"target": target.name, "layers": layers, "fusion": fused},
+        progress=progress,
+        chooser=chooser,
+        fuse=fuse,
+        print_sources=print_sources,
     )
 
 
-def packed_weights(graph: Graph, target: Target, chooser: Chooser) -> bytes:
-    """The content of the weights file that :func:`lower` makes, without any code.
+def lower_variants(
+    graph: Graph,
+    targets: Sequence[Target],
+    build_object: Builder,
+    *,
+    threads: int = 1,
+    progress: Progress | None = None,
+    chooser: Chooser = choose,
+    fuse: bool = True,
+    print_sources: Printer | None = None,
+    every: bool = True,
+) -> Program:
+    """Lower a graph for several feature levels of one architecture, as variants of one program.
+
+    Args:
+        graph: as for :func:`lower`, and so are the others.
+        targets: from the least to the best.
+        build_object: compiles TIR functions.
+        threads: upper bound on the threads of an instance.
+        progress: told how far each phase is.
+        chooser: picks the kernel of a layer.
+        fuse: run steps band by band.
+        print_sources: prints the functions as C, too.
+        every: keep also the variants that are predicted to gain nothing.
+
+    Returns:
+        The least variant, with the others in :attr:`Program.better`. Which of ``targets`` are not
+        among them, and why, is in its report under ``left_out``.
+
+    Raises:
+        DlccError: a layer has no kernel on one of the targets.
+    """
+    tell = progress or (lambda _phase, _fraction: None)
+    if len({(t.triple, t.alignment, t.slack) for t in targets}) != 1:
+        raise ValueError("variants of a program are for one architecture")
+    prepared = prepare(graph)
+    nodes = [node for node in prepared.nodes if not is_aliased(node)]
+    tell("kernels", 0.0)
+    found = [Variant(target, []) for target in targets]
+    for done, (variant, node) in enumerate((v, n) for v in found for n in nodes):
+        variant.choices.append(chooser(node, variant.target))
+        tell("kernels", (done + 1) / (len(nodes) * len(found)))
+    kept, left_out = select(found, every=every)
+    weights = _Weights(targets[0])
+    prefixes = ["", *(variant.prefix for variant in kept[1:])]
+    parts = [
+        _Part(variant, _Assembler(prepared, variant.target, threads, weights, prefix))
+        for variant, prefix in zip(kept, prefixes, strict=True)
+    ]
+    tell("code", 0.0)
+    for done, part in enumerate(parts):
+        part.assemble(build_object, print_sources, fuse)
+        tell("code", (done + 1) / len(parts))
+    arena_bytes = max(part.arena_bytes for part in parts)
+    content = bytes(weights.blob)
+    programs = [_program(prepared, part, arena_bytes, content) for part in parts]
+    if left_out:
+        programs[0].report["left_out"] = left_out
+    return replace(programs[0], better=tuple(programs[1:]))
+
+
+class _Part:
+    """One variant on its way to a program."""
+
+    def __init__(self, variant: Variant, assembler: _Assembler) -> None:
+        self.variant, self.assembler = variant, assembler
+        self.features = variant.features
+        self.steps: tuple[Step | FusedStep, ...] = ()
+        self.arena_bytes = 0
+        self.object_code = b""
+        self.sources: Mapping[str, KernelSource] = {}
+        self.report: dict[str, object] = {}
+
+    def assemble(self, build_object: Builder, print_sources: Printer | None, fuse: bool) -> None:
+        """Steps, places, constants and code."""
+        target, assembler = self.variant.target, self.assembler
+        layers, choices = [], self.variant.choices
+        while choices:  # their constants are in memory twice for as short as can be
+            choice = choices.pop(0)
+            layers.append(layer_report(choice, assembler.add_layer(choice)))
+        cache = target.l2_bytes if fuse else 0
+        self.steps, self.arena_bytes, fused = assembler.finish(cache)
+        report_threads(layers, self.steps, assembler.threads)
+        self.object_code = build_object(assembler.functions.code, target)
+        if print_sources is not None:
+            code, items = assembler.functions.code, assembler.work_items()
+            self.sources = print_sources(code, items, target)
+        self.report = {"target": target.name, "layers": layers, "fusion": fused}
+
+
+def _program(prepared: Graph, part: _Part, arena_bytes: int, content: bytes) -> Program:
+    assembler, target = part.assembler, part.variant.target
+    outputs = zip(prepared.output_names, prepared.outputs, strict=True)
+    return Program(
+        name=prepared.name,
+        inputs=tuple(_info(v.name, v) for v in prepared.inputs),
+        outputs=tuple(_info(n, v) for n, v in outputs),
+        steps=part.steps,
+        arena_bytes=arena_bytes,
+        weights=content,
+        weight_entries=tuple(assembler.weights.entries),
+        object_code=part.object_code,
+        triple=target.triple,
+        features=part.features,
+        threads=assembler.threads,
+        variant=part.variant.name,
+        alignment=target.alignment,
+        input_places=assembler.tensor_places("input"),
+        output_places=assembler.tensor_places("output"),
+        sources=part.sources,
+        transforms=assembler.weights.transforms,
+        report=part.report,
+    )
+
+
+def packed_weights(graph: Graph, choosers: Sequence[tuple[Target, Chooser]]) -> bytes:
+    """The content of the weights file that :func:`lower_variants` makes, without any code.
 
     Args:
         graph: the network after all passes; it is not changed.
-        target: the machine.
-        chooser: picks the kernel of a layer.
+        choosers: what picks the kernels of each variant, from the least to the best.
     """
-    weights = _Weights(target)
-    for node in prepare(graph).nodes:
-        if not is_aliased(node):
-            for name, array in chooser(node, target).plan.constants.items():
-                weights.add(array, node.loc, name, "")
+    weights = _Weights(choosers[0][0])
+    prepared = prepare(graph)
+    for target, chooser in choosers:
+        for node in prepared.nodes:
+            if not is_aliased(node):
+                for name, array in chooser(node, target).plan.constants.items():
+                    weights.add(array, node.loc, name, "")
     return bytes(weights.blob)
 
 

@@ -17,7 +17,7 @@ from dlcc.errors import DlccError, ExitCode
 from dlcc.remote.protocol import Answer, Ask, Connection
 from dlcc.runtime.loader import shared_library
 
-_OPENED: Final = struct.Struct("<QQQQII")
+_OPENED: Final = struct.Struct("<QQQQIIII")
 _ROUNDS: Final = struct.Struct("<QII")
 _LIBRARY, _WEIGHTS = 0, 1
 _MOST_RUNS = 1 << 20
@@ -186,6 +186,7 @@ class RemoteModel:
     Attributes:
         threads: threads of a run.
         steps: kernel calls of a run.
+        variant: name of the variant of the kernels that runs.
         load_seconds: what opening it took on the board.
     """
 
@@ -195,10 +196,10 @@ class RemoteModel:
         self._connection = connection
         self._handle = handle
         self.artifact = artifact
-        load, self.fingerprint, self._input_bytes, _, self.threads, self.steps = _OPENED.unpack(
-            opened
-        )
+        load, self.fingerprint, self._input_bytes, _, *rest = _OPENED.unpack(opened)
+        self.threads, self.steps, number, _ = rest
         self.load_seconds = load * 1e-9
+        self.variant = list(artifact.variants)[min(number, len(artifact.variants) - 1)]
 
     def set_inputs(self, arrays: Sequence[NDArray[Any]]) -> None:
         """Sends the inputs of the next runs, in the order, dtypes and shapes of the network's."""

@@ -40,6 +40,11 @@ class RemoteNetwork(ProfiledNetwork):
         """See :attr:`ProfiledNetwork.threads`."""
         return int(self.model.threads)
 
+    @property
+    def variant(self) -> str:
+        """See :attr:`ProfiledNetwork.variant`."""
+        return str(self.model.variant)
+
     def run(self, feed: Mapping[str, Array]) -> Feed:
         """See :meth:`Executable.run`."""
         self._send(feed)

@@ -14,7 +14,7 @@ from typing import Final
 from dlcc.errors import DlccError, ExitCode
 from dlcc.runtime.binding import status_error
 
-VERSION: Final = 1
+VERSION: Final = 2
 PORT: Final = 7490
 _HEADER: Final = struct.Struct("<IIQ")
 _CONNECT_SECONDS = 10.0

@@ -9,9 +9,8 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
+from dlcc.artifact.manifest import ABI
 from dlcc.errors import DlccError, ExitCode
-
-ABI: Final = 1
 
 _STATUS: Final = {
     1: (ExitCode.DATA, "the call was refused"),
@@ -68,6 +67,12 @@ class InfoStruct(ctypes.Structure):
     )
 
 
+class VariantStruct(ctypes.Structure):
+    """The part of ``<name>_variant_t`` that the manifest cannot tell: which one it is."""
+
+    _fields_ = (("name", ctypes.c_char_p),)
+
+
 class Library:
     """One loaded shared library and one instance of its network.
 
@@ -77,6 +82,7 @@ class Library:
         weights: the weights file; None where they are embedded.
         threads: as for ``<name>_create``.
         fingerprint: what the manifest says the library is.
+        variant: name of the variant to run; None: the best that the CPU can.
 
     Raises:
         DlccError: ARTIFACT for a library or weights that cannot be used, TARGET for a CPU that
@@ -84,7 +90,13 @@ class Library:
     """
 
     def __init__(
-        self, path: Path, symbol: str, weights: Path | None, threads: int, fingerprint: int
+        self,
+        path: Path,
+        symbol: str,
+        weights: Path | None,
+        threads: int,
+        fingerprint: int,
+        variant: str | None = None,
     ) -> None:
         self._where = str(path)
         self._instance = ctypes.c_void_p()
@@ -92,7 +104,7 @@ class Library:
         try:
             self._bind(symbol)
             self._check_info(fingerprint)
-            self._create(weights, threads)
+            self._create(weights, threads, variant)
         except BaseException:
             _ctypes.dlclose(self._handle)
             raise
@@ -128,20 +140,26 @@ class Library:
             self._info = self._lib[f"{symbol}_info"]
             self._error = self._lib[f"{symbol}_error"]
             create = self._lib[f"{symbol}_create"]
+            create_variant = self._lib[f"{symbol}_create_variant"]
             self.run = self._lib[f"{symbol}_run"]
             self.profile = self._lib[f"{symbol}_profile"]
             self._threads = self._lib[f"{symbol}_threads"]
+            self._variant = self._lib[f"{symbol}_variant"]
             self._pin = self._lib[f"{symbol}_pin"]
             self._destroy = self._lib[f"{symbol}_destroy"]
         except AttributeError as error:
             raise self._broken(str(error)) from None
         self._info.restype = ctypes.POINTER(InfoStruct)
         self._error.restype = ctypes.c_char_p
-        create.argtypes = (ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(ctypes.c_void_p))
-        self._create_function = create
+        text, place = ctypes.c_char_p, ctypes.POINTER(ctypes.c_void_p)
+        create.argtypes = (text, ctypes.c_int, place)
+        create_variant.argtypes = (text, ctypes.c_int, text, place)
+        self._create_function, self._create_variant = create, create_variant
         self.run.argtypes = (pointer, pointers, pointers)
         self.profile.argtypes = (pointer, pointers, pointers, ctypes.POINTER(ctypes.c_uint64))
         self._threads.argtypes = (pointer,)
+        self._variant.argtypes = (pointer,)
+        self._variant.restype = ctypes.POINTER(VariantStruct)
         self._pin.argtypes = (pointer, ctypes.POINTER(ctypes.c_int))
         self._destroy.argtypes = (pointer,)
         self._destroy.restype = None
@@ -153,9 +171,15 @@ class Library:
         if info.fingerprint != fingerprint:
             raise self._broken("it is of another network or compilation than the manifest")
 
-    def _create(self, weights: Path | None, threads: int) -> None:
-        name = None if weights is None else os.fsencode(weights)
-        status = self._create_function(name, threads, ctypes.byref(self._instance))
+    def _create(self, weights: Path | None, threads: int, variant: str | None) -> None:
+        name, place = (
+            None if weights is None else os.fsencode(weights),
+            ctypes.byref(self._instance),
+        )
+        if variant is None:
+            status = self._create_function(name, threads, place)
+        else:
+            status = self._create_variant(name, threads, variant.encode(), place)
         if status != 0:
             raise self.failure(status)
 
@@ -168,6 +192,11 @@ class Library:
     def threads(self) -> int:
         """Threads of the instance."""
         return int(self._threads(self._instance))
+
+    @property
+    def variant(self) -> str:
+        """Name of the variant that the instance runs."""
+        return str(self._variant(self._instance).contents.name.decode())
 
     def pin(self) -> None:
         """Pins each worker thread to a CPU of its own.

@@ -42,20 +42,23 @@ class _Slot:
     shape: tuple[int, ...]
 
 
-def load(folder: str | Path, *, threads: int = 0, pin: bool = False) -> Model:
+def load(
+    folder: str | Path, *, threads: int = 0, pin: bool = False, variant: str | None = None
+) -> Model:
     """Opens the artifact in ``folder`` after checking every file of it.
 
     Args:
         folder: what ``dlcc compile -o`` made.
         threads: 1 up to what it was compiled for; 0: as many of these as there are CPUs.
         pin: bind each worker thread to a CPU of its own. The calling thread stays as it is.
+        variant: the variant of the kernels to run; None: the best that this CPU can.
 
     Raises:
         DlccError: ARTIFACT if a file is missing, truncated, corrupt or of another version; TARGET
-            if this CPU lacks a feature; USAGE for a bad ``threads``, or if ``pin``
+            if this CPU lacks a feature; USAGE for a bad ``threads`` or ``variant``, or if ``pin``
             finds fewer CPUs than threads.
     """
-    return Model(Artifact.open(folder), threads=threads, pin=pin)
+    return Model(Artifact.open(folder), threads=threads, pin=pin, variant=variant)
 
 
 def shared_library(artifact: Artifact) -> Path:
@@ -83,7 +86,14 @@ class Model:
     Close it, or use it as a context manager, to free its memory before the garbage collector does.
     """
 
-    def __init__(self, artifact: Artifact, *, threads: int = 0, pin: bool = False) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        threads: int = 0,
+        pin: bool = False,
+        variant: str | None = None,
+    ) -> None:
         """Opens ``artifact``; see :func:`load`."""
         self.artifact = artifact
         artifact.verify()
@@ -92,14 +102,16 @@ class Model:
         self._output_slots = [_Slot(t, dtype_of(t), t.shape) for t in artifact.outputs]
         self._input_pointers = (ctypes.c_void_p * max(len(self._input_slots), 1))()
         self._output_pointers = (ctypes.c_void_p * max(len(self._output_slots), 1))()
-        self._library = self._open(threads)
+        if variant is not None:
+            artifact.variant(variant)
+        self._library = self._open(threads, variant)
         # Not at exit: a daemon thread may be in a run, and the system frees everything then.
         self._finalizer = weakref.finalize(self, self._library.close)
         self._finalizer.atexit = False
         if pin:
             self._library.pin()
 
-    def _open(self, threads: int) -> Library:
+    def _open(self, threads: int, variant: str | None) -> Library:
         artifact = self.artifact
         where = str(artifact.folder)
         path = shared_library(artifact)
@@ -113,7 +125,8 @@ class Model:
                 fix="compile the model for this machine's target",
             )
         fingerprint = int(artifact.manifest["fingerprint"], 16)
-        return Library(path, artifact.symbol, artifact.path(".weights"), threads, fingerprint)
+        weights = artifact.path(".weights")
+        return Library(path, artifact.symbol, weights, threads, fingerprint, variant)
 
     @property
     def name(self) -> str:
@@ -136,6 +149,13 @@ class Model:
         with self._lock:
             self._check_open()
             return self._library.threads
+
+    @property
+    def variant(self) -> str:
+        """Name of the variant of the kernels that runs."""
+        with self._lock:
+            self._check_open()
+            return self._library.variant
 
     def __repr__(self) -> str:
         state = "" if self._finalizer.alive else ", closed"
@@ -168,7 +188,7 @@ class Model:
 
     def profile(self, *arrays: object, **named: object) -> list[StepTime]:
         """Runs the network once and returns what each step took, in order."""
-        steps = self.artifact.manifest["steps"]
+        steps = self.artifact.variant(self.variant)["steps"]
         times = (ctypes.c_uint64 * max(len(steps), 1))()
         self._run(self._gather(arrays, named), self._results(None), times)
         return [StepTime(s["layer"], s["function"], t) for s, t in zip(steps, times, strict=False)]

@@ -151,12 +151,17 @@ def run_network(
 
 
 def start_network(
-    folder: Path, machine: Machine, samples: Iterable[Sequence[np.ndarray]], threads: int = 1
+    folder: Path,
+    machine: Machine,
+    samples: Iterable[Sequence[np.ndarray]],
+    threads: int = 1,
+    variant: str | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
-    """The same, whatever comes of it."""
+    """The same, whatever comes of it; standard error names the variant that ran."""
     (library,) = folder.glob("lib*.so")
     symbol = library.stem.removeprefix("lib")
     data = b"".join(np.ascontiguousarray(x).tobytes() for sample in samples for x in sample)
     program = _program(machine, "network.c")
     weights = folder / f"{symbol}.weights"
-    return machine.start(program, library, symbol, weights, str(threads), data=data)
+    options = [str(threads), *([] if variant is None else [variant])]
+    return machine.start(program, library, symbol, weights, *options, data=data)

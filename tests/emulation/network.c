@@ -1,6 +1,6 @@
 /* Runs the library of a compiled network on samples from standard input, all inputs of a sample one
  * after the other, and writes their outputs to standard output.
- * Arguments: library, C name of the network, weights file, threads. */
+ * Arguments: library, C name of the network, weights file, threads, and perhaps a variant. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,7 +29,7 @@ static void *room(const net_tensor_t *tensor) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 5) return 2;
+  if (argc != 5 && argc != 6) return 2;
   library = dlopen(argv[1], RTLD_NOW);
   if (library == NULL) {
     fprintf(stderr, "%s\n", dlerror());
@@ -40,16 +40,24 @@ int main(int argc, char **argv) {
   const char *(*error)(void) = (const char *(*)(void))find("error");
   net_status_t (*create)(const char *, int, net_t **) =
       (net_status_t(*)(const char *, int, net_t **))find("create");
+  net_status_t (*create_variant)(const char *, int, const char *, net_t **) =
+      (net_status_t(*)(const char *, int, const char *, net_t **))find("create_variant");
+  const net_variant_t *(*variant)(const net_t *) =
+      (const net_variant_t *(*)(const net_t *))find("variant");
   net_status_t (*run)(net_t *, const void *const *, void *const *) =
       (net_status_t(*)(net_t *, const void *const *, void *const *))find("run");
   void (*destroy)(net_t *) = (void (*)(net_t *))find("destroy");
 
   const net_info_t *info = info_of();
   net_t *net;
-  if (create(argv[3], atoi(argv[4]), &net) != NET_OK) {
+  const int threads = atoi(argv[4]);
+  const net_status_t made = argc == 6 ? create_variant(argv[3], threads, argv[5], &net)
+                                      : create(argv[3], threads, &net);
+  if (made != NET_OK) {
     fprintf(stderr, "%s\n", error());
     return 3;
   }
+  fprintf(stderr, "variant %s\n", variant(net)->name);
   const void *inputs[16];
   void *outputs[16];
   for (uint32_t i = 0; i < info->input_count; i++) inputs[i] = room(&info->inputs[i]);

@@ -21,11 +21,19 @@ from tests.emulation.machine import (
 from tests.test_end_to_end import feed_for, small_net
 
 MACHINES = {
-    "cortex-a72": (CORTEX_A72, "arm"),
+    "cortex-a72": (CORTEX_A72, "arm:neon"),
     "cortex-a76": (CORTEX_A76, "arm:dotprod"),
     "max": (NEWEST, "arm:i8mm"),
     "armv7": (ARMV7, "armv7"),
 }
+
+
+DIGITS = Path(__file__).parents[2] / "examples" / "digits" / "digits.onnx"
+
+
+def digits(count: int) -> list[list[np.ndarray]]:
+    rng = np.random.default_rng(1)
+    return [[rng.random((1, 1, 8, 8), dtype=np.float32)] for _ in range(count)]
 
 
 def on_machines(*names: str) -> list:
@@ -62,11 +70,9 @@ def test_missing_features_are_refused_with_words(tmp_path, machine, target):
 
 @pytest.mark.parametrize(("machine", "target"), on_machines())
 def test_integer_network_gives_the_bytes_of_the_reference(tmp_path, machine, target):
-    rng = np.random.default_rng(1)
-    samples = [[rng.random((1, 1, 8, 8), dtype=np.float32)] for _ in range(8)]
-    model = Path(__file__).parents[2] / "examples" / "digits" / "digits.onnx"
+    samples = digits(8)
     made = compile_network(
-        model,
+        DIGITS,
         tmp_path / "net",
         target=target,
         bits=8,
@@ -78,3 +84,39 @@ def test_integer_network_gives_the_bytes_of_the_reference(tmp_path, machine, tar
     for threads in (1, 2):
         got = run_network(tmp_path / "net", machine, samples, threads)
         assert got == b"".join(y.tobytes() for y in want)
+
+
+@pytest.mark.parametrize(
+    ("machine", "variant"),
+    [
+        pytest.param(CORTEX_A72, "neon", id="cortex-a72", marks=CORTEX_A72.missing),
+        pytest.param(CORTEX_A76, "dotprod", id="cortex-a76", marks=CORTEX_A76.missing),
+        pytest.param(NEWEST, "i8mm", id="max", marks=NEWEST.missing),
+    ],
+)
+def test_one_library_runs_the_best_variant_of_each_machine(fat, machine, variant):
+    folder, samples, want = fat
+    made = start_network(folder, machine, samples, 2)
+    assert made.returncode == 0
+    assert made.stderr.decode().split() == ["variant", variant]
+    assert made.stdout == want
+    if variant == "neon":
+        done = start_network(folder, machine, samples, variant="dotprod")
+        assert done.returncode == 3
+        assert "variant dotprod needs" in done.stderr.decode()
+    for other in ("neon", "dotprod")[: ("neon", "dotprod", "i8mm").index(variant)]:
+        done = start_network(folder, machine, samples, variant=other)
+        assert done.stderr.decode().split() == ["variant", other]
+        assert done.stdout == want
+
+
+@pytest.fixture(scope="module")
+def fat(tmp_path_factory):
+    """A library with all levels that pay, samples, and the reference's results."""
+    folder, samples = tmp_path_factory.mktemp("fat") / "net", digits(4)
+    made = compile_network(
+        DIGITS, folder, target="arm", calibration=lambda: ({"image": x} for (x,) in samples)
+    )
+    graph = prepare(made.optimised.graph)
+    want = [next(iter(dlcc.execute(graph, {"image": x}).values())) for (x,) in samples]
+    return folder, samples, b"".join(y.tobytes() for y in want)

@@ -139,6 +139,14 @@ def _cpu(delivery: Delivery) -> str:
     program = delivery.program
     if not program.features:
         return f"Any {delivery.architecture} CPU runs it."
+    if program.better:
+        variants = "; ".join(f"{p.variant} ({', '.join(p.features)})" for p in program.variants)
+        return (
+            "The library holds variants of its kernels, of which `create` takes the last that the "
+            f"CPU runs: {variants} (names as in Linux's /proc/cpuinfo). On a CPU that runs none of "
+            "them it returns "
+            f"`{delivery.macro}_UNSUPPORTED_CPU`, and the error text names what is missing."
+        )
     return (
         f"The kernels use {', '.join(program.features)} (names as in Linux's /proc/cpuinfo). On a "
         f"CPU without one of them `create` returns `{delivery.macro}_UNSUPPORTED_CPU`, and the "

@@ -10,6 +10,8 @@ struct DLCC_NAME(instance) {
   dlcc_weights weights;
   void *own_arena; /* NULL if the caller gave one */
   char *arena;
+  const dlcc_variant *variant;
+  const dlcc_step *steps; /* the variant's */
 };
 
 static dlcc_status dlcc_check_threads(int threads) {
@@ -50,19 +52,23 @@ static dlcc_status dlcc_instance_open(dlcc_instance *instance, const char *weigh
   return dlcc_pool_start(&instance->pool, threads);
 }
 
-static dlcc_status dlcc_create(const char *weights_path, int threads, void *arena,
-                               size_t arena_bytes, dlcc_instance **out) {
+/* `variant` NULL: the best. */
+static dlcc_status dlcc_create(const char *weights_path, int threads, const char *variant,
+                               void *arena, size_t arena_bytes, dlcc_instance **out) {
   if (out == NULL) return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT), "out is NULL");
   *out = NULL;
   dlcc_status status = dlcc_check_threads(threads);
-  if (status == DLCC_CODE(OK)) status = dlcc_cpu_check(dlcc_model_info.features);
-  if (status == DLCC_CODE(OK)) status = dlcc_cpu_enable(dlcc_model_info.features);
+  uint32_t number = 0;
+  if (status == DLCC_CODE(OK))
+    status = variant != NULL ? dlcc_variant_named(variant, &number) : dlcc_variant_best(&number);
   if (status != DLCC_CODE(OK)) return status;
   void *memory;
   if (posix_memalign(&memory, DLCC_ALIGNMENT, sizeof(dlcc_instance)) != 0)
     return dlcc_fail(DLCC_CODE(OUT_OF_MEMORY), "no memory for an instance");
   memset(memory, 0, sizeof(dlcc_instance));
   dlcc_instance *instance = memory;
+  instance->variant = &dlcc_model_info.variants[number];
+  instance->steps = dlcc_variant_steps[number];
   pthread_mutex_init(&instance->lock, NULL);
   status = dlcc_instance_open(instance, weights_path, threads, arena, arena_bytes);
   if (status != DLCC_CODE(OK)) {
@@ -123,9 +129,9 @@ static dlcc_status dlcc_check_call(const dlcc_instance *instance, const void *co
   return status;
 }
 
-static dlcc_status dlcc_step_failed(uint32_t step, int32_t code) {
+static dlcc_status dlcc_step_failed(const dlcc_variant *variant, uint32_t step, int32_t code) {
   return dlcc_fail(DLCC_CODE(KERNEL_FAILED), "the kernel of step %u (%s) returned %d", step,
-                   dlcc_model_info.steps[step], code);
+                   variant->steps[step], code);
 }
 
 static uint64_t dlcc_now(void) {
@@ -139,7 +145,7 @@ DLCC_API const dlcc_info *DLCC_NAME(info)(void) { return &dlcc_model_info; }
 DLCC_API const char *DLCC_NAME(error)(void) { return dlcc_error_text; }
 
 DLCC_API dlcc_status DLCC_NAME(create)(const char *weights_path, int threads, dlcc_instance **out) {
-  return dlcc_create(weights_path, threads, NULL, 0, out);
+  return dlcc_create(weights_path, threads, NULL, NULL, 0, out);
 }
 
 DLCC_API dlcc_status DLCC_NAME(create_in)(const char *weights_path, int threads, void *arena,
@@ -148,11 +154,24 @@ DLCC_API dlcc_status DLCC_NAME(create_in)(const char *weights_path, int threads,
     if (out != NULL) *out = NULL;
     return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT), "the arena is NULL");
   }
-  return dlcc_create(weights_path, threads, arena, arena_bytes, out);
+  return dlcc_create(weights_path, threads, NULL, arena, arena_bytes, out);
+}
+
+DLCC_API dlcc_status DLCC_NAME(create_variant)(const char *weights_path, int threads,
+                                               const char *variant, dlcc_instance **out) {
+  if (variant == NULL) {
+    if (out != NULL) *out = NULL;
+    return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT), "the variant is NULL");
+  }
+  return dlcc_create(weights_path, threads, variant, NULL, 0, out);
 }
 
 DLCC_API int DLCC_NAME(threads)(const dlcc_instance *instance) {
   return instance == NULL ? 0 : (int)instance->pool.threads;
+}
+
+DLCC_API const dlcc_variant *DLCC_NAME(variant)(const dlcc_instance *instance) {
+  return instance == NULL ? NULL : instance->variant;
 }
 
 DLCC_API dlcc_status DLCC_NAME(pin)(dlcc_instance *instance, const int *cpus) {
@@ -176,9 +195,9 @@ DLCC_API dlcc_status DLCC_NAME(run)(dlcc_instance *instance, const void *const *
   const dlcc_frame frame = {inputs, outputs, instance->arena, instance->weights.content};
   pthread_mutex_lock(&instance->lock);
   const uint32_t float_state = dlcc_cpu_float_enter();
-  for (uint32_t i = 0; i < dlcc_model_info.step_count && status == DLCC_CODE(OK); i++) {
-    const int32_t code = dlcc_pool_run(&instance->pool, &dlcc_steps[i], &frame);
-    if (code != 0) status = dlcc_step_failed(i, code);
+  for (uint32_t i = 0; i < instance->variant->step_count && status == DLCC_CODE(OK); i++) {
+    const int32_t code = dlcc_pool_run(&instance->pool, &instance->steps[i], &frame);
+    if (code != 0) status = dlcc_step_failed(instance->variant, i, code);
   }
   dlcc_cpu_float_leave(float_state);
   pthread_mutex_unlock(&instance->lock);
@@ -189,15 +208,15 @@ DLCC_API dlcc_status DLCC_NAME(profile)(dlcc_instance *instance, const void *con
                                         void *const *outputs, uint64_t *ns_per_step) {
   dlcc_status status = dlcc_check_call(instance, inputs, outputs);
   if (status != DLCC_CODE(OK)) return status;
-  if (ns_per_step == NULL && dlcc_model_info.step_count > 0)
+  if (ns_per_step == NULL && instance->variant->step_count > 0)
     return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT), "ns_per_step is NULL");
   const dlcc_frame frame = {inputs, outputs, instance->arena, instance->weights.content};
   pthread_mutex_lock(&instance->lock);
   const uint32_t float_state = dlcc_cpu_float_enter();
   uint64_t before = dlcc_now();
-  for (uint32_t i = 0; i < dlcc_model_info.step_count && status == DLCC_CODE(OK); i++) {
-    const int32_t code = dlcc_pool_run(&instance->pool, &dlcc_steps[i], &frame);
-    if (code != 0) status = dlcc_step_failed(i, code);
+  for (uint32_t i = 0; i < instance->variant->step_count && status == DLCC_CODE(OK); i++) {
+    const int32_t code = dlcc_pool_run(&instance->pool, &instance->steps[i], &frame);
+    if (code != 0) status = dlcc_step_failed(instance->variant, i, code);
     const uint64_t after = dlcc_now();
     ns_per_step[i] = after - before;
     before = after;

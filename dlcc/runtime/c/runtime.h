@@ -37,6 +37,7 @@
 typedef DLCC_NAME(status_t) dlcc_status;
 typedef DLCC_NAME(tensor_t) dlcc_tensor;
 typedef DLCC_NAME(info_t) dlcc_info;
+typedef DLCC_NAME(variant_t) dlcc_variant;
 typedef DLCC_NAME(t) dlcc_instance;
 
 /* The four memories that a step's arguments point into. */
@@ -56,7 +57,7 @@ typedef struct dlcc_step {
 
 /* Generated. */
 static const dlcc_info dlcc_model_info;
-static const dlcc_step dlcc_steps[];
+static const dlcc_step *const dlcc_variant_steps[]; /* of each row of dlcc_model_info.variants */
 #if DLCC_EMBEDDED
 extern const char DLCC_NAME(weights_image)[] __attribute__((visibility("hidden")));
 #endif
@@ -64,6 +65,8 @@ extern const char DLCC_NAME(weights_image)[] __attribute__((visibility("hidden")
 #include "error.h"
 
 #include "cpu.h"
+
+#include "variant.h"
 
 #include "memory.h"
 

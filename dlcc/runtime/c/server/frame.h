@@ -20,7 +20,7 @@
 #error "numbers are sent as they lie in memory, which must be little-endian"
 #endif
 
-enum { PROTOCOL_VERSION = 1, NONCE_BYTES = 32, TEXT_BYTES = 1024, CHUNK_BYTES = 1 << 16 };
+enum { PROTOCOL_VERSION = 2, NONCE_BYTES = 32, TEXT_BYTES = 1024, CHUNK_BYTES = 1 << 16 };
 
 /* Requests: argument, body -> answer. */
 enum request {
@@ -73,9 +73,11 @@ typedef struct rounds {
 typedef struct opened {
   uint64_t load_nanoseconds, fingerprint, input_bytes, output_bytes;
   uint32_t threads, steps;
+  uint32_t variant; /* its number in the library's table */
+  uint32_t zero;
 } opened;
 
-_Static_assert(sizeof(header) == 16 && sizeof(rounds) == 16 && sizeof(opened) == 40, "no padding");
+_Static_assert(sizeof(header) == 16 && sizeof(rounds) == 16 && sizeof(opened) == 48, "no padding");
 
 static uint64_t now_ns(void) {
   struct timespec now;

@@ -18,11 +18,13 @@ typedef struct runner {
   network_status_t (*run)(network_t *, const void *const *, void *const *);
   network_status_t (*profile)(network_t *, const void *const *, void *const *, uint64_t *);
   int (*threads)(const network_t *);
+  const network_variant_t *(*variant)(const network_t *);
   const char *(*error)(void);
   network_t *instance;
   void **inputs, **outputs;
   uint64_t input_bytes, output_bytes;
   uint64_t *times;
+  uint32_t steps; /* of the variant that runs */
 } runner;
 
 static uint64_t runner_deadline(void) { return now_ns() + UINT64_C(86400000000000); }
@@ -65,6 +67,7 @@ static int runner_bind(runner *r, const char *path, const char *name) {
   BIND(library, name, r->run, "run");
   BIND(library, name, r->profile, "profile");
   BIND(library, name, r->threads, "threads");
+  BIND(library, name, r->variant, "variant");
   BIND(library, name, r->error, "error");
   if (missing != NULL) {
     runner_fail(r, FAILED_LIBRARY, "it has no function %s_%s", name, missing);
@@ -117,9 +120,16 @@ static int runner_open(runner *r, const char *path, const char *weights, const c
     runner_status(r, status);
     return -1;
   }
-  const opened told = {after - before,  r->info->fingerprint,
-                       r->input_bytes,  r->output_bytes,
-                       (uint32_t)r->threads(r->instance), r->info->step_count};
+  const network_variant_t *variant = r->variant(r->instance);
+  r->steps = variant->step_count;
+  const opened told = {after - before,
+                       r->info->fingerprint,
+                       r->input_bytes,
+                       r->output_bytes,
+                       (uint32_t)r->threads(r->instance),
+                       r->steps,
+                       (uint32_t)(variant - r->info->variants),
+                       0};
   runner_answer(r, ANSWER_OPENED, &told, sizeof told);
   return 0;
 }
@@ -154,7 +164,7 @@ static void runner_give_outputs(runner *r) {
 /* Runs until both the time and the number of runs are reached; one run before them does not
  * count. `width` times of each run are written. */
 static void runner_measure(runner *r, const rounds *asked, int profile) {
-  const uint32_t width = profile ? r->info->step_count : 1;
+  const uint32_t width = profile ? r->steps : 1;
   const uint32_t room = width > 0 ? MOST_TIMES / width : 1;
   const uint32_t most = asked->most_runs < room ? asked->most_runs : room;
   network_status_t status = runner_run(r);
