@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dlcc.lowering.target import KernelRow
 from targets.cortex_m.cores import Core
-from targets.rows.cortex_m import DspConvRow, DspDepthwiseRow
-from targets.rows.default import DefaultRow
+from targets.rows.cortex_m import DspConvRow, DspDepthwiseRow, MeanRow, MveConvRow, PlainRow
 
 
 def rows_for(core: Core) -> tuple[KernelRow, ...]:
     """All rows for this core."""
     return (
+        *([MveConvRow(core.isa, core.clock)] if core.helium else []),
         DspConvRow(core.isa, core.clock),
         DspDepthwiseRow(core.isa, core.clock),
-        DefaultRow(core.isa),
+        MeanRow(core.isa, core.clock),
+        PlainRow(core.isa, core.clock),
     )

@@ -45,6 +45,20 @@ class Dot:
     groups: int
     shared: bool
 
+    group = GROUP
+    unit = GROUP
+    """Elements that a window's parts are multiples of."""
+
+    @property
+    def channels(self) -> int:
+        """Output channels of a block."""
+        return 2 * self.pairs
+
+    @property
+    def patch_bytes(self) -> int:
+        """Bytes of the windows."""
+        return 2 * GROUP * self.groups * self.pixels
+
     @property
     def sums(self) -> int:
         """Accumulators."""
@@ -55,6 +69,11 @@ class Dot:
         """Of the LLVM function."""
         form = "shared" if self.shared else "apart"
         return f"dlcc_dot_{form}_{self.pixels}x{self.pairs}_{self.unrolled}"
+
+    @property
+    def title(self) -> str:
+        """For reports."""
+        return "smlad" if self.shared else "smlad, a channel a word,"
 
     @property
     def unrolled(self) -> int:
@@ -143,27 +162,94 @@ class Dot:
     def llvm(self) -> str:
         """LLVM IR of ``<sums x i32> name(ptr x, ptr w, i32 iterations, i32 starts...)``."""
         registers, inner = self._registers()
-        lines = ["0:", *(line.format(**registers) for line in self.instructions())]
-        text = "\\0A".join(lines)
-        changed = [*(f"s{i}" for i in range(self.sums)), "x", "w", "n"]
-        outputs = [f"={{{registers[name]}}}" for name in changed]
-        inputs = [str(i) for i in range(len(changed))]
-        clobbers = [f"~{{{r}}}" for r in inner] + ["~{cc}", "~{memory}"]
-        constraints = ",".join([*outputs, *inputs, *clobbers])
-        starts = ", ".join(f"i32 %s{i}" for i in range(self.sums))
-        result = "{ " + ", ".join(["i32"] * self.sums + ["ptr", "ptr", "i32"]) + " }"
-        vector = f"<{self.sums} x i32>"
-        body = [
-            f"define {vector} @{self.name}(ptr %x, ptr %w, i32 %n, {starts}) alwaysinline {{",
-            f'  %r = call {result} asm sideeffect "{text}", "{constraints}"'
-            f"({starts}, ptr %x, ptr %w, i32 %n)",
-        ]
-        last = "poison"
-        for i in range(self.sums):
-            body.append(f"  %e{i} = extractvalue {result} %r, {i}")
-            body.append(f"  %v{i} = insertelement {vector} {last}, i32 %e{i}, i32 {i}")
-            last = f"%v{i}"
-        return "\n".join([*body, f"  ret {vector} {last}", "}", ""])
+        return inline_loop(self.name, self.sums, ["0:", *self.instructions()], registers, inner)
+
+    def starts(self, biases: list[Any]) -> list[Any]:
+        """Initial sums from the channels' biases; the second one's of a pair comes at the end."""
+        made = []
+        for pair in range(self.pairs):
+            made += [biases[2 * pair], biases[2 * pair + (not self.shared)]] * self.pixels
+        return made
+
+    def totals(self, kb: Any, made: Any, biases: list[Any]) -> list[list[Any]]:
+        """Sums by channel and pixel."""
+        found: list[list[Any]] = []
+        for pair in range(self.pairs):
+            places = [2 * (pair * self.pixels + m) for m in range(self.pixels)]
+            first = [kb.let(kb.shuffle(made, [at]), "total") for at in places]
+            second = [kb.let(kb.shuffle(made, [at + 1]), "total") for at in places]
+            if self.shared:
+                second = [
+                    kb.let(
+                        tir.tirx.shift_right(b - a, kb.const(8, "int32")) + biases[2 * pair + 1],
+                        "total",
+                    )
+                    for a, b in zip(first, second, strict=True)
+                ]
+            found += [first, second]
+        return found
+
+    def packed(self, weights: np.ndarray) -> np.ndarray:
+        """int8[channels, K] as the loop reads them: int32 [channels / channels a block, words]."""
+        return packed_words(weights, self)
+
+    def bias(self, weights: np.ndarray, bias: np.ndarray, zero_point: int) -> np.ndarray:
+        """The bias of sums over centred activations: the layer's own."""
+        return bias.astype(np.int32)
+
+    def expand(
+        self, kb: Any, patch: Any, m: Any, to: Any, count: int, source: Any, at: Any, zero: int
+    ) -> None:
+        """``count`` groups of codes become centred pairs of 16-bit numbers."""
+        offset = kb.const(int(np.array([-zero, -zero], np.int16).view(np.int32)[0]), "int32")
+        with kb.loop(0, count, "group") as group:
+            word = load(kb, "bytes", source, at + group * GROUP)
+            for j, value in enumerate((word, turned(kb, word))):
+                place = (2 * (to + group) + j) * self.pixels + m
+                if zero:
+                    made = kb.pure("llvm.arm.uxtab16", "int32", 1, offset, value)
+                else:
+                    made = kb.pure("llvm.arm.uxtb16", "int32", 1, value)
+                kb.store(patch, place, made)
+
+    def clear(self, kb: Any, patch: Any, m: Any, to: Any, count: int, zero: int) -> None:
+        """``count`` groups of zeros."""
+        with kb.loop(0, 2 * count, "word") as word:
+            kb.store(patch, (2 * to + word) * self.pixels + m, kb.const(0, "int32"))
+
+
+def inline_loop(
+    name: str, sums: int, lines: list[str], registers: dict[str, str], inner: list[str]
+) -> str:
+    """LLVM IR of ``<sums x i32> name(ptr x, ptr w, i32 n, i32 starts...)`` in instructions.
+
+    Args:
+        name: of the function.
+        sums: accumulators ``{s0}`` to ``{s<sums - 1>}``.
+        lines: instructions, with registers by name in braces.
+        registers: of the accumulators, ``x``, ``w``, ``n`` and whatever else is named.
+        inner: registers that are used within.
+    """
+    text = "\\0A".join(line.format(**registers) for line in lines)
+    changed = [*(f"s{i}" for i in range(sums)), "x", "w", "n"]
+    outputs = [f"={{{registers[key]}}}" for key in changed]
+    inputs = [str(i) for i in range(len(changed))]
+    clobbers = [f"~{{{register}}}" for register in inner] + ["~{cc}", "~{memory}"]
+    constraints = ",".join([*outputs, *inputs, *clobbers])
+    starts = ", ".join(f"i32 %s{i}" for i in range(sums))
+    result = "{ " + ", ".join(["i32"] * sums + ["ptr", "ptr", "i32"]) + " }"
+    vector = f"<{sums} x i32>"
+    body = [
+        f"define {vector} @{name}(ptr %x, ptr %w, i32 %n, {starts}) alwaysinline {{",
+        f'  %r = call {result} asm sideeffect "{text}", "{constraints}"'
+        f"({starts}, ptr %x, ptr %w, i32 %n)",
+    ]
+    last = "poison"
+    for i in range(sums):
+        body.append(f"  %e{i} = extractvalue {result} %r, {i}")
+        body.append(f"  %v{i} = insertelement {vector} {last}, i32 %e{i}, i32 {i}")
+        last = f"%v{i}"
+    return "\n".join([*body, f"  ret {vector} {last}", "}", ""])
 
 
 def packed_words(weights: np.ndarray, dot: Dot) -> np.ndarray:

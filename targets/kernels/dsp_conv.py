@@ -5,8 +5,8 @@ bits and centred on the zero point, so that padding is zero; then all output cha
 from them, one or two pairs at a time (:mod:`targets.kernels.dsp`). There is no padded copy, and a
 block's inputs are read before its outputs are written: see :func:`overlap`.
 
-What belongs to a block of channels is one stream of words: biases of the first channels of the
-pairs, weights, biases of the second ones, multipliers, ratios of the residual.
+What belongs to a block of channels is one stream of words: biases, weights, multipliers, ratios
+of the residual.
 """
 
 from __future__ import annotations
@@ -19,20 +19,17 @@ import numpy as np
 
 from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, Overlap, name_key
-from targets.kernels.dsp import (
-    GROUP,
-    LOADS,
-    Dot,
-    channels_share_words,
-    load,
-    packed_words,
-    turned,
-)
+from targets.kernels import mve as mve_dot
+from targets.kernels.dsp import GROUP, LOADS, Dot, channels_share_words, load
+from targets.kernels.mve import MveDot
 from targets.kernels.scalar_epilogue import Finish
 from targets.kernels.spec import NUMPY, SIZE, ConvSpec
 
 BLOCKS = ((3, 1), (2, 1), (1, 2), (1, 1))
 """Pixels and pairs of channels that fit the registers."""
+
+MVE_BLOCKS = ((3, 2), (2, 3), (2, 2), (1, 6), (1, 4), (1, 2))
+"""Pixels and channels that fit the even registers."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class DspConv:
     """What determines the code of a layer: its shape and the block of its dot products."""
 
     spec: ConvSpec
-    dot: Dot
+    dot: Dot | MveDot
 
     @property
     def pixels(self) -> int:
@@ -55,18 +52,18 @@ class DspConv:
     @property
     def channel_blocks(self) -> int:
         """Blocks of output channels."""
-        return -(-self.spec.oc // (2 * self.dot.pairs))
+        return -(-self.spec.oc // self.dot.channels)
 
     @property
     def weight_words(self) -> int:
         """Words of a channel block's weights."""
-        return 2 * self.dot.pairs * self.dot.groups
+        return self.dot.channels * self.dot.groups * self.dot.group // 4
 
     @property
     def stream_words(self) -> int:
         """Words of a channel block."""
         rows = 3 if self.spec.epilogue.residual else 2
-        return self.weight_words + rows * 2 * self.dot.pairs
+        return self.weight_words + rows * self.dot.channels
 
     @property
     def taps(self) -> int:
@@ -82,6 +79,8 @@ class DspConv:
     @property
     def staged(self) -> bool:
         """Whether windows are put together as bytes before they are expanded."""
+        if self.dot.unit == 1:
+            return False
         return self.spec.c % GROUP != 0 and not (self.pointwise and self.spec.input_slack)
 
 
@@ -91,6 +90,8 @@ def dsp_conv(
     bias: np.ndarray,
     multiplier: np.ndarray,
     ratio: np.ndarray | None,
+    *,
+    mve: bool = False,
 ) -> KernelPlan:
     """The plan of a convolution without groups.
 
@@ -100,9 +101,10 @@ def dsp_conv(
         bias: int32[oc].
         multiplier: float32[oc].
         ratio: float32[oc], of a residual.
+        mve: use the vectors of M-profile.
     """
     rows = np.ascontiguousarray(weights.transpose(0, 2, 3, 1)).reshape(spec.oc, -1)
-    layer = DspConv(_without_images(spec), choose_dot(spec, rows))
+    layer = DspConv(_without_images(spec), choose_dot(spec, rows, mve))
     key = name_key("dsp_conv", layer)
     args: list[KernelArg] = [("in", 0), ("const", "stream")]
     if spec.epilogue.residual:
@@ -111,15 +113,15 @@ def dsp_conv(
     if layer.staged:
         args.append(("scratch", 1))
     step = KernelStep(key, partial(conv_function, key, layer), tuple(args), layer.blocks)
-    width = 2 * GROUP * layer.dot.groups
-    scratch = (width * layer.dot.pixels, *([width // 2] if layer.staged else []))
-    form = "two channels a word" if layer.dot.shared else "a channel a word"
+    scratch = [layer.dot.patch_bytes]
+    if layer.staged:
+        scratch.append(layer.dot.group * layer.dot.groups)
     return KernelPlan(
         (step,),
         {"stream": _stream(layer, rows, bias, multiplier, ratio)},
-        scratch,
+        tuple(scratch),
         overlaps=overlaps(layer),
-        kernel=f"smlad {layer.dot.pixels}x{2 * layer.dot.pairs}, {form}",
+        kernel=f"{layer.dot.title} {layer.dot.pixels}x{layer.dot.channels}",
     )
 
 
@@ -152,12 +154,19 @@ def overlaps(layer: DspConv) -> dict[int, Overlap]:
     return made
 
 
-def choose_dot(spec: ConvSpec, rows: np.ndarray | None) -> Dot:
+def choose_dot(spec: ConvSpec, rows: np.ndarray | None, mve: bool) -> Dot | MveDot:
     """The block with the fewest instructions for int8[oc, taps]; None: weights not known yet."""
-    groups = -(-spec.kh * spec.kw * spec.c // GROUP)
-    shared = rows is None or channels_share_words(rows, spec.in_zero_point)
-    blocks = [b for b in BLOCKS if shared or b[0] < 3]
-    dots = [Dot(pixels, pairs, groups, shared) for pixels, pairs in blocks]
+    taps = spec.kh * spec.kw * spec.c
+    dots: list[Dot | MveDot]
+    if mve:
+        groups = -(-taps // mve_dot.GROUP)
+        blocks = [b for b in MVE_BLOCKS if spec.oc % b[1] == 0 or b == MVE_BLOCKS[-1]]
+        dots = [MveDot(pixels, channels, groups) for pixels, channels in blocks]
+    else:
+        groups = -(-taps // GROUP)
+        shared = rows is None or channels_share_words(rows, spec.in_zero_point)
+        blocks = [b for b in BLOCKS if shared or b[0] < 3]
+        dots = [Dot(pixels, pairs, groups, shared) for pixels, pairs in blocks]
     return min(dots, key=lambda dot: instructions(DspConv(spec, dot)))
 
 
@@ -165,7 +174,8 @@ def instructions(layer: DspConv) -> float:
     """Instructions of a layer, roughly: gathering, dot products, epilogues."""
     dot = layer.dot
     loops = len(dot.instructions()) * dot.iterations + 20 + 10 * dot.sums
-    gather = dot.pixels * (6 * dot.groups + 12 * layer.spec.kh + 20)
+    copies = dot.groups * dot.group / (dot.unit if dot.unit > 1 else dot.group)
+    gather = dot.pixels * (6 * copies + 12 * layer.spec.kh + 20)
     return layer.blocks * (gather + loops * layer.channel_blocks)
 
 
@@ -177,9 +187,9 @@ def _stream(
     ratio: np.ndarray | None,
 ) -> np.ndarray:
     """int32[channel blocks, words]: everything that is constant."""
-    dot, step = layer.dot, 2 * layer.dot.pairs
+    dot, step = layer.dot, layer.dot.channels
     channels = layer.channel_blocks * step
-    full = np.zeros((channels, GROUP * dot.groups), np.int8)
+    full = np.zeros((channels, dot.group * dot.groups), np.int8)
     full[: layer.spec.oc, : layer.taps] = rows
 
     def words(values: np.ndarray) -> np.ndarray:
@@ -187,9 +197,8 @@ def _stream(
         padded[: layer.spec.oc] = values
         return padded.view(np.int32).reshape(-1, step)
 
-    offsets = words(bias.astype(np.int32))
-    parts = [offsets[:, 0::2], packed_words(full, dot), offsets[:, 1::2]]
-    parts.append(words(multiplier.astype(np.float32)))
+    offsets = words(dot.bias(rows, bias, layer.spec.in_zero_point))
+    parts = [offsets, dot.packed(full), words(multiplier.astype(np.float32))]
     if layer.spec.epilogue.residual and ratio is not None:
         parts.append(words(ratio.astype(np.float32)))
     return np.ascontiguousarray(np.concatenate(parts, axis=1))
@@ -206,21 +215,22 @@ def conv_function(name: str, layer: DspConv) -> Any:
     stream = kb.pointer("stream", "int32", align=4)
     residual = kb.pointer("residual", "uint8", align=1) if spec.epilogue.residual else None
     y = kb.pointer("y", NUMPY[spec.epilogue.out], align=4 if spec.epilogue.out == "f32" else 1)
-    patch = kb.pointer("patch", "int32", align=4)
+    patch = kb.pointer("patch", "uint8" if layer.dot.unit == 1 else "int32", align=4)
     staging = kb.pointer("bytes", "uint8", align=4) if layer.staged else None
     emit = _Emitter(kb, layer, x, patch, staging)
     finish = Finish(kb, spec.epilogue, y, residual)
     with kb.loop(kb.begin, kb.end, "block") as block:
-        last = layer.pixels - 1
-        starts = []
-        for m in range(layer.dot.pixels):
-            pixel = kb.let(block * layer.dot.pixels + m, "pixel")
-            once: Any = True
-            if layer.pixels % layer.dot.pixels and m:
-                # the last block repeats the last pixel; not over a residual that it has replaced
-                once = pixel <= last if spec.epilogue.residual else True
-                pixel = kb.let(tir.tirx.min(pixel, _i32(last)), "pixel")
-            emit.window(m, pixel)
+        first, last = kb.let(block * layer.dot.pixels, "first"), _i32(layer.pixels - 1)
+        uneven = layer.pixels % layer.dot.pixels > 0
+        with kb.loop(0, layer.dot.pixels, "m") as m:
+            pixel = kb.let(first + m, "pixel")
+            emit.window(m, kb.let(tir.tirx.min(pixel, last), "pixel") if uneven else pixel)
+        starts: list[tuple[Any, Any]] = [(kb.let(first * spec.oc, "start"), True)]
+        for m in range(1, layer.dot.pixels):
+            pixel = kb.let(first + m, "pixel")
+            # the last block repeats the last pixel; not over a residual that it has replaced
+            once = pixel <= last if uneven and spec.epilogue.residual else True
+            pixel = kb.let(tir.tirx.min(pixel, last), "pixel") if uneven else pixel
             starts.append((kb.let(pixel * spec.oc, "start"), once))
         with kb.loop(0, layer.channel_blocks, "channels") as channels:
             _channels(kb, layer, stream, patch, finish, starts, channels)
@@ -237,42 +247,26 @@ def _channels(
     block: Any,
 ) -> None:
     """One block of channels of all pixels of the block."""
-    dot, spec = layer.dot, layer.spec
+    dot, spec, n = layer.dot, layer.spec, layer.dot.channels
     base = kb.let(block * layer.stream_words, "base")
-    sums = []
-    for pair in range(dot.pairs):
-        first = kb.let(kb.load(stream, base + pair), "bias")
-        for _ in range(dot.pixels):
-            sums += [first, first if dot.shared else kb.const(0, "int32")]
-    weights = kb.address(stream, base + dot.pairs)
+    biases = [kb.let(kb.load(stream, base + i), "bias") for i in range(n)]
+    weights = kb.address(stream, base + n)
     count = kb.const(dot.iterations, "int32")
     address = kb.address(patch, 0)
-    made = kb.extern(dot.name, "int32", dot.sums, address, weights, count, *sums)
-    made = kb.let(made, "sums")
-    tail = kb.let(base + dot.pairs + layer.weight_words, "tail")
-    for pair in range(dot.pairs):
-        for channel in range(2):
-            index = 2 * pair + channel
-            at = block * (2 * dot.pairs) + index
-            always = spec.oc % (2 * dot.pairs) == 0
-            with kb.when(True if always else kb.let(at, "channel") < spec.oc):
-                terms = kb.let(kb.load(stream, tail + dot.pairs + index), "multiplier")
-                multiplier = kb.reinterpret(terms, "float32")
-                ratio = None
-                if spec.epilogue.residual:
-                    word = kb.let(kb.load(stream, tail + 3 * dot.pairs + index), "ratio")
-                    ratio = kb.reinterpret(word, "float32")
-                for m in range(dot.pixels):
-                    place = 2 * (pair * dot.pixels + m)
-                    total = kb.shuffle(made, [place + channel])
-                    if channel:
-                        if dot.shared:
-                            difference = total - kb.shuffle(made, [place])
-                            total = tir.tirx.shift_right(difference, _i32(8))
-                        total = total + kb.load(stream, tail + pair)
-                    start, once = starts[m]
-                    with kb.when(once):
-                        finish.store(kb.let(total, "total"), multiplier, ratio, start + at)
+    made = kb.extern(dot.name, "int32", dot.sums, address, weights, count, *dot.starts(biases))
+    totals = dot.totals(kb, kb.let(made, "sums"), biases)
+    tail = kb.let(base + n + layer.weight_words, "tail")
+    for index in range(n):
+        at = block * n + index
+        with kb.when(True if spec.oc % n == 0 else kb.let(at, "channel") < spec.oc):
+            word = kb.let(kb.load(stream, tail + index), "multiplier")
+            multiplier, ratio = kb.reinterpret(word, "float32"), None
+            if spec.epilogue.residual:
+                word = kb.let(kb.load(stream, tail + n + index), "ratio")
+                ratio = kb.reinterpret(word, "float32")
+            for total, (start, once) in zip(totals[index], starts, strict=True):
+                with kb.when(once):
+                    finish.store(total, multiplier, ratio, start + at)
 
 
 @dataclass
@@ -285,11 +279,12 @@ class _Emitter:
     patch: Any
     staging: Any
 
-    def window(self, m: int, pixel: Any) -> None:
+    def window(self, m: Any, pixel: Any) -> None:
         """The window of an output pixel becomes number ``m`` of the patch."""
         spec, kb = self.layer.spec, self.kb
         if self.layer.pointwise and not self.layer.staged:
-            self._expand(m, 0, -(-spec.c // GROUP), self.x, kb.let(pixel * spec.c, "from"))
+            count = -(-spec.c // self.layer.dot.unit)
+            self._expand(m, 0, count, self.x, kb.let(pixel * spec.c, "from"))
             return
         column = kb.let(tir.tirx.truncmod(pixel, _i32(spec.ow)), "column")
         row = kb.let(tir.tirx.truncdiv(pixel, _i32(spec.ow)), "row")
@@ -304,10 +299,10 @@ class _Emitter:
         else:
             self._staged(m, image, top, left)
 
-    def _rows(self, m: int, image: Any, top: Any, left: Any) -> None:
-        """Whole groups of channels at a time; what lies outside is zero."""
+    def _rows(self, m: Any, image: Any, top: Any, left: Any) -> None:
+        """Whole units of channels at a time; what lies outside is zero."""
         spec, kb = self.layer.spec, self.kb
-        groups = spec.c // GROUP
+        groups = spec.c // self.layer.dot.unit
         with kb.loop(0, spec.kh, "ky") as ky:
             y = kb.let(top + ky * spec.dilation[0], "y")
             start = kb.let(((image + y) * spec.w + left) * spec.c, "from")
@@ -327,7 +322,7 @@ class _Emitter:
                 with kb.when(_not(there)):
                     self._clear(m, place, groups)
 
-    def _staged(self, m: int, image: Any, top: Any, left: Any) -> None:
+    def _staged(self, m: Any, image: Any, top: Any, left: Any) -> None:
         """Byte by byte; what lies outside is the zero point."""
         spec, kb = self.layer.spec, self.kb
         with kb.loop(0, spec.kh, "ky") as ky:
@@ -346,7 +341,8 @@ class _Emitter:
                 with kb.when(_not(there)):
                     for c in range(spec.c):
                         kb.store(self.staging, place + c, kb.const(spec.in_zero_point, "uint8"))
-        self._expand(m, 0, self.layer.dot.groups, self.staging, 0)
+        count = self.layer.dot.groups * self.layer.dot.group // self.layer.dot.unit
+        self._expand(m, 0, count, self.staging, 0)
 
     def _inside(self, y: Any, column: Any, reach: int) -> Any:
         """Whether a row is inside the image, from ``column`` to ``reach`` columns on."""
@@ -355,30 +351,13 @@ class _Emitter:
             return _i32(0) > 0
         return tir.tirx.all(y >= 0, y < spec.h, column >= 0, column < spec.w - reach)
 
-    def _expand(self, m: int, to: Any, groups: int, source: Any, start: Any) -> None:
-        """Groups of four bytes to centred pairs of 16-bit numbers."""
-        kb, zero = self.kb, self.layer.spec.in_zero_point
-        offset = kb.const(_pair(-zero), "int32")
-        with kb.loop(0, groups, "group") as group:
-            word = load(kb, "bytes", source, start + group * GROUP)
-            for j, value in enumerate((word, turned(kb, word))):
-                place = (2 * (to + group) + j) * self.layer.dot.pixels + m
-                if zero:
-                    made = kb.pure("llvm.arm.uxtab16", "int32", 1, offset, value)
-                else:
-                    made = kb.pure("llvm.arm.uxtb16", "int32", 1, value)
-                kb.store(self.patch, place, made)
+    def _expand(self, m: Any, to: Any, count: int, source: Any, start: Any) -> None:
+        zero = self.layer.spec.in_zero_point
+        self.layer.dot.expand(self.kb, self.patch, m, to, count, source, start, zero)
 
-    def _clear(self, m: int, to: Any, groups: int) -> None:
-        kb = self.kb
-        with kb.loop(0, 2 * groups, "word") as word:
-            place = (2 * to + word) * self.layer.dot.pixels + m
-            kb.store(self.patch, place, kb.const(0, "int32"))
-
-
-def _pair(value: int) -> int:
-    """Two 16-bit numbers of this value as an int32."""
-    return int(np.array([value, value], np.int16).view(np.int32)[0])
+    def _clear(self, m: Any, to: Any, count: int) -> None:
+        zero = self.layer.spec.in_zero_point
+        self.layer.dot.clear(self.kb, self.patch, m, to, count, zero)
 
 
 def _i32(value: int) -> Any:

@@ -6,18 +6,23 @@ from typing import ClassVar
 
 from dlcc.ir import Affine, Node
 from dlcc.lowering.kernel import KernelPlan
+from dlcc.ops import op_of
+from dlcc.ops.pool import mean_multiplier
 from targets.isa import Isa
 from targets.kernels import dsp_conv, dsp_depthwise
+from targets.kernels.scalar_mean import ScalarMean, scalar_mean
+from targets.kernels.spec import Epilogue, OutType
 from targets.rows import layers
 from targets.rows.base import IsaRow
+from targets.rows.default import DefaultRow
 
 
 class _CodesRow(IsaRow):
     """A layer of 8-bit activations."""
 
-    def __init__(self, isa: Isa, clock: float) -> None:
+    def __init__(self, isa: Isa, clock: float, *, mve: bool = False) -> None:
         super().__init__(isa)
-        self.clock = clock
+        self.clock, self.mve = clock, mve
 
     def refuses(self, node: Node) -> str:
         """Types outside the GEMM family, and float activations."""
@@ -44,7 +49,7 @@ class DspConvRow(_CodesRow):
     def cost(self, node: Node) -> float:
         """Instructions."""
         spec = layers.conv_spec(node)
-        dot = dsp_conv.choose_dot(spec, None)
+        dot = dsp_conv.choose_dot(spec, None, self.mve)
         return dsp_conv.instructions(dsp_conv.DspConv(spec, dot)) / self.clock
 
     def plan(self, node: Node) -> KernelPlan:
@@ -52,8 +57,22 @@ class DspConvRow(_CodesRow):
         made = layers.layer_constants(node)
         assert made.multiplier is not None
         return dsp_conv.dsp_conv(
-            layers.conv_spec(node), made.weights, made.bias, made.multiplier, made.ratio
+            layers.conv_spec(node),
+            made.weights,
+            made.bias,
+            made.multiplier,
+            made.ratio,
+            mve=self.mve,
         )
+
+
+class MveConvRow(DspConvRow):
+    """The same by sixteen products an instruction, where there are vectors."""
+
+    name: ClassVar[str] = "vmladava"
+
+    def __init__(self, isa: Isa, clock: float) -> None:
+        super().__init__(isa, clock, mve=True)
 
 
 class DspDepthwiseRow(_CodesRow):
@@ -84,3 +103,54 @@ class DspDepthwiseRow(_CodesRow):
         return dsp_depthwise.dsp_depthwise(
             layers.conv_spec(node), made.weights, made.bias, made.multiplier, made.ratio
         )
+
+
+class MeanRow(IsaRow):
+    """The mean over all pixels of NHWC codes."""
+
+    name: ClassVar[str] = "scalar-mean"
+    ops: ClassVar[tuple[str, ...]] = ("reduce_mean",)
+
+    def __init__(self, isa: Isa, clock: float) -> None:
+        super().__init__(isa)
+        self.clock = clock
+
+    def refuses(self, node: Node) -> str:
+        """Other axes and types."""
+        x, y = node.input(0).type, node.output.type
+        axes = tuple(sorted(int(a) % x.rank for a in op_of(node).get(node, "axes")))
+        if x.rank != 4 or axes != (2, 3) or x.layout != "nhwc" or not y.elements:
+            return "it is no mean over the pixels of an NHWC image"
+        for encoding in (x.encoding, y.encoding):
+            if not isinstance(encoding, Affine) or encoding.bits > 8 or encoding.axis is not None:
+                return "the numbers are not 8-bit codes with one scale"
+        return "the input's codes are signed" if x.affine.signed else ""
+
+    def cost(self, node: Node) -> float:
+        """Two instructions a code."""
+        return (2 * node.input(0).type.elements + 12 * node.output.type.elements) / self.clock
+
+    def plan(self, node: Node) -> KernelPlan:
+        """One step."""
+        x, y = node.input(0).type, node.output.type
+        images, channels, height, width = x.shape
+        low, high = y.affine.code_range
+        kind: OutType = "s8" if y.affine.signed else "u8"
+        epilogue = Epilogue(kind, float(low), float(high), y.affine.zero_point)
+        pixels = height * width
+        layer = ScalarMean(images, pixels, channels, x.affine.zero_point, epilogue)
+        return scalar_mean(layer, float(mean_multiplier(x.affine, y.affine, pixels).item()))
+
+
+class PlainRow(DefaultRow):
+    """Default TIR, at the rate of a core without vectors."""
+
+    def __init__(self, isa: Isa, clock: float) -> None:
+        super().__init__(isa)
+        self.clock = clock
+
+    def cost(self, node: Node) -> float:
+        """Some instructions for each product, operand and result."""
+        values = [v for v in (*node.inputs, *node.outputs) if v is not None]
+        touched = sum(v.type.elements for v in values)
+        return (4 * op_of(node).macs(node) + 12 * touched) / self.clock

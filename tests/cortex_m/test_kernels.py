@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from targets.cortex_m import CORES
 from targets.kernels.dsp_conv import dsp_conv
 from targets.kernels.dsp_depthwise import dsp_depthwise
 from targets.kernels.spec import ConvSpec, Epilogue
@@ -50,14 +51,16 @@ DEPTHWISE = {
 }
 
 
-def _case(spec: ConvSpec, seed: int = 0) -> Case:
-    made = dsp_depthwise if spec.groups > 1 else dsp_conv
-    return Case(spec, None, seed, lambda spec, _isa, *constants: made(spec, *constants))
+def _case(spec: ConvSpec, core: str, seed: int = 0) -> Case:
+    if spec.groups > 1:
+        return Case(spec, None, seed, lambda spec, _, *constants: dsp_depthwise(spec, *constants))
+    mve = CORES[core].helium
+    return Case(spec, None, seed, lambda spec, _, *terms: dsp_conv(spec, *terms, mve=mve))
 
 
 @pytest.mark.parametrize("core", BOARDS)
 def test_against_numpy(core, tmp_path):
-    cases = {name: _case(spec) for name, spec in (CONVS | DEPTHWISE).items()}
+    cases = {name: _case(spec, core) for name, spec in (CONVS | DEPTHWISE).items()}
     plans = [(case.plan, case.inputs, case.out) for case in cases.values()]
     wrong = []
     for (name, case), got in zip(cases.items(), run_plans(plans, core, tmp_path), strict=True):
