@@ -13,7 +13,7 @@ from functools import cached_property
 from dlcc.errors import DlccError, ExitCode
 from dlcc.lowering.target import Target
 from targets.arm.cpus import AARCH64, ARMV7_CPUS, Cpu
-from targets.arm.levels import ARMV7, LEVELS, NEON
+from targets.arm.levels import ARMV7, ARMV7_LEVELS, LEVELS, NEON
 from targets.arm.table import rows_for
 from targets.isa import Isa, host_flags
 
@@ -96,9 +96,9 @@ ARMV7_FAMILY = ArmFamily(
     "armv7",
     "armv7-unknown-linux-gnueabihf",
     ("armv7l", "armv8l"),
-    {},
+    ARMV7_LEVELS,
     ARMV7_CPUS,
     ARMV7,
 )
 
-__all__ = ["ARMV7", "ARMV7_FAMILY", "FAMILY", "LEVELS"]
+__all__ = ["ARMV7", "ARMV7_FAMILY", "ARMV7_LEVELS", "FAMILY", "LEVELS"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dlcc.lowering.target import Core
-from targets.arm.levels import ARMV7, DOTPROD, I8MM, NEON
+from targets.arm.levels import ARMV7, DOTPROD, I8MM, NEON, VFPV4
 from targets.isa import Isa
 
 
@@ -75,8 +75,8 @@ AARCH64 = {
 """Cores and boards that run AArch64 Linux."""
 
 ARMV7_CPUS = {
-    "cortex-a7": Cpu(ARMV7, "cortex-a7", 0.9e9, 512 << 10, 4, 1.5e9, in_order=True),
+    "cortex-a7": Cpu(VFPV4, "cortex-a7", 0.9e9, 512 << 10, 4, 1.5e9, in_order=True),
     "cortex-a9": Cpu(ARMV7, "cortex-a9", 1.0e9, 512 << 10, 8, 1.5e9),
-    "cortex-a15": Cpu(ARMV7, "cortex-a15", 1.5e9, 1 << 20, 8, 5e9),
+    "cortex-a15": Cpu(VFPV4, "cortex-a15", 1.5e9, 1 << 20, 8, 5e9),
 }
 """Cores that run 32-bit ARM Linux."""

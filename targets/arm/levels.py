@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from targets.isa import Isa
 
 _V8 = ("fp", "asimd")
@@ -50,5 +52,18 @@ ARMV7 = Isa(
 """32-bit ARMv7-A with NEON (Cortex-A8 and A9 on): no fused multiply-add, no rounding instruction,
 and NEON flushes denormal floats to zero."""
 
+VFPV4 = replace(
+    ARMV7,
+    name="vfpv4",
+    mcpu="cortex-a7",
+    flags=(*ARMV7.flags, "vfpv4", "idiva"),
+    fma=True,
+    l2=512 << 10,
+)
+"""The same with fused multiply-add (Cortex-A7, A15, A17 and 64-bit cores in 32-bit mode)."""
+
 LEVELS = {isa.name: isa for isa in (NEON, DOTPROD, I8MM)}
 """The levels of AArch64 by name, from the oldest to the newest."""
+
+ARMV7_LEVELS = {isa.name: isa for isa in (VFPV4,)}
+"""The levels of 32-bit ARM above the first."""

@@ -8,7 +8,7 @@ from math import ceil, prod
 
 import numpy as np
 
-from targets.kernels import arm_blocks
+from targets.kernels import arm_blocks, by_element
 from targets.kernels.gemm import MIN_ITEMS, Blocking, Cut, Gemm, Unit, even_cut, tail_cut
 from targets.kernels.spec import SIZE
 from targets.kernels.tiles import L1_BYTES, block_grid, tile_blocks, tile_cycles
@@ -30,6 +30,8 @@ def step_cycles(unit: Unit, m: int, nr: int, steps: int) -> float:
         return _pair_cycles(unit, m, nr, steps)
     if unit.kind in arm_blocks.KINDS:
         return arm_blocks.step_cycles(unit, m, nr)
+    if unit.elements > 1:
+        return by_element.step_cycles(unit, m, nr)
     factor = {"fma": 0.5 if unit.fused else 1.0, "vnni": 0.5, "madd": 1.0}[unit.kind]
     if unit.kind == "madd" and unit.lanes <= 8:
         factor = 2 / 3  # three ports add
@@ -65,6 +67,8 @@ def _shapes(gemm: Gemm, unit: Unit) -> list[tuple[int, int, int]]:
         return tile_blocks(gemm)
     if unit.kind in arm_blocks.KINDS:
         return arm_blocks.shapes(gemm, unit)
+    if unit.elements > 1:
+        return by_element.shapes(gemm, unit)
     shapes = []
     for nr in {min(nr, blocks) for nr in (1, 2, 3, 4, 6, 8)}:
         most = (unit.registers - unit.spare - nr) // nr

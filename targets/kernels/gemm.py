@@ -29,6 +29,10 @@ TILE = 16
 LINE = 64
 """Bytes of a cache line."""
 
+UNROLL = 4
+"""Reduction steps of an fp32 or VNNI block that are written out: the loop's own instructions take
+issue slots and ports from the multiplications."""
+
 
 @dataclass(frozen=True)
 class Gemm:
@@ -114,6 +118,8 @@ class Unit:
     registers the block may fill. ``bf16``: the operands are bfloat16, multiplied by vdpbf16ps
     (vnni), tdpbf16ps (amx), or, widened, by fma. ``sums``: steps (pairs) or multiplications (mlal)
     whose products are summed in 16 bits, ``extra``: there are extra steps (:mod:`pairs`).
+    ``elements``: numbers of a pixel's run that one register holds, by which fma multiplies in turn
+    (:mod:`by_element`; 1: each is loaded into all lanes). ``unroll``: steps that are written out.
     """
 
     kind: str
@@ -124,6 +130,8 @@ class Unit:
     bf16: bool = False
     sums: int = 0
     extra: bool = False
+    elements: int = 1
+    unroll: int = UNROLL
 
     @property
     def accumulator(self) -> str:
@@ -153,6 +161,8 @@ class Unit:
         An fp32 loop is written out, and LLVM schedules loads ahead: with 32 registers it gets room
         for two, as it would keep accumulators in memory otherwise.
         """
+        if self.elements > 1:
+            return 1 + self.bf16 if self.fused else 4
         if self.kind == "fma" and self.registers > 16:
             return 3
         if self.kind == "pairs":
@@ -171,12 +181,12 @@ def unit_for(isa: Isa, a_dtype: str, *, amx: bool = True, run: int = 0, pixels: 
     it is not known that there are few.
     """
     if a_dtype == "f32":
-        return Unit("fma", isa.lanes, 1, isa.registers, isa.fma)
+        return _fma_unit(isa)
     if a_dtype == "bf16":
         if isa.bfloat16 == "amx" and amx and run % 2 == 0:
             return Unit("amx", TILE, bf16_step(run), isa.registers, bf16=True)
         if isa.bfloat16 == "widen" or run % 2:
-            return Unit("fma", isa.lanes, 1, isa.registers, isa.fma, bf16=True)
+            return _fma_unit(isa, bf16=True)
         return Unit("vnni", isa.lanes, 2, isa.registers, bf16=True)
     if isa.dot == "madd":
         return Unit("madd", isa.lanes, 2, isa.registers)
@@ -187,6 +197,25 @@ def unit_for(isa: Isa, a_dtype: str, *, amx: bool = True, run: int = 0, pixels: 
     if isa.dot == "amx" and amx:
         return Unit("amx", TILE, code_step(run) if run else 64, isa.registers)
     return Unit("vnni", isa.lanes, 4, isa.registers)
+
+
+def _fma_unit(isa: Isa, *, bf16: bool = False) -> Unit:
+    """The unit for float32; 32-bit ARM multiplies by an element or fuses, but not both.
+
+    Its loads into all lanes take no offset, and more than one step has more addresses than it has
+    registers for.
+    """
+    by_element = isa.arch == "aarch64" or (isa.arch == "armv7" and not isa.fma)
+    return Unit(
+        "fma",
+        isa.lanes,
+        1,
+        isa.registers,
+        isa.fma,
+        bf16,
+        elements=isa.lanes if by_element else 1,
+        unroll=1 if isa.arch == "armv7" and isa.fma else UNROLL,
+    )
 
 
 def pair_unit(isa: Isa, sums: int, extra: bool) -> Unit:

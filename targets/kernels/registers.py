@@ -22,10 +22,6 @@ from targets.kernels.skeleton import (
     store_registers,
 )
 
-UNROLL = 4
-"""Reduction steps of an fp32 or VNNI block that are written out: the loop's own instructions take
-issue slots and ports from the multiplications."""
-
 UNROLLED = ("fma", "vnni")
 """Units whose steps are written out, and whose blocks are finished from registers."""
 
@@ -94,8 +90,12 @@ def _step(
     a_at: Any,
     b_at: Any,
     b_block: int = 0,
+    held: list[Any] | None = None,
 ) -> None:
-    """One reduction step of all pixels and channel blocks, which are ``b_block`` apart in B."""
+    """One reduction step of all pixels and channel blocks, which are ``b_block`` apart in B.
+
+    ``held``: what :func:`load_a` would load, where the caller has loaded it.
+    """
     kb, gemm, lanes = ctx.kb, ctx.gemm, ctx.unit.lanes
     b_block = b_block or ctx.b_block
     if ctx.unit.kind == "vnni" and len(pixels) > 1 and ctx.panel is None:
@@ -104,10 +104,35 @@ def _step(
         kb.prefetch(ctx.b, b_at + STEPS_AHEAD * lanes * ctx.unit.k, level=1)
     weights = [load_b(ctx, b_at + j * b_block) for j in range(nr)]
     for i, (r, c) in enumerate(pixels):
-        a = load_a(ctx, a_at + (r * gemm.a_row + c * gemm.a_col))
+        a = held[i] if held else load_a(ctx, a_at + (r * gemm.a_row + c * gemm.a_col))
         for j in range(nr):
             at = (i * nr + j) * lanes
             kb.store(acc, at, multiply_add(ctx, kb.load(acc, at, lanes), a, weights[j]))
+
+
+def _steps(
+    ctx: Context,
+    acc: Any,
+    pixels: list[tuple[int, int]],
+    nr: int,
+    a_at: Any,
+    b_at: Any,
+    count: int,
+) -> None:
+    """``count`` steps of all pixels and channel blocks."""
+    kb, gemm, unit = ctx.kb, ctx.gemm, ctx.unit
+    b_step, size = gemm.b_row or unit.lanes * unit.k, unit.elements
+    whole = count - count % size if size > 1 else 0
+    for first in range(0, whole, size):
+        held = [
+            kb.let(kb.load(ctx.a, a_at + (r * gemm.a_row + c * gemm.a_col + first), size), "a")
+            for r, c in pixels
+        ]
+        for i in range(size):
+            each = [kb.let(kb.shuffle(a, [i] * unit.lanes), "element") for a in held]
+            _step(ctx, acc, pixels, nr, a_at, b_at + (first + i) * b_step, held=each)
+    for i in range(whole, count):
+        _step(ctx, acc, pixels, nr, a_at + i * unit.k, b_at + i * b_step)
 
 
 class _NextWeights:
@@ -124,13 +149,13 @@ class _NextWeights:
         self.ctx, gemm, unit = ctx, ctx.gemm, ctx.unit
         self.channel_blocks = block.channel_blocks
         size = np.dtype(unit.packed).itemsize
-        step = UNROLL * unit.lanes * unit.k
+        step = unit.unroll * unit.lanes * unit.k
         panel = block.channel_blocks * ctx.b_block
         self.lines = ceil(block.channel_blocks * step * size / ctx.turns / LINE)
         self.line, self.step, self.first = LINE // size, step, first
         share = ctx.b_block // step * self.lines * self.line
         constant = gemm.b_image == 0 and gemm.b_row == 0 and ctx.panel is None
-        long = unit.kind in UNROLLED and gemm.run >= 4 * UNROLL * unit.k
+        long = unit.kind in UNROLLED and gemm.run >= 4 * unit.unroll * unit.k
         self.wanted = long and constant and ctx.turns >= LEAST_TURNS
         if self.wanted:
             self.start = ctx.kb.let(first + panel + block.turn * share, "next")
@@ -166,7 +191,8 @@ def _emit_run(
     """
     kb, gemm, unit, nr = ctx.kb, ctx.gemm, ctx.unit, following.channel_blocks
     b_step, steps = gemm.b_row or unit.lanes * unit.k, -(-gemm.run // unit.k)
-    unroll = UNROLL if unit.kind in UNROLLED and steps >= 4 * UNROLL else 1
+    enough = 1 if unit.elements > 1 else 4
+    unroll = unit.unroll if unit.kind in UNROLLED and steps >= enough * unit.unroll else 1
     line, fetching = LINE // np.dtype(unit.packed).itemsize, _reads_once(ctx)
     if fetching:
         unroll = max(1, line // b_step)
@@ -184,10 +210,9 @@ def _emit_run(
             following.fetch(k)
             for j in range(nr if fetching else 0):
                 kb.prefetch(ctx.b, b_at + (j * ctx.b_block + ahead))
-            for i in range(unroll):
-                _step(ctx, acc, pixels, nr, a_at + i * unit.k, b_at + i * b_step)
-    for i in range(whole * unroll, steps):
-        _step(ctx, acc, pixels, nr, a_run + i * unit.k, b_run + i * b_step)
+            _steps(ctx, acc, pixels, nr, a_at, b_at, unroll)
+    done = whole * unroll
+    _steps(ctx, acc, pixels, nr, a_run + done * unit.k, b_run + done * b_step, steps - done)
 
 
 def emit_coded_run(

@@ -15,7 +15,7 @@ import numpy as np
 
 from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
-from targets.isa import Isa
+from targets.isa import CLOCK, Isa
 from targets.kernels.spec import FLOATS, NUMPY, InType, OutType
 
 UNROLLED = 16
@@ -294,4 +294,4 @@ def softmax(
 
 def softmax_cost(spec: SoftmaxSpec, isa: Isa) -> float:
     """Predicted seconds on one thread (only good for comparison)."""
-    return spec.rows * (ceil(spec.length / isa.lanes) * CYCLES + 40.0) / isa.clock
+    return spec.rows * (ceil(spec.length / isa.lanes) * CYCLES + 40.0) / CLOCK

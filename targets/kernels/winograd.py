@@ -82,9 +82,7 @@ def shape_of(spec: ConvSpec, isa: Isa, m: int, band: int) -> Winograd:
         spec.ow,
         spec.pads[:2],
         spec.epilogue.residual,
-        isa.lanes,
-        isa.registers,
-        isa.fma,
+        unit_for(isa, "f32"),
     )
 
 
@@ -156,7 +154,7 @@ def phase_seconds(shape: Winograd) -> tuple[float, float, float]:
     """Predicted seconds of the three phases on one thread."""
     bands = ceil(shape.tiles / shape.band) if shape.band else 1
     into, out = TRANSFORM_CYCLES[shape.m]
-    tiles = shape.tiles * (1.0 if shape.registers > 16 else 1.3)  # spills
+    tiles = shape.tiles * (1.0 if shape.unit.registers > 16 else 1.3)  # spills
     weights = 4 * shape.points * shape.out_blocks * shape.lanes * shape.c
     v_bytes, p_bytes = shape.scratch
     passes = bands if weights + v_bytes + p_bytes > L2_BYTES else 1

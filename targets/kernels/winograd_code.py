@@ -8,9 +8,8 @@ from math import ceil
 from typing import Any
 
 from dlcc import tir
-from targets.kernels import epilogue
-from targets.kernels.gemm import MIN_ITEMS, Cut, even_cut, tail_cut
-from targets.kernels.registers import UNROLL
+from targets.kernels import by_element, epilogue
+from targets.kernels.gemm import MIN_ITEMS, Cut, Unit, even_cut, tail_cut
 from targets.kernels.skeleton import divide
 from targets.kernels.spec import ResidualType
 from targets.kernels.winograd_transform import (
@@ -28,7 +27,8 @@ LINE = 16
 class Winograd:
     """What determines the code.
 
-    ``m``: output tile; ``band``: tiles of a work item (0: phased); ``pads``: top and left.
+    ``m``: output tile; ``band``: tiles of a work item (0: phased); ``pads``: top and left;
+    ``unit``: what computes the products.
     """
 
     m: int
@@ -42,9 +42,12 @@ class Winograd:
     ow: int
     pads: tuple[int, int]
     residual: ResidualType | None
-    lanes: int
-    registers: int
-    fused: bool
+    unit: Unit
+
+    @property
+    def lanes(self) -> int:
+        """Channels of a vector."""
+        return self.unit.lanes
 
     @property
     def side(self) -> int:
@@ -111,16 +114,25 @@ class Products:
 
 def _step_cycles(shape: Winograd, tiles: int, vectors: int) -> float:
     """Cycles of one reduction step of a register block."""
-    arithmetic = (0.5 if shape.fused else 1.0) * tiles * vectors
+    if shape.unit.elements > 1:
+        return by_element.step_cycles(shape.unit, tiles, vectors)
+    arithmetic = (0.5 if shape.unit.fused else 1.0) * tiles * vectors
     loads = 0.5 * (tiles + vectors)
     return max(arithmetic, loads, 4.0) + 0.1 * loads
+
+
+def most_tiles(unit: Unit, vectors: int) -> int:
+    """Tiles by ``vectors`` channel vectors that fit the registers."""
+    if unit.elements > 1:
+        return by_element.most_pixels(unit, vectors)
+    return (unit.registers - 1 - vectors) // vectors
 
 
 def products_blocking(shape: Winograd) -> tuple[Products, float]:
     """The register blocking of one point's product, and its predicted cycles."""
     best: tuple[float, Products] | None = None
     for vectors in {min(v, shape.out_blocks) for v in (1, 2, 3, 4, 6)}:
-        most = (shape.registers - 1 - vectors) // vectors
+        most = most_tiles(shape.unit, vectors)
         if most < 1:
             continue
         cut = Products(even_cut(shape.slots, most), tail_cut(shape.out_blocks, vectors))
@@ -286,14 +298,16 @@ def _register_block(
     acc = kb.alloc("float32", tiles * vectors * lanes)
     for i in range(tiles * vectors):
         kb.store(acc, i * lanes, kb.const(0.0, "float32", lanes))
-    whole = shape.c // UNROLL
+    unroll = shape.unit.unroll
+    whole = shape.c // unroll
     if whole:
         with kb.loop(0, whole, "k") as k:
-            v_k = kb.let(v_at + k * UNROLL, "v_k")
-            u_k = kb.let(u_at + k * (UNROLL * lanes), "u_k")
-            for i in range(UNROLL):
-                _step(em, acc, v_k + i, u_k + i * lanes, tiles, vectors)
-    for i in range(whole * UNROLL, shape.c):
+            v_k = kb.let(v_at + k * unroll, "v_k")
+            u_k = kb.let(u_at + k * (unroll * lanes), "u_k")
+            held = _held(em, v_k, tiles)
+            for i in range(unroll):
+                _step(em, acc, v_k + i, u_k + i * lanes, tiles, vectors, held[i] if held else None)
+    for i in range(whole * unroll, shape.c):
         _step(em, acc, v_at + i, u_at + i * lanes, tiles, vectors)
     p_row = shape.out_blocks * lanes
     p_at = kb.let(at[2] + slot * p_row + block * lanes, "p_at")
@@ -303,20 +317,43 @@ def _register_block(
             kb.store(em.p, p_at + (i * p_row + j * lanes), value)
 
 
-def _step(em: _Emitter, acc: Any, v_at: Any, u_at: Any, tiles: int, vectors: int) -> None:
-    """One reduction step of a register block."""
+def _held(em: _Emitter, v_at: Any, tiles: int) -> list[list[Any]]:
+    """What written-out steps multiply by, for each tile, where one load brings it."""
+    kb, shape = em.kb, em.shape
+    count = shape.unit.elements
+    if count == 1:
+        return []
+    row = shape.in_blocks * shape.lanes
+    loaded = [kb.let(kb.load(em.v, v_at + i * row, count), "v") for i in range(tiles)]
+    return [
+        [kb.let(kb.shuffle(value, [i] * shape.lanes), "element") for value in loaded]
+        for i in range(count)
+    ]
+
+
+def _step(
+    em: _Emitter,
+    acc: Any,
+    v_at: Any,
+    u_at: Any,
+    tiles: int,
+    vectors: int,
+    held: list[Any] | None = None,
+) -> None:
+    """One reduction step of a register block; ``held``: each tile's number in every lane."""
     kb, shape, lanes = em.kb, em.shape, em.shape.lanes
     row, panel = shape.in_blocks * lanes, shape.c * lanes
     weights = [kb.let(kb.load(em.u, u_at + j * panel, lanes), "u") for j in range(vectors)]
     for i in range(tiles):
-        value = kb.let(kb.splat(kb.load(em.v, v_at + i * row), lanes), "v")
+        splat = kb.splat(kb.load(em.v, v_at + i * row), lanes)
+        value = held[i] if held else kb.let(splat, "v")
         for j in range(vectors):
             at = (i * vectors + j) * lanes
             kb.store(acc, at, _multiply_add(em, value, weights[j], kb.load(acc, at, lanes)))
 
 
 def _multiply_add(em: _Emitter, a: Any, b: Any, total: Any) -> Any:
-    if not em.shape.fused:
+    if not em.shape.unit.fused:
         return total + a * b
     return em.kb.pure("llvm.fma", "float32", em.shape.lanes, a, b, total)
 

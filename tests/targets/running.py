@@ -41,8 +41,14 @@ def request_tiles() -> None:
 Job = tuple[KernelPlan, list[np.ndarray], np.ndarray]
 """A plan, its inputs, and what its output holds before."""
 
-ARM_LEVELS = {**arm.LEVELS, arm.ARMV7.name: arm.ARMV7}
-MACHINES = {"neon": CORTEX_A72, "dotprod": CORTEX_A76, "i8mm": NEWEST, "armv7": ARMV7}
+ARM_LEVELS = {**arm.LEVELS, arm.ARMV7.name: arm.ARMV7, **arm.ARMV7_LEVELS}
+MACHINES = {
+    "neon": CORTEX_A72,
+    "dotprod": CORTEX_A76,
+    "i8mm": NEWEST,
+    "armv7": ARMV7,
+    "vfpv4": ARMV7,
+}
 """Where kernels of an ARM level run: on the oldest machine that has it."""
 
 
@@ -87,7 +93,7 @@ def llvm_target(isa: Isa) -> tir.LLVMTarget:
     """The LLVM target of an instruction set."""
     triple = "x86_64-unknown-linux-gnu"
     if isa.name in ARM_LEVELS:
-        triple = (ARMV7_FAMILY if isa.name == "armv7" else FAMILY).triple
+        triple = (ARMV7_FAMILY if isa.arch == "armv7" else FAMILY).triple
     return tir.LLVMTarget(triple, isa.mcpu, isa.mattr)
 
 

@@ -9,6 +9,7 @@ from dlcc.lowering.kernel import ARENA_SLACK
 from targets.rows.codes import TableRow
 from tests.ops.tir_harness import affine, case, reference, u8
 from tests.targets import test_matmul_kernels as products
+from tests.targets import test_winograd_kernels as filtering
 from tests.targets.running import Runner, isa_params
 from tests.targets.test_gemm_kernels import CASES, Case, typed
 from tests.targets.test_softmax_kernels import check_softmax
@@ -24,9 +25,22 @@ def check_convolutions(in_dtype, isa):
             one.check(got)
 
 
-@pytest.mark.parametrize("isa", isa_params("neon", "armv7"))
+@pytest.mark.parametrize("isa", isa_params("neon", "armv7", "vfpv4"))
 def test_float_convolutions(isa):
     check_convolutions("f32", isa)
+
+
+@pytest.mark.parametrize("isa", isa_params("neon", "armv7"))
+def test_winograd(isa):
+    cases = [
+        filtering.Case(filtering.float_spec(spec), isa, m, band)
+        for spec, band in filtering.CASES.values()
+        for m in filtering.TILES
+    ]
+    runner = Runner([one.plan for one in cases], isa)
+    made = runner.run_all([(one.plan, one.inputs, one.out) for one in cases], 2, slack=0)
+    for one, got in zip(cases, made, strict=True):
+        one.check(got)
 
 
 @pytest.mark.parametrize("isa", isa_params("neon", "dotprod", "i8mm", "armv7"))

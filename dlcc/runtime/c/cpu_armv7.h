@@ -21,7 +21,7 @@ static const dlcc_cpu_feature dlcc_cpu_features[] = {
 };
 
 /* What to compile for instead. */
-static const char *const dlcc_cpu_levels[][2] = {{"armv7", NULL}};
+static const char *const dlcc_cpu_levels[][2] = {{"armv7:vfpv4", "vfpv4"}, {"armv7", NULL}};
 
 #include "cpu_hwcap.h"
 
