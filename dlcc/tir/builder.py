@@ -55,7 +55,8 @@ class KernelBuilder:
 
     def __init__(self, name: str, *, bfloat16: bool = False, llvm: str = "") -> None:
         self.name = name
-        self._bfloat16, self._llvm = bfloat16, llvm
+        self._bfloat16 = bfloat16
+        self._llvm = {"": llvm}
         self.begin = tirx.Var("begin", "int32")
         self.end = tirx.Var("end", "int32")
         self._params: list[Any] = []
@@ -180,6 +181,10 @@ class KernelBuilder:
         """Calls a function of the builder's ``llvm``, which has no side effects."""
         return tirx.call_pure_extern(vector_type(dtype, lanes), name, *args)
 
+    def include(self, name: str, llvm: str) -> None:
+        """Adds LLVM IR of the function ``name`` for :meth:`extern`."""
+        self._llvm[name] = llvm
+
     def effect(self, name: str, *args: Any) -> None:
         """Calls an LLVM intrinsic for its side effect."""
         self._emit(tirx.Evaluate(tirx.call_llvm_intrin("void", name, *args)))
@@ -227,7 +232,7 @@ class KernelBuilder:
         if len(self._scopes) != 1:
             raise ValueError(f"{self.name}: built inside an open loop")
         body = self._close()
-        for text in (bfloat16.NATIVE if self._bfloat16 else "", self._llvm):
+        for text in (bfloat16.NATIVE if self._bfloat16 else "", *self._llvm.values()):
             if text:
                 zero = tirx.IntImm("int32", 0)
                 body = tirx.AttrStmt(zero, "pragma_import_llvm", StringImm(text), body)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import ceil
 
+from targets.kernels.arm_mlal import PRODUCTS, products
+from targets.kernels.arm_mlal_code import VECTOR
 from targets.kernels.gemm import Gemm, Unit
 
 KINDS = frozenset({"mlal", "sdot", "usdot", "mmla"})
@@ -12,9 +14,8 @@ KINDS = frozenset({"mlal", "sdot", "usdot", "mmla"})
 
 def _registers(unit: Unit, m: int, nr: int) -> int:
     """Registers that a block of ``m`` pixels by ``nr`` channel blocks takes without spilling."""
-    if unit.kind == "mlal":  # a sum for each channel, codes, weights, products, the sign bits
-        codes = m * max(1, unit.sums // 2)
-        return m * nr * unit.lanes + codes + 2 + (2 if unit.registers > 16 else 1)
+    if unit.kind == "mlal":
+        return unit.registers + (products(unit, m, nr) is None)
     if unit.kind == "mmla":
         return ceil(m / 2) * 2 * nr + m + 4
     return m * nr + m + 4 + (unit.code_offset > 0)
@@ -23,6 +24,8 @@ def _registers(unit: Unit, m: int, nr: int) -> int:
 def shapes(gemm: Gemm, unit: Unit) -> list[tuple[int, int, int]]:
     """Register blocks that fit: (rows, columns, channel blocks)."""
     blocks = ceil(gemm.n / unit.lanes)
+    if unit.kind == "mlal" and gemm.b_image:  # its loop reads one stream of weights
+        blocks = 1
     made = []
     for nr in sorted({min(nr, blocks) for nr in (1, 2, 3, 4, 5, 6, 8)}):
         for m in range(1, 13):
@@ -38,9 +41,11 @@ def step_cycles(unit: Unit, m: int, nr: int) -> float:
     """Cycles of one reduction step of a block on two vector pipes."""
     arithmetic: float
     loads: float
-    if unit.kind == "mlal":  # two multiplications a step, and its share of sadalp
-        each = 2 + 2 / max(1, unit.sums)
-        arithmetic, loads = each * m * nr * unit.lanes + m, m + nr * unit.lanes / 2
+    if unit.kind == "mlal":
+        halves, vectors = unit.k / PRODUCTS, unit.k / VECTOR
+        each = halves + halves / unit.sums
+        arithmetic = each * m * nr * unit.lanes + vectors * m
+        loads = vectors * (m + nr * unit.lanes / 2)
     elif unit.kind == "mmla":  # two steps share their codes
         pairs = ceil(m / 2)
         arithmetic, loads = pairs * nr * 2 + pairs, pairs + nr

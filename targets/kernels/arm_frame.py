@@ -10,7 +10,8 @@ point is added, and to bytes, where they are clamped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,14 @@ def pixels_of(block: Block) -> list[tuple[int, int]]:
     return [(r, c) for r in range(block.height) for c in range(block.width)]
 
 
+@contextmanager
+def runs_of(ctx: Context, block: Block) -> Iterator[Place]:
+    """The loops over runs: where the block's current one starts in A and in B."""
+    side_by_side = 1 if ctx.gemm.b_image else block.channel_blocks
+    with runs(ctx, a_start(ctx, block), b_start(ctx, block), side_by_side) as (a_run, b_run):
+        yield ctx.kb.let(a_run, "a_run"), ctx.kb.let(b_run, "b_run")
+
+
 def emit_steps(
     ctx: Context, block: Block, chunk: int, emit: Callable[[Place, int], None], unroll: int = 1
 ) -> None:
@@ -82,9 +91,7 @@ def emit_steps(
     if gemm.run < 2 * unroll * size:
         unroll = 1
     whole = gemm.run // (unroll * size)
-    side_by_side = 1 if gemm.b_image else nr
-    with runs(ctx, a_start(ctx, block), b_start(ctx, block), side_by_side) as (a_run, b_run):
-        a_run, b_run = kb.let(a_run, "a_run"), kb.let(b_run, "b_run")
+    with runs_of(ctx, block) as (a_run, b_run):
         if whole:
             with kb.loop(0, whole, "k") as k:
                 a_at = kb.let(a_run + k * (unroll * size), "a_at")

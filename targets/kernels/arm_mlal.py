@@ -5,12 +5,13 @@ of one channel, smlal adds products of following codes in 16 bits, and sadalp ad
 these sums to four sums of 32 bits. In the end each four sums become one.
 
 How many products a 16-bit lane may hold before sadalp follows from the weights
-(:func:`proven_products`): codes are ``code - 128``, so two always fit unless both weights are -128.
+(:func:`proven_unit`): codes are ``code - 128``, so two always fit unless both weights are -128.
 Two make 16 multiply-accumulates in three instructions, four 32 in five.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -21,104 +22,146 @@ from dlcc.analysis.accumulators import Bounds, of_parts
 from targets.kernels.arm_frame import (
     Place,
     distances,
-    emit_steps,
     load_signed,
     pixels_of,
+    runs_of,
     store_results,
     zeros,
 )
+from targets.kernels.arm_mlal_code import VECTOR, Products
+from targets.kernels.gemm import Unit
 from targets.kernels.skeleton import Block, Context
 
 PRODUCTS = 8
 """Products of one multiplication."""
 
-UNROLL = 2
+MOST_TOGETHER = 4
+"""Accumulators of one go: as many as multiplications take cycles on in-order cores."""
 
 USUAL_PRODUCTS = 2
 """Products of a lane that fit 16 bits for all weights but -128."""
 
 _BITS = 16
 _CODES = Bounds(-128, 127)
-_CHAINS = (2, 4, 6, 8)
+SUMS = (2, 4, 6, 8)
 """Products of a lane that may be added up, beside one."""
 
 
-def proven_products(packed: np.ndarray) -> int:
-    """The most products whose sum provably fits 16 bits in every lane, whatever the codes: 1 to 8.
+def proven_unit(unit: Unit, weights: np.ndarray, block: tuple[int, int, int] | None = None) -> Unit:
+    """``unit`` with the longest sums in 16 bits that these weights allow, whatever the codes.
 
-    ``packed``: weights [groups, blocks, runs, steps, lanes, 16] as the kernel takes them.
+    A step takes the codes of such a sum.
+
+    Args:
+        unit: of 32-bit accumulators by sums of 16 bits.
+        weights: int8 [groups, n, runs, run].
+        block: rows, columns and channel blocks that registers must be left for (None: any).
     """
-    *_, steps, lanes, k = packed.shape
-    halves = packed.reshape(-1, steps, lanes, k // PRODUCTS, PRODUCTS)
-    proven = 1
-    for length in _CHAINS:
-        size = length * PRODUCTS // k
-        if size > max(1, steps):
+    pixels, channel_blocks = (1, 1) if block is None else (block[0] * block[1], block[2])
+    run = weights.shape[-1]
+    flat = weights.reshape(-1, run).astype(np.int32)
+    for length in SUMS:
+        size = length * PRODUCTS
+        if run <= unit.sums * PRODUCTS:
             break
-        filled = np.pad(halves, ((0, 0), (0, -steps % size), *[(0, 0)] * 3)).astype(np.int32)
-        chains = filled.reshape(len(halves), -1, size, *halves.shape[2:])
-        positive = np.maximum(chains, 0).sum(axis=(2, 4))
-        negative = np.minimum(chains, 0).sum(axis=(2, 4))
+        filled = np.pad(flat, ((0, 0), (0, -run % size))).reshape(len(flat), -1, length, PRODUCTS)
+        positive = np.maximum(filled, 0).sum(axis=2)
+        negative = np.minimum(filled, 0).sum(axis=2)
         if not of_parts(positive, negative, _CODES).all.fits(_BITS):
             break
-        proven = length
-    return proven
+        longer = replace(unit, sums=length, k=max(VECTOR, length * PRODUCTS))
+        if products(longer, pixels, channel_blocks) is None:
+            break
+        unit = longer
+    return unit
+
+
+def products(unit: Unit, pixels: int, channel_blocks: int) -> Products | None:
+    """The loop over chunks of a register block; None if it takes more registers than there are.
+
+    As many channels are multiplied side by side as a multiplication takes cycles on in-order
+    cores, and what comes next is loaded ahead, where there are registers for it.
+    """
+    channels, halves = channel_blocks * unit.lanes, max(2, unit.sums)
+    for ahead in (True, False):
+        for together in (4, 2, 1):
+            chunks = 2 if ahead else 1
+            made = Products(
+                pixels, channels, together, halves, unit.sums, unit.registers > 16, chunks, ahead
+            )
+            if pixels * together <= MOST_TOGETHER and made.registers <= unit.registers:
+                return made
+    return None
 
 
 def emit_mlal_block(ctx: Context, block: Block) -> None:
     """Accumulates one block in registers and stores it."""
     kb, unit = ctx.kb, ctx.unit
-    vectors = block.height * block.width * block.channel_blocks
-    wide = zeros(kb, vectors * unit.lanes)
-    chunk = max(1, unit.sums * PRODUCTS // unit.k)
-    emit_steps(ctx, block, chunk, lambda at, codes: _steps(ctx, block, wide, at, codes), UNROLL)
+    pixels, channels = block.height * block.width, block.channel_blocks * unit.lanes
+    loop = products(unit, pixels, block.channel_blocks)
+    if loop is None:
+        raise ValueError(f"{unit} has no registers for {pixels} x {channels}")
+    wide = zeros(kb, loop.held)
+    with runs_of(ctx, block) as (a_run, b_run):
+        _run(ctx, block, loop, wide, (a_run, b_run))
     values = []
-    for i in range(vectors):
-        parts = [kb.load(wide, 4 * (i * unit.lanes + j), 4) for j in range(unit.lanes)]
-        pairs = [tir.neon.add_pairs(*parts[:2]), tir.neon.add_pairs(*parts[2:])]
-        values.append(kb.let(tir.neon.add_pairs(*pairs), "sums"))
+    for p in range(pixels):
+        for first in range(0, channels, unit.lanes):
+            parts = [
+                kb.load(wide, 4 * (channel * pixels + p), 4)
+                for channel in range(first, first + unit.lanes)
+            ]
+            pairs = [tir.neon.add_pairs(*parts[:2]), tir.neon.add_pairs(*parts[2:])]
+            values.append(kb.let(tir.neon.add_pairs(*pairs), "sums"))
     store_results(ctx, block, values, biased=False)
 
 
-def _steps(ctx: Context, block: Block, wide: Any, at: Place, codes: int) -> None:
-    """The products of up to :attr:`Unit.sums` times eight codes of each pixel."""
-    kb, gemm, unit, nr = ctx.kb, ctx.gemm, ctx.unit, block.channel_blocks
-    b_step, b_block = distances(ctx, nr)
-    steps, products = ceil(codes / unit.k), ceil(codes / PRODUCTS)
-    loaded = [
-        [
-            kb.let(
-                load_signed(ctx, at[0] + (r * gemm.a_row + c * gemm.a_col + i * unit.k), unit.k),
-                "a",
-            )
-            for i in range(steps)
+def _run(ctx: Context, block: Block, loop: Products, wide: Any, at: Place) -> None:
+    """The products of one run."""
+    kb, gemm, unit = ctx.kb, ctx.gemm, ctx.unit
+    b_step, _ = distances(ctx, block.channel_blocks)
+    size = loop.chunks * unit.k
+    whole = gemm.run // size if not gemm.b_image or block.channel_blocks == 1 else 0
+    if whole:
+        kb.include(loop.name, loop.llvm())
+        starts = [
+            kb.address(ctx.a, at[0] + (r * gemm.a_row + c * gemm.a_col))
+            for r, c in pixels_of(block)
         ]
-        for r, c in pixels_of(block)
-    ]
-    channels = nr * unit.lanes
-    side_by_side = 2 if unit.registers > 16 else 1  # loaded by one instruction
-    for first in range(0, channels, side_by_side):
-        group = range(first, first + side_by_side)
+        begin = kb.load(wide, 0, 4 * loop.held)
+        count = kb.const(whole, "int32")
+        weights = kb.address(ctx.b, at[1])
+        total = kb.extern(loop.name, "int32", 4 * loop.held, begin, *starts, weights, count)
+        kb.store(wide, 0, total)
+    for first in range(whole * size, gemm.run, unit.k):
+        place = (at[0] + first, at[1] + first // unit.k * b_step)
+        codes = min(unit.k, gemm.run - first)
+        _chunk(ctx, block, wide, loop.together, place, codes)
+
+
+def _chunk(ctx: Context, block: Block, wide: Any, together: int, at: Place, codes: int) -> None:
+    """The products of up to a step's codes of each pixel, ``together`` channels at a time."""
+    kb, gemm, unit, nr = ctx.kb, ctx.gemm, ctx.unit, block.channel_blocks
+    _, b_block = distances(ctx, nr)
+    pixels = pixels_of(block)
+    halves = ceil(codes / PRODUCTS)
+    made = Products(len(pixels), together, together, halves, unit.sums, unit.registers > 16)
+    kb.include(made.name, made.llvm())
+    places = [VECTOR * i for i in range(made.vectors)]
+    loaded = []
+    for r, c in pixels:
+        a_at = at[0] + (r * gemm.a_row + c * gemm.a_col)
+        loaded += [kb.let(load_signed(ctx, a_at + place, VECTOR), "a") for place in places]
+    own, lanes = 4 * together * len(pixels), 4 * made.held
+    for first in range(0, nr * unit.lanes, together):
         weights = []
-        for channel in group:
+        for channel in range(first, first + together):
             j, lane = divmod(channel, unit.lanes)
             b_at = at[1] + (j * b_block + lane * unit.k)
-            weights.append(
-                [kb.let(kb.load(ctx.b, b_at + i * b_step, unit.k), "b") for i in range(steps)]
-            )
-        for channel, b in zip(group, weights, strict=True):
-            for p, a in enumerate(loaded):
-                slot = 4 * (p * channels + channel)
-                total = kb.load(wide, slot, 4)
-                for start in range(0, products, unit.sums):
-                    halves = range(start, min(start + unit.sums, products))
-                    total = tir.neon.accumulate_pairs(total, _chain(a, b, halves))
-                kb.store(wide, slot, total)
-
-
-def _chain(a: list[Any], b: list[Any], halves: range) -> Any:
-    """The sum of the products of these halves of vectors, in 16 bits."""
-    products = [
-        tir.neon.multiply_long(*(tir.neon.half(v[h // 2], h % 2) for v in (a, b))) for h in halves
-    ]
-    return sum(products[1:], products[0])
+            weights += [kb.let(kb.load(ctx.b, b_at + place, VECTOR), "b") for place in places]
+        slot = 4 * first * len(pixels)
+        sums = kb.alloc("int32", lanes)
+        kb.store(sums, 0, kb.load(wide, slot, own))
+        total = kb.extern(made.name, "int32", lanes, kb.load(sums, 0, lanes), *loaded, *weights)
+        kb.store(sums, 0, total)
+        kb.store(wide, slot, kb.load(sums, 0, own))

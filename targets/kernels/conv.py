@@ -11,7 +11,7 @@ from dlcc.analysis.accumulators import Bounds
 from dlcc.lowering.kernel import Footprint, KernelArg, KernelPlan, KernelStep, name_key
 from targets.isa import CLOCK, Isa
 from targets.kernels import arm_blocks, arm_frame, bfloat16, epilogue
-from targets.kernels.arm_mlal import USUAL_PRODUCTS, proven_products
+from targets.kernels.arm_mlal import USUAL_PRODUCTS, proven_unit
 from targets.kernels.blocking import L2_BYTES, choose_blocking, item_spans
 from targets.kernels.code_panel import Packing
 from targets.kernels.coded_gemm import CodedGemm
@@ -289,9 +289,13 @@ def conv2d(
     else:
         bias, multiplier = bias.astype(np.float32), None
     interleave = geo.gemm.interleave
-    packed = pack_weights(_weight_runs(weights, geo), geo.unit, interleave=interleave)
+    runs_ = _weight_runs(weights, geo)
+    if geo.unit.kind == "mlal":
+        geo = replace(geo, unit=proven_unit(geo.unit, runs_, block))
+    packed = pack_weights(runs_, geo.unit, interleave=interleave)
     if geo.unit.kind in arm_blocks.KINDS and codes is None:
-        geo, packed = _for_arm(geo, packed)
+        blocks = choose_blocking(geo.gemm, geo.unit)[0].channels.first[1]
+        packed = arm_frame.panels(packed, blocks)
     coded = None if codes is None else CodedGemm.of(geo.gemm, geo.unit, codes, isa)
     panel = None if coded is None else coded.panel
     constants = {"weight": packed} if pairs is None else pair_constants(packed, pairs, geo.gemm)
@@ -321,14 +325,6 @@ def conv2d(
         compressed=coded is not None,
         sum_bits=32 if pairs is None else BITS,
     )
-
-
-def _for_arm(geo: Geometry, packed: np.ndarray) -> tuple[Geometry, np.ndarray]:
-    """``geo`` with the sums that its weights allow, and these in panels."""
-    if geo.unit.kind == "mlal":
-        geo = replace(geo, unit=replace(geo.unit, sums=proven_products(packed)))
-    blocks = choose_blocking(geo.gemm, geo.unit)[0].channels.first[1]
-    return geo, arm_frame.panels(packed, blocks)
 
 
 def _expected(unit: Unit) -> Unit:

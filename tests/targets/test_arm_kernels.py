@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 
 from dlcc.lowering.kernel import ARENA_SLACK
+from targets.arm import NEON
+from targets.kernels.arm_mlal import proven_unit
+from targets.kernels.conv import conv2d
+from targets.kernels.gemm import unit_for
+from targets.kernels.spec import ConvSpec, Epilogue
 from targets.rows.codes import TableRow
 from tests.ops.tir_harness import affine, case, reference, u8
 from tests.targets import test_matmul_kernels as products
 from tests.targets import test_winograd_kernels as filtering
+from tests.targets.reference import conv_accumulators, finish
 from tests.targets.running import Runner, isa_params
 from tests.targets.test_gemm_kernels import CASES, Case, typed
 from tests.targets.test_softmax_kernels import check_softmax
@@ -46,6 +52,47 @@ def test_winograd(isa):
 @pytest.mark.parametrize("isa", isa_params("neon", "dotprod", "i8mm", "armv7"))
 def test_integer_convolutions(isa):
     check_convolutions("u8", isa)
+
+
+def extreme_case(isa, spec: ConvSpec, limit: int):
+    """Weights of this size at most and codes 0 or 255: the largest sums that there can be."""
+    rng = np.random.default_rng(limit)
+    w = rng.choice([-limit, min(limit, 127)], (spec.oc, spec.c, spec.kh, spec.kw)).astype(np.int8)
+    w[: spec.oc // 2] = -limit
+    x = rng.choice([0, 255], (spec.n, spec.h, spec.w, spec.c)).astype(np.uint8)
+    x[:, : spec.h // 2] = 0
+    acc = conv_accumulators(x, w, spec)
+    factor = np.full(spec.oc, 100 / np.abs(acc).max(), np.float32)
+    bias = np.zeros(spec.oc, np.int32)
+    plan = conv2d(spec, isa, w, bias, factor)
+    return plan, x, finish(acc, spec.epilogue, bias, factor)
+
+
+@pytest.mark.parametrize("isa", isa_params("neon", "armv7"))
+def test_sums_of_16_bits(isa):
+    epilogue = Epilogue("u8", 0, 255, 100)
+    deep = ConvSpec(1, 7, 7, 100, 24, 2, 2, in_zero_point=9, epilogue=epilogue)
+    specs = (deep, ConvSpec(1, 1, 3, 259, 9, in_zero_point=128, epilogue=epilogue))
+    cases = [extreme_case(isa, spec, w) for spec in specs for w in (128, 127, 63, 42, 31)]
+    runner = Runner([plan for plan, _, _ in cases], isa)
+    for plan, x, want in cases:
+        got = runner.run(plan, [x], np.zeros(want.shape, np.uint8), 2)
+        np.testing.assert_array_equal(got, want)
+
+
+def test_sums_are_as_long_as_weights_prove():
+    unit = unit_for(NEON, "u8")
+    found = {}
+    for limit in (128, 127, 63, 42, 31):
+        weights = np.full((1, 8, 1, 128), -limit, np.int8)
+        found[limit] = proven_unit(unit, weights).sums
+    assert found == {128: 1, 127: 2, 63: 4, 42: 6, 31: 8}
+    one = np.full((1, 8, 1, 128), 1, np.int8)
+    one[0, 7, 0, [3, 11, 19]] = -128, -100, -30  # products of one lane
+    assert proven_unit(unit, one).sums == 2
+    short = np.full((1, 8, 1, 40), 1, np.int8)
+    assert proven_unit(unit, short).k == 48
+    assert proven_unit(unit, short, (1, 4, 1)).k == 32  # registers for four pixels
 
 
 @pytest.mark.parametrize("isa", isa_params("neon", "dotprod", "i8mm", "armv7"))
