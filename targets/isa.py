@@ -10,6 +10,9 @@ from typing import Literal
 CLOCK = 3.5e9
 """Cycles per second that predictions assume."""
 
+CACHED_WEIGHTS = 256 << 10
+"""Bytes of weights up to which a layer may find them in the second-level cache."""
+
 DotUnit = Literal["madd", "vnni", "amx", "mlal", "sdot", "mmla"]
 Architecture = Literal["x86", "aarch64", "armv7"]
 Bfloat16Unit = Literal["widen", "dot", "amx"]
@@ -33,6 +36,8 @@ class Isa:
         clock: cycles per second that predictions assume.
         in_order: instructions are issued in program order only.
         arch: whose instructions these are.
+        cached_read: bytes per second of weights from the second-level cache, ``memory_read`` from
+            memory, where :data:`CLOCK` cycles pass in a second.
     """
 
     name: str
@@ -49,10 +54,16 @@ class Isa:
     clock: float = CLOCK
     in_order: bool = False
     arch: Architecture = "x86"
+    cached_read: float = 150e9
+    memory_read: float = 30e9
 
     def without_amx(self) -> Isa:
         """What an AMX level has without its tiles (itself otherwise)."""
         return self.vectors or self
+
+    def read_seconds(self, size: int) -> float:
+        """Predicted seconds that ``size`` bytes of weights take to arrive, each read once."""
+        return size / (self.cached_read if size <= CACHED_WEIGHTS else self.memory_read)
 
     @property
     def byte_permute(self) -> bool:

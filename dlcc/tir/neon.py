@@ -16,13 +16,24 @@ from dlcc.tir import rounding
 
 
 def multiply_long(a: Any, b: Any) -> Any:
-    """Products of int8x8 vectors as int16x8 (smull)."""
-    return _call("multiply_long", "int16x8", a, b)
+    """Products of int8x8 vectors as int16x8 (smull), of uint8x8 as uint16x8 (umull)."""
+    return _call("multiply_long", "int16x8" if _is_signed(a) else "uint16x8", a, b)
 
 
 def accumulate_pairs(sums: Any, values: Any) -> Any:
-    """``sums`` (int32x4) plus the sums of neighbours of ``values`` (int16x8) (sadalp)."""
+    """``sums`` (int32x4) plus the sums of neighbours of ``values``, int16x8 (sadalp) or uint16x8
+    (uadalp).
+    """
     return _call("accumulate_pairs", "int32x4", sums, values)
+
+
+def dot(sums: Any, a: Any, b: Any) -> Any:
+    """``sums`` (int32x4) plus the products of each four neighbours of uint8x16 vectors (udot)."""
+    return _pure("llvm.aarch64.neon.udot", "int32x4", sums, a, b)
+
+
+def _is_signed(value: Any) -> bool:
+    return str(value.ty.dtype).startswith("int")
 
 
 def add_pairs(a: Any, b: Any) -> Any:
@@ -80,15 +91,17 @@ def _is_64_bit() -> bool:
 
 
 def _lower_multiply_long(call: Any) -> Any:
-    name = "llvm.aarch64.neon.smull" if _is_64_bit() else "llvm.arm.neon.vmulls"
-    return _pure(name, "int16x8", *call.args)
+    sign = "s" if _is_signed(call) else "u"
+    name = f"llvm.aarch64.neon.{sign}mull" if _is_64_bit() else f"llvm.arm.neon.vmull{sign}"
+    return _pure(name, str(call.ty.dtype), *call.args)
 
 
 def _lower_accumulate(call: Any) -> Any:
     sums, values = call.args
+    sign = "s" if _is_signed(values) else "u"
     if _is_64_bit():
-        return sums + _pure("llvm.aarch64.neon.saddlp", "int32x4", values)
-    return _pure("llvm.arm.neon.vpadals", "int32x4", sums, values)
+        return sums + _pure(f"llvm.aarch64.neon.{sign}addlp", "int32x4", values)
+    return _pure(f"llvm.arm.neon.vpadal{sign}", "int32x4", sums, values)
 
 
 def _lower_add_pairs(call: Any) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from dlcc.lowering.target import Core
 from targets.arm.levels import ARMV7, DOTPROD, I8MM, NEON, VFPV4
-from targets.isa import Isa
+from targets.isa import CLOCK, Isa
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Cpu:
             clock=self.clock,
             l2=self.l2,
             in_order=self.in_order,
+            cached_read=self.l2_read * CLOCK,
+            memory_read=self.memory / self.clock * CLOCK,
         )
 
     def core(self) -> Core:

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from targets.isa import Isa
+from targets.isa import CLOCK, Isa
 
 _V8 = ("fp", "asimd")
 
-NEON = Isa("neon", "generic", (), _V8, 4, 32, "mlal", l2=512 << 10, arch="aarch64")
+NEON = Isa(
+    "neon",
+    "generic",
+    (),
+    _V8,
+    4,
+    32,
+    "mlal",
+    l2=512 << 10,
+    arch="aarch64",
+    cached_read=8 * CLOCK,
+    memory_read=2.5 * CLOCK,
+)
 """ARMv8.0: what every AArch64 core has (Cortex-A53, A57, A72, A73)."""
 
 DOTPROD = Isa(
@@ -21,6 +33,8 @@ DOTPROD = Isa(
     "sdot",
     l2=512 << 10,
     arch="aarch64",
+    cached_read=16 * CLOCK,
+    memory_read=5 * CLOCK,
 )
 """ARMv8.2 with sdot, udot and half precision (Cortex-A55, A75 to A78, X1, Neoverse N1)."""
 
@@ -34,6 +48,8 @@ I8MM = Isa(
     "mmla",
     l2=512 << 10,
     arch="aarch64",
+    cached_read=24 * CLOCK,
+    memory_read=8 * CLOCK,
 )
 """ARMv8.6 with usdot and usmmla (Cortex-A510, A710, X2 on, Neoverse V1 and N2)."""
 
@@ -48,6 +64,8 @@ ARMV7 = Isa(
     fma=False,
     l2=256 << 10,
     arch="armv7",
+    cached_read=6 * CLOCK,
+    memory_read=2 * CLOCK,
 )
 """32-bit ARMv7-A with NEON (Cortex-A8 and A9 on): no fused multiply-add, no rounding instruction,
 and NEON flushes denormal floats to zero."""

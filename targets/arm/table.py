@@ -14,6 +14,7 @@ from targets.rows.dense import (
     SoftmaxRow,
     WinogradRow,
 )
+from targets.rows.packed import packed_rows
 from targets.rows.rounding import RoundPlanesRow
 
 
@@ -26,6 +27,7 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         ConvTransposeRow(isa),
         MatmulRow(isa),
         SoftmaxRow(isa),
+        *packed_rows(isa),
         RoundPlanesRow(isa),
         QuantizeRow(isa),
         *([TableRow(isa)] if isa.arch == "aarch64" else []),

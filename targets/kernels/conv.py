@@ -9,7 +9,7 @@ import numpy as np
 
 from dlcc.analysis.accumulators import Bounds
 from dlcc.lowering.kernel import Footprint, KernelArg, KernelPlan, KernelStep, name_key
-from targets.isa import CLOCK, Isa
+from targets.isa import CACHED_WEIGHTS, CLOCK, Isa
 from targets.kernels import arm_blocks, arm_frame, bfloat16, epilogue
 from targets.kernels.arm_mlal import USUAL_PRODUCTS, proven_unit
 from targets.kernels.blocking import L2_BYTES, choose_blocking, item_spans
@@ -495,12 +495,11 @@ def conv_cost(
     if codes is not None:
         coded = CodedGemm.of(geo.gemm, geo.unit, codes, isa)
         seconds, moved = seconds + coded.seconds, coded.waits_for
-    bandwidth = CACHED_BANDWIDTH if moved <= CACHED_WEIGHTS else WEIGHT_BANDWIDTH
     tiles = geo.unit.kind == "amx"
     waits = geo.unit.kind in ("fma", "madd", "pairs") and moved > L2_BYTES
     if waits or (tiles and moved > CACHED_WEIGHTS):
         seconds += moved / (STREAM_BANDWIDTH if moved <= NEAR_MEMORY else MEMORY_BANDWIDTH)
-    seconds = max(seconds, moved / bandwidth)
+    seconds = max(seconds, isa.read_seconds(moved))
     if tiles:
         seconds += TILE_SETUP
         if _activation_bytes(spec) > NEAR_ACTIVATIONS:
@@ -537,15 +536,5 @@ ACTIVATION_BANDWIDTH = 100e9
 
 NEAR_ACTIVATIONS = 128 << 10
 """Bytes of both up to which they take no time beside the products."""
-
-WEIGHT_BANDWIDTH = 30e9
-"""Bytes per second of weights that are read once, from memory."""
-
 TILE_SETUP = 0.1e-6
 """Seconds of a call on AMX tiles beyond its products: configuration and release of the tiles."""
-
-CACHED_WEIGHTS = 256 << 10
-"""Bytes of weights up to which a layer may find them in the second-level cache."""
-
-CACHED_BANDWIDTH = 150e9
-"""Bytes per second of weights from the second-level cache."""

@@ -26,7 +26,6 @@ from targets.isa import CLOCK, Isa
 from targets.kernels import epilogue
 from targets.kernels.conv import channel_constants
 from targets.kernels.gemm import pad_channels
-from targets.kernels.sparse_layer import read_seconds
 from targets.kernels.spec import ConvSpec, ResidualType
 
 ENTRIES = 16
@@ -315,7 +314,8 @@ def lookup_gemv_cost(spec: ConvSpec, isa: Isa, length: int, planes: int) -> floa
     each = 1.6 if isa.lanes == ENTRIES else 2.2
     cycles = kernel.blocks * (kernel.runs * planes * each + 20.0)
     made = kernel.runs * (length + 2.0) if length > 1 else 0.0
-    return max(cycles / CLOCK, read_seconds(kernel.blocks * kernel.block_words * 4)) + made / CLOCK
+    read = isa.read_seconds(kernel.blocks * kernel.block_words * 4)
+    return max(cycles / CLOCK, read) + made / CLOCK
 
 
 def lookup_gemv(spec: ConvSpec, isa: Isa, coded: Coded, bias: np.ndarray) -> KernelPlan:

@@ -19,7 +19,6 @@ from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from targets.isa import CLOCK, Isa
 from targets.kernels import epilogue
 from targets.kernels.conv import channel_constants
-from targets.kernels.sparse_layer import read_seconds
 from targets.kernels.spec import ConvSpec, ResidualType
 
 RUNS = 8
@@ -199,7 +198,8 @@ def output_runs_cost(spec: ConvSpec, isa: Isa, form: tuple[int, int, int, bool])
     cycles = codes * max(_CYCLES, kernel.length / kernel.width)
     size = codes * (1 if kernel.dtype == "uint8" else 2) // (2 if kernel.paired else 1)
     books = kernel.stages * kernel.entries * kernel.length * 4
-    return max(cycles / CLOCK, read_seconds(size + books * (1 if kernel.shared else kernel.blocks)))
+    size += books * (1 if kernel.shared else kernel.blocks)
+    return max(cycles / CLOCK, isa.read_seconds(size))
 
 
 def output_runs(spec: ConvSpec, isa: Isa, coded: RunCodes, bias: np.ndarray) -> KernelPlan:

@@ -14,13 +14,16 @@ from functools import partial
 from math import ceil
 from typing import Any
 
+import numpy as np
+
 from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from targets.isa import CLOCK, Isa
 from targets.kernels import epilogue
-from targets.kernels.gemm import Unit, unit_for
+from targets.kernels.byte_products import code_unit, is_arm, products_of
+from targets.kernels.gemm import Unit
 from targets.kernels.packed_bits import STEP, WORD, Codes, pack_planes, steps_of
-from targets.kernels.sparse_layer import Layer, read_seconds, staged_plan
+from targets.kernels.sparse_layer import Layer, staged_plan
 from targets.kernels.sparse_pack import weight_matrix
 from targets.kernels.spec import ConvSpec, OutType, ResidualType
 from targets.kernels.stage import rows_stage
@@ -30,14 +33,6 @@ AHEAD = 2048
 
 MOST_COLUMNS = 1 << 19
 """Columns up to which no sum of masked fields (below 16 * 255 each) leaves an int32."""
-
-_DOT = {16: "llvm.x86.avx512.vpdpbusd.512", 8: "llvm.x86.avx512.vpdpbusd.256"}
-_PAIRS = {
-    16: ("llvm.x86.avx512.pmaddubs.w.512", "llvm.x86.avx512.pmaddw.d.512"),
-    8: ("llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd"),
-    4: ("llvm.x86.ssse3.pmadd.ub.sw.128", "llvm.x86.sse2.pmadd.wd"),
-}
-
 
 MADD_CYCLES = {4: 1.7, 8: 1.0, 16: 1.7}
 """Cycles of a product of two vectors without byte dot products, by lanes."""
@@ -52,7 +47,7 @@ class PackedGemv:
         k: columns.
         codes: what the codes stand for.
         vectors: vectors of outputs that are computed side by side: a work item.
-        unit: ``vnni``, or ``madd`` (of which only the lanes count).
+        unit: of :func:`~targets.kernels.byte_products.code_unit`.
     """
 
     n: int
@@ -74,6 +69,14 @@ class PackedGemv:
         return ceil(self.blocks / self.vectors)
 
     @property
+    def one_stream(self) -> bool:
+        """Whether an item's blocks take turns in memory, step by step.
+
+        Small cores follow few streams, and load two neighbours with one instruction.
+        """
+        return is_arm(self.unit)
+
+    @property
     def bytes(self) -> int:
         """Bytes of the packed codes."""
         return self.blocks * steps_of(self.k) * self.step_bytes
@@ -90,70 +93,52 @@ class _Emitter:
     def __init__(self, kb: tir.KernelBuilder, kernel: PackedGemv) -> None:
         self.kb, self.kernel = kb, kernel
         self.lanes = kernel.unit.lanes
-        self.vnni = kernel.unit.kind == "vnni"
+        self.products = products_of(kernel.unit)(kb, self.lanes)
 
-    def _ones(self, dtype: str, lanes: int) -> Any:
-        return self.kb.const(1, dtype, lanes)
-
-    def add(self, acc: Any, at: int, pairs: list[tuple[Any, Any]]) -> None:
-        """Adds the products of ``pairs`` of u8 and small s8 vectors to the sums at ``at``."""
+    def zeros(self, sums: int) -> Any:
+        """``sums`` sums of a vector of outputs."""
         kb, lanes = self.kb, self.lanes
-        total = kb.load(acc, at, lanes)
-        if self.vnni:
-            for a, b in pairs:
-                total = kb.let(kb.pure(_DOT[lanes], "int32", lanes, total, a, b), "sum")
-            kb.store(acc, at, total)
-            return
-        narrow, wide = _PAIRS[lanes]
-        words = None
-        for a, b in pairs:
-            product = kb.pure(narrow, "int16", 2 * lanes, a, b)
-            words = product if words is None else words + product
-        ones = self._ones("int16", 2 * lanes)
-        kb.store(acc, at, total + kb.pure(wide, "int32", lanes, kb.let(words, "words"), ones))
-
-    def _bytes(self, value: Any) -> Any:
-        return self.kb.reinterpret(value, "int8", WORD * self.lanes)
+        acc = kb.alloc("int32", self.products.vectors * sums * lanes)
+        for i in range(self.products.vectors * sums):
+            kb.store(acc, i * lanes, kb.const(0, "int32", lanes))
+        return acc
 
     def total(self, x: Any) -> Any:
         """The sum of all activations, int32."""
-        kb, lanes, k = self.kb, self.lanes, self.kernel.k
-        size, acc = WORD * lanes, kb.alloc("int32", lanes)
-        ones = self._ones("int8", size)
-        kb.store(acc, 0, kb.const(0, "int32", lanes))
+        kb, lanes, k, products = self.kb, self.lanes, self.kernel.k, self.products
+        size, acc = WORD * lanes, self.zeros(1)
+        ones = products.codes(kb.const(1, "uint8", size))
         with kb.loop(0, k // size, "piece") as piece:
-            self.add(acc, 0, [(self._bytes(kb.load(x, piece * size, size)), ones)])
+            self._count(acc, kb.load(x, piece * size, size), ones)
         if k % size:
-            last = kb.load_first(x, k // size * size, size, k % size)
-            self.add(acc, 0, [(self._bytes(last), ones)])
-        return kb.let(kb.pure("llvm.vector.reduce.add", "int32", 1, kb.load(acc, 0, lanes)), "sum")
+            self._count(acc, kb.load_first(x, k // size * size, size, k % size), ones)
+        return kb.let(kb.pure("llvm.vector.reduce.add", "int32", 1, products.value(acc, 0)), "sum")
+
+    def _count(self, acc: Any, x: Any, ones: Any) -> None:
+        self.products.add(acc, 0, [(self.products.activations(x), ones)])
+        self.products.flush(acc)
 
     def step(self, x: Any, weights: Any, acc: Any, step: Any, starts: list[Any]) -> None:
         """One step of several blocks; ``starts``: where each one's codes of the step lie."""
-        kb, lanes = self.kb, self.lanes
-        size, vector = WORD * lanes, 0
-        words = [self._word(x, step, group) for group in range(STEP // WORD)]
+        kb, products = self.kb, self.products
+        size, vector = WORD * self.lanes, 0
+        words = products.words(x, step * STEP)
         for plane, (width, _) in enumerate(self.kernel.codes.planes):
             half = WORD // width
             for v in range(width):
                 mine = words[v * 2 * half : (v + 1) * 2 * half]
                 for s, start in enumerate(starts):
-                    low = kb.let(kb.load(weights, start + vector * size, size), "codes")
-                    pairs = kb.reinterpret(low, "uint16", size // 2)
-                    high = tir.tirx.shift_right(pairs, kb.const(4, "uint16", size // 2))
-                    high = kb.let(kb.reinterpret(high, "uint8", size), "high")
+                    halves = products.halves(kb.load(weights, start + vector * size, size))
                     for field in range(half):
                         mask = kb.const(((1 << width) - 1) << (width * field), "uint8", size)
-                        parts = [tir.tirx.bitwise_and(part, mask) for part in (low, high)]
-                        codes = [kb.let(self._bytes(part), "field") for part in parts]
+                        parts = [tir.tirx.bitwise_and(part, mask) for part in halves]
+                        codes = [kb.let(products.codes(part), "field") for part in parts]
                         at = self.place(s, plane, field)
-                        self.add(acc, at, [(mine[field], codes[0]), (mine[half + field], codes[1])])
+                        products.add(
+                            acc, at, [(mine[field], codes[0]), (mine[half + field], codes[1])]
+                        )
                 vector += 1
-
-    def _word(self, x: Any, step: Any, group: int) -> Any:
-        kb = self.kb
-        word = kb.reinterpret(kb.load(x, step * STEP + group * WORD, WORD), "int32")
-        return kb.let(self._bytes(kb.splat(word, self.lanes)), "x")
+        products.flush(acc)
 
     def place(self, block: int, plane: int, field: int) -> int:
         """Where the sums of a field lie."""
@@ -166,7 +151,7 @@ class _Emitter:
         value = kb.splat(total * codes.base, lanes)
         for plane, (width, low) in enumerate(codes.planes):
             for field in range(WORD // width):
-                part = kb.load(acc, self.place(block, plane, field), lanes)
+                part = self.products.value(acc, self.place(block, plane, field))
                 if width * field:
                     shift = kb.const(width * field, "int32", lanes)
                     part = tir.tirx.shift_right(part, shift)
@@ -203,18 +188,21 @@ def _item(
     """All steps of the blocks of ``outputs`` outputs, and their epilogue."""
     kb, kernel, lanes = emitter.kb, emitter.kernel, emitter.lanes
     steps, size, vectors = steps_of(kernel.k), kernel.step_bytes, ceil(outputs / lanes)
-    sums = fields_of(kernel.codes) * vectors
-    acc = kb.alloc("int32", sums * lanes)
-    for i in range(sums):
-        kb.store(acc, i * lanes, kb.const(0, "int32", lanes))
+    acc = emitter.zeros(fields_of(kernel.codes) * vectors)
     first = kb.let(item * kernel.vectors, "first")
-    blocks = [kb.let((first + s) * (steps * size), "block") for s in range(vectors)]
-    with kb.loop(0, steps, "step") as step:
-        starts = [kb.let(block + step * size, "start") for block in blocks]
-        for start in starts:
-            for line in range(0, size, 64):
-                kb.prefetch(weights, start + (AHEAD + line), level=1)
-        emitter.step(x, weights, acc, step, starts)
+    if kernel.one_stream:
+        panel = kb.let(first * (steps * size), "panel")
+        with kb.loop(0, steps, "step") as step:
+            start = kb.let(panel + step * (vectors * size), "start")
+            emitter.step(x, weights, acc, step, [start + s * size for s in range(vectors)])
+    else:
+        blocks = [kb.let((first + s) * (steps * size), "block") for s in range(vectors)]
+        with kb.loop(0, steps, "step") as step:
+            starts = [kb.let(block + step * size, "start") for block in blocks]
+            for start in starts:
+                for line in range(0, size, 64):
+                    kb.prefetch(weights, start + (AHEAD + line), level=1)
+            emitter.step(x, weights, acc, step, starts)
     for s in range(vectors):
         at = kb.let((first + s) * lanes, "output")
         channel = epilogue.load_channels(kb, out, at, lanes)
@@ -235,21 +223,41 @@ def refusal(spec: ConvSpec) -> str:
 
 def _kernel(spec: ConvSpec, isa: Isa, codes: Codes) -> PackedGemv:
     """As many blocks side by side as the registers hold the sums of."""
-    unit = unit_for(isa, "u8", amx=False)
-    room = isa.registers // 2 // fields_of(codes)
+    unit = code_unit(isa)
+    room = isa.registers // 2 // (fields_of(codes) * products_of(unit).vectors)
     vectors = max(1, min(4, room, ceil(spec.oc / unit.lanes)))
     epi = spec.epilogue
     return PackedGemv(spec.oc, spec.c, codes, vectors, unit, epi.out, epi.residual)
+
+
+def _arm_cycles(kernel: PackedGemv, dots: int) -> float:
+    """Cycles of a step of a block on two vector pipes; ``dots``: vectors of codes."""
+    codes = kernel.codes
+    shared = STEP // (WORD * kernel.unit.lanes) / kernel.vectors  # loads of activations
+    if kernel.unit.kind == "umlal":  # two products each; words in every lane; sums to 32 bits
+        arithmetic = 3.0 * dots + STEP // WORD / kernel.vectors + 2.0 * fields_of(codes)
+    else:
+        arithmetic = 2.0 * dots
+    return 0.5 * (arithmetic + 1.5 * codes.bits + shared)
 
 
 def packed_gemv_cost(spec: ConvSpec, isa: Isa, codes: Codes) -> float:
     """Predicted seconds of :func:`packed_gemv` on one thread."""
     kernel = _kernel(spec, isa, codes)
     dots = STEP // WORD * len(codes.planes)
-    each = 1.0 if kernel.unit.kind == "vnni" else MADD_CYCLES[kernel.unit.lanes]
-    cycles = dots * each + codes.bits + STEP // WORD / (2 * kernel.vectors)
+    if is_arm(kernel.unit):
+        cycles = _arm_cycles(kernel, dots)
+    else:
+        each = 1.0 if kernel.unit.kind == "vnni" else MADD_CYCLES[kernel.unit.lanes]
+        cycles = dots * each + codes.bits + STEP // WORD / (2 * kernel.vectors)
     cycles = kernel.blocks * steps_of(kernel.k) * cycles + kernel.blocks * 20.0
-    return max(cycles / CLOCK, read_seconds(kernel.bytes))
+    return max(cycles / CLOCK, isa.read_seconds(kernel.bytes))
+
+
+def _one_stream(packed: np.ndarray, vectors: int) -> np.ndarray:
+    """Codes [blocks, steps, ...] item by item: [steps, blocks of the item, ...], flat."""
+    items = [packed[at : at + vectors] for at in range(0, len(packed), vectors)]
+    return np.concatenate([item.swapaxes(0, 1).reshape(-1) for item in items])
 
 
 def packed_gemv(layer: Layer, isa: Isa, codes: Codes) -> KernelPlan:
@@ -263,7 +271,8 @@ def packed_gemv(layer: Layer, isa: Isa, codes: Codes) -> KernelPlan:
         return KernelStep(key, partial(packed_function, key, kernel), args, kernel.items)
 
     stage = None if spec.input_slack else rows_stage(1, spec.c, "u8", "u8")
-    constants = {"weight": pack_planes(weight_matrix(layer.weights), codes, unit.lanes)}
+    packed = pack_planes(weight_matrix(layer.weights), codes, unit.lanes)
+    constants = {"weight": _one_stream(packed, kernel.vectors) if kernel.one_stream else packed}
     constants |= layer.channels(kernel.vectors * unit.lanes)
     name = f"packed-gemv-{unit.kind} {codes.bits} bits"
     return staged_plan(layer, isa, unit, stage, constants, step, name, ("weight",))

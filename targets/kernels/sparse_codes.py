@@ -33,7 +33,7 @@ from targets.kernels.sparse_gather import (
     pack_steps,
 )
 from targets.kernels.sparse_gather import refusal as gather_refusal
-from targets.kernels.sparse_layer import Layer, read_seconds, staged_plan
+from targets.kernels.sparse_layer import Layer, staged_plan
 from targets.kernels.sparse_pack import find_entries
 from targets.kernels.spec import ConvSpec
 from targets.kernels.tables import LANES, load_table, look_up
@@ -162,7 +162,7 @@ def sparse_codes_cost(
     steps = kept / max(1e-3, 1.0 - bridged) / isa.lanes
     found = 0.5 if pairs else max(2.0, (1 << code) / 16) if isa.lanes == 16 else 5.8
     cycles = steps * (STEP_CYCLES[isa.lanes] + found) + ceil(spec.oc / isa.lanes) * 60.0
-    return max(cycles / CLOCK, read_seconds(int(steps * isa.lanes * kernel.record / 8)))
+    return max(cycles / CLOCK, isa.read_seconds(int(steps * isa.lanes * kernel.record / 8)))
 
 
 @dataclass(frozen=True)

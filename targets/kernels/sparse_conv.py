@@ -29,7 +29,7 @@ from targets.kernels.conv import Geometry, gemm_footprint, geometry
 from targets.kernels.gemm import Blocking, Gemm, Unit, channel_order
 from targets.kernels.registers import finish_registers, load_a, load_b, multiply_add
 from targets.kernels.skeleton import Block, Context, a_start, emit_items
-from targets.kernels.sparse_layer import Layer, read_seconds, staged_plan
+from targets.kernels.sparse_layer import Layer, staged_plan
 from targets.kernels.sparse_pack import (
     column_places,
     entry_counts,
@@ -160,7 +160,7 @@ def _best(spec: ConvSpec, isa: Isa, matrix: np.ndarray) -> tuple[SparseGemm, Geo
             counts[kernel.vectors] = int(entry_counts(matrix, kernel.rows, unit.k).sum())
         entries = counts[kernel.vectors]
         size = entries * (kernel.rows * unit.k * np.dtype(unit.packed).itemsize + 2)
-        ranked.append((kernel, max(_cycles(kernel, entries) / CLOCK, read_seconds(size))))
+        ranked.append((kernel, max(_cycles(kernel, entries) / CLOCK, isa.read_seconds(size))))
     kernel, seconds = min(ranked, key=lambda entry: entry[1])
     staged = geo.stage.seconds if geo.stage is not None else 0.0
     return kernel, geo, seconds + staged

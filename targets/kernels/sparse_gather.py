@@ -22,7 +22,7 @@ from targets.isa import CLOCK, Isa
 from targets.kernels import epilogue
 from targets.kernels.gemm import Unit, unit_for
 from targets.kernels.sparse_gemv import refusal as gemv_refusal
-from targets.kernels.sparse_layer import Layer, frugal, read_seconds, staged_plan
+from targets.kernels.sparse_layer import Layer, frugal, staged_plan
 from targets.kernels.sparse_pack import Entries, entry_counts, find_entries, weight_matrix
 from targets.kernels.spec import NUMPY, ConvSpec, OutType, ResidualType
 from targets.kernels.stage import Stage, rows_stage
@@ -269,7 +269,9 @@ def _unit(spec: ConvSpec, isa: Isa) -> Unit:
     return unit_for(isa, spec.in_dtype, amx=False)
 
 
-def _predicted(kernel: SparseGather, counts: np.ndarray) -> tuple[SparseGather, float, int]:
+def _predicted(
+    kernel: SparseGather, counts: np.ndarray, isa: Isa
+) -> tuple[SparseGather, float, int]:
     """With seconds, of bytes from memory or of gathers, and bytes."""
     unit, steps = kernel.unit, int(counts.sum()) / kernel.places
     size = kernel.places + unit.lanes * kernel.depth * np.dtype(unit.packed).itemsize
@@ -277,7 +279,7 @@ def _predicted(kernel: SparseGather, counts: np.ndarray) -> tuple[SparseGather, 
     cycles = steps * (GATHER_CYCLES[unit.lanes] + extra)
     cycles += ceil(counts.size / kernel.places) * 60.0
     stored = int(steps * size)
-    return kernel, max(cycles / CLOCK, read_seconds(stored)), stored
+    return kernel, max(cycles / CLOCK, isa.read_seconds(stored)), stored
 
 
 def _best(spec: ConvSpec, isa: Isa, matrix: np.ndarray) -> tuple[SparseGather, float]:
@@ -287,7 +289,7 @@ def _best(spec: ConvSpec, isa: Isa, matrix: np.ndarray) -> tuple[SparseGather, f
         for depth in (1, 4) if spec.in_dtype == "u8" else (1,):
             if rows <= unit.lanes:
                 kernel = SparseGather(rows, depth, unit, epi.out, epi.residual)
-                ranked.append(_predicted(kernel, entry_counts(matrix, rows, depth)))
+                ranked.append(_predicted(kernel, entry_counts(matrix, rows, depth), isa))
     return frugal(ranked)
 
 

@@ -24,7 +24,7 @@ from targets.kernels.conv import geometry
 from targets.kernels.gemm import Blocking, Cut, Gemm, Unit
 from targets.kernels.registers import load_b, multiply_add
 from targets.kernels.skeleton import Context
-from targets.kernels.sparse_layer import Layer, frugal, read_seconds, staged_plan
+from targets.kernels.sparse_layer import Layer, frugal, staged_plan
 from targets.kernels.sparse_pack import (
     Entries,
     entry_counts,
@@ -240,7 +240,7 @@ def refusal(spec: ConvSpec) -> str:
     return ""
 
 
-def _predicted(kernel: SparseGemv, counts: np.ndarray) -> tuple[SparseGemv, float, int]:
+def _predicted(kernel: SparseGemv, counts: np.ndarray, isa: Isa) -> tuple[SparseGemv, float, int]:
     """With seconds, of bytes from memory or of instructions, and bytes."""
     unit, entries = kernel.unit, int(counts.sum())
     step = kernel.rows * unit.k * np.dtype(unit.packed).itemsize
@@ -248,14 +248,14 @@ def _predicted(kernel: SparseGemv, counts: np.ndarray) -> tuple[SparseGemv, floa
     words = 1.5 if kernel.pieces == 1 else 3.0 * kernel.pieces
     loads = kernel.vectors * (1.5 if unit.kind == "madd" else 0.7)
     cycles = entries * (words + loads) + kernel.block_rows * (8.0 + 6.0 * kernel.vectors)
-    return kernel, max(cycles / CLOCK, read_seconds(size)), size
+    return kernel, max(cycles / CLOCK, isa.read_seconds(size)), size
 
 
 def _best(spec: ConvSpec, isa: Isa, matrix: np.ndarray) -> tuple[SparseGemv, float]:
     ranked = []
     for kernel in _candidates(spec, isa):
         counts = entry_counts(matrix, kernel.rows, kernel.unit.k, kernel.pieces)
-        ranked.append(_predicted(kernel, counts))
+        ranked.append(_predicted(kernel, counts, isa))
     return frugal(ranked)
 
 

@@ -11,14 +11,7 @@ import numpy as np
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep
 from targets.isa import Isa
 from targets.kernels import epilogue
-from targets.kernels.conv import (
-    CACHED_BANDWIDTH,
-    CACHED_WEIGHTS,
-    WEIGHT_BANDWIDTH,
-    channel_constants,
-    features_of,
-    fold_zero_point,
-)
+from targets.kernels.conv import channel_constants, features_of, fold_zero_point
 from targets.kernels.gemm import Unit
 from targets.kernels.planes import Planes, planes_step
 from targets.kernels.spec import ConvSpec
@@ -75,11 +68,6 @@ def frugal(ranked: Sequence[tuple[Kernel, float, int]]) -> tuple[Kernel, float]:
     near = [entry for entry in ranked if entry[1] <= NEARLY * least]
     kernel, seconds, _ = min(near, key=lambda entry: (entry[2], entry[1]))
     return kernel, seconds
-
-
-def read_seconds(size: int) -> float:
-    """Seconds that ``size`` bytes of weights take to arrive, as for dense kernels."""
-    return size / (CACHED_BANDWIDTH if size <= CACHED_WEIGHTS else WEIGHT_BANDWIDTH)
 
 
 def staged_plan(

@@ -22,7 +22,7 @@ from targets.isa import CLOCK, Isa
 from targets.kernels import epilogue
 from targets.kernels.gemm import unit_for
 from targets.kernels.sparse_gemv import refusal as gemv_refusal
-from targets.kernels.sparse_layer import Layer, read_seconds, staged_plan
+from targets.kernels.sparse_layer import Layer, staged_plan
 from targets.kernels.sparse_pack import weight_matrix
 from targets.kernels.spec import ConvSpec, OutType, ResidualType
 from targets.kernels.stage import Stage, rows_stage
@@ -204,13 +204,13 @@ def _stage(spec: ConvSpec) -> Stage | None:
     return rows_stage(1, spec.c, "u8", "u8")
 
 
-def sparse_mask_cost(spec: ConvSpec, weights: np.ndarray) -> float:
+def sparse_mask_cost(spec: ConvSpec, isa: Isa, weights: np.ndarray) -> float:
     """Predicted seconds of :func:`sparse_mask` on one thread."""
     kernel, stage = _kernel(spec), _stage(spec)
     vectors = kernel.items * kernel.vectors * kernel.steps
     stored = int(np.count_nonzero(weights)) * (1 if kernel.integer else 4)
     cycles = vectors * STEP_CYCLES + kernel.items * 60.0
-    read = read_seconds(stored + vectors * kernel.places // 8)
+    read = isa.read_seconds(stored + vectors * kernel.places // 8)
     return max(cycles / CLOCK, read) + (stage.seconds if stage else 0.0)
 
 

@@ -32,7 +32,7 @@ from targets.kernels.planes import (
     word_places,
 )
 from targets.kernels.skeleton import divide
-from targets.kernels.sparse_layer import Layer, read_seconds, staged_plan
+from targets.kernels.sparse_layer import Layer, staged_plan
 from targets.kernels.sparse_pack import entry_counts, find_entries, index_dtype, weight_matrix
 from targets.kernels.spec import ConvSpec, ResidualType
 from targets.kernels.tiles import L1_BYTES
@@ -222,7 +222,7 @@ def _reach(spec: ConvSpec, planes: Planes, pixels: int) -> int:
     return pixels + (spec.kh - 1) * spec.dilation[0] * planes.columns
 
 
-def _seconds(spec: ConvSpec, kernel: SparsePanel, entries: int) -> float:
+def _seconds(spec: ConvSpec, isa: Isa, kernel: SparsePanel, entries: int) -> float:
     """Predicted time of all images, without staging."""
     products = kernel.rows * kernel.vectors
     # of a 3x3 window of floats two thirds of the loads cross a line
@@ -236,7 +236,7 @@ def _seconds(spec: ConvSpec, kernel: SparsePanel, entries: int) -> float:
     cycles = entries * step + finish + per_list * kernel.lists
     cycles *= kernel.planes.n * kernel.blocks
     size = entries * (4 * kernel.rows + 2)
-    return max(cycles / CLOCK, read_seconds(size))
+    return max(cycles / CLOCK, isa.read_seconds(size))
 
 
 def _best(
@@ -245,7 +245,7 @@ def _best(
     depth = 4 if spec.in_dtype == "u8" else 1
     counts = {r: int(entry_counts(matrix, r, depth).sum()) for r in (1, 2, 4)}
     kernels = _candidates(spec, isa, fit)
-    ranked = [(kernel, _seconds(spec, kernel, counts[kernel.rows])) for kernel in kernels]
+    ranked = [(kernel, _seconds(spec, isa, kernel, counts[kernel.rows])) for kernel in kernels]
     kernel, seconds = min(ranked, key=lambda entry: entry[1])
     return kernel, seconds + kernel.planes.seconds
 

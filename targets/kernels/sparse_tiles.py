@@ -33,7 +33,7 @@ from targets.kernels.planes import (
     word_places,
 )
 from targets.kernels.skeleton import divide
-from targets.kernels.sparse_layer import Layer, read_seconds, staged_plan
+from targets.kernels.sparse_layer import Layer, staged_plan
 from targets.kernels.sparse_pack import entry_counts, find_entries, index_dtype, weight_matrix
 from targets.kernels.spec import ConvSpec, ResidualType
 
@@ -288,7 +288,7 @@ def sparse_tiles_cost(spec: ConvSpec, isa: Isa, weights: np.ndarray) -> float:
     packed = packs(spec.epilogue.out, isa.lanes, spec.epilogue.residual, fit=True)
     cycles = blocks * sum(_block_cycles(float(count), packed) for count in steps)
     size = int(steps.sum()) * (ROWS * 64 + 2 * TILE)
-    return max(cycles / CLOCK, read_seconds(size)) + planes.seconds + TILE_SETUP
+    return max(cycles / CLOCK, isa.read_seconds(size)) + planes.seconds + TILE_SETUP
 
 
 def _packed_weights(layer: Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -23,7 +23,6 @@ from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from targets.isa import CLOCK, Isa
 from targets.kernels import epilogue
 from targets.kernels.conv import channel_constants
-from targets.kernels.sparse_layer import read_seconds
 from targets.kernels.spec import ConvSpec, ResidualType
 from targets.kernels.tables import LANES, load_table, look_up
 
@@ -259,8 +258,8 @@ def wide_lookup_cost(
     made = 0.0
     if length > 1:
         made = kernel.runs * kernel.entries / isa.lanes * (length + 1.0) / CLOCK
-        made += read_seconds(4 * kernel.books * length * kernel.entries)
-    return max(cycles / CLOCK, read_seconds(kernel.bytes)) + made
+        made += isa.read_seconds(4 * kernel.books * length * kernel.entries)
+    return max(cycles / CLOCK, isa.read_seconds(kernel.bytes)) + made
 
 
 def wide_lookup(

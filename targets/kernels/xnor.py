@@ -36,7 +36,6 @@ from targets.kernels.sign_words import (
     words_of,
 )
 from targets.kernels.skeleton import divide
-from targets.kernels.sparse_layer import read_seconds
 from targets.kernels.spec import ConvSpec
 from targets.kernels.stage import Stage, stage_step
 from targets.kernels.xnor_pack import (
@@ -428,7 +427,7 @@ def xnor_cost(spec: ConvSpec, isa: Isa, signs: bool) -> float:
     outputs = kernel.vectors * kernel.width / kernel.lanes
     cycles = lines * (words * each + outputs * (2.0 if signs else 5.0) + 10.0)
     stage = _stage(spec)
-    return max(cycles / CLOCK, read_seconds(kernel.groups * kernel.group * words * 4)) + (
+    return max(cycles / CLOCK, isa.read_seconds(kernel.groups * kernel.group * words * 4)) + (
         stage.seconds if stage else 0.0
     )
 

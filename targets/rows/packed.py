@@ -231,6 +231,8 @@ class LookupGemvRow(IsaRow):
 
 def packed_rows(isa: Isa) -> list[KernelRow]:
     """All rows for packed weights that this feature level can run."""
+    if isa.arch != "x86":
+        return [PackedGemvRow(isa)]
     rows: list[KernelRow] = [PackedGemvRow(isa), LookupGemvRow(isa), PackedGemmRow(isa)]
     rows += [GroupedGemvRow(isa), OutputRunsRow(isa), LookupGemmRow(isa)]
     return [*rows, AmxPackedGemmRow(isa)] if isa.dot == "amx" else rows

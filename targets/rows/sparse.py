@@ -121,7 +121,7 @@ class SparseMaskRow(_SparseRow):
         return sparse_mask.refusal(spec, self.isa)
 
     def _cost(self, spec: ConvSpec, weights: Array) -> float:
-        return sparse_mask.sparse_mask_cost(spec, weights)
+        return sparse_mask.sparse_mask_cost(spec, self.isa, weights)
 
     def _plan(self, layer: Layer) -> KernelPlan:
         return sparse_mask.sparse_mask(layer, self.isa)

@@ -1,0 +1,59 @@
+"""Layers in compressed encodings run from their codes on ARM, and give the reference's bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import dlcc
+from dlcc.artifact import write_artifact
+from dlcc.driver import build_object
+from dlcc.ir import Affine, Graph
+from dlcc.lowering.lower import lower
+from dlcc.ops import build
+from targets import get_target
+from tests.emulation.machine import run_network
+from tests.emulation.test_networks import on_machines
+from tests.lowering.graphs import affine, typed
+from tests.targets.test_packed_rows import encoding_of
+
+COLUMNS, OUTPUTS = 2304, 260
+
+KERNELS = {"int2": "packed-gemv", "int4": "packed-gemv", "ternary": "packed-gemv"}
+KERNELS |= {"binary": "packed-gemv"}
+
+
+def compressed_layers() -> Graph:
+    """A linear layer of each kind beside each other, on the same codes."""
+    rng = np.random.default_rng(1)
+    graph = Graph("net")
+    x = graph.add_input("x", typed((1, COLUMNS), affine()))
+    made = []
+    for kind in KERNELS:
+        real = rng.standard_normal((OUTPUTS, COLUMNS)).astype(np.float32)
+        encoding = encoding_of(kind, real)
+        weight = graph.add_constant(real, encoding=encoding, name=f"{kind}-weight")
+        assert encoding.uniform is not None
+        wide = Affine.symmetric(32, 0.02 * np.asarray(encoding.uniform.scales), 0)
+        bias = rng.standard_normal(OUTPUTS).astype(np.float32)
+        given = graph.add_constant(bias, encoding=wide, name=f"{kind}-bias")
+        node = build(graph, "linear", [x, weight, given], {}, loc=kind)
+        node.output.type = node.output.type.with_(encoding=affine(0.3, 120))
+        made.append(node.output)
+    graph.set_outputs(made, list(KERNELS))
+    return graph
+
+
+@pytest.mark.parametrize(("machine", "target"), on_machines("cortex-a72", "cortex-a76", "armv7"))
+def test_every_encoding_from_its_codes(tmp_path, machine, target):
+    graph = compressed_layers()
+    program = lower(graph, get_target(target), build_object, threads=2)
+    rows = {row["layer"]: row for row in program.report["layers"]}
+    assert {kind: rows[kind]["kernel"] for kind in KERNELS} == KERNELS
+    assert all(rows[kind]["weights"] == "compressed" for kind in KERNELS)
+    write_artifact(program, tmp_path / "net")
+    x = np.random.default_rng(2).integers(0, 256, (1, COLUMNS), dtype=np.uint8)
+    want = dlcc.execute(graph, {"x": x})
+    for threads in (1, 2):
+        got = run_network(tmp_path / "net", machine, [[x]], threads)
+        assert got == b"".join(want[kind].tobytes() for kind in KERNELS)
