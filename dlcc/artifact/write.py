@@ -100,8 +100,9 @@ def write_artifact(
     with replace_folder(Path(out_dir)) as folder:
         with tempfile.TemporaryDirectory(prefix="dlcc-") as work:
             contents, facts = build(program, Path(work), options)
-        if not bare and "c" not in emit:
-            contents |= package_files(_delivery(program, facts, embed, sample))
+        source = "c" in emit
+        shown = _delivery(program, facts, embed or bare or source, bare or source, sample)
+        contents |= package_files(shown)
         contents |= {f"{symbol}{suffix}": text for suffix, text in (documents or {}).items()}
         record = _manifest(program, contents, facts, dict(manifest_extra or {}))
         contents[manifests.NAME] = manifests.dump_json(record)
@@ -217,18 +218,18 @@ def _build(
 
 
 def _delivery(
-    program: Program, facts: Mapping[str, Any], embed: bool, sample: Sample | None
+    program: Program, facts: Mapping[str, Any], embed: bool, bare: bool, sample: Sample | None
 ) -> Delivery:
-    unpacked = len(program.weights) if facts["weights"]["pack"] == "size" else 0
     return Delivery(
         program,
         facts["symbol"],
         facts["emit"],
         embed,
-        facts["weights_bytes"],
-        unpacked,
-        facts["stack_bytes"],
-        sample,
+        facts.get("weights_bytes", len(program.weights)),
+        bare=bare,
+        unpacked_bytes=len(program.weights) if facts["weights"]["pack"] == "size" else 0,
+        stack_bytes=facts.get("stack_bytes"),
+        sample=sample,
     )
 
 
@@ -265,6 +266,7 @@ def _build_bare(
     facts: dict[str, Any] = {"symbol": symbol, "fingerprint": f"{fingerprint(program):016x}"}
     facts |= {"kernels": kernels, "emit": options.emit, "needed": []}
     facts["weights"] = weights_record(program, None, True) | {"header_bytes": 0}
+    facts["stack_bytes"] = stack_bytes((work / f"{symbol}.o").read_bytes(), f"{symbol}_run", ())
     return contents, facts
 
 

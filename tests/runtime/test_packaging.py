@@ -247,7 +247,7 @@ def test_page_states_the_interface(kernels: bytes, tmp_path: Path) -> None:
     program = row_program(kernels)
     codes = TensorInfo("y|z", "uint8", (2, 3), 0.25, 7)
     program = replace(program, inputs=program.inputs, outputs=(codes,), features=("avx2",))
-    delivery = Delivery(program, "rows", ("a",), False, 1234, 99, sample=None)
+    delivery = Delivery(program, "rows", ("a",), False, 1234, unpacked_bytes=99)
     page = package_files(delivery)["INTEGRATION.md"].decode()
     assert "| in 0 | x | float32 | 24 x 16 | 1536 | 4 |  |" in page
     assert "| out 0 | y\\|z | uint8 | 2 x 3 | 6 | 1 | 0.25 * (code - 7) |" in page

@@ -2,7 +2,7 @@
 
 from dlcc.artifact.packaging.build_files import cmake_config, pkg_config
 from dlcc.artifact.packaging.example import example_files
-from dlcc.artifact.packaging.facts import Delivery
+from dlcc.artifact.packaging.facts import GUIDE, Delivery
 from dlcc.artifact.packaging.guide import guide
 
 
@@ -10,10 +10,11 @@ def package_files(delivery: Delivery) -> dict[str, bytes]:
     """All these files, by name."""
     texts = {
         f"{delivery.symbol}Config.cmake": cmake_config(delivery),
-        f"{delivery.symbol}.pc": pkg_config(delivery),
-        "INTEGRATION.md": guide(delivery),
+        GUIDE: guide(delivery),
         **example_files(delivery),
     }
+    if delivery.kind != "c":  # which has nothing to link
+        texts[f"{delivery.symbol}.pc"] = pkg_config(delivery)
     return {name: text.encode() for name, text in texts.items()}
 
 

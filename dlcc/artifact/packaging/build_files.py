@@ -9,6 +9,7 @@ from dlcc.artifact.packaging.facts import Delivery
 _PROCESSORS: Final = {
     "x86_64": "x86_64|amd64|AMD64",
     "aarch64": "aarch64|arm64|ARM64",
+    "armv7": "armv[78].*|armhf|arm",
 }
 """What CMake calls a processor, by the architecture of the triple."""
 
@@ -49,14 +50,19 @@ add_library(@name@::@name@ STATIC IMPORTED)
 set_target_properties(@name@::@name@ PROPERTIES
   IMPORTED_LOCATION "${CMAKE_CURRENT_LIST_DIR}/lib@name@.a"
   IMPORTED_LINK_INTERFACE_LANGUAGES C
-  INTERFACE_LINK_LIBRARIES Threads::Threads
-  INTERFACE_INCLUDE_DIRECTORIES "${CMAKE_CURRENT_LIST_DIR}")
+@threads@  INTERFACE_INCLUDE_DIRECTORIES "${CMAKE_CURRENT_LIST_DIR}")
 """,
     "o": """\
 add_library(@name@::@name@ INTERFACE IMPORTED)
 set_target_properties(@name@::@name@ PROPERTIES
-  INTERFACE_LINK_LIBRARIES "${CMAKE_CURRENT_LIST_DIR}/@name@.o;Threads::Threads"
+  INTERFACE_LINK_LIBRARIES "${CMAKE_CURRENT_LIST_DIR}/@name@.o@and_threads@"
   INTERFACE_INCLUDE_DIRECTORIES "${CMAKE_CURRENT_LIST_DIR}")
+""",
+    "c": """\
+add_library(@name@_network STATIC "${CMAKE_CURRENT_LIST_DIR}/@name@.c")
+set_target_properties(@name@_network PROPERTIES POSITION_INDEPENDENT_CODE ON)
+target_include_directories(@name@_network PUBLIC "${CMAKE_CURRENT_LIST_DIR}")
+add_library(@name@::@name@ ALIAS @name@_network)
 """,
 }
 
@@ -67,32 +73,35 @@ def cmake_config(delivery: Delivery) -> str:
     Of several forms the shared library is taken, unless ``<name>_USE_STATIC_LIBS`` is set.
     """
     shared = "so" in delivery.emit
-    static = next((kind for kind in ("a", "o") if kind in delivery.emit), None)
+    static = next((kind for kind in ("a", "o", "c") if kind in delivery.emit), None)
     body = _TARGETS["so"] if shared else ""
     if static is not None:
-        body = _THREADS + _TARGETS[static]
+        body = ("" if delivery.bare else _THREADS) + _TARGETS[static]
     if shared and static is not None:
         body = (
             f"if(@name@_USE_STATIC_LIBS)\n{_indented(body)}else()\n"
             f"{_indented(_TARGETS['so'])}endif()\n"
         )
     weights = "" if delivery.embed else f"${{CMAKE_CURRENT_LIST_DIR}}/{delivery.symbol}.weights"
-    processors = _PROCESSORS.get(delivery.architecture)
+    processors = "" if delivery.bare else _PROCESSORS.get(delivery.architecture)
     return _fill(
         _HEAD + (_PROCESSOR if processors else "") + body,
         delivery,
         weights=weights,
         processors=processors or "",
+        threads="" if delivery.bare else "  INTERFACE_LINK_LIBRARIES Threads::Threads\n",
+        and_threads="" if delivery.bare else ";Threads::Threads",
         architecture=delivery.architecture,
     )
 
 
 def pkg_config(delivery: Delivery) -> str:
     """``<name>.pc``; its paths are relative to the folder it lies in."""
+    threads = "" if delivery.bare else " -lpthread"
     libraries = {
         "so": "-L${prefix} -l@name@",
-        "a": "-L${prefix} -l@name@ -lpthread",
-        "o": "${prefix}/@name@.o -lpthread",
+        "a": f"-L${{prefix}} -l@name@{threads}",
+        "o": f"${{prefix}}/@name@.o{threads}",
     }[delivery.kind]
     private = "Libs.private: -lpthread\n" if delivery.kind == "so" else ""
     weights = "" if delivery.embed else "weights=${prefix}/@name@.weights\n"

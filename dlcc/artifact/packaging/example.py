@@ -18,6 +18,7 @@ Array = np.ndarray[Any, Any]
 
 _C_TYPES: Final = {"float32": "float", "float64": "double", "bool": "uint8_t"}
 _WIDTH, _PER_LINE = 96, 8
+_START = " && ./example"
 
 _READERS: Final = {
     "float16": """  const unsigned bits = ((const uint16_t *)data)[i];
@@ -74,7 +75,7 @@ def _program(delivery: Delivery) -> str:
     values = {
         "title": c_comment(program.name),
         "and_sample": " and on a recorded input" if sample else "",
-        "command": delivery.build(delivery.kind),
+        "command": delivery.build(delivery.kind) + ("" if delivery.board_flags else _START),
         "story": _comment_lines(_story(delivery)),
         "data_header": f'#include "{EXAMPLE_DATA}"\n' if sample else "",
         "buffers": _buffers(delivery),
@@ -120,7 +121,8 @@ def _main(delivery: Delivery) -> str:
         f"  show({c_string(t.name)}, {_reader_name(t)}, outputs[{i}], {t.elements});"
         for i, t in enumerate(delivery.program.outputs)
     ]
-    recorded = '  if (!failed) failed = run(net, recorded, "recorded input") || check();'
+    instance = "" if delivery.bare else "net, "
+    recorded = f'  if (!failed) failed = run({instance}recorded, "recorded input") || check();'
     values = {
         "shows": "\n".join(shows),
         "arguments": "void" if delivery.embed else "int argc, char **argv",
@@ -130,7 +132,8 @@ def _main(delivery: Delivery) -> str:
         else f"NULL: {delivery.symbol}.weights in the working directory.",
         "recorded": recorded if delivery.sample else "",
     }
-    return _fill("example_main.c.in", values).rstrip()
+    folder = "bare/" if delivery.bare else ""
+    return _fill(f"{folder}example_main.c.in", values).rstrip()
 
 
 # -- buffers and checks ------------------------------------------------------------------------

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from dlcc.program import Program, Sample
 
 EXAMPLE, EXAMPLE_DATA, GUIDE = "example.c", "example_data.h", "INTEGRATION.md"
+
+KINDS: Final = ("so", "a", "o", "c")
+"""Forms of a network, the one that commands show first."""
+
+_BARE_FLAGS: Final = {
+    "thumbv7em": "-mthumb -march=armv7e-m+fp -mfloat-abi=hard",
+    "thumbv8m.main": "-mthumb -march=armv8-m.main+dsp+fp -mfloat-abi=hard",
+    "thumbv8.1m.main": "-mthumb -march=armv8.1-m.main+mve.fp -mfloat-abi=hard",
+}
+"""What GCC and clang want to hear of a machine without an operating system."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +27,8 @@ class Delivery:
     Attributes:
         program: the network.
         symbol: its C name.
-        emit: what is in the folder: "so", "a", "o".
+        emit: what is in the folder, of :data:`KINDS`.
+        bare: it has the interface without an operating system (:mod:`dlcc.artifact.bare`).
         embed: the weights are in the library, there is no weights file.
         weights_bytes: of the weights file, or of its copy in the library.
         unpacked_bytes: memory that an instance takes for unpacked weights; 0: they are mapped.
@@ -29,6 +41,7 @@ class Delivery:
     emit: tuple[str, ...]
     embed: bool
     weights_bytes: int
+    bare: bool = False
     unpacked_bytes: int = 0
     stack_bytes: int | None = None
     sample: Sample | None = None
@@ -46,22 +59,36 @@ class Delivery:
     @property
     def kind(self) -> str:
         """The form that the commands show: the first of those that the folder holds."""
-        return next(kind for kind in ("so", "a", "o") if kind in self.emit)
+        return next(kind for kind in KINDS if kind in self.emit)
+
+    @property
+    def board_flags(self) -> str:
+        """Of the compiler, for object code without an operating system; "": any will do."""
+        return "" if self.kind == "c" else _BARE_FLAGS.get(self.architecture, "")
+
+    @property
+    def compiler(self) -> str:
+        """The C compiler as commands call it."""
+        return f"arm-none-eabi-gcc {self.board_flags}" if self.board_flags else "cc"
 
     def library(self, kind: str) -> str:
         """File name of one form."""
-        return f"{self.symbol}.o" if kind == "o" else f"lib{self.symbol}.{kind}"
+        return f"lib{self.symbol}.{kind}" if kind in ("so", "a") else f"{self.symbol}.{kind}"
 
-    def link(self, kind: str) -> str:
-        """What a compiler's command line needs to link one form, in the artifact folder."""
-        tail = " -Wl,-rpath,'$ORIGIN'" if kind == "so" else " -lpthread"
-        return self.library(kind) + tail
+    def link(self, kind: str, folder: str = "") -> str:
+        """What a compiler's command line needs to link one form.
 
-    def link_elsewhere(self, kind: str) -> str:
-        """The same where ``DIR`` stands for the artifact folder."""
-        tail = " -Wl,-rpath,DIR" if kind == "so" else " -lpthread"
-        return f"DIR/{self.library(kind)}{tail}"
+        Args:
+            kind: the form.
+            folder: where it lies; "": in the working directory.
+        """
+        where = f"{folder}/{self.library(kind)}" if folder else self.library(kind)
+        if kind == "so":
+            origin = folder or "'$ORIGIN'"
+            return f"{where} -Wl,-rpath,{origin}"
+        return where if self.bare else f"{where} -lpthread"
 
-    def build(self, kind: str, compiler: str = "cc") -> str:
+    def build(self, kind: str, compiler: str = "") -> str:
         """The command that makes the example program, in the artifact folder."""
-        return f"{compiler} {EXAMPLE} {self.link(kind)} -o example"
+        board = " --specs=rdimon.specs" if self.board_flags else ""
+        return f"{compiler or self.compiler} {EXAMPLE} {self.link(kind)}{board} -o example"

@@ -6,11 +6,16 @@ from importlib.resources import files
 
 from dlcc.artifact.check import dtype_of, tensor_bytes
 from dlcc.artifact.manifest import compiler_name
-from dlcc.artifact.packaging.facts import EXAMPLE, EXAMPLE_DATA, Delivery
+from dlcc.artifact.packaging.facts import EXAMPLE, EXAMPLE_DATA, KINDS, Delivery
 from dlcc.artifact.toolchain import zig_target
 from dlcc.program import TensorInfo
 
-_KINDS = {"so": "shared library", "a": "static library", "o": "the same as one object file"}
+_KINDS = {
+    "so": "shared library",
+    "a": "static library",
+    "o": "the same as one object file",
+    "c": "the network as C99",
+}
 
 
 def guide(delivery: Delivery) -> str:
@@ -20,9 +25,16 @@ def guide(delivery: Delivery) -> str:
         "title": _cell(program.name),
         "compiler": compiler_name(),
         "triple": program.triple,
+        "machine": "any machine with a C99 compiler"
+        if delivery.kind == "c"
+        else f"`{program.triple}`",
         "files": "\n".join(f"| `{name}` | {what} |" for name, what in _files(delivery)),
         "commands": _commands(delivery),
-        "flags": delivery.link_elsewhere(delivery.kind),
+        "flags": delivery.link(delivery.kind, "DIR"),
+        "compiler_command": delivery.compiler,
+        "library_command": f"{delivery.compiler} -IDIR -c DIR/{delivery.symbol}.c"
+        if delivery.kind == "c"
+        else f"{delivery.compiler} main.o {delivery.link(delivery.kind, 'DIR')} -o main",
         "tensors": "\n".join(
             _tensor(role, i, t)
             for role, tensors in (("in", program.inputs), ("out", program.outputs))
@@ -39,7 +51,8 @@ def guide(delivery: Delivery) -> str:
         "name": delivery.symbol,
         "NAME": delivery.macro,
     }
-    text = files("dlcc.runtime").joinpath("c", "integration.md.in").read_text("utf-8")
+    folder = "bare/" if delivery.bare else ""
+    text = files("dlcc.runtime").joinpath(f"c/{folder}integration.md.in").read_text("utf-8")
     for key, value in values.items():
         text = text.replace(f"@{key}@", value)
     return text
@@ -53,15 +66,15 @@ def _cell(text: str) -> str:
 
 def _files(delivery: Delivery) -> list[tuple[str, str]]:
     name = delivery.symbol
-    rows = [
-        (delivery.library(kind), _KINDS[kind]) for kind in ("so", "a", "o") if kind in delivery.emit
-    ]
+    rows = [(delivery.library(kind), _KINDS[kind]) for kind in KINDS if kind in delivery.emit]
     rows.append((f"{name}.h", "the interface, for C99 and C++98 upwards"))
-    if not delivery.embed:
+    if delivery.kind == "c":
+        rows.append((f"{name}_weights.h", "the weights, for that file only"))
+    elif not delivery.embed:
         rows.append((f"{name}.weights", "the weights, needed at run time"))
     rows += [
         (f"{name}Config.cmake", "for CMake's `find_package`"),
-        (f"{name}.pc", "for pkg-config"),
+        *([] if delivery.kind == "c" else [(f"{name}.pc", "for pkg-config")]),
         (EXAMPLE, "a program that runs the network and checks its output"),
     ]
     if delivery.sample is not None:
@@ -71,10 +84,15 @@ def _files(delivery: Delivery) -> list[tuple[str, str]]:
 
 def _commands(delivery: Delivery) -> str:
     """One for each form, and one with the compiler that came with dlcc."""
-    lines = [delivery.build(kind) for kind in ("so", "a", "o") if kind in delivery.emit]
+    lines = [delivery.build(kind) for kind in KINDS if kind in delivery.emit]
+    if delivery.board_flags:
+        return "\n".join(lines)
+    if delivery.kind == "c":
+        lines.append(delivery.build(delivery.kind, "python3 -m ziglang cc"))
+        return "\n".join([*lines, "./example"])
     target = zig_target(delivery.program.triple)
     lines.append(delivery.build(delivery.kind, f"python3 -m ziglang cc -target {target}"))
-    return "\n".join(lines)
+    return "\n".join([*lines, "./example"])
 
 
 def _tensor(role: str, index: int, info: TensorInfo) -> str:
@@ -95,6 +113,8 @@ def _codes(delivery: Delivery) -> str:
 
 
 def _memory(delivery: Delivery) -> list[tuple[str, str, str]]:
+    if delivery.bare:
+        return _bare_memory(delivery)
     rows = [
         (
             "arena",
@@ -124,6 +144,16 @@ def _memory(delivery: Delivery) -> list[tuple[str, str, str]]:
     return [*rows, ("stack", f"{delivery.stack_bytes}", stack)]
 
 
+def _bare_memory(delivery: Delivery) -> list[tuple[str, str, str]]:
+    name, stack = delivery.symbol, delivery.stack_bytes
+    given = f"the caller's, a `{name}_arena_t`: {delivery.macro}_ARENA_BYTES with padding"
+    rows = [("arena", f"{delivery.program.arena_bytes}", given)]
+    rows.append(("weights", f"{delivery.weights_bytes}", "constants, in flash where that is"))
+    if delivery.kind == "c":
+        return [*rows, ("stack", "the compiler's", "`-fstack-usage` of GCC and clang tells")]
+    return [*rows, ("stack", "not known" if stack is None else f"{stack}", f"of `{name}_run`")]
+
+
 def _threads(delivery: Delivery) -> str:
     most = delivery.program.threads
     if most == 1:
@@ -137,6 +167,11 @@ def _threads(delivery: Delivery) -> str:
 
 def _cpu(delivery: Delivery) -> str:
     program = delivery.program
+    if delivery.kind == "c":
+        return ""
+    if delivery.bare:
+        needs = ", ".join(program.features)
+        return f"The code uses {needs}, and nothing checks that the core has it." if needs else ""
     if not program.features:
         return f"Any {delivery.architecture} CPU runs it."
     if program.better:
