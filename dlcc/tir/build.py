@@ -55,6 +55,8 @@ class LLVMTarget:
             config["mcpu"] = self.mcpu
         if self.mattr:
             config["mattr"] = list(self.mattr)
+        if self.triple.startswith("thumb"):
+            config["vector-width"] = 128  # of MVE; TVM has a warning where it is to guess
         if self.triple.endswith("eabihf"):
             config["mfloat-abi"] = "hard"
         target = tvm.target.Target(config)
