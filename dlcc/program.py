@@ -209,11 +209,19 @@ class KernelSource:
         types: C types that its parameters point to, ``const`` where they are only read.
         names: of its parameters.
         body: what stands between the braces of the function, indented.
+        apart: what its parameters point to never overlaps.
     """
 
     types: tuple[str, ...]
     names: tuple[str, ...]
     body: str = field(repr=False)
+    apart: bool = True
+
+    @property
+    def parameters(self) -> list[str]:
+        """The declarations of its parameters."""
+        pairs = zip(self.types, self.names, strict=True)
+        return [f"{kind} *{'restrict ' if self.apart else ''}{name}" for kind, name in pairs]
 
 
 @dataclass(frozen=True)

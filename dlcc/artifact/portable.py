@@ -158,10 +158,9 @@ class _Writer:
         source = self.program.sources[function]
         layers = ", ".join(dict.fromkeys(step.layer for step in steps))
         comment = _wrapped(f"/* {c_comment(layers)}", " * ") + " */"
-        parameters = [f"{t} *restrict {n}" for t, n in zip(source.types, source.names, strict=True)]
         head = f"static void {self._names[function]}("
         body = "\n".join(_wrapped(line) for line in source.body.splitlines())
-        listed = f",\n{' ' * len(head)}".join(parameters)
+        listed = f",\n{' ' * len(head)}".join(source.parameters)
         return f"{comment}\n{head}{listed}) {{\n{body}\n}}\n"
 
     # -- calls ----------------------------------------------------------------------------------

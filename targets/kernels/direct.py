@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from dlcc import tir
-from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
+from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, Overlap, name_key
 from targets.kernels import epilogue
-from targets.kernels.spec import NUMPY, Borders, ConvSpec, ConvTransposeSpec, Epilogue
+from targets.kernels.spec import NUMPY, SIZE, Borders, ConvSpec, ConvTransposeSpec, Epilogue
 
 CHANNELS = 4
 """Output channels that are computed side by side."""
@@ -96,7 +96,34 @@ def conv2d(
     key = name_key(kind, coded)
     build = _Depthwise if depthwise else _Conv
     step = KernelStep(key, lambda: build(key, coded).build(), _arguments(spec), spec.n * spec.oh)
-    return KernelPlan((step,), constants, kernel=f"direct {kind.replace('_', ' ')}")
+    return KernelPlan(
+        (step,), constants, overlaps=overlaps(spec), kernel=f"direct {kind.replace('_', ' ')}"
+    )
+
+
+def overlaps(spec: ConvSpec) -> dict[int, Overlap]:
+    """How output may overwrite input: what is read from then on lies behind what is written.
+
+    While the last channels of a pixel are summed, all others have been written. A depthwise layer
+    is done with a channel of its window when it writes it, but not with those of the next window.
+    """
+    pixels, first = np.arange(spec.n * spec.oh * spec.ow), spec.first_read * spec.c
+    source, result = SIZE[spec.in_dtype], SIZE[spec.epilogue.out]
+    if spec.groups == spec.c == spec.oc:
+        leads = [
+            (written * result - read * source).max(initial=-first[-1] * source)
+            for channel in (0, spec.c - 1)
+            for written in (pixels * spec.c + channel,)
+            for written, read in ((written, first + channel), (written[:-1], first[1:]))
+        ]
+        lead = max(leads)
+    else:
+        last = spec.oc // spec.groups % CHANNELS or CHANNELS
+        lead = (((pixels + 1) * spec.oc - last) * result - first * source).max()
+    made = {0: Overlap(int(lead))}
+    if spec.epilogue.residual:
+        made[1] = Overlap(exact=True)
+    return made
 
 
 def conv2d_transpose(
@@ -212,7 +239,7 @@ class _Loops(_Sums):
                 columns = self._taps(left, 1, self.window.column_borders)
                 pixel = kb.let(item * spec.ow + column, "pixel") if spec.ow > 1 else item
                 self._pixel((image * spec.h + top) * spec.w + left, rows, columns, pixel)
-        return kb.build()
+        return kb.build().without_attr("tirx.noalias")  # the output may lie over the input
 
     def _taps(self, start: Any, axis: int, cut: bool) -> tuple[Any, Any]:
         """First and end of the taps that a window from ``start`` has inside the input."""

@@ -138,13 +138,8 @@ def overlaps(layer: DspConv) -> dict[int, Overlap]:
 
     What the blocks after it read must lie behind what is written by then.
     """
-    spec, pixels = layer.spec, np.arange(layer.pixels)
-    row, column = np.divmod(pixels, spec.ow)
-    image, row = np.divmod(row, spec.oh)
-    top = np.maximum(row * spec.stride[0] - spec.pads[0], 0)
-    left = np.maximum(column * spec.stride[1] - spec.pads[1], 0)
-    first = ((image * spec.h + np.minimum(top, spec.h - 1)) * spec.w + left) * spec.c
-    later = np.minimum.accumulate(first[::-1])[::-1]
+    spec = layer.spec
+    later = spec.first_read * spec.c
     starts = np.arange(layer.dot.pixels, layer.pixels, layer.dot.pixels)
     written = starts * spec.oc * SIZE[spec.epilogue.out]
     size = spec.n * spec.h * spec.w * spec.c

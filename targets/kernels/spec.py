@@ -152,6 +152,17 @@ class ConvSpec:
         return (self.padded[1] - (self.kw - 1) * self.dilation[1] - 1) // self.stride[1] + 1
 
     @property
+    def first_read(self) -> np.ndarray:
+        """For each output pixel the first input pixel that it or a later one reads."""
+        row, column = np.divmod(np.arange(self.n * self.oh * self.ow), self.ow)
+        image, row = np.divmod(row, self.oh)
+        top = np.clip(row * self.stride[0] - self.pads[0], 0, self.h - 1)
+        left = np.clip(column * self.stride[1] - self.pads[1], 0, self.w - 1)
+        first = (image * self.h + top) * self.w + left
+        later: np.ndarray = np.minimum.accumulate(first[::-1])[::-1]
+        return later
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates."""
         taps = self.kh * self.kw * (self.c // self.groups)

@@ -36,8 +36,7 @@ def kernels(sources: Mapping[str, KernelSource], folder: Path) -> ctypes.CDLL:
     parts = ["#include <stdint.h>", "#include <string.h>", PREAMBLE]
     parts += needed_functions(source.body for source in sources.values())
     for name, source in sources.items():
-        pairs = zip(source.types, source.names, strict=True)
-        parameters = ", ".join(f"{kind} *restrict {n}" for kind, n in pairs)
+        parameters = ", ".join(source.parameters)
         parts += [f"void {name}({parameters});", f"void {name}({parameters}) {{\n{source.body}\n}}"]
     path = folder / "kernels.c"
     path.write_text("\n".join(parts))

@@ -91,4 +91,6 @@ def print_kernel(name: str, func: Any, work_items: int) -> KernelSource:
         for n, p in zip(made.parameters, lowered.params, strict=True)
         if p not in made.used
     ]
-    return KernelSource(tuple(types), tuple(made.parameters), "\n".join([*lines, *made.lines]))
+    text = "\n".join([*lines, *made.lines])
+    apart = func.attrs is None or LOWERED not in func.attrs or "tirx.noalias" in func.attrs
+    return KernelSource(tuple(types), tuple(made.parameters), text, apart)
