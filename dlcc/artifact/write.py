@@ -93,10 +93,12 @@ def write_artifact(
     options = _Options(symbol, tuple(sorted(set(emit))), embed, pack)
     bare = is_bare(program.triple)
     build = _build_bare if bare else _build
+    check_program(program)
     if "c" in emit:
         _check_source(options)
         build = _build_source
-    check_program(program)
+        # of no machine, but in its libraries
+        program = replace(program, triple="", features=(), object_code=b"")
     with replace_folder(Path(out_dir)) as folder:
         with tempfile.TemporaryDirectory(prefix="dlcc-") as work:
             contents, facts = build(program, Path(work), options)
