@@ -102,16 +102,16 @@ def set_up(cache: Cache, networks: Iterable[str], contenders: Iterable[Contender
     cache.models.mkdir(parents=True, exist_ok=True)
     chosen, names = list(contenders), list(networks)
     failures = 0
-    failures += not _environment(cache, ENVIRONMENTS["torch"], say, _lacking(cache, names))
+    failures += not make_environment(cache, ENVIRONMENTS["torch"], say, _lacking(cache, names))
     environments = dict.fromkeys(c.environment for c in chosen if c.environment)
     for name in environments:
-        failures += not _environment(cache, ENVIRONMENTS[name], say)
+        failures += not make_environment(cache, ENVIRONMENTS[name], say)
     # the source first, then in an order in which each product's origin is made before it
     wanted = {p for c in chosen if c.product for p in _with_origins(c.product)} | {"{}.onnx"}
     for product in (p for p in PRODUCTS.values() if p.pattern in wanted):
         left = [n for n in names if not cache.model(product.pattern, n).exists()]
         if left and product.environment not in environments and product.environment != "torch":
-            failures += not _environment(cache, ENVIRONMENTS[product.environment], say)
+            failures += not make_environment(cache, ENVIRONMENTS[product.environment], say)
         failures += sum(not _product(cache, product, network, say) for network in left)
     return failures
 
@@ -125,7 +125,7 @@ def _with_origins(pattern: str) -> list[str]:
     return [pattern, *(_with_origins(product.needs) if product.needs else [])]
 
 
-def _environment(cache: Cache, environment: Environment, say: Say, needed: bool = True) -> bool:
+def make_environment(cache: Cache, environment: Environment, say: Say, needed: bool = True) -> bool:
     """Make an environment and install into it; True unless that failed."""
     name = f"venv-{environment.name}"
     folder = cache.root / name

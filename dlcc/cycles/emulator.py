@@ -145,13 +145,14 @@ def one_run(phases: Sequence[Counter[Block]]) -> dict[Block, int]:
     return {block: runs for block, runs in found.items() if runs}
 
 
-def executed(artifact: Artifact, folder: Path, variant: str) -> Executed:
+def executed(artifact: Artifact, folder: Path, variant: str, cpu: str = "max") -> Executed:
     """Runs an artifact's static library once, on zeros and one thread.
 
     Args:
         artifact: with a static library.
         folder: for the program and the counts; must stay as long as the result is used.
         variant: name of the variant of its kernels.
+        cpu: the emulator's name of the CPU; "max" has all instructions that it knows.
 
     Raises:
         DlccError: USAGE if the artifact has no static library; TARGET if it cannot be run.
@@ -174,5 +175,5 @@ def executed(artifact: Artifact, folder: Path, variant: str) -> Executed:
     tools.link_static(str(_RUN), "run", names, place, [str(place / library.name)])
     weights = place / f"{symbol}.weights"
     command = [folder / "run", *([weights] if weights.is_file() else [])]
-    phases = count_phases(emulator, command, folder, ("-cpu", "max"))
+    phases = count_phases(emulator, command, folder, ("-cpu", cpu))
     return Executed(folder / "run", one_run(phases), version_of(emulator)[1])
