@@ -10,6 +10,7 @@ Where 16 bits are proven to hold every result, bias included, products and sums 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -19,6 +20,7 @@ from dlcc import tir
 from dlcc.analysis.accumulators import Bounds, of_weights
 from dlcc.lowering.kernel import Footprint, KernelArg, KernelPlan, KernelStep, name_key
 from targets.isa import CLOCK, Isa
+from targets.kernels import depthwise_neon as neon
 from targets.kernels import depthwise_vnni as vnni
 from targets.kernels import epilogue
 from targets.kernels.conv import channel_constants, fold_zero_point
@@ -323,7 +325,7 @@ def depthwise(
     if spec.in_dtype == "u8":
         if multiplier is None:
             raise ValueError("u8 activations need a multiplier")
-        fast = None if shape.short else _vnni_plan(spec, isa, weights, bias, multiplier)
+        fast = None if shape.short else _bytes_plan(spec, isa, weights, bias, multiplier)
         if fast is not None:
             return fast
         if short is not None and result_bits(spec, weights, bias, short) > SHORT:
@@ -383,7 +385,9 @@ def result_bits(spec: ConvSpec, weights: np.ndarray, bias: np.ndarray, data: Bou
     return of_weights(weights.reshape(spec.c, -1), centred, bias).all.bits
 
 
-def _footprint(spec: ConvSpec, shape: Depthwise | vnni.DepthwiseVnni, arguments: int) -> Footprint:
+def _footprint(
+    spec: ConvSpec, shape: Depthwise | vnni.DepthwiseVnni | neon.DepthwiseNeon, arguments: int
+) -> Footprint:
     """Bytes that each item touches; the operands are x, constants, the residual, the output."""
     rows, out = shape.row_spans(shape.n, shape.chunks)
     pixels = out * (shape.ow * shape.c)
@@ -393,20 +397,39 @@ def _footprint(spec: ConvSpec, shape: Depthwise | vnni.DepthwiseVnni, arguments:
     return Footprint(reads, {arguments - 1: pixels * SIZE[spec.epilogue.out]})
 
 
-def _vnni_plan(
+def _bytes_plan(
     spec: ConvSpec, isa: Isa, weights: np.ndarray, bias: np.ndarray, multiplier: np.ndarray
 ) -> KernelPlan | None:
-    """The plan by vpdpbusd, or None where the layer, its numbers or the CPU do not allow it."""
-    shape = vnni.shape_of(spec, isa)
-    bias = fold_zero_point(bias, weights, spec.in_zero_point)
-    if shape is None or not epilogue.products_fit(weights, bias, multiplier):
-        return None
+    """The plan by products of bytes, or None where layer, numbers or CPU do not allow it."""
+    shape: vnni.DepthwiseVnni | neon.DepthwiseNeon | None
+    if isa.arch == "x86":
+        shape = vnni.shape_of(spec, isa)
+        bias = fold_zero_point(bias, weights, spec.in_zero_point)
+        if shape is None or not epilogue.products_fit(weights, bias, multiplier):
+            return None
+        kernel, key = "depthwise-vnni", name_key("depthwise_vnni", shape)
+        build = partial(vnni.depthwise_vnni_function, key, shape)
+        packed, channels = (
+            vnni.pack_weights(weights, shape),
+            partial(vnni.pack_channels, shape=shape),
+        )
+    else:
+        shape = neon.shape_of(spec, isa, weights)
+        bias = fold_zero_point(bias, weights, spec.in_zero_point - neon.OFFSET)
+        if shape is None:
+            return None
+        kernel, key = "depthwise-neon", name_key("depthwise_neon", shape, isa.arch)
+        build = partial(neon.depthwise_neon_function, key, shape)
+        packed, channels = (
+            neon.pack_weights(weights, shape),
+            partial(neon.pack_channels, shape=shape),
+        )
     constants = {
-        "weight": vnni.pack_weights(weights, shape),
+        "weight": packed,
         "zero": np.array([spec.in_zero_point], np.uint8),
-        "bias": vnni.pack_channels(bias, shape),
+        "bias": channels(bias),
         "scalars": epilogue.scalars(spec.epilogue),
-        "multiplier": vnni.pack_channels(multiplier.astype(np.float32), shape),
+        "multiplier": channels(multiplier.astype(np.float32)),
     }
     args: list[KernelArg] = [("const", name) for name in constants]
     steps: list[KernelStep] = []
@@ -417,11 +440,10 @@ def _vnni_plan(
         constants["fill"] = fill_constant(0, "u8")
         steps.append(stage_step(stage, isa, source, "fill", 0))
         source, scratch = ("scratch", 0), (stage.bytes,)
-    key = name_key("depthwise_vnni", shape)
     steps.append(
         KernelStep(
             key,
-            lambda: vnni.depthwise_vnni_function(key, shape),
+            build,
             (source, *args, ("out", 0)),
             shape.items,
             footprint=lambda: _footprint(spec, shape, len(args) + 2),
@@ -432,7 +454,7 @@ def _vnni_plan(
         constants,
         scratch,
         features=isa.vector_flags(),
-        kernel="depthwise-vnni",
+        kernel=kernel,
     )
 
 
@@ -442,7 +464,8 @@ def depthwise_cost(spec: ConvSpec, isa: Isa, *, short: bool = False) -> float:
     taps = spec.kh * spec.kw
     vectors = spec.n * spec.oh * spec.ow * shape.blocks
     cycles = vectors * (taps * (0.5 if isa.fma and not short else 1.0) + 9.0)
-    fast = None if short else vnni.shape_of(spec, isa)
+    make = vnni.shape_of if isa.arch == "x86" else neon.shape_of
+    fast = None if short else make(spec, isa)
     if fast is not None:
         cycles = fast.cycles
     return cycles / CLOCK + (stage.seconds if stage else 0.0)

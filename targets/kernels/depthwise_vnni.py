@@ -16,7 +16,8 @@ from the constants.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -24,8 +25,8 @@ import numpy as np
 
 from dlcc import tir
 from targets.isa import Isa
+from targets.kernels.depthwise_rows import RowEmitter, emit_items
 from targets.kernels.gemm import MIN_ITEMS, Cut, even_cut, tail_cut
-from targets.kernels.skeleton import divide
 from targets.kernels.spec import NUMPY, Borders, ConvSpec
 
 _DOT = {64: "512", 32: "256", 16: "128"}
@@ -166,24 +167,14 @@ def pack_channels(values: np.ndarray, shape: DepthwiseVnni) -> np.ndarray:
 
 
 @dataclass
-class _Emitter:
+class _Emitter(RowEmitter):
     """The kernel being emitted."""
 
-    kb: tir.KernelBuilder
-    shape: DepthwiseVnni
-    x: Any
-    weight: Any
-    zero: Any
-    bias: Any
-    multiplier: Any
-    scalars: Any
-    y: Any
-    pixel: Any = None
-    blocks: tuple[Any, Any] = (None, None)
-    """First channel block of the work item, and the end."""
-    rows: list[tuple[Any, Any, Any]] = field(default_factory=list)
-    """For each kernel row: start of the input row, and for rows that may lie on padding the byte
-    masks of input and of zero point."""
+    weight: Any = None
+    bias: Any = None
+    multiplier: Any = None
+    scalars: Any = None
+    y: Any = None
 
 
 @dataclass(frozen=True)
@@ -247,7 +238,7 @@ def _column(
         if i >= shape.kernel[0]:
             rows.append(kb.const(0, "uint8", width))
             continue
-        start, keep, fill = em.rows[i]
+        start = em.rows[i][0]
         value = zero
         col = at if first is None else first * shape.stride[1] - shape.pads[1] + at
         if shape.fold > 1 or first is None or 0 <= col < shape.w:
@@ -255,9 +246,7 @@ def _column(
                 value = _folded(em, width, start if first is not None else start + x_col, at, first)
             else:
                 value = kb.load(em.x, start + x_col + at * shape.c, width)
-            if keep is not None:
-                kept = tir.tirx.bitwise_and(value, kb.splat(keep, width))
-                value = tir.tirx.bitwise_or(kept, kb.splat(fill, width))
+            value = em.masked(i, value)
         rows.append(kb.let(value, "row"))
     pairs = [
         [kb.let(_shuffle(rows[k], rows[k + 1], 1, high), "pair") for high in (False, True)]
@@ -362,59 +351,6 @@ def _blocks(em: _Emitter, size: int, col: Any, first: int | None) -> None:
             _strip(em, tail, size, col, first)
 
 
-def _inside(shape: DepthwiseVnni, col: int, size: int) -> bool:
-    """Whether a strip reads the input's columns only, and fills its vectors."""
-    return not shape.touches_border(col, size) and size % shape.fold == 0
-
-
-def _strips(em: _Emitter) -> None:
-    """One output row: border strips by themselves, the others in loops."""
-    kb, shape = em.kb, em.shape
-    start = 0
-    for count, size in (shape.cols.first, shape.cols.rest):
-        at = 0
-        while at < count:
-            inner = at
-            while inner < count and _inside(shape, start + inner * size, size):
-                inner += 1
-            if inner > at:
-                with kb.loop(at, inner, "strip") as strip:
-                    _blocks(em, size, kb.let(strip * size + start, "col"), None)
-                at = inner
-            else:
-                first = start + at * size
-                _blocks(em, size, first, first)
-                at += 1
-        start += count * size
-
-
-def _kernel_rows(em: _Emitter, image: Any, row: Any) -> Any:
-    """Sets where each kernel row reads; returns whether all of them lie inside the input.
-
-    Rows on padding read any row; their bytes are masked by the zero point.
-    """
-    kb, shape = em.kb, em.shape
-    zero, last = (tir.tirx.IntImm("int32", v) for v in (0, shape.h - 1))
-    em.rows = []
-    first = kb.let(row * shape.stride[0] - shape.pads[0], "kernel_row")
-    reach = (shape.kernel[0] - 1) * shape.dilation[0]
-    for i in range(shape.kernel[0]):
-        at = first + i * shape.dilation[0]
-        keep = fill = None
-        if shape.row_borders:
-            within = tir.tirx.all(at >= 0, at < shape.h)
-            keep = kb.let(tir.tirx.Select(within, _u8(255), _u8(0)), "keep")
-            fill = kb.let(tir.tirx.bitwise_and(_u8(255) - keep, kb.load(em.zero, 0)), "fill")
-            at = tir.tirx.max(tir.tirx.min(at, last), zero)
-        start = (image * shape.h + at) * (shape.w * shape.c)
-        em.rows.append((kb.let(start, "row_at"), keep, fill))
-    return tir.tirx.all(first >= 0, first + reach < shape.h)
-
-
-def _u8(value: int) -> Any:
-    return tir.tirx.IntImm("uint8", value)
-
-
 def depthwise_vnni_function(name: str, shape: DepthwiseVnni) -> Any:
     """The PrimFunc: parameters x, weight, zero, bias, scalars, multiplier, y."""
     kb = tir.KernelBuilder(name)
@@ -423,21 +359,8 @@ def depthwise_vnni_function(name: str, shape: DepthwiseVnni) -> Any:
     bias, scalars = kb.pointer("bias", "int32"), kb.pointer("scalars", "float32")
     multiplier = kb.pointer("multiplier", "float32")
     y = kb.pointer("y", NUMPY[shape.out], align=1)
-    em = _Emitter(kb, shape, x, weight, zero, bias, multiplier, scalars, y)
-    per_chunk = ceil(len(shape.widths) / shape.chunks)
-    with kb.loop(kb.begin, kb.end, "item") as item:
-        rest, chunk = divide(kb, item, shape.chunks, "chunk")
-        image, row = divide(kb, rest, shape.oh, "row")
-        image = image if shape.n > 1 else 0
-        row = row if shape.oh > 1 else 0
-        em.pixel = kb.let((image * shape.oh + row) * shape.ow, "pixel")
-        start = kb.let(chunk * per_chunk, "start")
-        em.blocks = (start, kb.let(start + per_chunk, "stop"))
-        inside = kb.let(_kernel_rows(em, image, row), "inside")
-        if shape.row_borders:
-            with kb.when(tir.tirx.Not(inside)):
-                _strips(em)
-        em.rows = [(at, None, None) for at, _, _ in em.rows]
-        with kb.when(inside if shape.row_borders else True):
-            _strips(em)
+    em = _Emitter(
+        kb, shape, x, zero, weight=weight, bias=bias, multiplier=multiplier, scalars=scalars, y=y
+    )
+    emit_items(em, len(shape.widths), partial(_blocks, em))
     return kb.build()

@@ -7,12 +7,14 @@ import pytest
 
 from dlcc.lowering.kernel import ARENA_SLACK
 from targets.arm import NEON
+from targets.kernels import depthwise_neon
 from targets.kernels.arm_mlal import proven_unit
 from targets.kernels.conv import conv2d
 from targets.kernels.gemm import unit_for
 from targets.kernels.spec import ConvSpec, Epilogue
 from targets.rows.codes import TableRow
 from tests.ops.tir_harness import affine, case, reference, u8
+from tests.targets import test_depthwise_kernels as depthwise
 from tests.targets import test_matmul_kernels as products
 from tests.targets import test_winograd_kernels as filtering
 from tests.targets.reference import conv_accumulators, finish
@@ -127,3 +129,30 @@ def test_tables_of_codes(isa):
     ]
     for got, y in zip(runner.run_all(jobs, 2, slack=0), want, strict=True):
         np.testing.assert_array_equal(got, y)
+
+
+@pytest.mark.parametrize("isa", isa_params("neon", "armv7"))
+def test_depthwise(isa):
+    cases = {
+        (name, dtype, largest): depthwise.case_of(name, dtype, isa, largest)
+        for name in depthwise.CASES
+        for dtype, largest in (("u8", 127), ("u8", 40), ("f32", 0))
+    }
+    runner = Runner([one.plan for one in cases.values()], isa)
+    for slack in (0, ARENA_SLACK):
+        specs = depthwise.CASES
+        some = [one for key, one in cases.items() if specs[key[0]].input_slack == (slack > 0)]
+        made = runner.run_all([(one.plan, one.inputs, one.out) for one in some], 3, slack)
+        for one, got in zip(some, made, strict=True):
+            one.check(got)
+
+
+def test_depthwise_products_summed_in_16_bits():
+    spec = ConvSpec(1, 9, 9, 8, 8, 1, 3, groups=8, in_dtype="u8", epilogue=Epilogue("u8"))
+    for last, runs in ((1, (3,)), (2, (3,)), (3, (2, 1)), (-1, (3,)), (-2, (2, 1))):
+        side = 127 if last > 0 else -127
+        weights = np.zeros((8, 1, 1, 3), np.int8)
+        weights[5] = [side, side, last]
+        shape = depthwise_neon.shape_of(spec, NEON, weights)
+        assert shape is not None
+        assert shape.runs == (runs,), last

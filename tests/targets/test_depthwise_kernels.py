@@ -54,15 +54,18 @@ CASES = {
 def table(request):
     """All cases planned for one ISA and compiled together."""
     cases = {
-        (name, dtype): Case(
-            replace(typed(spec, dtype), epilogue=_epilogue(spec, dtype)),
-            request.param,
-            plan=depthwise,
-        )
-        for name, spec in CASES.items()
+        (name, dtype): case_of(name, dtype, request.param)
+        for name in CASES
         for dtype in ("u8", "f32")
     }
     return cases, Runner([case.plan for case in cases.values()], request.param)
+
+
+def case_of(name: str, dtype: str, isa, largest: int = 127) -> Case:
+    """One of the cases, with codes of weights up to ``largest``."""
+    spec = CASES[name]
+    spec = replace(typed(spec, dtype), epilogue=_epilogue(spec, dtype))
+    return Case(spec, isa, plan=depthwise, largest=largest)
 
 
 def _epilogue(spec: ConvSpec, dtype: str) -> Epilogue:

@@ -74,13 +74,13 @@ CASES = {
 class Case:
     """Random data for a spec, its plan and its reference output."""
 
-    def __init__(self, spec: ConvSpec, isa, seed: int = 0, plan=conv2d) -> None:
+    def __init__(self, spec: ConvSpec, isa, seed: int = 0, plan=conv2d, largest: int = 127) -> None:
         rng = np.random.default_rng(seed)
         shape, integer = (spec.n, spec.h, spec.w, spec.c), spec.in_dtype == "u8"
         kernel = (spec.oc, spec.c // spec.groups, spec.kh, spec.kw)
         if integer:
             self.x = rng.integers(0, 256, shape, dtype=np.uint8)
-            self.w = rng.integers(-127, 128, kernel, dtype=np.int8)
+            self.w = rng.integers(-largest, largest + 1, kernel, dtype=np.int8)
             self.bias = rng.integers(-3000, 3000, spec.oc).astype(np.int32)
         else:
             self.x = rng.standard_normal(shape).astype(np.float32)
