@@ -33,7 +33,7 @@ def shared(
 
 def kernels(sources: Mapping[str, KernelSource], folder: Path) -> ctypes.CDLL:
     """Kernels under their own names, as functions of their pointers."""
-    parts = ["#include <stdint.h>", "#include <string.h>", PREAMBLE]
+    parts = ["#include <stdint.h>", PREAMBLE]
     parts += needed_functions(source.body for source in sources.values())
     for name, source in sources.items():
         parameters = ", ".join(source.parameters)

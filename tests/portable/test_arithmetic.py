@@ -67,7 +67,7 @@ void halved(const float *a, uint16_t *h, const uint16_t *b, float *y, int n) {
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     text = "\n".join(driver(name) for name in (*UNARY, *BINARY)) + MORE
     path: Path = tmp_path_factory.mktemp("arithmetic") / "functions.c"
-    head = ["#include <stdint.h>", "#include <string.h>", *needed_functions([text])]
+    head = ["#include <stdint.h>", *needed_functions([text])]
     path.write_text("\n".join([*head, text]))
     return ctypes.CDLL(str(shared(path)))
 

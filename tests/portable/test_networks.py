@@ -39,7 +39,7 @@ def compiled(model: object, folder: Path, **options: object) -> dlcc.driver.Comp
 def test_files_are_accounted_for_and_reproducible(tmp_path: Path) -> None:
     made = [compiled(small_net(), tmp_path / name).artifact for name in ("one", "two")]
     files = {"small_net.c", "small_net.h", "small_net_weights.h", "report.json"}
-    assert made[0].manifest["files"].keys() == files
+    assert made[0].manifest["files"].keys() >= files
     record = made[0].manifest
     assert (record["emit"], record["triple"], record["features"]) == (["c"], "", [])
     for name in files:

@@ -157,6 +157,8 @@ class Expressions:
         dtype = _computable(e.a)
         if kind == "NE" and dtype in ("float32", "float64"):
             return self._call_text(f"differ_{SHORT[dtype]}", e.a, e.b)
+        if kind == "Sub" and type(e.a).__name__ == "IntImm" and not e.a.value and dtype in SHORT:
+            return f"-{self.text(e.b, UNARY + 1)}", UNARY
         if kind in _WRAPPED and dtype == "int32" and (_is_huge(e.a) or _is_huge(e.b)):
             return self._call_text(_WRAPPED[kind], e.a, e.b)
         bracketed = kind == "Or" and type(e.a).__name__ == "And"  # compilers warn without

@@ -1,49 +1,66 @@
 /* Functions that generated C calls; each file gets those that it uses. They use integers alone
  * where a compiler might fuse or reorder floating-point operations, and no libm: its results differ
- * between versions. */
+ * between versions. Bits change their type in unions, as C99 allows (6.5.2.3). */
 #include <stdint.h>
-#include <string.h>
 
 /* The bits of a float. */
 static inline uint32_t bits_of_f32(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  return bits;
+  union {
+    float from;
+    uint32_t to;
+  } both;
+  both.from = x;
+  return both.to;
 }
 
 /* The float of these bits. */
 static inline float f32_of_bits(uint32_t bits) {
-  float x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
+  union {
+    uint32_t from;
+    float to;
+  } both;
+  both.from = bits;
+  return both.to;
 }
 
 /* The bits of a double. */
 static inline uint64_t bits_of_f64(double x) {
-  uint64_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  return bits;
+  union {
+    double from;
+    uint64_t to;
+  } both;
+  both.from = x;
+  return both.to;
 }
 
 /* The double of these bits. */
 static inline double f64_of_bits(uint64_t bits) {
-  double x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
+  union {
+    uint64_t from;
+    double to;
+  } both;
+  both.from = bits;
+  return both.to;
 }
 
 /* Bits as a signed number, as every machine does it. */
 static inline int32_t i32_of_bits(uint32_t bits) {
-  int32_t x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
+  union {
+    uint32_t from;
+    int32_t to;
+  } both;
+  both.from = bits;
+  return both.to;
 }
 
 /* Bits as a signed number, as every machine does it. */
 static inline int64_t i64_of_bits(uint64_t bits) {
-  int64_t x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
+  union {
+    uint64_t from;
+    int64_t to;
+  } both;
+  both.from = bits;
+  return both.to;
 }
 
 /* Sum modulo 2^32. */
