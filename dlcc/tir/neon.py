@@ -28,8 +28,13 @@ def accumulate_pairs(sums: Any, values: Any) -> Any:
 
 
 def dot(sums: Any, a: Any, b: Any) -> Any:
-    """``sums`` (int32x4) plus the products of each four neighbours of uint8x16 vectors (udot)."""
-    return _pure("llvm.aarch64.neon.udot", "int32x4", sums, a, b)
+    """``sums`` (int32x4) plus the products of each four neighbours of vectors of 16 bytes.
+
+    udot where both are unsigned, sdot where both are signed, usdot where ``b`` alone is signed.
+    """
+    signs = "".join("s" if _is_signed(value) else "u" for value in (a, b))
+    name = {"uu": "udot", "ss": "sdot", "us": "usdot"}[signs]
+    return _pure(f"llvm.aarch64.neon.{name}", "int32x4", sums, a, b)
 
 
 def _is_signed(value: Any) -> bool:
@@ -37,8 +42,8 @@ def _is_signed(value: Any) -> bool:
 
 
 def add_pairs(a: Any, b: Any) -> Any:
-    """Sums of neighbours of two int32x4 vectors, those of ``a`` first (addp)."""
-    return _call("add_pairs", "int32x4", a, b)
+    """Sums of neighbours of two int32x4 or int16x8 vectors, those of ``a`` first (addp)."""
+    return _call("add_pairs", str(a.ty.dtype), a, b)
 
 
 def look_up(rows: Sequence[Any], index: Any, other: Any = None) -> Any:
@@ -71,7 +76,7 @@ def register_operators() -> dict[str, str]:
     meanings: dict[str, tuple[str, Callable[[Any], Any]]] = {
         "multiply_long": ("products of 8-bit numbers in 16 bits", _lower_multiply_long),
         "accumulate_pairs": ("sums of 16-bit neighbours added in 32 bits", _lower_accumulate),
-        "add_pairs": ("sums of 32-bit neighbours", _lower_add_pairs),
+        "add_pairs": ("sums of neighbours", _lower_add_pairs),
         "look_up": ("bytes of a table", _lower_look_up),
         "look_up_or": ("bytes of a table, others past its end", _lower_look_up_or),
         "requantised_uint8": ("float32 to unsigned codes", _lower_requantised),
@@ -106,12 +111,12 @@ def _lower_accumulate(call: Any) -> Any:
 
 def _lower_add_pairs(call: Any) -> Any:
     if _is_64_bit():
-        return _pure("llvm.aarch64.neon.addp", "int32x4", *call.args)
-    halves = [
-        _pure("llvm.arm.neon.vpadd", "int32x2", half(value, 0), half(value, 1))
-        for value in call.args
-    ]
-    return tirx.Shuffle(halves, [tirx.IntImm("int32", i) for i in range(4)])
+        return _pure("llvm.aarch64.neon.addp", str(call.ty.dtype), *call.args)
+    lanes = int(call.ty.dtype.lanes)
+    dtype = str(call.ty.dtype).replace(f"x{lanes}", f"x{lanes // 2}")
+    return _joined(
+        [_pure("llvm.arm.neon.vpadd", dtype, half(value, 0), half(value, 1)) for value in call.args]
+    )
 
 
 def _lower_look_up(call: Any) -> Any:

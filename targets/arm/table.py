@@ -16,6 +16,7 @@ from targets.rows.dense import (
 )
 from targets.rows.packed import packed_rows
 from targets.rows.rounding import RoundPlanesRow
+from targets.rows.sparse import sparse_rows
 
 
 def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
@@ -27,6 +28,7 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         ConvTransposeRow(isa),
         MatmulRow(isa),
         SoftmaxRow(isa),
+        *sparse_rows(isa),
         *packed_rows(isa),
         RoundPlanesRow(isa),
         QuantizeRow(isa),

@@ -12,7 +12,7 @@ This module decides the blocking and the work items; :mod:`skeleton` emits the f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 import numpy as np
@@ -113,7 +113,7 @@ class Gemm:
 class Unit:
     """How the inner product is computed.
 
-    ``kind``: fma | madd | pairs | vnni | amx, on ARM mlal | sdot | usdot | mmla; ``lanes``:
+    ``kind``: fma | madd | pairs | vnni | amx, on ARM mlal | smull | sdot | usdot | mmla; ``lanes``:
     channels of a block; ``k``: elements of a run that one step takes; ``registers``: vector
     registers the block may fill. ``bf16``: the operands are bfloat16, multiplied by vdpbf16ps
     (vnni), tdpbf16ps (amx), or, widened, by fma. ``sums``: steps (pairs) or multiplications (mlal)
@@ -152,7 +152,7 @@ class Unit:
     @property
     def code_offset(self) -> int:
         """What is taken off codes before they are multiplied: ARM's multiplications are signed."""
-        return 128 if self.kind in ("mlal", "sdot") else 0
+        return 128 if self.kind in ("mlal", "sdot", "smull") else 0
 
     @property
     def spare(self) -> int:
@@ -216,6 +216,14 @@ def _fma_unit(isa: Isa, *, bf16: bool = False) -> Unit:
         elements=isa.lanes if by_element else 1,
         unroll=1 if isa.arch == "armv7" and isa.fma else UNROLL,
     )
+
+
+def word_unit(unit: Unit) -> Unit:
+    """``unit`` for kernels whose steps are words anywhere in memory: four codes or one number."""
+    if unit.kind in ARM_STEPS:
+        kind = {"mlal": "smull", "mmla": "usdot"}.get(unit.kind, unit.kind)
+        return replace(unit, kind=kind, k=4, sums=0)
+    return replace(unit, elements=1, unroll=UNROLL) if unit.elements > 1 else unit
 
 
 def pair_unit(isa: Isa, sums: int, extra: bool) -> Unit:

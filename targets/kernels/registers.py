@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from dlcc import tir
+from targets.kernels import arm_words
 from targets.kernels.blocking import L2_BYTES
 from targets.kernels.code_panel import Unpacking
-from targets.kernels.gemm import LINE
+from targets.kernels.gemm import LINE, Unit
 from targets.kernels.skeleton import (
     Block,
     Context,
@@ -50,10 +51,17 @@ def load_a(ctx: Context, index: Any) -> Any:
     if unit.kind == "fma":
         return kb.let(kb.splat(kb.load(ctx.a, index), unit.lanes), "a")
     word = kb.reinterpret(kb.load(ctx.a, index, unit.k), "int32")
+    word = arm_words.as_factor(kb, unit, word)
     if unit.bf16:
         return kb.let(kb.splat(word, unit.lanes), "a")
-    dtype, lanes = ("int16", 2 * unit.lanes) if unit.kind == "madd" else ("int8", 4 * unit.lanes)
-    return kb.let(kb.reinterpret(kb.splat(word, unit.lanes), dtype, lanes), "a")
+    return kb.let(kb.reinterpret(kb.splat(word, unit.lanes), *word_type(unit)), "a")
+
+
+def word_type(unit: Unit) -> tuple[str, int]:
+    """Dtype and lanes of a vector of words of codes."""
+    if unit.kind == "madd":
+        return "int16", 2 * unit.lanes
+    return "uint8" if unit.kind == "usdot" else "int8", 4 * unit.lanes
 
 
 def load_b(ctx: Context, index: Any) -> Any:
@@ -79,6 +87,8 @@ def multiply_add(ctx: Context, acc: Any, a: Any, b: Any) -> Any:
         return tir.bfloat16.dot(acc, a, b)
     if unit.kind == "vnni":
         return kb.pure(_VNNI[unit.lanes], "int32", unit.lanes, acc, a, b)
+    if unit.kind in arm_words.KINDS:
+        return arm_words.multiply_add(kb, unit, acc, a, b)
     return acc + kb.pure(_MADD[unit.lanes], "int32", unit.lanes, a, b)
 
 

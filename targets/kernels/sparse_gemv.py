@@ -19,12 +19,11 @@ import numpy as np
 from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from targets.isa import CLOCK, Isa
-from targets.kernels import epilogue
-from targets.kernels.conv import geometry
+from targets.kernels import arm_words, epilogue
 from targets.kernels.gemm import Blocking, Cut, Gemm, Unit
-from targets.kernels.registers import load_b, multiply_add
+from targets.kernels.registers import load_b, multiply_add, word_type
 from targets.kernels.skeleton import Context
-from targets.kernels.sparse_layer import Layer, frugal, staged_plan
+from targets.kernels.sparse_layer import Layer, frugal, staged_plan, word_geometry
 from targets.kernels.sparse_pack import (
     Entries,
     entry_counts,
@@ -135,10 +134,8 @@ def _word(ctx: Context, kernel: SparseGemv, x: Any, index: Any, entry: Any) -> A
         piece = kb.cast(piece, "int32") if bits < 32 else piece
         piece = tir.tirx.shift_left(piece, kb.const(bits * i, "int32")) if i else piece
         word = piece if word is None else tir.tirx.bitwise_or(word, piece)
-    dtype, lanes = ("int16", 2) if unit.kind == "madd" else ("int8", 4)
-    return kb.let(
-        kb.reinterpret(kb.splat(kb.let(word, "word"), unit.lanes), dtype, lanes * unit.lanes), "x"
-    )
+    word = kb.let(arm_words.as_factor(kb, unit, word), "word")
+    return kb.let(kb.reinterpret(kb.splat(word, unit.lanes), *word_type(unit)), "x")
 
 
 def _multiply(ctx: Context, kernel: SparseGemv, acc: Any, stream: int, x: Any, entry: Any) -> None:
@@ -185,7 +182,12 @@ def gemv_function(name: str, kernel: SparseGemv) -> Any:
     return kb.build()
 
 
-_NUMPY = {"fma": "float32", "madd": "int16", "vnni": "uint8"}
+_NUMPY = {
+    "fma": "float32",
+    "madd": "int16",
+    "vnni": "uint8",
+    **dict.fromkeys(arm_words.KINDS, "uint8"),
+}
 
 
 def _fetch(ctx: Context, kernel: SparseGemv, entry: Any) -> None:
@@ -218,7 +220,7 @@ def _finish(ctx: Context, kernel: SparseGemv, acc: Any, stream: int, row: Any) -
 
 def _candidates(spec: ConvSpec, isa: Isa) -> list[SparseGemv]:
     """The blocks that the matrix may be cut into."""
-    geo = geometry(spec, isa, amx=False)
+    geo = word_geometry(spec, isa)
     unit, lanes = geo.unit, geo.unit.lanes
     made = []
     for vectors in (1, 2, 4):
@@ -247,6 +249,8 @@ def _predicted(kernel: SparseGemv, counts: np.ndarray, isa: Isa) -> tuple[Sparse
     size = entries * (step + kernel.pieces * np.dtype(kernel.index).itemsize)
     words = 1.5 if kernel.pieces == 1 else 3.0 * kernel.pieces
     loads = kernel.vectors * (1.5 if unit.kind == "madd" else 0.7)
+    if isa.arch != "x86":
+        loads = arm_words.step_cycles(unit, 1, kernel.vectors)
     cycles = entries * (words + loads) + kernel.block_rows * (8.0 + 6.0 * kernel.vectors)
     return kernel, max(cycles / CLOCK, isa.read_seconds(size)), size
 
@@ -261,7 +265,7 @@ def _best(spec: ConvSpec, isa: Isa, matrix: np.ndarray) -> tuple[SparseGemv, flo
 
 def sparse_gemv_cost(spec: ConvSpec, isa: Isa, weights: np.ndarray) -> float:
     """Predicted seconds of :func:`sparse_gemv` on one thread."""
-    geo = geometry(spec, isa, amx=False)
+    geo = word_geometry(spec, isa)
     staged = geo.stage.seconds if geo.stage is not None else 0.0
     return _best(spec, isa, weight_matrix(weights))[1] + staged
 
@@ -269,7 +273,7 @@ def sparse_gemv_cost(spec: ConvSpec, isa: Isa, weights: np.ndarray) -> float:
 def sparse_gemv(layer: Layer, isa: Isa) -> KernelPlan:
     """Plans a linear layer of one row."""
     spec, matrix = layer.spec, weight_matrix(layer.weights)
-    geo = geometry(spec, isa, amx=False)
+    geo = word_geometry(spec, isa)
     kernel, _ = _best(spec, isa, matrix)
     unit = kernel.unit
     constants = _packed(kernel, find_entries(matrix, kernel.rows, unit.k, kernel.pieces))
@@ -279,6 +283,6 @@ def sparse_gemv(layer: Layer, isa: Isa) -> KernelPlan:
         return KernelStep(key, partial(gemv_function, key, kernel), args, kernel.groups)
 
     stage = geo.stage if isinstance(geo.stage, Stage) else None
-    constants |= layer.channels(kernel.rows)
+    constants |= layer.channels(kernel.rows, code_offset=unit.code_offset)
     name = f"sparse-gemv-{unit.kind} {kernel.rows}x{unit.k // kernel.pieces}"
     return staged_plan(layer, isa, unit, stage, constants, step, name)

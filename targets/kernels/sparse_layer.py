@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -11,8 +11,14 @@ import numpy as np
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep
 from targets.isa import Isa
 from targets.kernels import epilogue
-from targets.kernels.conv import channel_constants, features_of, fold_zero_point
-from targets.kernels.gemm import Unit
+from targets.kernels.conv import (
+    Geometry,
+    channel_constants,
+    features_of,
+    fold_zero_point,
+    geometry,
+)
+from targets.kernels.gemm import Unit, word_unit
 from targets.kernels.planes import Planes, planes_step
 from targets.kernels.spec import ConvSpec
 from targets.kernels.stage import Stage, fill_constant, stage_step
@@ -28,32 +34,42 @@ class Layer:
     multiplier: np.ndarray | None = None
     ratio: np.ndarray | None = None
 
-    @property
-    def folded_bias(self) -> np.ndarray:
-        """The bias with the input's zero point in it."""
+    def folded_bias(self, code_offset: int = 0) -> np.ndarray:
+        """The bias with the input's zero point in it; ``code_offset`` is off the codes already."""
         if self.spec.in_dtype != "u8":
             return self.bias.astype(np.float32)
-        return fold_zero_point(self.bias, self.weights, self.spec.in_zero_point)
+        return fold_zero_point(self.bias, self.weights, self.spec.in_zero_point - code_offset)
 
     @property
     def products_fit(self) -> bool:
         """Whether channel blocks may be requantised in bundles."""
         return self.multiplier is not None and epilogue.products_fit(
-            self.weights, self.folded_bias, self.multiplier, self.ratio
+            self.weights, self.folded_bias(), self.multiplier, self.ratio
         )
 
-    def channels(self, lanes: int, *, interleave: int = 1) -> dict[str, np.ndarray]:
-        """The epilogue's constants, filled up to multiples of ``lanes``."""
+    def channels(
+        self, lanes: int, *, interleave: int = 1, code_offset: int = 0
+    ) -> dict[str, np.ndarray]:
+        """The epilogue's constants, filled up to multiples of ``lanes``.
+
+        ``code_offset``: what is taken off codes before they are multiplied.
+        """
         multiplier = self.multiplier if self.spec.in_dtype == "u8" else None
         return channel_constants(
             self.spec.epilogue,
             1,
             lanes,
-            self.folded_bias,
+            self.folded_bias(code_offset),
             multiplier,
             self.ratio,
             interleave=interleave,
         )
+
+
+def word_geometry(spec: ConvSpec, isa: Isa) -> Geometry:
+    """The layer as an implicit GEMM on the vector unit, whose steps may lie anywhere."""
+    geo = geometry(spec, isa, amx=False)
+    return replace(geo, unit=word_unit(geo.unit))
 
 
 Kernel = TypeVar("Kernel")

@@ -18,6 +18,7 @@ from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from targets.isa import Isa
 from targets.kernels import (
+    arm_words,
     sparse_conv,
     sparse_gather,
     sparse_gemv,
@@ -52,6 +53,10 @@ class _SparseRow(IsaRow):
             return "the activations are bfloat16"
         if spec.groups != 1:
             return f"the convolution has {spec.groups} groups"
+        if spec.in_dtype == "u8" and self.isa.dot == "mlal":
+            weights = layers.layer_constants(node).weights
+            if (weights == arm_words.WORST).any():
+                return f"16 bits do not hold two products of weights of {arm_words.WORST}"
         return self._refuses(spec)
 
     def cost(self, node: Node) -> float:
@@ -190,6 +195,8 @@ class SparseTilesRow(_SparseRow):
 
 def sparse_rows(isa: Isa) -> list[KernelRow]:
     """All rows for sparse weights that this feature level can run."""
+    if isa.arch != "x86":
+        return [SparseGemvRow(isa)]
     rows: list[KernelRow] = [
         SparseGemvRow(isa),
         SparseGatherRow(isa),

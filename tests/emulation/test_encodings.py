@@ -8,7 +8,7 @@ import pytest
 import dlcc
 from dlcc.artifact import write_artifact
 from dlcc.driver import build_object
-from dlcc.ir import Affine, Graph
+from dlcc.ir import Affine, Encoding, Graph, Sparse
 from dlcc.lowering.lower import lower
 from dlcc.ops import build
 from targets import get_target
@@ -16,11 +16,12 @@ from tests.emulation.machine import run_network
 from tests.emulation.test_networks import on_machines
 from tests.lowering.graphs import affine, typed
 from tests.targets.test_packed_rows import encoding_of
+from tests.targets.test_sparse_kernels import zeros_of
 
 COLUMNS, OUTPUTS = 2304, 260
 
 KERNELS = {"int2": "packed-gemv", "int4": "packed-gemv", "ternary": "packed-gemv"}
-KERNELS |= {"binary": "packed-gemv"}
+KERNELS |= {"binary": "packed-gemv", "16x4": "sparse-gemv", "1x4": "sparse-gemv"}
 
 
 def compressed_layers() -> Graph:
@@ -31,7 +32,11 @@ def compressed_layers() -> Graph:
     made = []
     for kind in KERNELS:
         real = rng.standard_normal((OUTPUTS, COLUMNS)).astype(np.float32)
-        encoding = encoding_of(kind, real)
+        if "x" in kind:
+            real *= zeros_of(rng, OUTPUTS, COLUMNS, tuple(map(int, kind.split("x"))), 0.1)
+            encoding: Encoding = Sparse("unstructured", encoding_of("int8", real))
+        else:
+            encoding = encoding_of(kind, real)
         weight = graph.add_constant(real, encoding=encoding, name=f"{kind}-weight")
         assert encoding.uniform is not None
         wide = Affine.symmetric(32, 0.02 * np.asarray(encoding.uniform.scales), 0)

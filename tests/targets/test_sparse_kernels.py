@@ -23,7 +23,7 @@ from targets.kernels.sparse_tiles import sparse_tiles
 from targets.kernels.spec import NUMPY, ConvSpec, Epilogue
 from tests.targets.footprints import check_footprints
 from tests.targets.reference import conv_accumulators, finish
-from tests.targets.running import ARENA_SLACK, Runner, isa_params
+from tests.targets.running import ARENA_SLACK, ARM_LEVELS, Runner, isa_params
 
 FLOAT_ULPS = 8
 """Bound of a float sum: so many ulps of the sum of the products' magnitudes."""
@@ -104,7 +104,20 @@ GEMV = {
 }
 
 
-@pytest.mark.parametrize("isa", isa_params())
+def check_all(cases: dict, plan, isa, cuts: tuple[int, ...]) -> None:
+    """All cases on one machine, in each number of ranges."""
+    plans = {key: case.planned(plan, isa) for key, case in cases.items()}
+    runner = Runner(list(plans.values()), isa)
+    for slack in (0, ARENA_SLACK):
+        some = {k: case for k, case in cases.items() if case.spec.input_slack == (slack > 0)}
+        jobs = [(plans[key], case.inputs, case.out) for key, case in some.items()]
+        for count in cuts:
+            made = runner.run_all(jobs, count, slack)
+            for case, got in zip(some.values(), made, strict=True):
+                case.check(got)
+
+
+@pytest.mark.parametrize("isa", isa_params(*LEVELS, *ARM_LEVELS))
 @pytest.mark.parametrize("dtype", ["u8", "f32"])
 def test_gemv_against_numpy(isa, dtype):
     cases = {
@@ -112,13 +125,7 @@ def test_gemv_against_numpy(isa, dtype):
         for name, (spec, block) in GEMV.items()
         for density in (0.0, 0.1, 0.5, 1.0)
     }
-    plans = {key: case.planned(sparse_gemv, isa) for key, case in cases.items()}
-    runner = Runner(list(plans.values()), isa)
-    for (name, density), case in cases.items():
-        slack = ARENA_SLACK if case.spec.input_slack else 0
-        plan = plans[name, density]
-        for cuts in (1, 3):
-            case.check(runner.run(plan, case.inputs, case.out, cuts, slack))
+    check_all(cases, sparse_gemv, isa, (1, 3))
 
 
 @pytest.mark.parametrize("isa", isa_params("avx2", "avx512vnni"))
