@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from dlcc.lowering.target import KernelRow
 from targets.cortex_m.cores import Core
-from targets.rows.cortex_m import DspConvRow, DspDepthwiseRow, MeanRow, MveConvRow, PlainRow
+from targets.rows.cortex_m import (
+    DspConvRow,
+    DspDepthwiseRow,
+    MeanRow,
+    MveConvRow,
+    PlainConvRow,
+    PlainRow,
+    PlainTransposedRow,
+)
 
 
 def rows_for(core: Core) -> tuple[KernelRow, ...]:
     """All rows for this core."""
+    isa, clock = core.isa, core.clock
     return (
-        *([MveConvRow(core.isa, core.clock)] if core.helium else []),
-        DspConvRow(core.isa, core.clock),
-        DspDepthwiseRow(core.isa, core.clock),
-        MeanRow(core.isa, core.clock),
-        PlainRow(core.isa, core.clock),
+        *([MveConvRow(isa, clock)] if core.helium else []),
+        DspConvRow(isa, clock),
+        DspDepthwiseRow(isa, clock),
+        MeanRow(isa, clock),
+        PlainConvRow(isa, clock),
+        PlainTransposedRow(isa, clock),
+        PlainRow(isa, clock),
     )

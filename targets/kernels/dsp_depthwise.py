@@ -134,7 +134,8 @@ def depthwise_function(name: str, layer: DspDepthwise) -> Any:
 
     Buffers of input and output may be the same.
     """
-    kb = tir.KernelBuilder(name, llvm=LOADS)
+    window = window_llvm(layer) if in_registers(layer) else ""
+    kb = tir.KernelBuilder(name, llvm=LOADS + window)
     spec = layer.spec
     x = kb.pointer("x", "uint8", align=1)
     stream = kb.pointer("stream", "int32", align=4)
@@ -205,21 +206,10 @@ def _row(
     spec, outputs = layer.spec, layer.outputs
     with kb.loop(0, layer.steps, "step") as step:
         first = kb.let(start + step * (outputs * spec.stride[1] // 2), "first")
-        totals = [terms.bias] * outputs
-        for ky in range(spec.kh):
-            words: dict[int, Any] = {}
-
-            def word(index: int, row: int = ky, words: dict[int, Any] = words) -> Any:
-                if index not in words:
-                    at = first + row * spec.dilation[0] * layer.pitch + index
-                    words[index] = load(kb, "word", plane, 2 * at)
-                return words[index]
-
-            for u in range(outputs):
-                for pixels, taps, form in _products(layer, u, terms.taps[ky]):
-                    name = f"llvm.arm.smla{form}"
-                    total = kb.pure(name, "int32", 1, word(pixels), taps, totals[u])
-                    totals[u] = kb.let(total, "total")
+        if in_registers(layer):
+            totals = _window(kb, layer, plane, terms, first)
+        else:
+            totals = _sums(kb, layer, plane, terms, first)
         for u, total in enumerate(totals):
             column = step * outputs + u
             whole = spec.ow % outputs == 0 or u == 0
@@ -228,18 +218,110 @@ def _row(
                 finish.store(total, terms.multiplier, terms.ratio, at)
 
 
-def _products(layer: DspDepthwise, output: int, pairs: list[Any]) -> list[tuple[int, Any, str]]:
-    """What one output of a step takes of a kernel row: word of the plane, taps, instruction."""
-    spec, made, tap = layer.spec, [], 0
+def _sums(kb: Any, layer: DspDepthwise, plane: Any, terms: _Terms, first: Any) -> list[Any]:
+    """Sums of a step's outputs, whose windows begin at word ``first``."""
+    spec, totals = layer.spec, [terms.bias] * layer.outputs
+    for ky in range(spec.kh):
+        words: dict[int, Any] = {}
+        for u in range(layer.outputs):
+            for index, pair, form in _products(layer, u):
+                if index not in words:
+                    at = first + ky * spec.dilation[0] * layer.pitch + index
+                    words[index] = load(kb, "word", plane, 2 * at)
+                taps = terms.taps[ky][pair]
+                total = kb.pure(f"llvm.arm.smla{form}", "int32", 1, words[index], taps, totals[u])
+                totals[u] = kb.let(total, "total")
+    return totals
+
+
+REGISTERS = 12
+"""That a window may take; two are left to the loop around it."""
+
+
+def in_registers(layer: DspDepthwise) -> bool:
+    """Whether a step's windows are two words wide, and fit the registers with all taps."""
+    spec = layer.spec
+    words = {index for u in range(layer.outputs) for index, _, _ in _products(layer, u)}
+    taps = 2 * layer.row_words * spec.kh
+    reach = 4 * (spec.kh - 1) * spec.dilation[0] * layer.pitch
+    fits = 2 + layer.outputs + 2 + taps <= REGISTERS and reach <= MOST_OFFSET
+    return words == {0, 1} and fits
+
+
+MOST_OFFSET = 1020
+"""Bytes from a register that ``ldrd`` reaches."""
+
+
+def window_name(layer: DspDepthwise) -> str:
+    """Name of the function of :func:`window_llvm`, which the shape of the window determines."""
+    spec = layer.spec
+    step = layer.pitch * spec.dilation[0]
+    return f"dlcc_window_{spec.kh}x{spec.kw}_{layer.outputs}x{spec.stride[1]}_{step}"
+
+
+def window_llvm(layer: DspDepthwise) -> str:
+    """LLVM IR of ``<outputs x i32> name(ptr first, i32 taps..., i32 bias)``.
+
+    Written as instructions, for the compiler spills taps rather than loading pixels again.
+    """
+    spec, outputs = layer.spec, layer.outputs
+    pairs = 2 * layer.row_words
+    sums = [f"${u}" for u in range(outputs)]
+    words = [f"${outputs}", f"${outputs + 1}"]
+    first, taps = outputs + 2, outputs + 3
+    bias = f"${taps + pairs * spec.kh}"
+    lines = []
+    for ky in range(spec.kh):
+        offset = 4 * ky * spec.dilation[0] * layer.pitch
+        lines.append(f"ldrd {words[0]}, {words[1]}, [${first}, #{offset}]")
+        for u, total in enumerate(sums):
+            for number, (index, pair, form) in enumerate(_products(layer, u)):
+                start = bias if ky == 0 and number == 0 else total
+                weight = f"${taps + pairs * ky + pair}"
+                lines.append(f"smla{form} {total}, {words[index]}, {weight}, {start}")
+    count = pairs * spec.kh + 1
+    given = ", ".join(["ptr %p", *(f"i32 %v{i}" for i in range(count))])
+    result = "{ " + ", ".join(["i32"] * (outputs + 2)) + " }"
+    constraints = ",".join(["=&r"] * (outputs + 2) + ["r"] * (count + 1) + ["~{memory}"])
+    code = "\\0A".join(lines)
+    body = [
+        f"define <{outputs} x i32> @{window_name(layer)}({given}) alwaysinline {{",
+        f'  %r = call {result} asm sideeffect "{code}", "{constraints}"({given})',
+    ]
+    last = "poison"
+    for u in range(outputs):
+        body.append(f"  %e{u} = extractvalue {result} %r, {u}")
+        body.append(f"  %w{u} = insertelement <{outputs} x i32> {last}, i32 %e{u}, i32 {u}")
+        last = f"%w{u}"
+    return "\n".join([*body, f"  ret <{outputs} x i32> {last}", "}", ""])
+
+
+def _window(kb: Any, layer: DspDepthwise, plane: Any, terms: _Terms, first: Any) -> list[Any]:
+    """:func:`_sums` by the function of :func:`window_llvm`."""
+    taps = [pair for row in terms.taps for pair in row]
+    address = kb.address(plane, 2 * first)
+    made = kb.extern(window_name(layer), "int32", layer.outputs, address, *taps, terms.bias)
+    made = kb.let(made, "sums")
+    if layer.outputs == 1:
+        return [made]
+    return [kb.let(kb.shuffle(made, [u]), "total") for u in range(layer.outputs)]
+
+
+def _products(layer: DspDepthwise, output: int) -> list[tuple[int, int, str]]:
+    """What one output of a step takes of a kernel row: word of the plane, taps, instruction.
+
+    Taps are the number of a pair of neighbouring ones.
+    """
+    spec, tap = layer.spec, 0
+    made: list[tuple[int, int, str]] = []
     while tap < spec.kw:
         column = output * spec.stride[1] + tap * spec.dilation[1]
         word, half = divmod(column, 2)
         if half == 0 and tap + 1 < spec.kw and spec.dilation[1] == 1:
-            made.append((word, pairs[tap], "d"))
+            made.append((word, tap, "d"))
             tap += 2
             continue
-        other = "b" if tap < len(pairs) else "t"
-        weights = pairs[tap] if tap < len(pairs) else pairs[tap - 1]
-        made.append((word, weights, ("b", "t")[half] + other))
+        pair = min(tap, 2 * layer.row_words - 1)
+        made.append((word, pair, ("b", "t")[half] + ("b" if pair == tap else "t")))
         tap += 1
     return made

@@ -15,6 +15,7 @@ from targets.kernels.spec import Epilogue, OutType
 from targets.rows import layers
 from targets.rows.base import IsaRow
 from targets.rows.default import DefaultRow
+from targets.rows.direct import DirectConvRow, DirectTransposedRow
 
 
 class _CodesRow(IsaRow):
@@ -154,3 +155,31 @@ class PlainRow(DefaultRow):
         values = [v for v in (*node.inputs, *node.outputs) if v is not None]
         touched = sum(v.type.elements for v in values)
         return (4 * op_of(node).macs(node) + 12 * touched) / self.clock
+
+
+PLAIN_MAC = 8
+"""Instructions of a product in plain loops: two loads, addresses, the loop."""
+
+
+class PlainConvRow(DirectConvRow):
+    """Direct loops, for float layers and groups, at the rate of a core without vectors."""
+
+    def __init__(self, isa: Isa, clock: float) -> None:
+        super().__init__(isa)
+        self.clock = clock
+
+    def cost(self, node: Node) -> float:
+        """By its products."""
+        return PLAIN_MAC * layers.conv_spec(node).macs / self.clock
+
+
+class PlainTransposedRow(DirectTransposedRow):
+    """Transposed convolution in the same way."""
+
+    def __init__(self, isa: Isa, clock: float) -> None:
+        super().__init__(isa)
+        self.clock = clock
+
+    def cost(self, node: Node) -> float:
+        """By its products."""
+        return PLAIN_MAC * op_of(node).macs(node) / self.clock
