@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from targets.cortex_m import CORES
+from targets.kernels.dsp import channels_share_words
 from targets.kernels.dsp_conv import dsp_conv
 from targets.kernels.dsp_depthwise import dsp_depthwise
 from targets.kernels.spec import ConvSpec, Epilogue
 from tests.cortex_m.board import BOARDS, QEMU
 from tests.cortex_m.cases import run_plans
+from tests.targets.reference import conv_accumulators, finish
 from tests.targets.test_gemm_kernels import Case
 
 pytestmark = pytest.mark.skipif(QEMU is None, reason="no qemu-system-arm")
@@ -67,3 +69,30 @@ def test_against_numpy(core, tmp_path):
         if not np.array_equal(got, case.want):
             wrong.append((name, float((got != case.want).mean())))
     assert not wrong
+
+
+@pytest.mark.parametrize("widest", [-128, 127])
+def test_channels_that_cannot_share_words(widest, tmp_path):
+    """Weights of -128, and sums of more than 24 bits."""
+    spec = ConvSpec(1, 1, 4, 320, 6, epilogue=Epilogue("f32"))
+    rng = np.random.default_rng(1)
+    x = rng.integers(0, 256, (1, 1, 4, 320), dtype=np.uint8)
+    w = rng.integers(-127, 128, (6, 320, 1, 1), dtype=np.int8)
+    w[1::2] = widest
+    bias, factor = rng.integers(-9, 9, 6).astype(np.int32), np.full(6, 2.0**-8, np.float32)
+    plan = dsp_conv(spec, w, bias, factor, None)
+    assert "a channel a word" in plan.kernel
+    want = finish(conv_accumulators(x, w, spec), spec.epilogue, bias, factor)
+    (got,) = run_plans([(plan, [x], want.astype(np.float32))], "cortex-m4", tmp_path)
+    np.testing.assert_array_equal(got, want)
+
+
+def test_channels_share_words_up_to_the_bound():
+    rows = np.zeros((2, 300), np.int8)
+    rows[1, :259] = 127
+    reach = 259 * 127 * 255
+    assert reach < 2**23 < reach + 127 * 255
+    assert channels_share_words(rows, 0)
+    rows[1, 259] = 127
+    assert not channels_share_words(rows, 0)
+    assert channels_share_words(rows, 128)
