@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dlcc.artifact.stack.instruction import Instruction, UnknownCode
+from dlcc.artifact.stack.instruction import SP, Instruction, UnknownCode
 
 _SP = 31
 _VECTOR_BYTES = 256
@@ -31,6 +31,10 @@ def _signed(word: int, bit: int, width: int) -> int:
     return value - (1 << width) if value >> (width - 1) else value
 
 
+def _register(number: int) -> int:
+    return SP if number == _SP else number
+
+
 class AArch64:
     """See :class:`dlcc.artifact.stack.instruction.Decoder`."""
 
@@ -47,11 +51,11 @@ class AArch64:
 def _jump(word: int, at: int) -> Instruction | None:
     if word & 0x7C000000 == 0x14000000:  # b, bl
         target = at + 4 * _signed(word, 0, 26)
-        return Instruction(4, target=target, kind="call" if word >> 31 else "jump")
+        return Instruction(4, targets=(target,), kind="call" if word >> 31 else "jump")
     if word & 0xFF000000 == 0x54000000 or word & 0x7E000000 == 0x34000000:  # b.cond, cbz
-        return Instruction(4, target=at + 4 * _signed(word, 5, 19), kind="branch")
+        return Instruction(4, targets=(at + 4 * _signed(word, 5, 19),), kind="branch")
     if word & 0x7E000000 == 0x36000000:  # tbz
-        return Instruction(4, target=at + 4 * _signed(word, 5, 14), kind="branch")
+        return Instruction(4, targets=(at + 4 * _signed(word, 5, 14),), kind="branch")
     if word & 0xFE000000 == 0xD6000000:  # to a register
         call = word & 0xFFFFFC1F == 0xD63F0000
         returns = word & 0xFFFFFC1F == 0xD65F0000
@@ -65,29 +69,19 @@ def _move(word: int) -> Instruction | None:
     """What changes or copies the stack pointer."""
     for mask, value, bit, width, unit in _INDEXED:
         if word & mask == value:
-            return Instruction(4, push=-unit * _signed(word, bit, width))
+            return Instruction(4, offset=-unit * _signed(word, bit, width))
     into, base = word & 31, word >> 5 & 31
     if word & 0xBF800000 == 0x91000000 or word & 0xFF800000 == 0xD1000000:  # add, sub: immediate
         number = (word >> 10 & 0xFFF) << (12 if word >> 22 & 1 else 0)
         lower = number if word >> 30 & 1 else -number
-        return _copy(into, base, lower)
+        return Instruction(4, _register(into), _register(base), lower)
     if word & 0xFF800000 == 0x92000000 and into == _SP:  # and sp, x, #immediate
         zeros = 64 - (word >> 10 & 63) - 1
-        return Instruction(4, restores=base, align=1 << zeros)
+        return Instruction(4, base=_register(base), align=1 << zeros)
     if word & 0xFFE0F800 == 0x04205000 and into == _SP:  # addvl
         if word >> 16 & 31 != _SP:
             raise UnknownCode("addvl of another register")
-        return Instruction(4, push=-_signed(word, 5, 6) * _VECTOR_BYTES)
+        return Instruction(4, offset=-_signed(word, 5, 6) * _VECTOR_BYTES)
     if word & 0xFFE0001F == 0xCB20001F:  # sub sp, x, x
         raise UnknownCode("a stack frame of a size that is computed")
-    return None
-
-
-def _copy(into: int, base: int, lower: int) -> Instruction | None:
-    if base == _SP and into == _SP:
-        return Instruction(4, push=lower)
-    if base == _SP:
-        return Instruction(4, keeps=into, offset=lower)
-    if into == _SP:
-        return Instruction(4, restores=base, offset=lower)
     return None

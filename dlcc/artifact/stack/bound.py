@@ -8,15 +8,17 @@ nothing: what they take is theirs to say.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from dlcc.artifact.elf import ElfFile, Symbol
 from dlcc.artifact.stack.aarch64 import AArch64
-from dlcc.artifact.stack.instruction import Decoder, Instruction, UnknownCode
+from dlcc.artifact.stack.arm import A32, T32
+from dlcc.artifact.stack.instruction import SP, Decoder, Instruction, UnknownCode
 from dlcc.artifact.stack.x86 import X86
 
+_ARM = 40
 _MACHINES: dict[int, Decoder] = {62: X86(), 183: AArch64()}
 """By ELF's number of the machine."""
 
@@ -59,7 +61,7 @@ def stack_bytes(object_code: bytes, function: str, pointed: Collection[str]) -> 
         None, where the machine has no decoder here or the code does what none foresees.
     """
     elf = ElfFile(object_code)
-    decoder = _MACHINES.get(elf.machine)
+    decoder = _decoder(elf)
     if decoder is None:
         return None
     walk = _Walk(elf, decoder)
@@ -69,6 +71,15 @@ def stack_bytes(object_code: bytes, function: str, pointed: Collection[str]) -> 
         return None
 
 
+def _decoder(elf: ElfFile) -> Decoder | None:
+    if elf.machine != _ARM:
+        return _MACHINES.get(elf.machine)
+    encodings = {s.value & 1 for s in elf.symbols() if s.is_function and s.section}
+    if len(encodings) != 1:
+        return None
+    return T32() if encodings == {1} else A32()
+
+
 class _Walk:
     """Bounds of an object's functions."""
 
@@ -76,8 +87,9 @@ class _Walk:
         self._elf, self._decoder = elf, decoder
         self._symbols = elf.symbols()
         found = [s for s in self._symbols if s.is_function and s.section]
-        self._places = {s.name: (s.section, s.value) for s in found}
-        self._functions = {(s.section, s.value): s for s in found}
+        self._odd = int(elf.machine == _ARM)  # an odd address is one of T32
+        self._places = {s.name: (s.section, s.value & ~self._odd) for s in found}
+        self._functions = {self._places[s.name]: s for s in found}
         self._code = {
             s.section: elf.data[
                 elf.sections[s.section].offset : elf.sections[s.section].offset
@@ -144,13 +156,13 @@ class _Walk:
                 todo.append((at + instruction.size, state))
             if instruction.kind in ("next", "end"):
                 continue
-            target = self._target(section, at, instruction)
-            if target is not None and target[0] == section and start < target[1] < end:
-                todo.append((target[1], state))
-                continue
-            self._note_call(made, instruction, target, state)
-            if target is None and instruction.kind == "jump":  # by a table
-                todo += self._unseen(section, start, end, seen, state)
+            for target in self._targets(section, at, instruction):
+                if target is not None and target[0] == section and start < target[1] < end:
+                    todo.append((target[1], state))
+                    continue
+                self._note_call(made, instruction, target, state)
+                if target is None and instruction.kind == "jump":  # by a table
+                    todo += self._unseen(section, start, end, seen, state)
         return made
 
     def _note_call(
@@ -164,19 +176,19 @@ class _Walk:
             raise UnknownCode("a call of something that is no function")
         made.calls[target] = max(made.calls.get(target, 0), state.depth - back)
 
-    def _target(self, section: int, at: int, instruction: Instruction) -> _Place | None:
+    def _targets(self, section: int, at: int, instruction: Instruction) -> Sequence[_Place | None]:
         """Where it jumps to, by its relocation where it has one; None: through a pointer."""
         behind = self._decoder.relocated_bytes
         field_at = at + instruction.size - behind if behind else at
         if field_at not in self._patched[section]:
-            return None if instruction.target is None else (section, instruction.target)
+            return [(section, target) for target in instruction.targets] or [None]
         index, addend = self._patched[section][field_at]
         symbol: Symbol = self._symbols[index]
         if not symbol.section or symbol.type == _THREAD_LOCAL:  # a call of libc's, for its address
-            return _EXTERNAL
+            return [_EXTERNAL]
         if addend is None:  # it stands in the instruction, which the decoder has read
-            addend = (instruction.target or at) - at
-        return symbol.section, symbol.value + addend + behind
+            addend = sum(instruction.targets[:1], -at)
+        return [(symbol.section, (symbol.value & ~self._odd) + addend + behind)]
 
     def _unseen(
         self, section: int, start: int, end: int, seen: Collection[int], state: _State
@@ -193,17 +205,23 @@ class _Walk:
 def _after(instruction: Instruction, state: _State, frame_pointer: int) -> _State:
     """What is known behind an instruction.
 
-    Of other registers than the frame pointer only the very next one may make use: it is not
-    followed what else is written to them.
+    A copy of the stack pointer in another register than the frame pointer is forgotten as soon as
+    an instruction may have changed it.
     """
-    registers = dict(state.registers)
-    kept = {r: depth for r, depth in registers.items() if r == frame_pointer}
-    depth = state.depth + instruction.push
-    if instruction.restores is not None:
-        if instruction.restores not in registers:
-            raise UnknownCode("the stack pointer is set from an unknown register")
-        depth = registers[instruction.restores] + instruction.offset
-    depth += instruction.align - 1
-    if instruction.keeps is not None:
-        kept[instruction.keeps] = depth + instruction.offset
+    registers = {SP: state.depth, **dict(state.registers)}
+    value = registers.get(instruction.base)
+    if value is None and instruction.into == SP:
+        raise UnknownCode("the stack pointer is set from an unknown register")
+    copied, writes = instruction.into != SP, instruction.writes
+    known = copied or writes is not None
+    kept = {r: d for r, d in state.registers if (known or r == frame_pointer) and r != writes}
+    depth = state.depth
+    if value is not None:
+        value += instruction.offset + instruction.align - 1
+        if copied:
+            kept[instruction.into] = value
+        else:
+            depth = value
+    elif copied:
+        kept.pop(instruction.into, None)
     return _State(depth, tuple(kept.items()))

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
+
+Kind = Literal["next", "jump", "branch", "end", "call"]
+
+SP: Final = -1
+"""The stack pointer, as a number of a register."""
 
 
 class UnknownCode(ValueError):
@@ -16,24 +21,25 @@ class Instruction:
 
     Attributes:
         size: bytes.
-        push: bytes by which the stack grows; negative: shrinks.
-        keeps: register that afterwards holds the stack pointer, ...
-        offset: ... less so many bytes.
-        restores: register whose value, less ``offset`` bytes, becomes the stack pointer.
-        align: the stack pointer is rounded down to a multiple of this.
-        target: address to which it jumps or which it calls, if it says so.
-        kind: what happens next: "next" the following instruction, "jump" the target only,
+        into: register that becomes ``base`` less ``offset``, rounded down to a multiple of
+            ``align``; known only where one of them is the stack pointer, or was copied from it.
+        base: the other register.
+        offset: bytes; negative ones are added.
+        align: bytes; 1: no rounding.
+        targets: addresses to which it jumps or which it calls, if it says so.
+        writes: the only other register that it changes, where that is known.
+        kind: what happens next: "next" the following instruction, "jump" the targets only,
             "branch" either, "end" neither (a return), "call" the target and then the following.
     """
 
     size: int
-    push: int = 0
-    keeps: int | None = None
+    into: int = SP
+    base: int = SP
     offset: int = 0
-    restores: int | None = None
     align: int = 1
-    target: int | None = None
-    kind: Literal["next", "jump", "branch", "end", "call"] = "next"
+    targets: tuple[int, ...] = ()
+    writes: int | None = None
+    kind: Kind = "next"
 
 
 class Decoder(Protocol):

@@ -68,7 +68,7 @@ class X86:
         if form.map == 0:
             return _one_byte(code, form, size, end, number)
         if form.map == 1 and form.opcode in _JUMPS_1:
-            return Instruction(size, target=end + number, kind="branch")
+            return Instruction(size, targets=(end + number,), kind="branch")
         if form.map == 1 and form.opcode == 0x0B:  # ud2
             return Instruction(size, kind="end")
         return Instruction(size)
@@ -150,24 +150,24 @@ def _immediate_bytes(code: bytes, form: _Form, word: int) -> int:
 def _one_byte(code: bytes, form: _Form, size: int, end: int, number: int) -> Instruction:
     opcode = form.opcode
     if opcode in (0xE8, 0xE9, 0xEB):
-        return Instruction(size, target=end + number, kind="call" if opcode == 0xE8 else "jump")
+        return Instruction(size, targets=(end + number,), kind="call" if opcode == 0xE8 else "jump")
     if 0x70 <= opcode < 0x80 or opcode in (0xE0, 0xE1, 0xE2, 0xE3):
-        return Instruction(size, target=end + number, kind="branch")
+        return Instruction(size, targets=(end + number,), kind="branch")
     if opcode in (0xC3, 0xCC, 0xF4):
         return Instruction(size, kind="end")
     if opcode == 0xFF:
         group = code[form.at] >> 3 & 7
         if group in (2, 4):
             return Instruction(size, kind="call" if group == 2 else "jump")
-        return Instruction(size, push=8 if group == 6 else 0)
+        return Instruction(size, offset=8 if group == 6 else 0)
     if 0x50 <= opcode < 0x58 or opcode in (0x68, 0x6A):
-        return Instruction(size, push=8)
+        return Instruction(size, offset=8)
     if 0x58 <= opcode < 0x60:
         if opcode == 0x5C and not form.rex & 1:
             raise UnknownCode("pop rsp")
-        return Instruction(size, push=-8)
+        return Instruction(size, offset=-8)
     if opcode == 0xC9:  # leave
-        return Instruction(size, restores=_RBP, offset=-8)
+        return Instruction(size, base=_RBP, offset=-8)
     return _stack_pointer(code, form, size, number)
 
 
@@ -193,17 +193,17 @@ def _stack_pointer(code: bytes, form: _Form, size: int, number: int) -> Instruct
             raise UnknownCode("a stack frame of a size that is computed")
         return Instruction(size)
     if into == _RSP:
-        return Instruction(size, restores=source)
-    return Instruction(size, keeps=into) if source == _RSP else Instruction(size)
+        return Instruction(size, base=source)
+    return Instruction(size, into) if source == _RSP else Instruction(size)
 
 
 def _arithmetic(operation: int, number: int, size: int) -> Instruction:
     """By a constant: add, and, sub; the others (cmp) leave the stack pointer alone."""
     if operation == 0:
-        return Instruction(size, push=-number)
+        return Instruction(size, offset=-number)
     if operation == 4:
         return Instruction(size, align=-number)
-    return Instruction(size, push=number if operation == 5 else 0)
+    return Instruction(size, offset=number if operation == 5 else 0)
 
 
 def _address(code: bytes, form: _Form, size: int, into: int) -> Instruction:
@@ -222,7 +222,7 @@ def _address(code: bytes, form: _Form, size: int, into: int) -> Instruction:
         return Instruction(size)
     shift = int.from_bytes(code[at : at + (1 if mode == 1 else 4)], "little", signed=True)
     if base == _RSP and into == _RSP:
-        return Instruction(size, push=-shift)
+        return Instruction(size, offset=-shift)
     if base == _RSP:
-        return Instruction(size, keeps=into, offset=-shift)
-    return Instruction(size, restores=base, offset=-shift)
+        return Instruction(size, into, offset=-shift)
+    return Instruction(size, base=base, offset=-shift)
