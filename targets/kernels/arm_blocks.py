@@ -11,14 +11,20 @@ from targets.kernels.gemm import Gemm, Unit
 KINDS = frozenset({"mlal", "sdot", "usdot", "mmla"})
 """Units of ARM for codes."""
 
+_WAITING = {1: 2.0, 2: 1.2, 3: 1.05, 4: 1.0}
+"""Time that multiplications take where so many stand side by side, each waiting for the last."""
+
+_LATE_LOADS = 4.0
+"""Instructions' time that a step waits for its codes, if they are not loaded ahead."""
+
 
 def _registers(unit: Unit, m: int, nr: int) -> int:
     """Registers that a block of ``m`` pixels by ``nr`` channel blocks takes without spilling."""
     if unit.kind == "mlal":
         return unit.registers + (products(unit, m, nr) is None)
     if unit.kind == "mmla":
-        return ceil(m / 2) * 2 * nr + m + 4
-    return m * nr + m + 4 + (unit.code_offset > 0)
+        return ceil(m / 2) * 2 * nr + 2 * m + 2
+    return m * nr + m + 5 + (unit.code_offset > 0)
 
 
 def shapes(gemm: Gemm, unit: Unit) -> list[tuple[int, int, int]]:
@@ -45,6 +51,10 @@ def step_cycles(unit: Unit, m: int, nr: int) -> float:
         halves, vectors = unit.k / PRODUCTS, unit.k / VECTOR
         each = halves + halves / unit.sums
         arithmetic = each * m * nr * unit.lanes + vectors * m
+        loop = products(unit, m, nr)
+        if loop is not None:
+            arithmetic *= _WAITING[loop.pixels * loop.together]
+            arithmetic += 0.0 if loop.ahead else _LATE_LOADS
         loads = vectors * (m + nr * unit.lanes / 2)
     elif unit.kind == "mmla":  # two steps share their codes
         pairs = ceil(m / 2)
@@ -52,3 +62,9 @@ def step_cycles(unit: Unit, m: int, nr: int) -> float:
     else:  # four steps share their codes
         arithmetic, loads = m * nr + (unit.code_offset > 0) * m / 4, m / 4 + nr / 2
     return 0.5 * (arithmetic + loads)
+
+
+def finish_cycles(unit: Unit, pixels: int, channel_blocks: int) -> float:
+    """Cycles of a block's start and epilogue."""
+    sums = 1.5 if unit.kind == "mlal" else 0.0  # four registers to one
+    return 20.0 + (3.0 + sums) * pixels * channel_blocks

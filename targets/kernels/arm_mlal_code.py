@@ -74,7 +74,8 @@ class Products:
         """Vector registers that the loop takes."""
         codes = self.pixels * self.vectors * (2 if self.ahead else 1)
         weights = self.together * self.vectors * (2 if self.ahead else 1)
-        return self.pixels * (self.channels + self.together) + codes + weights + 1
+        signs = 1 if self.ahead else 0
+        return self.pixels * (self.channels + self.together) + codes + weights + signs
 
     # -- instructions ---------------------------------------------------------------------------
 
@@ -127,10 +128,15 @@ class Products:
         return code
 
     def _flip_codes(self, a: int) -> list[str]:
+        """Takes 128 off codes, by flipping their top bits."""
         names = [f"a{a}_{p}_{i}" for p in range(self.pixels) for i in range(self.vectors)]
+        z, code = "z", []
+        if not self.ahead:  # a product's register is free before the products
+            z = "t0_0"
+            code = [f"movi <{z}>.16b, #128" if self.wide else f"vmov.i8 <{z}:q>, #128"]
         if self.wide:
-            return [f"eor <{n}>.16b, <{n}>.16b, <z>.16b" for n in names]
-        return [f"veor <{n}:q>, <{n}:q>, <z:q>" for n in names]
+            return code + [f"eor <{n}>.16b, <{n}>.16b, <{z}>.16b" for n in names]
+        return code + [f"veor <{n}:q>, <{n}:q>, <{z}:q>" for n in names]
 
     def _load_weights(self, b: int) -> list[str]:
         names = [f"b{b}_{c}_{i}" for c in range(self.together) for i in range(self.vectors)]
@@ -147,9 +153,7 @@ class Products:
         for chunk in range(self.chunks):
             a = chunk % sets
             if not self.ahead:
-                body += self._load_codes(0)
-                body += self._load_weights(0)
-                body += self._flip_codes(0)
+                body += [*self._load_codes(0), *self._load_weights(0), *self._flip_codes(0)]
             for first in groups:
                 meanwhile = []
                 if self.ahead:
@@ -189,11 +193,11 @@ class Products:
         pointers = [*(f"x{p}" for p in range(self.pixels)), "w"]
         codes = self._named("a", self.pixels, sets) + self._named("b", self.together, sets)
         begun = [*self._sums(), *pointers, "n"]
-        operands = _Operands((*begun, *self._temporaries(), *codes), tuple(begun), ("z",))
+        signs = {"z": "<16 x i8> splat (i8 -128)"} if self.ahead else {}
+        operands = _Operands((*begun, *self._temporaries(), *codes), tuple(begun), tuple(signs))
         types = dict.fromkeys(pointers, "ptr") | {"n": "i32"}
         given = [f"ptr %{name}" for name in pointers] + ["i32 %n"]
-        sign = "<16 x i8> splat (i8 -128)"
-        return self._function(operands, types, given, {"z": sign}, self.loop(), "sideeffect ")
+        return self._function(operands, types, given, signs, self.loop(), "sideeffect ")
 
     def _once_llvm(self) -> str:
         codes = self._named("a", self.pixels, 1) + self._named("b", self.together, 1)

@@ -14,6 +14,9 @@ from targets.kernels.skeleton import Block, Context, block_channels
 LOADED = 2
 """Steps whose codes one load brings."""
 
+UNROLL = 2
+"""Loads of a pixel's run in the loop: two neighbours are one instruction."""
+
 _NAME = "llvm.aarch64.neon.usmmla"
 
 
@@ -28,7 +31,7 @@ def emit_mmla_block(ctx: Context, block: Block) -> None:
             bias = kb.let(kb.shuffle(channel.bias, [2 * side, 2 * side + 1] * 2), "bias")
             for p in range(pairs):
                 kb.store(acc, _slot(p, nr, j, side), bias)
-    emit_steps(ctx, block, LOADED, lambda at, codes: _steps(ctx, block, acc, at, codes))
+    emit_steps(ctx, block, LOADED, lambda at, codes: _steps(ctx, block, acc, at, codes), UNROLL)
     values = []
     for pixel in range(pixels):
         p, row = divmod(pixel, 2)

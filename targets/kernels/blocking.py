@@ -116,6 +116,8 @@ def _cuts(gemm: Gemm, unit: Unit, shape: tuple[int, int, int]) -> tuple[Cut, Cut
 
 def finish_cycles(gemm: Gemm, unit: Unit, pixels: int, channel_blocks: int) -> float:
     """Cycles of a block's start and epilogue."""
+    if unit.kind in arm_blocks.KINDS:
+        return arm_blocks.finish_cycles(unit, pixels, channel_blocks)
     if gemm.pixel_bundles:
         return 10.0 + 3 * pixels
     if unit.kind == "fma":  # written out, from registers
