@@ -5,9 +5,10 @@ is what such machines have least of. Channels lie innermost (NHWC), and the taps
 with all their channels are neighbours in memory; their sum is one loop. A few output channels are
 computed side by side, so that an activation that is loaded once is multiplied several times.
 
-Sums are int32 (float32 for float layers). The input's zero point z is folded into the bias,
-``sum(x * w) + bias - z * sum(w)``, where every window sees all its taps; else it is taken from each
-activation, since a tap in the padding must count nothing.
+Weights of up to 4 bits can stay 2 or 4 to a byte, for the sake of flash: each is then masked out of
+its byte where it is multiplied. Sums are int32 (float32 for float layers). The input's zero point z
+is folded into the bias, ``sum(x * w) + bias - z * sum(w)``, where every window sees all its taps;
+else it is taken from each activation, since a tap in the padding must count nothing.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ def conv2d(
     bias: np.ndarray,
     multiplier: np.ndarray | None = None,
     ratio: np.ndarray | None = None,
+    *,
+    bits: int = 8,
 ) -> KernelPlan:
     """The plan of a convolution: one step, an item for each output row.
 
@@ -74,6 +77,7 @@ def conv2d(
         bias: int32 or float32 ``[oc]``.
         multiplier: float32 ``[oc]``, for codes.
         ratio: float32 ``[oc]``, of a residual operand of codes.
+        bits: of a stored weight; 2 or 4 for codes that fit (:func:`weight_bits`).
     """
     integer = spec.in_dtype == "u8"
     offset = spec.in_zero_point if integer and Window(spec).cut else 0
@@ -93,12 +97,37 @@ def conv2d(
         constants["ratio"] = np.broadcast_to(ratio, (spec.oc,))
     coded = replace(spec, in_zero_point=offset, epilogue=_shared(spec.epilogue), input_slack=True)
     kind = _kind(spec, depthwise)
-    key = name_key(kind, coded)
+    if bits < 8:
+        constants["weight"] = packed(constants["weight"], bits)
+    key = name_key(kind, coded, bits)
     build = _Depthwise if depthwise else _Conv
-    step = KernelStep(key, lambda: build(key, coded).build(), _arguments(spec), spec.n * spec.oh)
-    return KernelPlan(
-        (step,), constants, overlaps=overlaps(spec), kernel=f"direct {kind.replace('_', ' ')}"
+    step = KernelStep(
+        key, lambda: build(key, coded, bits).build(), _arguments(spec), spec.n * spec.oh
     )
+    stored = f", {bits}-bit weights" if bits < 8 else ""
+    return KernelPlan(
+        (step,),
+        constants,
+        overlaps=overlaps(spec),
+        kernel=f"direct {kind.replace('_', ' ')}{stored}",
+        compressed=bits < 8,
+    )
+
+
+def weight_bits(codes: np.ndarray) -> int:
+    """Bits, 2, 4 or 8, in which these int8 weights can be stored."""
+    lowest, highest = int(codes.min(initial=0)), int(codes.max(initial=0))
+    return next(n for n in (2, 4, 8) if -(1 << n - 1) <= lowest and highest < 1 << n - 1)
+
+
+def packed(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Codes of ``bits`` bits side by side in bytes, the first one lowest; the smallest is 0."""
+    each = 8 // bits
+    fields = np.zeros(-(-codes.size // each) * each, np.uint8)
+    fields[: codes.size] = codes.ravel().astype(np.int16) + (1 << bits - 1)
+    shifts = np.arange(each, dtype=np.uint8) * bits
+    whole: np.ndarray = np.bitwise_or.reduce(fields.reshape(-1, each) << shifts, axis=1)
+    return whole.astype(np.uint8)
 
 
 def overlaps(spec: ConvSpec) -> dict[int, Overlap]:
@@ -180,13 +209,15 @@ def _kind(spec: ConvSpec, depthwise: bool) -> str:
 class _Sums:
     """What all loops share: parameters, and sums from the bias to the stored result."""
 
-    def __init__(self, key: str, spec: ConvSpec | ConvTransposeSpec) -> None:
+    def __init__(self, key: str, spec: ConvSpec | ConvTransposeSpec, bits: int = 8) -> None:
+        self.bits = bits
         self.zero_point, self.epilogue = spec.in_zero_point, spec.epilogue
         self.kb = kb = tir.KernelBuilder(key)
         self.integer = spec.in_dtype == "u8"
         self.sum_type = "int32" if self.integer else "float32"
         self.x = kb.pointer("x", NUMPY[spec.in_dtype], align=1 if self.integer else 4)
-        self.weight = kb.pointer("weight", "int8" if self.integer else "float32", align=1)
+        codes = "int8" if bits == 8 else "uint8"
+        self.weight = kb.pointer("weight", codes if self.integer else "float32", align=1)
         self.at = epilogue.parameters(kb, self.integer, spec.epilogue.out, spec.epilogue.residual)
 
     def _start(self, channel: Any) -> Any:
@@ -204,9 +235,18 @@ class _Sums:
         return self.kb.let(value - self.zero_point, "value")
 
     def _add(self, total: Any, value: Any, index: Any) -> None:
-        weight = self.kb.cast(self.kb.load(self.weight, index), self.sum_type)
-        product = value * weight
-        self.kb.store(total, 0, self.kb.load(total, 0) + product)
+        self.kb.store(total, 0, self.kb.load(total, 0) + value * self._weight(index))
+
+    def _weight(self, index: Any) -> Any:
+        kb, bits, each = self.kb, self.bits, 8 // self.bits
+        if bits == 8:
+            return kb.cast(kb.load(self.weight, index), self.sum_type)
+        index = kb.let(index, "place")
+        byte = kb.cast(kb.load(self.weight, tir.tirx.truncdiv(index, each)), "uint32")
+        shift = kb.cast(tir.tirx.truncmod(index, each) * bits, "uint32")
+        field = tir.tirx.shift_right(byte, shift)
+        field = tir.tirx.bitwise_and(field, kb.const((1 << bits) - 1, "uint32"))
+        return kb.let(kb.cast(field, "int32") - (1 << bits - 1), "code")
 
     def _finish(self, total: Any, channel: Any, index: Any) -> None:
         kb, at = self.kb, self.at
@@ -222,8 +262,8 @@ class _Sums:
 class _Loops(_Sums):
     """The input's row and the bounds of its windows, for the two kinds of convolution."""
 
-    def __init__(self, key: str, spec: ConvSpec) -> None:
-        super().__init__(key, spec)
+    def __init__(self, key: str, spec: ConvSpec, bits: int) -> None:
+        super().__init__(key, spec, bits)
         self.spec, self.window = spec, Window(spec)
 
     def build(self) -> Any:

@@ -42,10 +42,16 @@ class DirectConvRow(IsaRow):
         return layers.conv_spec(node).macs * SECONDS_PER_MAC / 2
 
     def plan(self, node: Node) -> KernelPlan:
-        """One step."""
-        made = layers.layer_constants(node)
+        """One step. Weights of up to 4 bits stay packed: flash is scarcer than time."""
+        made, spec = layers.layer_constants(node), layers.conv_spec(node)
+        narrow = spec.in_dtype == "u8" and layers.has_narrow_codes(node)
         return direct.conv2d(
-            layers.conv_spec(node), made.weights, made.bias, made.multiplier, made.ratio
+            spec,
+            made.weights,
+            made.bias,
+            made.multiplier,
+            made.ratio,
+            bits=direct.weight_bits(made.weights) if narrow else 8,
         )
 
 

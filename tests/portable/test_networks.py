@@ -13,6 +13,7 @@ from dlcc.artifact import account
 from dlcc.artifact.elf import ElfFile
 from dlcc.errors import DlccError, ExitCode
 from dlcc.lowering.lower import prepare
+from passes.pipelines import OPTIMISE
 from tests.portable.source import GCC, STRICT, ZIG, Network
 from tests.test_end_to_end import feed_for, small_net
 
@@ -22,8 +23,9 @@ DATA = {
     "cifar10_resnet20": "cifar10.npz",
     "mlperf_tiny_kws_dscnn": "kws01_mlperf_tiny.npz",
 }
-FAST = ["mlperf_tiny_kws_dscnn", "mlperf_tiny_resnet8_cifar10"]
+FAST = ["mlperf_tiny_kws_dscnn"]
 SLOW = [
+    "mlperf_tiny_resnet8_cifar10",
     "mnist_cnn_ccexam",
     "mlperf_tiny_ad_autoencoder",
     "mlperf_tiny_vww_mobilenet025_96",
@@ -79,6 +81,20 @@ def test_small_net_in_int8_and_float(tmp_path: Path) -> None:
             np.testing.assert_array_equal(got, want)
         else:
             np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("first", "bits"), [("ternarize", 2), ("quantize-weights{bits=4}", 4)])
+def test_narrow_weights_stay_narrow(first: str, bits: int, tmp_path: Path) -> None:
+    graph = small_net()
+    result = compiled(graph, tmp_path / "out", passes=f"{OPTIMISE},{first},quantize")
+    rows = {row["layer"]: row for row in result.program.report["layers"]}
+    assert rows["stem"]["variant"] == f"direct conv 3x3, {bits}-bit weights"
+    assert rows["stem"]["weights"] == "compressed"
+    entries = {(e.layer, e.name): e for e in result.program.weight_entries}
+    assert entries["stem", "weight"].size == -(-20 * 3 * 9 * bits // 8)
+    feed = feed_for(graph)
+    want = dlcc.execute(prepare(result.optimised.graph), feed)["logits"]
+    np.testing.assert_array_equal(Network(result.artifact)(feed)["logits"], want)
 
 
 @pytest.mark.skipif(GCC is None, reason="no gcc")

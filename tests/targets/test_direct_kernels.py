@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlcc.tir.c99 import print_kernel
-from targets.kernels.direct import Window, conv2d, conv2d_transpose, sums_fit
+from targets.kernels.direct import (
+    Window,
+    conv2d,
+    conv2d_transpose,
+    packed,
+    sums_fit,
+    weight_bits,
+)
 from targets.kernels.spec import ConvSpec, ConvTransposeSpec, Epilogue
 from targets.portable import SCALAR
 from tests.portable.source import kernels
@@ -37,8 +44,38 @@ BORDERS = {
 ALL = {**CASES, **DEPTHWISE, **BORDERS}
 
 
+NARROW = {4: ("pixels-and-channels-uneven", "depthwise", "linear-m1"), 2: ("grouped-small",)}
+
+
 def planned(spec, _isa, *constants):
     return conv2d(spec, *constants)
+
+
+@pytest.mark.parametrize(("bits", "name"), [(b, n) for b, names in NARROW.items() for n in names])
+def test_packed_weights(bits, name):
+    spec, half = typed(ALL[name], "u8"), 1 << bits - 1
+    case = Case(spec, SCALAR, plan=planned)
+    rng = np.random.default_rng(4)
+    weights = rng.integers(-half, half, case.w.shape).astype(np.int8)
+    assert weight_bits(weights) == bits
+    factor = (case.factor * np.float32(127 / half)).astype(np.float32)
+    plans = [conv2d(spec, weights, case.bias, factor, case.ratio, bits=b) for b in (bits, 8)]
+    assert plans[0].compressed
+    assert plans[0].constants["weight"].size == -(-weights.size * bits // 8)
+    runner = Runner(plans, SCALAR)
+    got, want = (runner.run(plan, case.inputs, case.out, slack=0) for plan in plans)
+    assert len(np.unique(want)) > 5
+    np.testing.assert_array_equal(got, want)
+
+
+@given(st.lists(st.integers(-8, 7), min_size=1, max_size=9), st.sampled_from([2, 4]))
+def test_packing_is_undone_by_shifts(codes, bits):
+    half = 1 << bits - 1
+    codes = np.clip(np.array(codes, np.int8), -half, half - 1)
+    data, each = packed(codes, bits), 8 // bits
+    fields = [(int(data[i // each]) >> i % each * bits) & (2 * half - 1) for i in range(len(codes))]
+    assert [f - half for f in fields] == codes.tolist()
+    assert weight_bits(codes) <= bits
 
 
 @pytest.fixture(scope="module")
