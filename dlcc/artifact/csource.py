@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from dlcc.artifact.check import dtype_of, tensor_bytes
 from dlcc.artifact.manifest import compiler_name
+from dlcc.artifact.weights import padded, part_hash, parts_read
 from dlcc.program import Arg, FusedStep, Member, Program, Step, TensorInfo
 
 WEIGHTS_SECTION = ".dlcc_weights"
@@ -213,6 +214,18 @@ def _variant_tables(
     return parts
 
 
+def _reading_tables(program: Program) -> list[str]:
+    """The parts of the weights that each variant reads, and the hash of these."""
+    lines, rows = [], []
+    content = padded(program.weights)
+    for index, variant in enumerate(program.variants):
+        parts = parts_read(variant)
+        row = "".join(f"{{{start}, {end}}}, " for start, end in parts)
+        lines.append(f"static const dlcc_part_of dlcc_parts_{index}[] = {{{row}{{0, 0}}}};")
+        rows.append(f"  {{dlcc_parts_{index}, UINT64_C({part_hash(content, parts):#018x})}},")
+    return [*lines, "static const dlcc_reading dlcc_readings[] = {", *rows, "};"]
+
+
 def model_source(
     program: Program,
     symbol: str,
@@ -239,6 +252,7 @@ def model_source(
         f"#define DLCC_CODE(x) {symbol.upper()}_##x",
         f"#define DLCC_EMBEDDED {int(embed)}",
         f"#define DLCC_PACKED {int(work_bytes is not None)}",
+        f"#define DLCC_PARTS {int(bool(program.better) and work_bytes is None)}",
         *_packed_sizes(program, work_bytes),
         f'#include "{symbol}.h"',
         '#include "runtime.h"',
@@ -254,6 +268,8 @@ def model_source(
         tables = f"dlcc_features_{index}, dlcc_layers_{index}"
         parts.append(f"  {{{c_string(variant.variant)}, {len(variant.steps)}, {tables}}},")
     parts.append("};")
+    if program.better and work_bytes is None:
+        parts += _reading_tables(program)
     tables = ", ".join(f"dlcc_steps_{index}" for index in range(len(program.variants)))
     parts.append(f"static const dlcc_step *const dlcc_variant_steps[] = {{{tables}}};")
     parts.append(_info_table(program, symbol, fingerprint=fingerprint, weights_bytes=weights_bytes))

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from dlcc.errors import DlccError, ExitCode
 from dlcc.lowering.target import Target
-from targets.arm.cpus import AARCH64, ARMV7_CPUS, Cpu
+from targets.arm.cpus import AARCH64, ARMV7_CPUS, ELSEWHERE, Cpu
 from targets.arm.levels import ARMV7, ARMV7_LEVELS, LEVELS, NEON
 from targets.arm.table import rows_for
 from targets.isa import Isa, host_flags
@@ -74,6 +74,15 @@ class ArmFamily:
         Raises:
             DlccError: there is no such variant.
         """
+        if variant in ELSEWHERE and self.triple.startswith("aarch64"):
+            raise DlccError(
+                ExitCode.TARGET,
+                f"no library can be made for {variant}",
+                where=f"--target {self.name}:{variant}",
+                why="the runtime and the object files are for Linux, not for macOS",
+                fix="--target c writes portable C for clang there; a Linux on such a CPU, also in "
+                f"a container, runs --target {self.name}:{ELSEWHERE[variant].name}",
+            )
         if variant not in self._targets:
             raise DlccError(
                 ExitCode.TARGET,

@@ -76,6 +76,9 @@ AARCH64 = {
 }
 """Cores and boards that run AArch64 Linux."""
 
+ELSEWHERE = {"apple-m1": DOTPROD, "apple-m2": I8MM, "apple-m3": I8MM, "apple-m4": I8MM}
+"""CPUs of machines that do not run Linux by themselves, and the level that they have."""
+
 ARMV7_CPUS = {
     "cortex-a7": Cpu(VFPV4, "cortex-a7", 0.9e9, 512 << 10, 4, 1.5e9, in_order=True),
     "cortex-a9": Cpu(ARMV7, "cortex-a9", 1.0e9, 512 << 10, 8, 1.5e9),

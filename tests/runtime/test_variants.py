@@ -14,7 +14,8 @@ from dlcc.artifact import Artifact, account, write_artifact
 from dlcc.artifact.check import check_program
 from dlcc.errors import DlccError, ExitCode
 from dlcc.inspection import inspect_artifact
-from dlcc.program import Arg, Program, Step
+from dlcc.program import Arg, Program, Step, WeightEntry
+from dlcc.runtime.binding import Library
 from tests.runtime.programs import (
     BIAS,
     COLUMNS,
@@ -25,6 +26,7 @@ from tests.runtime.programs import (
     row_program,
     row_reference,
     run_bare,
+    zig,
     zig_cc,
 )
 
@@ -191,3 +193,46 @@ def test_variants_share_no_function(program: Program) -> None:
     twin = replace(program, variant="twin", better=())
     with pytest.raises(DlccError, match="two variants share a function"):
         check_program(replace(program, better=(twin,)))
+
+
+def test_a_variant_checks_the_weights_that_it_reads(program: Program, tmp_path: Path) -> None:
+    """Damage elsewhere is found by the SHA-256 of the file alone, which the C library leaves."""
+    place = 3 << 12
+    weights = (program.weights.ljust(place, b"\0") + BIAS.tobytes()).ljust(place + 100, b"\0")
+    entries = (*program.weight_entries, WeightEntry("fast bias", "b", place, 64, "dense<f32>"))
+    shared = {"weights": weights, "weight_entries": entries}
+    fast = program.better[0]
+    step = replace(fast.steps[0], args=(Arg("input"), Arg("weights", place), Arg("output")))
+    fast = replace(fast, **shared, steps=(step,))
+    artifact = write_artifact(replace(program, **shared, better=(fast,)), tmp_path / "out")
+    (library, file) = (artifact.path(suffix) for suffix in (".so", ".weights"))
+    assert library is not None
+    assert file is not None
+    image, mark = file.read_bytes(), int(artifact.manifest["fingerprint"], 16)
+    for at, damaged in ((64 + 64, "least"), (64 + place, "fast"), (64 + 8000, "neither")):
+        file.write_bytes(image[:at] + b"\7" + image[at + 1 :])
+        for name in ("least", "fast"):
+            if name != damaged:
+                Library(library, "rows", file, 1, mark, name).close()
+                continue
+            with pytest.raises(DlccError, match="the hash of its content is wrong"):
+                Library(library, "rows", file, 1, mark, name)
+
+
+def test_static_library_links_with_musl(program: Program, tmp_path: Path) -> None:
+    write_artifact(program, tmp_path / "out", emit=("a",), embed=True)
+    (tmp_path / "main.c").write_text(
+        '#include <stdio.h>\n#include "rows.h"\n'
+        "int main(void) {\n  static float x[24 * 16], y[24 * 16];\n"
+        "  const void *inputs[] = {x};\n  void *outputs[] = {y};\n  rows_t *net;\n"
+        '  if (rows_create("absent", 2, &net) == ROWS_OK) return 1;\n  puts(rows_error());\n'
+        "  if (rows_create(NULL, 2, &net) != ROWS_OK) return 2;\n"
+        "  puts(rows_variant(net)->name);\n"
+        "  return rows_run(net, inputs, outputs) == ROWS_OK ? 0 : 3;\n}\n"
+    )
+    flags = ["-target", "x86_64-linux-musl", "-static", "-I", tmp_path / "out", "-Wall", "-Werror"]
+    library = tmp_path / "out" / "librows.a"
+    zig("cc", *flags, tmp_path / "main.c", library, "-o", tmp_path / "main")
+    done = run_bare(tmp_path / "main", cwd=tmp_path)
+    told = "cannot open the weights file absent: no such file\nfast\n"
+    assert (done.stdout, done.returncode) == (told, 0)

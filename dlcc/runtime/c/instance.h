@@ -69,6 +69,7 @@ static dlcc_status dlcc_create(const char *weights_path, int threads, const char
   dlcc_instance *instance = memory;
   instance->variant = &dlcc_model_info.variants[number];
   instance->steps = dlcc_variant_steps[number];
+  instance->weights.variant = number;
   pthread_mutex_init(&instance->lock, NULL);
   status = dlcc_instance_open(instance, weights_path, threads, arena, arena_bytes);
   if (status != DLCC_CODE(OK)) {

@@ -2,6 +2,7 @@
  *
  *   DLCC_NAME(x), DLCC_CODE(x)  the public names: resnet_##x and RESNET_##x
  *   DLCC_EMBEDDED               1 if the weights file is part of the library
+ *   DLCC_PARTS                  1 if variants read parts of the weights file
  *   DLCC_PACKED                 1 if the weights file is packed; then also
  *   DLCC_CONTENT_BYTES          of the unpacked content
  *   DLCC_WORK_BYTES             of memory that unpacking takes beside it
@@ -58,6 +59,20 @@ typedef struct dlcc_step {
 /* Generated. */
 static const dlcc_info dlcc_model_info;
 static const dlcc_step *const dlcc_variant_steps[]; /* of each row of dlcc_model_info.variants */
+#if DLCC_PARTS
+/* From and to which byte of the content; the last row is {0, 0}. */
+typedef struct dlcc_part_of {
+  uint64_t from, to;
+} dlcc_part_of;
+
+/* What a variant reads of the content, and the hash of that. */
+typedef struct dlcc_reading {
+  const dlcc_part_of *parts;
+  uint64_t hash;
+} dlcc_reading;
+
+static const dlcc_reading dlcc_readings[]; /* of each row of dlcc_model_info.variants */
+#endif
 #if DLCC_EMBEDDED
 extern const char DLCC_NAME(weights_image)[] __attribute__((visibility("hidden")));
 #endif

@@ -34,13 +34,14 @@ typedef struct dlcc_weights {
   void *unpacked; /* NULL unless the file is packed */
   void *mapping;  /* NULL if embedded, or if the file is packed and has been read */
   size_t mapping_bytes;
+  uint32_t variant; /* number of the one that reads them */
 } dlcc_weights;
 
 /* Sum over the 64-bit words of a bijective mix of word and position: one changed word always
  * changes it, and numpy computes it as fast as C. */
-static uint64_t dlcc_hash(const char *content, uint64_t bytes) {
-  uint64_t sum = bytes, key = 0;
-  for (uint64_t at = 0; at < bytes; at += 8) {
+static uint64_t dlcc_hash_part(const char *content, uint64_t from, uint64_t to) {
+  uint64_t sum = to - from, key = from / 8 * UINT64_C(0x9e3779b97f4a7c15);
+  for (uint64_t at = from; at < to; at += 8) {
     uint64_t word;
     memcpy(&word, content + at, 8);
     key += UINT64_C(0x9e3779b97f4a7c15);
@@ -53,7 +54,31 @@ static uint64_t dlcc_hash(const char *content, uint64_t bytes) {
   return sum;
 }
 
-static dlcc_status dlcc_weights_verify(const char *image, const char *path) {
+#if !DLCC_PARTS
+static uint64_t dlcc_hash(const char *content, uint64_t bytes) {
+  return dlcc_hash_part(content, 0, bytes);
+}
+#endif
+
+/* Whether the content has the hash that it should have: what the variant reads of it, so that the
+ * pages of others are never touched. */
+static int dlcc_weights_intact(const dlcc_weights *weights, const char *content, uint64_t bytes,
+                               uint64_t hash) {
+#if DLCC_PARTS
+  const dlcc_reading *reading = &dlcc_readings[weights->variant];
+  uint64_t sum = 0;
+  (void)bytes, (void)hash;
+  for (const dlcc_part_of *part = reading->parts; part->to > 0; part++)
+    sum += dlcc_hash_part(content, part->from, part->to);
+  return sum == reading->hash;
+#else
+  (void)weights;
+  return dlcc_hash(content, bytes) == hash;
+#endif
+}
+
+static dlcc_status dlcc_weights_verify(const dlcc_weights *weights, const char *image,
+                                       const char *path) {
   const dlcc_status bad = DLCC_CODE(BAD_WEIGHTS);
   const dlcc_info *info = &dlcc_model_info;
   dlcc_weights_header header;
@@ -75,7 +100,8 @@ static dlcc_status dlcc_weights_verify(const char *image, const char *path) {
   if (header.header_bytes != sizeof header || header.file_bytes != info->weights_bytes || !fits ||
       header.zero != 0)
     return dlcc_fail(bad, "%s is corrupt: its header contradicts the library", path);
-  if (dlcc_hash(image + sizeof header, header.file_bytes - sizeof header) != header.content_hash)
+  if (!dlcc_weights_intact(weights, image + sizeof header, header.file_bytes - sizeof header,
+                           header.content_hash))
     return dlcc_fail(bad, "%s is corrupt: the hash of its content is wrong", path);
   return DLCC_CODE(OK);
 }
@@ -91,7 +117,7 @@ static void dlcc_weights_unmap(dlcc_weights *weights) {
 
 /* Checks an image and takes the content from it. */
 static dlcc_status dlcc_weights_use(dlcc_weights *weights, const char *image, const char *path) {
-  dlcc_status status = dlcc_weights_verify(image, path);
+  dlcc_status status = dlcc_weights_verify(weights, image, path);
   if (status != DLCC_CODE(OK)) return status;
 #if DLCC_PACKED
   status = dlcc_weights_unpack(weights, image, path);
