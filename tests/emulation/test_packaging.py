@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import dlcc
+from dlcc.artifact.elf import ElfFile
 from dlcc.ir import Graph, TensorType
 from dlcc.ops.base import build
 from tests.emulation.machine import ARMV7, CORTEX_A72, Machine
@@ -85,6 +86,8 @@ def test_c_source(data: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "cc example.c net.c -o example\n" in (out / "INTEGRATION.md").read_text()
     assert not (out / "net.pc").exists()
+    flags = ["-x", "c++", "-std=c++98", "-Wextra", "-pedantic", "-Wno-c++11-long-long", "-c"]
+    zig_cc(*flags, out / "example.c", "-o", tmp_path / "example.o")
     cmake = shutil.which("cmake")
     if cmake is None or shutil.which("cc") is None:
         pytest.skip("no cmake")
@@ -101,3 +104,27 @@ def test_c_source(data: Path, tmp_path: Path) -> None:
         assert made.returncode == 0, made.stdout + made.stderr
     done = subprocess.run([folder / "consumer"], capture_output=True, text=True)
     assert done.stdout.endswith("ok\n")
+
+
+def test_one_network_twice_as_c_source_in_one_program(data: Path, tmp_path: Path) -> None:
+    objects = []
+    for name in ("left", "right"):
+        out = tmp_path / name
+        options = {"bits": 8, "target": "c", "emit": ("c",), "name": name, "calibration": data}
+        dlcc.compile(network(), out, **options)
+        source = (out / "example.c").read_text().replace("int main(void)", f"int {name}_main(void)")
+        (out / "example.c").write_text(f"int {name}_main(void);\n{source}")
+        for file in ("example", name):
+            zig_cc(*STRICT, "-c", out / f"{file}.c", "-o", out / f"{file}.o")
+            objects.append(out / f"{file}.o")
+        symbols = ElfFile((out / f"{name}.o").read_bytes()).symbols()
+        shared = {s.name for s in symbols if s.is_global and s.section}
+        assert f"{name}_run" in shared
+        assert {s for s in shared if not s.startswith(f"{name}_")} == set()
+    (tmp_path / "main.c").write_text(
+        "int left_main(void);\nint right_main(void);\n"
+        "int main(void) { return left_main() || right_main(); }\n"
+    )
+    zig_cc(tmp_path / "main.c", *objects, "-o", tmp_path / "main")
+    done = subprocess.run([tmp_path / "main"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.count("ok\n")) == (0, 2)

@@ -160,8 +160,8 @@ def _threads(delivery: Delivery) -> str:
         return "The network runs on the calling thread; no thread is started."
     return (
         f"At most {most} threads, the caller's included; `create` takes their number (0: as many "
-        "as the process has CPUs), starts the others and `destroy` ends them. The output does not "
-        "depend on it."
+        "as the process has CPUs), starts the others, with stacks of libc's default size, and "
+        "`destroy` ends them. The output does not depend on it."
     )
 
 
