@@ -8,7 +8,7 @@ import pytest
 from dlcc.driver import build_object
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Graph
-from dlcc.lowering.kernel import KernelPlan
+from dlcc.lowering.kernel import KernelPlan, KernelStep
 from dlcc.lowering.lower import choose, lower, prepare
 from dlcc.lowering.target import KernelRow, Target
 from dlcc.ops import build
@@ -109,6 +109,32 @@ def test_a_target_says_how_memory_is_laid_out():
     assert all(offset % 8 == 0 for offset in other)
     assert tight.arena_bytes < wide.arena_bytes
     assert len(tight.weights) < len(wide.weights)
+
+
+def test_printed_functions_have_one_number_of_work_items():
+    class Uneven(Row):
+        def plan(self, node):
+            items = node.output.type.elements
+            step = KernelStep("same", lambda: None, (("in", 0), ("out", 0)), items)
+            return KernelPlan((step,))
+
+    def printed(functions, items, _target):
+        found.append((set(functions), items))
+        return {}
+
+    found = []
+    for second in ((2, 3), (2, 4)):
+        graph = Graph("g")
+        inputs = [graph.add_input(f"x{i}", typed(s)) for i, s in enumerate(((2, 3), second))]
+        made = [build(graph, "relu", [x], loc=f"act{i}").output for i, x in enumerate(inputs)]
+        graph.set_outputs(made)
+        fake = table(Uneven("uneven", 1.0))
+        if second == (2, 3):
+            lower(graph, fake, lambda *_: b"", print_sources=printed)
+        else:
+            with pytest.raises(ValueError, match="same has steps of different work items"):
+                lower(graph, fake, lambda *_: b"", print_sources=printed)
+    assert found == [({"same"}, {"same": 6})]
 
 
 def test_identical_layers_share_code_and_weights():
