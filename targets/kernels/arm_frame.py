@@ -102,13 +102,18 @@ def emit_steps(
             emit((a_run + at, b_run + at // unit.k * b_step), min(size, gemm.run - at))
 
 
+def flips(ctx: Context) -> bool:
+    """Whether codes are to be made signed when they are loaded; a staged copy has done it."""
+    return ctx.unit.code_offset > 0 and ctx.gemm.a_dtype == "u8"
+
+
 def load_signed(ctx: Context, index: Any, count: int) -> Any:
     """``count`` codes of A as int8, less what the unit takes off them."""
     kb = ctx.kb
     codes = kb.load(ctx.a, index, count)
-    if ctx.unit.code_offset:
+    if flips(ctx):
         codes = tir.tirx.bitwise_xor(codes, kb.const(SIGN_BITS, "uint8", count))
-    return kb.reinterpret(codes, "int8", count)
+    return kb.reinterpret(codes, "int8", count) if ctx.gemm.a_dtype == "u8" else codes
 
 
 def store_results(ctx: Context, block: Block, values: list[Any], *, biased: bool) -> None:

@@ -22,6 +22,7 @@ from dlcc.analysis.accumulators import Bounds, of_parts
 from targets.kernels.arm_frame import (
     Place,
     distances,
+    flips,
     load_signed,
     pixels_of,
     runs_of,
@@ -99,6 +100,8 @@ def emit_mlal_block(ctx: Context, block: Block) -> None:
     kb, unit = ctx.kb, ctx.unit
     pixels, channels = block.height * block.width, block.channel_blocks * unit.lanes
     loop = products(unit, pixels, block.channel_blocks)
+    if loop is not None and not flips(ctx):
+        loop = replace(loop, flip=False)
     if loop is None:
         raise ValueError(f"{unit} has no registers for {pixels} x {channels}")
     wide = zeros(kb, loop.held)

@@ -41,6 +41,7 @@ class Products:
         wide: AArch64, else 32-bit ARM.
         chunks: chunks in the loop's body; 0: no loop, the vectors are given.
         ahead: whether a chunk's codes are loaded during the chunk before it.
+        flip: whether the loop takes 128 off codes.
     """
 
     pixels: int
@@ -51,12 +52,14 @@ class Products:
     wide: bool
     chunks: int = 0
     ahead: bool = False
+    flip: bool = True
 
     @property
     def name(self) -> str:
         """Of the LLVM function."""
         shape = f"{self.pixels}x{self.channels}_{self.together}_{self.halves}_{self.sums}"
-        loop = f"_{self.chunks}{'a' if self.ahead else ''}" if self.chunks else ""
+        marks = ("a" if self.ahead else "") + ("" if self.flip else "s")
+        loop = f"_{self.chunks}{marks}" if self.chunks else ""
         return f"dlcc_{'smull' if self.wide else 'vmull'}_{shape}{loop}"
 
     @property
@@ -74,7 +77,7 @@ class Products:
         """Vector registers that the loop takes."""
         codes = self.pixels * self.vectors * (2 if self.ahead else 1)
         weights = self.together * self.vectors * (2 if self.ahead else 1)
-        signs = 1 if self.ahead else 0
+        signs = 1 if self.ahead and self.flip else 0
         return self.pixels * (self.channels + self.together) + codes + weights + signs
 
     # -- instructions ---------------------------------------------------------------------------
@@ -129,6 +132,8 @@ class Products:
 
     def _flip_codes(self, a: int) -> list[str]:
         """Takes 128 off codes, by flipping their top bits."""
+        if not self.flip:
+            return []
         names = [f"a{a}_{p}_{i}" for p in range(self.pixels) for i in range(self.vectors)]
         z, code = "z", []
         if not self.ahead:  # a product's register is free before the products
@@ -193,7 +198,7 @@ class Products:
         pointers = [*(f"x{p}" for p in range(self.pixels)), "w"]
         codes = self._named("a", self.pixels, sets) + self._named("b", self.together, sets)
         begun = [*self._sums(), *pointers, "n"]
-        signs = {"z": "<16 x i8> splat (i8 -128)"} if self.ahead else {}
+        signs = {"z": "<16 x i8> splat (i8 -128)"} if self.ahead and self.flip else {}
         operands = _Operands((*begun, *self._temporaries(), *codes), tuple(begun), tuple(signs))
         types = dict.fromkeys(pointers, "ptr") | {"n": "i32"}
         given = [f"ptr %{name}" for name in pointers] + ["i32 %n"]

@@ -289,13 +289,10 @@ def conv2d(
     else:
         bias, multiplier = bias.astype(np.float32), None
     interleave = geo.gemm.interleave
-    runs_ = _weight_runs(weights, geo)
-    if geo.unit.kind == "mlal":
-        geo = replace(geo, unit=proven_unit(geo.unit, runs_, block))
-    packed = pack_weights(runs_, geo.unit, interleave=interleave)
     if geo.unit.kind in arm_blocks.KINDS and codes is None:
-        blocks = choose_blocking(geo.gemm, geo.unit)[0].channels.first[1]
-        packed = arm_frame.panels(packed, blocks)
+        geo, packed = _packed_for_arm(geo, weights, block)
+    else:
+        packed = pack_weights(_weight_runs(weights, geo), geo.unit, interleave=interleave)
     coded = None if codes is None else CodedGemm.of(geo.gemm, geo.unit, codes, isa)
     panel = None if coded is None else coded.panel
     constants = {"weight": packed} if pairs is None else pair_constants(packed, pairs, geo.gemm)
@@ -325,6 +322,25 @@ def conv2d(
         compressed=coded is not None,
         sum_bits=32 if pairs is None else BITS,
     )
+
+
+def _packed_for_arm(
+    geo: Geometry, weights: np.ndarray, block: tuple[int, int, int] | None
+) -> tuple[Geometry, np.ndarray]:
+    """The weights in panels, and ``geo`` with the 16-bit sums that they allow."""
+    geo, runs = _signed(geo), _weight_runs(weights, geo)
+    if geo.unit.kind == "mlal":
+        geo = replace(geo, unit=proven_unit(geo.unit, runs, block))
+    blocks = choose_blocking(geo.gemm, geo.unit)[0].channels.first[1]
+    return geo, arm_frame.panels(pack_weights(runs, geo.unit), blocks)
+
+
+def _signed(geo: Geometry) -> Geometry:
+    """``geo`` with a staged copy of signed codes, where these are multiplied (on ARM)."""
+    if not geo.unit.code_offset or not isinstance(geo.stage, Stage):
+        return geo
+    stage = replace(geo.stage, flip=True)
+    return replace(geo, stage=stage, gemm=replace(geo.gemm, a_dtype="s8"))
 
 
 def _expected(unit: Unit) -> Unit:

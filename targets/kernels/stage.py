@@ -43,7 +43,8 @@ class Stage:
     Input pixel (i, j) lands at ``(top + i * spread_h, left + j * spread_w)``; the rest is the fill
     value. ``rounded``: f32 numbers are rounded to bf16 even if they stay f32. ``spare``: channels
     beyond ``c`` of each pixel of the copy, which hold the fill value. ``slack``: 64 bytes after the
-    input's end may be read. ``lead``: elements before the first row of the copy.
+    input's end may be read. ``lead``: elements before the first row of the copy. ``flip``: u8 codes
+    have their top bits flipped, which makes them s8 numbers, 128 less.
     """
 
     n: int
@@ -61,6 +62,7 @@ class Stage:
     spare: int = 0
     slack: bool = False
     lead: int = 0
+    flip: bool = False
 
     @property
     def elements(self) -> int:
@@ -131,12 +133,19 @@ def _copy(kb: tir.KernelBuilder, stage: Stage, put: Any, get: Any, x: Any, y: An
 
 def _converted(kb: tir.KernelBuilder, stage: Stage, value: Any) -> Any:
     """A vector of the input as the copy's dtype."""
+    if stage.flip:
+        return _flipped(kb, value)
     if stage.src == stage.dst and not stage.rounded:
         return value
     if stage.src == "f32":
         bits = kb.let(kb.to_bfloat16(value), "bits")
         return bits if stage.dst == "bf16" else tir.bfloat16.widened(bits)
     return tir.bfloat16.widened(value) if stage.src == "bf16" else kb.cast(value, NUMPY[stage.dst])
+
+
+def _flipped(kb: tir.KernelBuilder, value: Any) -> Any:
+    """u8 codes less 128."""
+    return tir.tirx.bitwise_xor(value, kb.const(0x80, "uint8", tir.lanes_of(value)))
 
 
 def _at_once(stage: Stage) -> int:
@@ -215,7 +224,8 @@ def stage_function(name: str, stage: Stage, *, native: bool = False) -> Any:
         image, row = divide(kb, item, stage.out_h, "row")
         image = image if stage.n > 1 else 0
         row = row if stage.out_h > 1 else 0
-        value = kb.let(kb.cast(kb.load(fill, 0), NUMPY[stage.dst]), "fill")
+        value = kb.cast(kb.load(fill, 0), NUMPY[stage.dst])
+        value = kb.let(_flipped(kb, value) if stage.flip else value, "fill")
         put = kb.let(item * (stage.out_w * stage.pitch) + stage.lead, "put")
         source, left_over = divide(kb, row - stage.top, stage.spread[0], "source")
         every_row = stage.out_h == stage.h

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class Loop:
     """One kernel's inner loop, of a block of pixels by channels.
 
     ``rival``: multiply-accumulates and instructions of XNNPACK's, counted in its source.
-    ``limit``: the largest weight.
+    ``limit``: the largest weight. ``padded``: of a convolution with borders, whose input is staged.
     """
 
     level: str
@@ -44,6 +44,7 @@ class Loop:
     channels: int
     rival: tuple[int, int]
     limit: int = 127
+    padded: bool = False
 
     @property
     def isa(self) -> Isa:
@@ -55,7 +56,9 @@ class Loop:
         columns = 4 * self.pixels if self.pixels > 1 else 1
         codes = Epilogue("u8", 0, 255, 100)
         spec = ConvSpec(1, 1, columns, 512, 4 * self.channels, epilogue=codes)
-        weights = np.full((spec.oc, spec.c, 1, 1), self.limit, np.int8)
+        if self.padded:
+            spec = replace(spec, c=128, kh=3, kw=3, pads=(1, 1, 1, 1))
+        weights = np.full((spec.oc, spec.c, spec.kh, spec.kw), self.limit, np.int8)
         channels = (np.zeros(spec.oc, np.int32), np.ones(spec.oc, np.float32))
         block = (1, self.pixels, self.channels // 4)
         step = conv2d(spec, self.isa, weights, *channels, block=block).steps[-1]
@@ -88,11 +91,13 @@ def multiplied(code: list[str]) -> int:
 
 LOOPS = {
     "sdot": Loop("dotprod", 5, 16, (1280, 95)),
+    "sdot, padded": Loop("dotprod", 5, 16, (1280, 95), padded=True),
     "sdot, Cortex-A55": Loop("cortex-a55", 5, 16, (1024, 122)),
     "sdot, one pixel": Loop("dotprod", 1, 32, (256, 27)),
     "usmmla": Loop("i8mm", 4, 20, (1024, 51)),
     "usdot, one pixel": Loop("i8mm", 1, 32, (256, 27)),
     "smull": Loop("neon", 2, 8, (256, 61)),
+    "smull, padded": Loop("neon", 2, 8, (256, 61), padded=True),
     "smull, Cortex-A53": Loop("cortex-a53", 2, 8, (256, 81)),
     "smull, sums of four": Loop("neon", 2, 8, (256, 61), 63),
     "smull, sums of six": Loop("neon", 2, 8, (256, 61), 42),
