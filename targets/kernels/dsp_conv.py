@@ -1,12 +1,13 @@
-"""Convolutions and linear layers of 8-bit codes by the DSP instructions of Cortex-M.
+"""Convolutions and linear layers of 8-bit codes by the dot products of Cortex-M.
 
-For a block of up to three output pixels the windows are gathered from the image, expanded to 16
-bits and centred on the zero point, so that padding is zero; then all output channels are computed
-from them, one or two pairs at a time (:mod:`targets.kernels.dsp`). There is no padded copy, and a
-block's inputs are read before its outputs are written: see :func:`overlap`.
+For a block of up to three output pixels the windows are gathered from the image as the dot products
+want them: centred and in 16 bits for ``smlad`` (:mod:`targets.kernels.dsp`), bytes for ``vmladava``
+(:mod:`targets.kernels.mve`). Then all output channels are computed from them, a few at a time.
+There is no padded copy, and a block's inputs are read before its outputs are written: see
+:func:`overlaps`.
 
-What belongs to a block of channels is one stream of words: biases, weights, multipliers, ratios
-of the residual.
+What belongs to a block of channels is one stream of words: biases, weights, multipliers, ratios of
+the residual.
 """
 
 from __future__ import annotations
@@ -202,7 +203,7 @@ def _stream(
 def conv_function(name: str, layer: DspConv) -> Any:
     """The kernel: parameters x, stream, [residual], y, patch, [bytes]. Items: blocks of pixels.
 
-    Buffers of input and output may overlap (:func:`overlap`).
+    Buffers of input and output may overlap (:func:`overlaps`).
     """
     kb = tir.KernelBuilder(name, llvm=layer.dot.llvm() + LOADS)
     spec = layer.spec

@@ -46,6 +46,7 @@ DEPTHWISE = {
     "odd": ConvSpec(1, 9, 5, 3, 3, 3, 3, pads=(1, 0, 1, 2), groups=3, in_zero_point=7, epilogue=U8),
     "halved": ConvSpec(1, 8, 8, 4, 4, 3, 3, (2, 2), pads=(0, 0, 1, 1), groups=4, epilogue=RELU),
     "residual": ConvSpec(2, 5, 5, 2, 2, 5, 5, pads=(2, 2, 2, 2), groups=2, epilogue=RESIDUAL),
+    "wide": ConvSpec(1, 3, 300, 2, 2, 3, 3, pads=(1, 1, 1, 1), groups=2, epilogue=RELU),
     "row": ConvSpec(1, 1, 20, 2, 2, 1, 9, (1, 3), pads=(0, 4, 0, 4), groups=2, epilogue=U8),
     "dilated": ConvSpec(
         1, 8, 17, 2, 2, 3, 4, (2, 1), (1, 2), (2, 3, 1, 2), 2, in_zero_point=200, epilogue=U8
