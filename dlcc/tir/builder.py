@@ -15,7 +15,7 @@ from typing import Any
 from tvm import tirx
 from tvm.ir import StringImm
 
-from dlcc.tir import bfloat16, rounding
+from dlcc.tir import bfloat16, clamping, rounding
 from dlcc.tir.build import LOWERED
 
 _UNBOUNDED = 2**31 - 1
@@ -156,6 +156,11 @@ class KernelBuilder:
     def lrint(value: Any) -> Any:
         """float32 numbers within the range of int32, rounded half to even to int32."""
         return rounding.lrint(value)
+
+    @staticmethod
+    def clamp(value: Any, low: Any, high: Any) -> Any:
+        """float32 numbers in [low, high], ``low`` for NaN."""
+        return clamping.clamp(value, low, high)
 
     def to_bfloat16(self, value: Any) -> Any:
         """float32 numbers rounded to bfloat16, as their bits."""

@@ -105,7 +105,7 @@ def _to_int(kb: tir.KernelBuilder, value: Any, lanes: int) -> Any:
 def _clamp(kb: tir.KernelBuilder, value: Any, at: Pointers, lanes: int) -> Any:
     low = kb.splat(at.scalars[1], lanes)
     high = kb.splat(at.scalars[2], lanes)
-    return tir.tirx.min(tir.tirx.max(value, low), high)
+    return kb.clamp(value, low, high)
 
 
 def finish(

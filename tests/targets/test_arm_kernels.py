@@ -14,6 +14,7 @@ from targets.kernels.gemm import unit_for
 from targets.kernels.spec import ConvSpec, Epilogue
 from targets.rows.codes import TableRow
 from tests.ops.tir_harness import affine, case, reference, u8
+from tests.targets import test_bf16_kernels as bf16
 from tests.targets import test_depthwise_kernels as depthwise
 from tests.targets import test_matmul_kernels as products
 from tests.targets import test_winograd_kernels as filtering
@@ -156,3 +157,14 @@ def test_depthwise_products_summed_in_16_bits():
         shape = depthwise_neon.shape_of(spec, NEON, weights)
         assert shape is not None
         assert shape.runs == (runs,), last
+
+
+@pytest.mark.parametrize("isa", isa_params("neon", "armv7"))
+def test_bfloat16(isa):
+    cases = list(bf16.cases_on(isa).values())
+    runner = Runner([one.plan for one in cases], isa)
+    for slack in (0, ARENA_SLACK):
+        some = [one for one in cases if one.slack == slack]
+        made = runner.run_all([(one.plan, one.inputs, one.out) for one in some], 2, slack)
+        for one, got in zip(some, made, strict=True):
+            bf16.check(got, one.want)

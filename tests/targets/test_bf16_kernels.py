@@ -112,11 +112,16 @@ class Case:
 @pytest.fixture(scope="module", params=isa_params(*UNITS))
 def table(request):
     """All cases planned for one ISA and compiled together."""
-    cases = {name: Case(spec, request.param) for name, spec in CASES.items()}
+    cases = cases_on(request.param)
+    return cases, Runner([case.plan for case in cases.values()], request.param)
+
+
+def cases_on(isa) -> dict[str, Case]:
+    cases = {name: Case(spec, isa) for name, spec in CASES.items()}
     for name, spec in DEPTHWISE.items():
         epilogue = spec.epilogue if spec.epilogue != Epilogue() else CLAMPED
-        cases[name] = Case(replace(spec, epilogue=epilogue), request.param, plan=depthwise)
-    return cases, Runner([case.plan for case in cases.values()], request.param)
+        cases[name] = Case(replace(spec, epilogue=epilogue), isa, plan=depthwise)
+    return cases
 
 
 @pytest.mark.parametrize("name", [*CASES, *DEPTHWISE])
