@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from math import ceil
 
+from targets.kernels import arm_words
 from targets.kernels.arm_mlal import PRODUCTS, products
 from targets.kernels.arm_mlal_code import VECTOR
 from targets.kernels.gemm import Gemm, Unit
 
-KINDS = frozenset({"mlal", "sdot", "usdot", "mmla"})
+KINDS = frozenset({"mlal", "sdot", "usdot", "mmla", "smull"})
 """Units of ARM for codes."""
 
 _WAITING = {1: 2.0, 2: 1.2, 3: 1.05, 4: 1.0}
@@ -56,6 +57,8 @@ def step_cycles(unit: Unit, m: int, nr: int) -> float:
             arithmetic *= _WAITING[loop.pixels * loop.together]
             arithmetic += 0.0 if loop.ahead else _LATE_LOADS
         loads = vectors * (m + nr * unit.lanes / 2)
+    elif unit.kind == "smull":
+        return arm_words.step_cycles(unit, m, nr)
     elif unit.kind == "mmla":  # two steps share their codes
         pairs = ceil(m / 2)
         arithmetic, loads = pairs * nr * 2 + pairs, pairs + nr

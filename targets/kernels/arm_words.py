@@ -20,6 +20,9 @@ _SIGN_BITS = 0x80808080 - (1 << 32)
 WORST = -128
 """Where two of these are neighbours, sums of two products by smull do not fit 16 bits."""
 
+LATENCY = 4.0
+"""Cycles that a sum waits for itself."""
+
 
 def as_factor(kb: tir.KernelBuilder, unit: Unit, word: Any) -> Any:
     """A word of codes, int32, as the unit multiplies it."""

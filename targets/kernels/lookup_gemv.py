@@ -37,6 +37,9 @@ CODES = 8
 AHEAD = 1024
 """Bytes that codes are fetched ahead of their use."""
 
+ARM_LANES = 4
+"""Lanes of AArch64, which looks bytes up in four registers (tbl)."""
+
 _PERMUTE = {16: "llvm.x86.avx512.permvar.sf.512", 8: "llvm.x86.avx2.permps"}
 
 
@@ -164,12 +167,24 @@ class Emitter:
     def found(self, table: list[Any], codes: Any) -> Any:
         """What the table holds for the lowest four bits of each lane."""
         kb, lanes = self.kb, self.lanes
+        if lanes == ARM_LANES:
+            return self._found_by_bytes(table, codes)
         if lanes == ENTRIES:
             return kb.pure(_PERMUTE[lanes], "float32", lanes, table[0], codes)
         low, high = (kb.pure(_PERMUTE[lanes], "float32", lanes, half, codes) for half in table)
         top = tir.tirx.shift_left(codes, kb.const(28, "int32", lanes))
         sign = kb.reinterpret(top, "float32", lanes)
         return kb.pure("llvm.x86.avx.blendv.ps.256", "float32", lanes, low, high, sign)
+
+    def _found_by_bytes(self, table: list[Any], codes: Any) -> Any:
+        """A code below 16 becomes the places of its number's four bytes in 64."""
+        kb, lanes = self.kb, self.lanes
+        code = tir.tirx.bitwise_and(codes, kb.const(ENTRIES - 1, "int32", lanes))
+        places = code * kb.const(0x04040404, "int32", lanes)
+        places = places + kb.const(0x03020100, "int32", lanes)
+        index = kb.let(kb.reinterpret(places, "uint8", 4 * lanes), "places")
+        rows = [kb.let(kb.reinterpret(row, "uint8", 4 * lanes), "row") for row in table]
+        return kb.reinterpret(tir.neon.look_up(rows, index), "float32", lanes)
 
     def total(self, x: Any) -> Any:
         """The sum of all activations."""
@@ -293,7 +308,7 @@ def refusal(spec: ConvSpec, isa: Isa) -> str:
         return "it is no product of one row of activations and a matrix"
     if spec.in_dtype != "f32" or spec.epilogue.out != "f32" or spec.epilogue.residual == "bf16":
         return "the activations are not float32"
-    if isa.lanes not in _PERMUTE:
+    if isa.lanes not in _PERMUTE and isa.arch != "aarch64":
         return "the instruction set does not permute 32-bit lanes"
     return ""
 
@@ -303,7 +318,10 @@ def make_kernel(
 ) -> LookupGemv:
     """The kernel of a layer: the more planes, the fewer outputs in an item."""
     room = isa.registers // 2 // (2 * planes) if isa.lanes == ENTRIES else 4 // planes
-    vectors = max(1, min(4, room, ceil(spec.oc / isa.lanes)))
+    most = 4
+    if isa.lanes == ARM_LANES:  # loading a table takes as many instructions as a look-up
+        room, most = isa.registers // 4 // planes, 8
+    vectors = max(1, min(most, room, ceil(spec.oc / isa.lanes)))
     residual = spec.epilogue.residual
     return LookupGemv(spec.oc, spec.c, length, planes, scaled, offset, vectors, isa.lanes, residual)
 
@@ -311,7 +329,7 @@ def make_kernel(
 def lookup_gemv_cost(spec: ConvSpec, isa: Isa, length: int, planes: int) -> float:
     """Predicted seconds of :func:`lookup_gemv` on one thread."""
     kernel = make_kernel(spec, isa, length, planes, False, False)
-    each = 1.6 if isa.lanes == ENTRIES else 2.2
+    each = {ENTRIES: 1.6, ARM_LANES: 3.5}.get(isa.lanes, 2.2)
     cycles = kernel.blocks * (kernel.runs * planes * each + 20.0)
     made = kernel.runs * (length + 2.0) if length > 1 else 0.0
     read = isa.read_seconds(kernel.blocks * kernel.block_words * 4)

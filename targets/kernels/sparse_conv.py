@@ -18,18 +18,18 @@ import numpy as np
 from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from targets.isa import CLOCK, Isa
-from targets.kernels import epilogue
+from targets.kernels import arm_words, epilogue
 from targets.kernels.blocking import (
     choose_blocking,
     finish_cycles,
     ranked_blocks,
     step_cycles,
 )
-from targets.kernels.conv import Geometry, gemm_footprint, geometry
+from targets.kernels.conv import Geometry, gemm_footprint
 from targets.kernels.gemm import Blocking, Gemm, Unit, channel_order
 from targets.kernels.registers import finish_registers, load_a, load_b, multiply_add
 from targets.kernels.skeleton import Block, Context, a_start, emit_items
-from targets.kernels.sparse_layer import Layer, staged_plan
+from targets.kernels.sparse_layer import Layer, staged_plan, word_geometry
 from targets.kernels.sparse_pack import (
     column_places,
     entry_counts,
@@ -83,7 +83,7 @@ class SparseGemm:
 
 def refusal(spec: ConvSpec, isa: Isa) -> str:
     """Why the kernel cannot take a layer; "" if it can."""
-    k = geometry(spec, isa, amx=False).unit.k
+    k = word_geometry(spec, isa).unit.k
     if spec.kh * spec.kw > 1 and spec.c % k:
         return f"{spec.c} input channels are no multiple of {k}"
     return ""
@@ -131,6 +131,14 @@ def _places(spec: ConvSpec, geo: Geometry) -> np.ndarray:
     return column_places(spec, width)
 
 
+def _step_cycles(unit: Unit, pixels: int, vectors: int, mean: int) -> float:
+    """Cycles of the products of an entry."""
+    if unit.kind in arm_words.KINDS:
+        return max(arm_words.step_cycles(unit, pixels, vectors), arm_words.LATENCY)
+    step = step_cycles(unit, pixels, vectors, mean)
+    return step + (BROADCAST_CYCLES * pixels if unit.kind == "fma" and vectors == 1 else 0.0)
+
+
 def _cycles(kernel: SparseGemm, entries: int) -> float:
     """Predicted cycles of all images."""
     unit, blocking, total = kernel.unit, kernel.blocking, 0.0
@@ -139,9 +147,7 @@ def _cycles(kernel: SparseGemm, entries: int) -> float:
     for (rows, height), (cols, width) in product(*sides):
         if rows * cols:
             pixels = height * width
-            step = step_cycles(unit, pixels, kernel.vectors, mean) + ENTRY_CYCLES
-            if unit.kind == "fma" and kernel.vectors == 1:
-                step += BROADCAST_CYCLES * pixels
+            step = _step_cycles(unit, pixels, kernel.vectors, mean) + ENTRY_CYCLES
             finish = finish_cycles(kernel.gemm, unit, pixels, kernel.vectors)
             total += rows * cols * (entries * step + kernel.block_rows * finish)
     return total * kernel.gemm.images
@@ -149,7 +155,7 @@ def _cycles(kernel: SparseGemm, entries: int) -> float:
 
 def _best(spec: ConvSpec, isa: Isa, matrix: np.ndarray) -> tuple[SparseGemm, Geometry, float]:
     """The register block with the least predicted time, and that time."""
-    geo = geometry(spec, isa, amx=False)
+    geo = word_geometry(spec, isa)
     unit, gemm = geo.unit, replace(geo.gemm, pixel_bundles=False)
     index = index_dtype(int(_places(spec, geo).max()) // unit.k)
     counts: dict[int, int] = {}
@@ -168,7 +174,7 @@ def _best(spec: ConvSpec, isa: Isa, matrix: np.ndarray) -> tuple[SparseGemm, Geo
 
 def occupied(spec: ConvSpec, isa: Isa, weights: np.ndarray) -> float:
     """Part of the blocks of one vector of outputs that hold a weight other than 0."""
-    unit, matrix = geometry(spec, isa, amx=False).unit, weight_matrix(weights)
+    unit, matrix = word_geometry(spec, isa).unit, weight_matrix(weights)
     counts = entry_counts(matrix, unit.lanes, unit.k)
     blocks = counts.size * ceil(matrix.shape[1] / unit.k)
     return float(counts.sum() / blocks)
@@ -196,7 +202,7 @@ def sparse_conv(layer: Layer, isa: Isa) -> KernelPlan:
         "weight": entries.values.reshape(-1, kernel.vectors, unit.lanes, unit.k),
         "index": (_places(spec, geo)[entries.columns[:, 0]] // unit.k).astype(kernel.index),
         "groups": entries.starts.astype(np.int32),
-        **layer.channels(unit.lanes, interleave=interleave),
+        **layer.channels(unit.lanes, interleave=interleave, code_offset=unit.code_offset),
     }
     key = name_key(f"sparse_gemm_{unit.kind}", kernel)
 

@@ -20,6 +20,7 @@ from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from targets.isa import CLOCK, Isa
 from targets.kernels import arm_words, epilogue
+from targets.kernels.blocking import finish_cycles
 from targets.kernels.gemm import Blocking, Cut, Gemm, Unit
 from targets.kernels.registers import load_b, multiply_add, word_type
 from targets.kernels.skeleton import Context
@@ -247,11 +248,15 @@ def _predicted(kernel: SparseGemv, counts: np.ndarray, isa: Isa) -> tuple[Sparse
     unit, entries = kernel.unit, int(counts.sum())
     step = kernel.rows * unit.k * np.dtype(unit.packed).itemsize
     size = entries * (step + kernel.pieces * np.dtype(kernel.index).itemsize)
-    words = 1.5 if kernel.pieces == 1 else 3.0 * kernel.pieces
-    loads = kernel.vectors * (1.5 if unit.kind == "madd" else 0.7)
-    if isa.arch != "x86":
+    if isa.arch == "x86":
+        words = 1.5 if kernel.pieces == 1 else 3.0 * kernel.pieces
+        loads = kernel.vectors * (1.5 if unit.kind == "madd" else 0.7)
+        finish = 8.0 + 6.0 * kernel.vectors
+    else:
+        words = 0.5 * kernel.pieces**2  # places are found beside the products
         loads = arm_words.step_cycles(unit, 1, kernel.vectors)
-    cycles = entries * (words + loads) + kernel.block_rows * (8.0 + 6.0 * kernel.vectors)
+        finish = 4.0 + finish_cycles(kernel.gemm, unit, 1, kernel.vectors)
+    cycles = entries * (words + loads) + kernel.block_rows * finish
     return kernel, max(cycles / CLOCK, isa.read_seconds(size)), size
 
 

@@ -18,7 +18,7 @@ from tests.lowering.graphs import affine, typed
 from tests.targets.test_packed_rows import encoding_of
 from tests.targets.test_sparse_kernels import zeros_of
 
-COLUMNS, OUTPUTS = 2304, 260
+COLUMNS, OUTPUTS = 2304, 272
 
 KERNELS = {"int2": "packed-gemv", "int4": "packed-gemv", "ternary": "packed-gemv"}
 KERNELS |= {"binary": "packed-gemv", "16x4": "sparse-gemv", "1x4": "sparse-gemv"}

@@ -36,18 +36,31 @@ def compare(
 
     ``tight``: of the sum of |products|, for kernels that form each by itself.
     """
+    inputs, out = arrays_of(node)
+    check_result(node, inputs, runner.run(plan, inputs, out, cuts, 0), tight=tight)
+
+
+def arrays_of(node: Node) -> tuple[list[np.ndarray], np.ndarray]:
+    """Seeded inputs, and what the output holds before."""
     n, k = node.input(1).type.shape
     rng = np.random.default_rng(n)
     inputs = [rng.standard_normal((1, k)).astype(np.float32)]
     if len(node.inputs) > 3:
         inputs.append(rng.standard_normal((1, n)).astype(np.float32))
+    return inputs, np.full((1, n), 77, np.float32)
+
+
+def check_result(
+    node: Node, inputs: list[np.ndarray], got: np.ndarray, *, tight: bool = False
+) -> None:
+    """:func:`compare` of a result that is there."""
+    n, k = node.input(1).type.shape
     w, b = node.input(1).decoded().astype(np.float64), node.input(2).decoded()
     extra = inputs[1] if len(inputs) > 1 else 0
     want = np.maximum(inputs[0] @ w.T + b + extra, -30)
     largest = np.abs(w).max() * getattr(node.input(1).type.encoding, "stages", 1)
     products = np.abs(inputs[0]) @ np.abs(w).T if tight else np.abs(inputs[0]).sum() * largest
     size = products + np.abs(b) + np.abs(extra)
-    got = runner.run(plan, inputs, np.full((1, n), 77, np.float32), cuts, 0)
     error = np.abs(got - want)
     assert np.all(error <= FLOAT_ULPS * np.finfo(np.float32).eps * size), (
         node.input(1).type.encoding,
@@ -65,6 +78,8 @@ def check_row(row: KernelRow, nodes: Iterable[Node], isa: Isa, *, tight: bool = 
         assert row.cost(node) > 0
         cases.append((node, row.plan(node)))
     runner = Runner([plan for _, plan in cases], isa)
-    for node, plan in cases:
-        for cuts in (1, 3):
-            compare(node, plan, runner, cuts, tight=tight)
+    jobs = [(plan, *arrays_of(node)) for node, plan in cases]
+    for cuts in (1, 3):
+        made = runner.run_all(jobs, cuts, 0)
+        for (node, _), (_, inputs, _), got in zip(cases, jobs, made, strict=True):
+            check_result(node, inputs, got, tight=tight)

@@ -38,7 +38,7 @@ def layer(kind: str, k: int, n: int, *, residual: bool = False) -> Graph:
     return float_layer(graph, w, rng, residual=residual)
 
 
-@pytest.mark.parametrize("isa", isa_params("avx2", "avx512", "amx"))
+@pytest.mark.parametrize("isa", isa_params("avx2", "avx512", "amx", "neon"))
 def test_gemv_against_numpy(isa):
     nodes = [
         layer(kind, k, n, residual=residual).nodes[0]
