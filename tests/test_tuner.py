@@ -15,6 +15,7 @@ from dlcc.errors import ExitCode
 from dlcc.executable import random_feed
 from dlcc.lowering.lower import prepare
 from dlcc.lowering.tuning import TuningDatabase, layer_key
+from targets.isa import host_flags
 from tests.cli import models
 
 
@@ -103,3 +104,14 @@ def test_another_machine_is_not_measured(network, tmp_path, capsys):
     assert main(command) == ExitCode.TARGET
     assert "nothing of target arm can be measured here" in capsys.readouterr().err
     assert not path.exists()
+
+
+@pytest.mark.skipif("avx2" not in host_flags(), reason="this CPU has no AVX2")
+def test_each_variant_is_measured(network, tmp_path):
+    options = {"target": "cpu:sse4+avx2", "shapes": {"N": 1}}
+    results = dlcc.tune(network, tmp_path / "t.json", **options, rounds=1, candidates=2)
+    assert [r.target for r in results] == sorted((r.target for r in results), reverse=True)
+    assert {r.target for r in results} == {"cpu:sse4", "cpu:avx2"}
+    made = dlcc.compile(network, tmp_path / "net", **options, tuning=tmp_path / "t.json")
+    for program in made.program.variants:
+        assert any("tuned" in layer for layer in program.report["layers"])
