@@ -48,7 +48,8 @@ def record(graph: Graph, feed: Mapping[str, Array], source: str) -> Sample:
     Raises:
         DlccError: DATA, the input does not fit.
     """
-    results = execute(graph, feed)
+    with np.errstate(all="ignore"):  # infinities and NaN are results as any other
+        results = execute(graph, feed)
     return Sample(
         tuple(_bytes(feed[v.name]) for v in graph.inputs),
         tuple(_bytes(results[name]) for name in graph.output_names),
