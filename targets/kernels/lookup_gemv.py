@@ -329,7 +329,9 @@ def make_kernel(
 def lookup_gemv_cost(spec: ConvSpec, isa: Isa, length: int, planes: int) -> float:
     """Predicted seconds of :func:`lookup_gemv` on one thread."""
     kernel = make_kernel(spec, isa, length, planes, False, False)
-    each = {ENTRIES: 1.6, ARM_LANES: 3.5}.get(isa.lanes, 2.2)
+    each = 1.6 if isa.lanes == ENTRIES else 2.2
+    if isa.arch == "aarch64":  # tbl of four registers takes several cycles, most on old cores
+        each = 8.2 if isa.dot == "mlal" else 5.0
     cycles = kernel.blocks * (kernel.runs * planes * each + 20.0)
     made = kernel.runs * (length + 2.0) if length > 1 else 0.0
     read = isa.read_seconds(kernel.blocks * kernel.block_words * 4)

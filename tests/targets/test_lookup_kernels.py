@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dlcc.ir import Affine, Codebook, Encoding, Graph, ProductCodebook, Ternary
+from targets import get_target
 from targets.cpu.levels import AVX2, AVX512, SSE4
 from targets.kernels.lookup_gemv import lookup_gemv_cost, refusal
 from targets.kernels.spec import ConvSpec, Epilogue
@@ -54,6 +55,13 @@ def test_gemv_against_numpy(isa):
 def test_a_weight_takes_its_bits(kind, bits):
     node = layer(kind, 512, 64).nodes[0]
     assert LookupGemvRow(AVX512).plan(node).constants["weight"].nbytes == 512 * 64 * bits // 8
+
+
+@pytest.mark.parametrize(("kind", "wins"), [("int4", False), ("ternary", True), ("binary", True)])
+def test_on_arm_runs_of_signs_are_looked_up_and_single_weights_decoded(kind, wins):
+    node = layer(kind, 4608, 512).nodes[0]
+    rows = {row.name: row for row in get_target("arm:cortex-a72").rows}
+    assert (rows["lookup-gemv"].cost(node) < rows["implicit-gemm"].cost(node)) == wins
 
 
 def test_a_run_takes_four_bits():
