@@ -75,7 +75,8 @@ class CompileOptions:
 
     Attributes:
         target: ``cpu`` (this machine), a name from ``dlcc targets``, or several of its levels
-            (``cpu:avx2+amx``), of which the library runs the best that the CPU can.
+            (``cpu:avx2+amx``), of which the library runs the best that the CPU can; None for
+            ``cpu``, or for ``c`` where nothing but C source is written.
         bits: 8 for post-training int8, 16 for bfloat16, 32 for float.
         passes: pipeline text or passes; None for the default pipeline of ``bits``.
         recipe: TOML file that tells what is done to which layer, in place of ``passes``.
@@ -101,7 +102,7 @@ class CompileOptions:
         dump_dir: write the IR after each pass there.
     """
 
-    target: str = "cpu"
+    target: str | None = None
     bits: int = 8
     passes: str | Sequence[Pass] | None = None
     recipe: str | Path | Recipe | None = None
@@ -121,6 +122,11 @@ class CompileOptions:
     print_before: tuple[str, ...] = ()
     print_after: tuple[str, ...] = ()
     dump_dir: Path | None = None
+
+    @property
+    def machine(self) -> str:
+        """The name of the target."""
+        return self.target or ("c" if set(self.emit) == {"c"} else "cpu")
 
     def read_recipe(self) -> Recipe | None:
         """The recipe, if there is one.
@@ -309,7 +315,9 @@ def compile(
         DlccError: anything the user can mend.
     """
     chosen = options or CompileOptions(**changes)
-    targets = target_library.without_rows(target_library.get_targets(chosen.target), chosen.without)
+    targets = target_library.without_rows(
+        target_library.get_targets(chosen.machine), chosen.without
+    )
     target = targets[-1]  # what passes fit to it fits the others: its vectors are the widest
     check_pack(chosen.pack)
     if chosen.name is not None:
@@ -330,7 +338,7 @@ def compile(
         chooser=chooser,
         fuse=chosen.fuse,
         print_sources=print_sources if "c" in emit else None,
-        every=chosen.target not in target_library.SEVERAL,
+        every=chosen.machine not in target_library.SEVERAL,
     )
     marks.append(time.perf_counter())
     optimised, sample = _recorded(optimised, program, chosen)
@@ -453,7 +461,7 @@ def sensitivity(
     """
     check_sparsities(sparsities)
     chosen = options or CompileOptions(passes=OPTIMISE)
-    target = target_library.get_targets(chosen.target)[-1]
+    target = target_library.get_targets(chosen.machine)[-1]
     arrays = load_npz(Path(data)) if isinstance(data, str | Path) else dict(data)
     where = str(data) if isinstance(data, str | Path) else "data"
     graph = optimise(model, chosen, progress, target).graph
@@ -506,10 +514,10 @@ def tune(
         DlccError: anything the user can mend; TARGET if the machine cannot run a target's code.
     """
     chosen = options or CompileOptions(**changes)
-    targets = target_library.get_targets(chosen.target)
-    if chosen.target in target_library.SEVERAL:  # those that the machine runs, if it runs any
+    targets = target_library.get_targets(chosen.machine)
+    if chosen.machine in target_library.SEVERAL:  # those that the machine runs, if it runs any
         targets = tuple(t for t in targets if not _missing(t, board)) or targets[:1]
-        _check_runs(targets[0], board, chosen.target)
+        _check_runs(targets[0], board, chosen.machine)
     for target in targets:
         _check_runs(target, board, target.name)
     path = Path(database)

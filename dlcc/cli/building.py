@@ -36,9 +36,11 @@ _SHOWN_SHARE = 0.02
 """Phases that took a smaller part of the whole time are not listed one by one."""
 
 TargetOption = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--target", help="Machine to compile for, or several: cpu:avx2+amx; see `dlcc targets`."
+        "--target",
+        help="Machine to compile for, or several: cpu:avx2+amx; see `dlcc targets`.",
+        show_default="cpu, or c for --emit c",
     ),
 ]
 PassesOption = Annotated[
@@ -177,7 +179,7 @@ def register(app: typer.Typer) -> None:
 def compile_model(
     model: Annotated[Path, typer.Argument(help="An .onnx or .dlir file.", show_default=False)],
     output: FolderOption,
-    target: TargetOption = "cpu",
+    target: TargetOption = None,
     bits: Annotated[
         int, typer.Option("--bits", help="8: int8 after training; 16: bfloat16; 32: float.")
     ] = 8,

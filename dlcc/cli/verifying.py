@@ -91,7 +91,7 @@ def _graph(
         passes=str(manifest["pipeline"]),
         calibration=calib,
     )
-    return optimise(graph, options, target=get_targets(options.target)[-1]).graph
+    return optimise(graph, options, target=get_targets(options.machine)[-1]).graph
 
 
 def _check_graph(artifact: Artifact, graph: Graph, source: Path | None) -> None:

@@ -53,7 +53,8 @@ def test_files_are_accounted_for_and_reproducible(tmp_path: Path) -> None:
 
 
 def test_header_serves_cpp_and_nothing_is_exported_but_the_interface(tmp_path: Path) -> None:
-    artifact = compiled(small_net(), tmp_path / "out", name="my_net").artifact
+    artifact = dlcc.compile(small_net(), tmp_path / "out", name="my_net", emit=("c",)).artifact
+    assert artifact.manifest["target"] == "c"
     assert artifact.symbol == "my_net"
     user = tmp_path / "user.cpp"
     user.write_text('#include "my_net.h"\nmy_net_arena_t arena;\n')
