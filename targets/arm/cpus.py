@@ -38,12 +38,16 @@ class Cpu:
     model: str = ""
 
     def isa(self, name: str) -> Isa:
-        """Its instruction set, under the target's name."""
+        """Its instruction set, under the target's name.
+
+        Without SVE, of which LLVM would use single instructions: a library asks for the level's
+        features only, and must not die on another core that has these.
+        """
         return replace(
             self.level,
             name=name,
             mcpu=self.mcpu,
-            mattr=(),
+            mattr=("-sve",) if self.level is I8MM else (),
             clock=self.clock,
             l2=self.l2,
             in_order=self.in_order,

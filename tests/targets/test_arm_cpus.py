@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from dlcc import tir
@@ -22,6 +24,18 @@ def test_kernels_compile_for_it(target):
     code = tir.compile_object({"triple": kb.build()}, llvm)
     assert tir.undefined_symbols(code) == frozenset()
     assert set(target.features) <= known_features(target.triple)
+
+
+@pytest.mark.parametrize("name", ["arm:cortex-x3", "arm:neoverse-v1"])
+def test_no_instruction_is_taken_that_the_library_does_not_ask_for(name):
+    target = get_target(name)
+    assert "sve" not in target.features
+    kb = tir.KernelBuilder("square")
+    x = kb.pointer("x", "int64")
+    value = kb.load(x, 0, 4)
+    kb.store(x, 0, value * value)  # a single instruction of SVE
+    llvm = tir.LLVMTarget(target.triple, target.mcpu, target.mattr)
+    assert not re.search(r"\bz\d+\.d", tir.assembly({"square": kb.build()}, llvm))
 
 
 def test_unknown_cores_are_refused():
