@@ -19,6 +19,7 @@ import numpy as np
 
 from dlcc import tir
 from dlcc.analysis.accumulators import Bounds, of_parts
+from dlcc.lowering.kernel import ARENA_SLACK
 from targets.kernels.arm_frame import (
     Place,
     distances,
@@ -90,7 +91,9 @@ def products(unit: Unit, pixels: int, channel_blocks: int) -> Products | None:
             made = Products(
                 pixels, channels, together, halves, unit.sums, unit.registers > 16, chunks, ahead
             )
-            if pixels * together <= MOST_TOGETHER and made.registers <= unit.registers:
+            past = together * made.vectors * VECTOR if ahead else 0  # read after the last weights
+            fits = made.registers <= unit.registers and past <= ARENA_SLACK
+            if fits and pixels * together <= MOST_TOGETHER:
                 return made
     return None
 

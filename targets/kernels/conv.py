@@ -8,7 +8,7 @@ from math import ceil
 import numpy as np
 
 from dlcc.analysis.accumulators import Bounds
-from dlcc.lowering.kernel import Footprint, KernelArg, KernelPlan, KernelStep, name_key
+from dlcc.lowering.kernel import ARENA_SLACK, Footprint, KernelArg, KernelPlan, KernelStep, name_key
 from targets.isa import CACHED_WEIGHTS, CLOCK, Isa
 from targets.kernels import arm_blocks, arm_frame, bfloat16, epilogue
 from targets.kernels.arm_mlal import USUAL_PRODUCTS, proven_unit
@@ -332,7 +332,10 @@ def _packed_for_arm(
     if geo.unit.kind == "mlal":
         geo = replace(geo, unit=proven_unit(geo.unit, runs, block))
     blocks = choose_blocking(geo.gemm, geo.unit)[0].channels.first[1]
-    return geo, arm_frame.panels(pack_weights(runs, geo.unit), blocks)
+    packed = arm_frame.panels(pack_weights(runs, geo.unit), blocks)
+    if geo.unit.kind == "mlal":  # its loop loads ahead, past the last weights
+        packed = np.pad(packed.reshape(-1), (0, ARENA_SLACK))
+    return geo, packed
 
 
 def _signed(geo: Geometry) -> Geometry:

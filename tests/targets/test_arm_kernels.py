@@ -75,7 +75,8 @@ def extreme_case(isa, spec: ConvSpec, limit: int):
 def test_sums_of_16_bits(isa):
     epilogue = Epilogue("u8", 0, 255, 100)
     deep = ConvSpec(1, 7, 7, 100, 24, 2, 2, in_zero_point=9, epilogue=epilogue)
-    specs = (deep, ConvSpec(1, 1, 3, 259, 9, in_zero_point=128, epilogue=epilogue))
+    flat = ConvSpec(1, 1, 3, 259, 9, in_zero_point=128, epilogue=epilogue)
+    specs = (deep, flat, ConvSpec(1, 1, 1, 768, 4, in_zero_point=128, epilogue=epilogue))
     cases = [extreme_case(isa, spec, w) for spec in specs for w in (128, 127, 63, 42, 31)]
     runner = Runner([plan for plan, _, _ in cases], isa)
     for plan, x, want in cases:
