@@ -59,6 +59,10 @@ def test_every_encoding_from_its_codes(tmp_path, machine, target):
     write_artifact(program, tmp_path / "net")
     x = np.random.default_rng(2).integers(0, 256, (1, COLUMNS), dtype=np.uint8)
     want = dlcc.execute(graph, {"x": x})
+    write_artifact(lower(graph, get_target("cpu"), build_object, threads=2), tmp_path / "x86")
+    with dlcc.load(tmp_path / "x86") as model:
+        for ours, kind in zip(model.run({"x": x}).values(), KERNELS, strict=True):
+            np.testing.assert_array_equal(ours, want[kind])
     for threads in (1, 2):
         got = run_network(tmp_path / "net", machine, [[x]], threads)
         assert got == b"".join(want[kind].tobytes() for kind in KERNELS)
