@@ -47,6 +47,8 @@ class Products(ABC):
     """How products are summed. Sums of a vector of outputs take :attr:`vectors` vectors."""
 
     vectors: ClassVar[int] = 1
+    steps: ClassVar[int] = 1
+    """Steps after which sums must be complete (:meth:`flush`)."""
 
     def __init__(self, kb: tir.KernelBuilder, lanes: int) -> None:
         self.kb, self.lanes, self.size = kb, lanes, WORD * lanes
@@ -56,7 +58,7 @@ class Products(ABC):
         """Adds the products of ``pairs`` of activations and codes to the sums at ``at``."""
 
     def flush(self, acc: Any) -> None:  # noqa: B027 - most have nothing left to do
-        """Completes the sums, after a step."""
+        """Completes the sums."""
 
     def value(self, acc: Any, at: int) -> Any:
         """The sums at ``at``, int32."""
@@ -149,12 +151,13 @@ class DotProducts(_ArmProducts):
 
 
 class LongProducts(_ArmProducts):
-    """umull and umlal, a step's products in 16 bits: at most 8 of 255 * 15 each; then uadalp.
+    """umull and umlal, the products of two steps in 16 bits: at most 16 of 255 * 15; then uadalp.
 
     A vector of sums has those of the first two outputs, two each, another those of the others.
     """
 
     vectors: ClassVar[int] = 2
+    steps: ClassVar[int] = 2
 
     def __init__(self, kb: tir.KernelBuilder, lanes: int) -> None:
         super().__init__(kb, lanes)

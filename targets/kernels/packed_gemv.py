@@ -138,7 +138,6 @@ class _Emitter:
                             acc, at, [(mine[field], codes[0]), (mine[half + field], codes[1])]
                         )
                 vector += 1
-        products.flush(acc)
 
     def place(self, block: int, plane: int, field: int) -> int:
         """Where the sums of a field lie."""
@@ -192,9 +191,14 @@ def _item(
     first = kb.let(item * kernel.vectors, "first")
     if kernel.one_stream:
         panel = kb.let(first * (steps * size), "panel")
-        with kb.loop(0, steps, "step") as step:
-            start = kb.let(panel + step * (vectors * size), "start")
-            emitter.step(x, weights, acc, step, [start + s * size for s in range(vectors)])
+        at_once = emitter.products.steps
+        whole = steps // at_once
+        stream = partial(_stream, emitter, x, weights, acc, panel, vectors)
+        if whole:
+            with kb.loop(0, whole, "steps") as some:
+                stream(kb.let(some * at_once, "step"), at_once)
+        if steps % at_once:
+            stream(whole * at_once, steps % at_once)
     else:
         blocks = [kb.let((first + s) * (steps * size), "block") for s in range(vectors)]
         with kb.loop(0, steps, "step") as step:
@@ -208,6 +212,24 @@ def _item(
         channel = epilogue.load_channels(kb, out, at, lanes)
         value = emitter.value(acc, s, total)
         epilogue.finish(kb, out, channel, value, at, min(lanes, outputs - s * lanes), kernel.out)
+
+
+def _stream(
+    emitter: _Emitter,
+    x: Any,
+    weights: Any,
+    acc: Any,
+    panel: Any,
+    vectors: int,
+    step: Any,
+    count: int,
+) -> None:
+    """``count`` steps of all blocks of a panel."""
+    kb, size = emitter.kb, emitter.kernel.step_bytes
+    for i in range(count):
+        start = kb.let(panel + (step + i) * (vectors * size), "start")
+        emitter.step(x, weights, acc, step + i, [start + s * size for s in range(vectors)])
+    emitter.products.flush(acc)
 
 
 def refusal(spec: ConvSpec) -> str:

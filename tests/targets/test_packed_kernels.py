@@ -57,6 +57,7 @@ GEMV = {
     "to-signed": ConvSpec(1, 1, 1, 131, 100, epilogue=Epilogue("s8", -90, 99, -4)),
     "few-outputs": ConvSpec(1, 1, 1, 90, 5, epilogue=Epilogue("f32", -8.0, 9.0)),
     "residual": ConvSpec(1, 1, 1, 64, 48, epilogue=Epilogue("u8", 0, 255, 3, "u8", 9)),
+    "one-step": ConvSpec(1, 1, 1, 20, 9, epilogue=U8),
     "no-slack": ConvSpec(1, 1, 1, 37, 33, epilogue=U8, input_slack=False),
 }
 
