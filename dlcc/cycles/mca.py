@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from dlcc.cycles.code import BasicBlock, Instruction
+from dlcc.cycles.code import Instruction
 from dlcc.errors import DlccError, ExitCode
 
 OLDEST, NEWEST = 14, 40
 """Versions of LLVM that are looked for under names like llvm-mca-19."""
 _SIMULATED = 3000
-"""Instructions of which a block is repeated to make at least this many, or 100 times."""
+"""Instructions of which a path is repeated to make at least this many, or 100 times."""
 _REPEATS = (100, 20, 4)
 _CALL = re.compile(r"(bl|blr|blx|call\w*|ret\w*|bx|syscall|svc)")
 _UNSUPPORTED = re.compile(r"<stdin>:(\d+):\d+: (?:error|warning)")
@@ -70,10 +70,10 @@ def known_cores(mca: str, triple: str) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Costs:
-    """What blocks cost.
+    """What paths cost.
 
     Attributes:
-        cycles: of one execution of each block, in the order given.
+        cycles: of one pass through each path, in the order given.
         model: prefix of the model's execution units: tells cores apart that share one.
         unknown: texts of instructions that the model has nothing on; they were left out.
     """
@@ -111,8 +111,8 @@ class Machine:
         if mattr:
             self._command.append(f"-mattr={','.join(mattr)}")
 
-    def costs(self, blocks: Sequence[BasicBlock]) -> Costs:
-        """Cycles of one execution of each block, run again and again.
+    def costs(self, paths: Sequence[Sequence[Instruction]]) -> Costs:
+        """Cycles of one pass through the instructions of each path, run again and again.
 
         All data is taken to be in the first-level cache, and all branches to be foreseen. Calls
         and returns count as instructions that do nothing.
@@ -121,24 +121,24 @@ class Machine:
             DlccError: TARGET if llvm-mca cannot read the code.
         """
         groups: dict[int, list[int]] = {}
-        for index, block in enumerate(blocks):
-            fitting = (n for n in _REPEATS if n * len(block.instructions) <= _SIMULATED)
+        for index, path in enumerate(paths):
+            fitting = (n for n in _REPEATS if n * len(path) <= _SIMULATED)
             groups.setdefault(next(fitting, _REPEATS[-1]), []).append(index)
-        cycles, model, unknown = [0.0] * len(blocks), "", dict[str, None]()
+        cycles, model, unknown = [0.0] * len(paths), "", dict[str, None]()
         for repeats, members in groups.items():
-            found, model, refused = self._simulate([blocks[i] for i in members], repeats)
+            found, model, refused = self._simulate([paths[i] for i in members], repeats)
             unknown |= dict.fromkeys(refused)
             for index, value in zip(members, found, strict=True):
                 cycles[index] = value
         return Costs(tuple(cycles), model, tuple(unknown))
 
     def _simulate(
-        self, blocks: Sequence[BasicBlock], repeats: int
+        self, paths: Sequence[Sequence[Instruction]], repeats: int
     ) -> tuple[list[float], str, list[str]]:
         lines: list[str] = []
-        for index, block in enumerate(blocks):
+        for index, path in enumerate(paths):
             lines.append(f"# LLVM-MCA-BEGIN {index}")
-            lines += [_line(i) for i in block.instructions]
+            lines += [_line(i) for i in path]
             lines.append("# LLVM-MCA-END")
         refused: list[str] = []
         while True:
@@ -166,7 +166,7 @@ class Machine:
                 lines[n] = "nop"
         told = json.loads(done.stdout)
         found = {int(r["Name"]): r["SummaryView"] for r in told["CodeRegions"]}
-        cycles = [found[i]["TotalCycles"] / repeats for i in range(len(blocks))]
+        cycles = [found[i]["TotalCycles"] / repeats for i in range(len(paths))]
         return cycles, _model(told["TargetInfo"]["Resources"]), refused
 
 

@@ -13,6 +13,7 @@ from dlcc.artifact import Artifact
 from dlcc.cycles.code import basic_blocks, disassemble
 from dlcc.cycles.emulator import executed
 from dlcc.cycles.mca import Machine, find_tools
+from dlcc.cycles.paths import paths
 from dlcc.inspection import Layer, inspect_artifact
 from dlcc.lowering.target import Core
 
@@ -133,13 +134,14 @@ def predict(
         run = executed(artifact, Path(work), told["variant"])
         options = ["--mattr=+all"] if triple.startswith("aarch64") else []
         functions = disassemble(tools.objdump, run.program, options)
-    blocks = list(basic_blocks(functions, run.runs))
-    costs = machine.costs(blocks)
+    ways = list(paths(list(basic_blocks(functions, run.runs))))
+    costs = machine.costs([way.instructions for way in ways])
     instructions: Counter[str] = Counter()
     cycles: dict[str, float] = {}
-    for block, cost in zip(blocks, costs.cycles, strict=True):
-        instructions[block.function] += block.executed
-        cycles[block.function] = cycles.get(block.function, 0.0) + cost * block.runs
+    for way, cost in zip(ways, costs.cycles, strict=True):
+        instructions[way.function] += way.executed
+        cost *= way.executed / len(way.instructions)
+        cycles[way.function] = cycles.get(way.function, 0.0) + cost
     kernels = {f: symbol_of(symbol, f) for layer in report.layers for f in layer.functions}
     shares = _shares(report.layers, told["steps"])
     weights = int(artifact.manifest["weights"]["content_bytes"])

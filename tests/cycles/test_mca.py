@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from dlcc.cycles import mca
-from dlcc.cycles.code import BasicBlock, Instruction
+from dlcc.cycles.code import Instruction
 from dlcc.errors import DlccError, ExitCode
 
 pytestmark = pytest.mark.skipif(
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(
 TRIPLE = "aarch64-unknown-linux-gnu"
 
 
-def block(*lines: str) -> BasicBlock:
-    return BasicBlock("f", tuple(Instruction(4 * i, text) for i, text in enumerate(lines)), 1)
+def block(*lines: str) -> list[Instruction]:
+    return [Instruction(4 * i, text) for i, text in enumerate(lines)]
 
 
 def test_a_chain_costs_its_latency_and_independent_work_its_throughput():
