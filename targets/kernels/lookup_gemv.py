@@ -317,11 +317,10 @@ def make_kernel(
     spec: ConvSpec, isa: Isa, length: int, planes: int, scaled: bool, offset: bool
 ) -> LookupGemv:
     """The kernel of a layer: the more planes, the fewer outputs in an item."""
+    # ARM: more sums than four leave no registers for the four of a table; LLVM 22 then spills them,
+    # and at -O3 has made code with wrong sums of some
     room = isa.registers // 2 // (2 * planes) if isa.lanes == ENTRIES else 4 // planes
-    most = 4
-    if isa.lanes == ARM_LANES:  # loading a table takes as many instructions as a look-up
-        room, most = isa.registers // 4 // planes, 8
-    vectors = max(1, min(most, room, ceil(spec.oc / isa.lanes)))
+    vectors = max(1, min(4, room, ceil(spec.oc / isa.lanes)))
     residual = spec.epilogue.residual
     return LookupGemv(spec.oc, spec.c, length, planes, scaled, offset, vectors, isa.lanes, residual)
 

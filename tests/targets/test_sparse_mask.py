@@ -86,5 +86,5 @@ def test_cost_falls_with_the_weights():
     spec = typed(ConvSpec(1, 1, 1, 4096, 4096, epilogue=U8), "f32")
     rng = np.random.default_rng(0)
     kept = rng.random((4096, 4096), np.float32)
-    costs = [sparse_mask_cost(spec, kept < density) for density in (0.9, 0.5, 0.2)]
+    costs = [sparse_mask_cost(spec, AMX, kept < density) for density in (0.9, 0.5, 0.2)]
     assert costs == sorted(costs, reverse=True)
