@@ -33,8 +33,6 @@ class Isa:
         bfloat16: the unit for bfloat16: widening to float32, vdpbf16ps, or AMX tiles.
         l2: bytes of the second-level cache of the smallest cores that have the level.
         vectors: what the level is without its tiles; None where it has none.
-        clock: cycles per second that predictions assume.
-        in_order: instructions are issued in program order only.
         arch: whose instructions these are.
         cached_read: bytes per second of weights from the second-level cache, ``memory_read`` from
             memory, where :data:`CLOCK` cycles pass in a second.
@@ -51,8 +49,6 @@ class Isa:
     bfloat16: Bfloat16Unit = "widen"
     l2: int = 256 << 10
     vectors: Isa | None = None
-    clock: float = CLOCK
-    in_order: bool = False
     arch: Architecture = "x86"
     cached_read: float = 150e9
     memory_read: float = 30e9

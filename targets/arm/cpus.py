@@ -24,7 +24,6 @@ class Cpu:
         l2: bytes of second-level cache.
         l2_read: bytes that it reads from there in a cycle.
         memory: bytes per second that it reads from memory, the other cores being idle.
-        in_order: it issues instructions in program order only.
         model: LLVM's name of the core whose scheduling model tells most of this one; "": its own.
     """
 
@@ -34,7 +33,6 @@ class Cpu:
     l2: int
     l2_read: float
     memory: float
-    in_order: bool = False
     model: str = ""
 
     def isa(self, name: str) -> Isa:
@@ -48,9 +46,7 @@ class Cpu:
             name=name,
             mcpu=self.mcpu,
             mattr=("-sve",) if self.level is I8MM else (),
-            clock=self.clock,
             l2=self.l2,
-            in_order=self.in_order,
             cached_read=self.l2_read * CLOCK,
             memory_read=self.memory / self.clock * CLOCK,
         )
@@ -65,8 +61,8 @@ _A76 = "neoverse-n1"
 """The same pipeline; LLVM has no model of the Cortex-A76 itself."""
 
 AARCH64 = {
-    "cortex-a53": Cpu(NEON, "cortex-a53", 1.4e9, 256 << 10, 8, 3e9, in_order=True),
-    "cortex-a55": Cpu(DOTPROD, "cortex-a55", 1.8e9, 128 << 10, 8, 5e9, in_order=True),
+    "cortex-a53": Cpu(NEON, "cortex-a53", 1.4e9, 256 << 10, 8, 3e9),
+    "cortex-a55": Cpu(DOTPROD, "cortex-a55", 1.8e9, 128 << 10, 8, 5e9),
     "cortex-a57": Cpu(NEON, "cortex-a57", 1.9e9, 512 << 10, 10, 8e9),
     "cortex-a72": Cpu(NEON, "cortex-a72", 1.8e9, 512 << 10, 12, 6e9),
     "cortex-a76": Cpu(DOTPROD, "cortex-a76", 2.4e9, 256 << 10, 20, 14e9, model=_A76),
@@ -74,7 +70,7 @@ AARCH64 = {
     "cortex-x3": Cpu(I8MM, "cortex-x3", 3.2e9, 512 << 10, 32, 30e9),
     "neoverse-n1": Cpu(DOTPROD, "neoverse-n1", 2.6e9, 1 << 20, 20, 18e9),
     "neoverse-v1": Cpu(I8MM, "neoverse-v1", 2.6e9, 1 << 20, 32, 25e9),
-    "raspberry-pi-3": Cpu(NEON, "cortex-a53", 1.4e9, 512 << 10, 8, 2e9, in_order=True),
+    "raspberry-pi-3": Cpu(NEON, "cortex-a53", 1.4e9, 512 << 10, 8, 2e9),
     "raspberry-pi-4": Cpu(NEON, "cortex-a72", 1.8e9, 1 << 20, 12, 4e9),
     "raspberry-pi-5": Cpu(DOTPROD, "cortex-a76", 2.4e9, 512 << 10, 20, 9e9, model=_A76),
 }
@@ -84,7 +80,7 @@ ELSEWHERE = {"apple-m1": DOTPROD, "apple-m2": I8MM, "apple-m3": I8MM, "apple-m4"
 """CPUs of machines that do not run Linux by themselves, and the level that they have."""
 
 ARMV7_CPUS = {
-    "cortex-a7": Cpu(VFPV4, "cortex-a7", 0.9e9, 512 << 10, 4, 1.5e9, in_order=True),
+    "cortex-a7": Cpu(VFPV4, "cortex-a7", 0.9e9, 512 << 10, 4, 1.5e9),
     "cortex-a9": Cpu(ARMV7, "cortex-a9", 1.0e9, 512 << 10, 8, 1.5e9),
     "cortex-a15": Cpu(VFPV4, "cortex-a15", 1.5e9, 1 << 20, 8, 5e9),
 }
