@@ -24,9 +24,10 @@ from targets.kernels import depthwise_neon as neon
 from targets.kernels import depthwise_vnni as vnni
 from targets.kernels import epilogue
 from targets.kernels.conv import channel_constants, fold_zero_point
-from targets.kernels.gemm import MIN_ITEMS, Cut, even_cut
+from targets.kernels.depthwise_rows import RowItems
+from targets.kernels.gemm import Cut, even_cut
 from targets.kernels.skeleton import divide
-from targets.kernels.spec import FLOATS, NUMPY, SIZE, Borders, ConvSpec, OutType, ResidualType
+from targets.kernels.spec import FLOATS, NUMPY, SIZE, ConvSpec, OutType, ResidualType
 from targets.kernels.stage import Stage, fill_constant, rows_stage, stage_step
 
 SHORT = 16
@@ -37,7 +38,7 @@ UNROLL = 320
 
 
 @dataclass(frozen=True)
-class Depthwise(Borders):
+class Depthwise(RowItems):
     """What determines the code.
 
     ``pads``: top and left padding (the output size tells the rest); taps on padding are left out.
@@ -83,16 +84,6 @@ class Depthwise(Borders):
     def cols(self) -> Cut:
         """Output columns in strips that fit the registers, beside a kernel row of weights."""
         return even_cut(self.ow, max(2, (self.registers - 4) // (2 if self.registers > 16 else 3)))
-
-    @property
-    def chunks(self) -> int:
-        """Parts that the channels are cut into, to have work items enough."""
-        return min(self.blocks, ceil(MIN_ITEMS / (self.n * self.oh)))
-
-    @property
-    def items(self) -> int:
-        """Work items: output rows by channel chunks."""
-        return self.n * self.oh * self.chunks
 
 
 @dataclass

@@ -20,9 +20,9 @@ from dlcc import tir
 from dlcc.analysis.accumulators import Bounds, of_weights
 from targets.isa import Isa
 from targets.kernels import epilogue
-from targets.kernels.depthwise_rows import RowEmitter, emit_items
-from targets.kernels.gemm import MIN_ITEMS, Cut, even_cut
-from targets.kernels.spec import FLOATS, NUMPY, Borders, ConvSpec
+from targets.kernels.depthwise_rows import RowEmitter, RowItems, emit_items
+from targets.kernels.gemm import Cut, even_cut
+from targets.kernels.spec import FLOATS, NUMPY, ConvSpec
 
 MAX_TAPS = 49
 """Largest kernel whose taps are written out."""
@@ -35,7 +35,7 @@ _SHORT, _HALF, _WORDS = 16, 8, 4
 
 
 @dataclass(frozen=True)
-class DepthwiseNeon(Borders):
+class DepthwiseNeon(RowItems):
     """What determines the code.
 
     ``lanes``: channels of a block, 8 or 16; ``strip``: output columns in registers; ``runs``: for
@@ -72,16 +72,6 @@ class DepthwiseNeon(Borders):
     def blocks(self) -> int:
         """Vectors of channels."""
         return ceil(self.c / self.lanes)
-
-    @property
-    def chunks(self) -> int:
-        """Parts that the channels are cut into, to have work items enough."""
-        return min(self.blocks, ceil(MIN_ITEMS / (self.n * self.oh)))
-
-    @property
-    def items(self) -> int:
-        """Work items: output rows by channel chunks."""
-        return self.n * self.oh * self.chunks
 
     @property
     def cycles(self) -> float:
@@ -282,5 +272,5 @@ def depthwise_neon_function(name: str, shape: DepthwiseNeon) -> Any:
     em = _Emitter(
         kb, shape, x, zero, weight=weight, bias=bias, multiplier=multiplier, scalars=limits, y=y
     )
-    emit_items(em, shape.blocks, partial(_blocks, em))
+    emit_items(em, partial(_blocks, em))
     return kb.build()

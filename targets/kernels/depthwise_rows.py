@@ -6,17 +6,41 @@ strips are emitted by themselves, with the columns outside the input known.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
 from dlcc import tir
+from targets.kernels.gemm import MIN_ITEMS
 from targets.kernels.skeleton import divide
+from targets.kernels.spec import Borders
 
 EmitBlocks = Callable[[int, Any, int | None], None]
 """Emits a strip of all channel blocks of the work item: its width, its first output column, and
 that column where it is a known number (None: no window leaves the input)."""
+
+
+class RowItems(Borders):
+    """A depthwise layer cut into work items; ``n``: images."""
+
+    n: int
+
+    @property
+    @abstractmethod
+    def blocks(self) -> int:
+        """Vectors of channels."""
+
+    @property
+    def chunks(self) -> int:
+        """Parts that the channels are cut into, to have work items enough."""
+        return min(self.blocks, ceil(MIN_ITEMS / (self.n * self.oh)))
+
+    @property
+    def items(self) -> int:
+        """Work items: output rows by channel chunks."""
+        return self.n * self.oh * self.chunks
 
 
 @dataclass
@@ -44,10 +68,10 @@ class RowEmitter:
         return tir.tirx.bitwise_or(kept, self.kb.splat(fill, lanes))
 
 
-def emit_items(em: RowEmitter, blocks: int, emit: EmitBlocks) -> None:
-    """The loop over work items: an output row and a chunk of the ``blocks`` channel blocks."""
+def emit_items(em: RowEmitter, emit: EmitBlocks) -> None:
+    """The loop over work items: an output row and a chunk of the channel blocks."""
     kb, shape = em.kb, em.shape
-    per_chunk = ceil(blocks / shape.chunks)
+    per_chunk = ceil(shape.blocks / shape.chunks)
     with kb.loop(kb.begin, kb.end, "item") as item:
         rest, chunk = divide(kb, item, shape.chunks, "chunk")
         image, row = divide(kb, rest, shape.oh, "row")

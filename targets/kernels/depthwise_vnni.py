@@ -25,9 +25,9 @@ import numpy as np
 
 from dlcc import tir
 from targets.isa import Isa
-from targets.kernels.depthwise_rows import RowEmitter, emit_items
-from targets.kernels.gemm import MIN_ITEMS, Cut, even_cut, tail_cut
-from targets.kernels.spec import NUMPY, Borders, ConvSpec
+from targets.kernels.depthwise_rows import RowEmitter, RowItems, emit_items
+from targets.kernels.gemm import Cut, even_cut, tail_cut
+from targets.kernels.spec import NUMPY, ConvSpec
 
 _DOT = {64: "512", 32: "256", 16: "128"}
 _PREFIX = {64: "llvm.x86.avx512.{}.512", 32: "llvm.x86.avx2.{}", 16: "llvm.x86.sse2.{}.128"}
@@ -37,7 +37,7 @@ MAX_TAPS = 49
 
 
 @dataclass(frozen=True)
-class DepthwiseVnni(Borders):
+class DepthwiseVnni(RowItems):
     """What determines the code; ``width``: bytes of the widest vector."""
 
     n: int
@@ -83,14 +83,9 @@ class DepthwiseVnni(Borders):
         return (self.width,) * full + tail
 
     @property
-    def chunks(self) -> int:
-        """Parts that the channels are cut into, to have work items enough."""
-        return min(len(self.widths), ceil(MIN_ITEMS / (self.n * self.oh)))
-
-    @property
-    def items(self) -> int:
-        """Work items: output rows by channel chunks."""
-        return self.n * self.oh * self.chunks
+    def blocks(self) -> int:
+        """Vectors of channels."""
+        return len(self.widths)
 
     @property
     def cycles(self) -> float:
@@ -362,5 +357,5 @@ def depthwise_vnni_function(name: str, shape: DepthwiseVnni) -> Any:
     em = _Emitter(
         kb, shape, x, zero, weight=weight, bias=bias, multiplier=multiplier, scalars=scalars, y=y
     )
-    emit_items(em, len(shape.widths), partial(_blocks, em))
+    emit_items(em, partial(_blocks, em))
     return kb.build()
