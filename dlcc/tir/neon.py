@@ -21,10 +21,11 @@ def multiply_long(a: Any, b: Any) -> Any:
 
 
 def accumulate_pairs(sums: Any, values: Any) -> Any:
-    """``sums`` (int32x4) plus the sums of neighbours of ``values``, int16x8 (sadalp) or uint16x8
-    (uadalp).
+    """``sums`` plus the sums of neighbours of ``values`` (sadalp, uadalp).
+
+    int32x4 plus those of int16x8 or uint16x8, uint16x8 plus those of uint8x16.
     """
-    return _call("accumulate_pairs", "int32x4", sums, values)
+    return _call("accumulate_pairs", str(sums.ty.dtype), sums, values)
 
 
 def dot(sums: Any, a: Any, b: Any) -> Any:
@@ -42,7 +43,7 @@ def _is_signed(value: Any) -> bool:
 
 
 def add_pairs(a: Any, b: Any) -> Any:
-    """Sums of neighbours of two int32x4 or int16x8 vectors, those of ``a`` first (addp)."""
+    """Sums of neighbours of two int32x4, int16x8 or uint8x16, those of ``a`` first (addp)."""
     return _call("add_pairs", str(a.ty.dtype), a, b)
 
 
@@ -75,7 +76,7 @@ def register_operators() -> dict[str, str]:
     """Registers the operators with TVM, once: short name to TVM's name."""
     meanings: dict[str, tuple[str, Callable[[Any], Any]]] = {
         "multiply_long": ("products of 8-bit numbers in 16 bits", _lower_multiply_long),
-        "accumulate_pairs": ("sums of 16-bit neighbours added in 32 bits", _lower_accumulate),
+        "accumulate_pairs": ("sums of neighbours added in twice the bits", _lower_accumulate),
         "add_pairs": ("sums of neighbours", _lower_add_pairs),
         "look_up": ("bytes of a table", _lower_look_up),
         "look_up_or": ("bytes of a table, others past its end", _lower_look_up_or),
@@ -104,9 +105,10 @@ def _lower_multiply_long(call: Any) -> Any:
 def _lower_accumulate(call: Any) -> Any:
     sums, values = call.args
     sign = "s" if _is_signed(values) else "u"
+    dtype = str(call.ty.dtype)
     if _is_64_bit():
-        return sums + _pure(f"llvm.aarch64.neon.{sign}addlp", "int32x4", values)
-    return _pure(f"llvm.arm.neon.vpadal{sign}", "int32x4", sums, values)
+        return sums + _pure(f"llvm.aarch64.neon.{sign}addlp", dtype, values)
+    return _pure(f"llvm.arm.neon.vpadal{sign}", dtype, sums, values)
 
 
 def _lower_add_pairs(call: Any) -> Any:

@@ -16,6 +16,7 @@ from targets.rows.dense import (
 )
 from targets.rows.packed import packed_rows
 from targets.rows.rounding import RoundPlanesRow
+from targets.rows.signs import sign_rows
 from targets.rows.sparse import sparse_rows
 
 
@@ -30,6 +31,7 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         SoftmaxRow(isa),
         *sparse_rows(isa),
         *packed_rows(isa),
+        *sign_rows(isa),
         RoundPlanesRow(isa),
         QuantizeRow(isa),
         *([TableRow(isa)] if isa.arch == "aarch64" else []),

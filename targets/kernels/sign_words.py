@@ -18,6 +18,9 @@ from targets.kernels.spec import Epilogue
 WORD = 32
 """Channels of a word."""
 
+_PLACES = sum(1 << 9 * i for i in range(8)) - (1 << 64)
+"""Of eight bytes, byte i has bit i, as an int64."""
+
 _MASK = {4: "llvm.x86.sse.movmsk.ps", 8: "llvm.x86.avx.movmsk.ps.256"}
 
 
@@ -35,8 +38,13 @@ def pack_signs(negative: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(packed).view(np.int32)
 
 
-def sign_word(kb: tir.KernelBuilder, vectors: list[Any]) -> Any:
-    """The sign bits of vectors of int32 (32 lanes in all) as one word."""
+def sign_word(kb: tir.KernelBuilder, vectors: list[Any], *, arm: bool = False) -> Any:
+    """The sign bits of vectors of int32 (at most 32 lanes in all) as one word.
+
+    ``arm``: by NEON, from vectors of four lanes.
+    """
+    if arm:
+        return _added_bits(kb, vectors)
     word, at = None, 0
     for vector in vectors:
         lanes = tir.lanes_of(vector)
@@ -49,6 +57,27 @@ def sign_word(kb: tir.KernelBuilder, vectors: list[Any]) -> Any:
             word = bits if word is None else tir.tirx.bitwise_or(word, bits)
             at += size
     return kb.let(word, "word")
+
+
+def _added_bits(kb: tir.KernelBuilder, vectors: list[Any]) -> Any:
+    """Numbers are narrowed to the bytes that hold their signs; each is left its place's bit."""
+    vectors = vectors + [kb.const(0, "int32", 4)] * (WORD // 4 - len(vectors))
+    for dtype, lanes in (("int16", 8), ("int8", 16)):
+        halves = [kb.reinterpret(vector, dtype, lanes) for vector in vectors]
+        odd = range(1, 2 * lanes, 2)  # the upper halves, on little-endian machines
+        pairs = zip(halves[::2], halves[1::2], strict=True)
+        vectors = [kb.let(kb.shuffle(low, odd, high), "signs") for low, high in pairs]
+    bits = kb.reinterpret(kb.const(_PLACES, "int64", 2), "uint8", 16)
+    both = []
+    for vector in vectors:
+        negative = tir.tirx.shift_right(vector, kb.const(7, "int8", 16))
+        kept = tir.tirx.bitwise_and(kb.reinterpret(negative, "uint8", 16), bits)
+        both.append(kb.let(kept, "bits"))
+    total = kb.let(tir.neon.add_pairs(*both), "bits")
+    for _ in range(2):
+        total = kb.let(tir.neon.add_pairs(total, total), "bits")
+    words = kb.let(kb.reinterpret(total, "int32", 4), "words")
+    return kb.let(kb.shuffle(words, [0]), "word")
 
 
 def below_zero(kb: tir.KernelBuilder, value: Any) -> Any:
@@ -100,9 +129,13 @@ class _Order:
 
 @dataclass(frozen=True)
 class SignPack(_Order):
-    """Signs of float32 numbers; ``lanes``: float32 lanes of a vector, at most 8."""
+    """Signs of float32 numbers.
+
+    ``lanes``: float32 lanes of a vector, at most 8; ``arm``: by NEON.
+    """
 
     lanes: int
+    arm: bool
 
 
 def pack_function(name: str, spec: SignPack) -> Any:
@@ -130,7 +163,7 @@ def _packed(kb: tir.KernelBuilder, spec: SignPack, x: Any, at: Any, count: int) 
         if first < count:
             part = kb.load_first(x, at + first, lanes, min(lanes, count - first))
             vectors.append(below_zero(kb, kb.let(part, "x")))
-    return sign_word(kb, vectors)
+    return sign_word(kb, vectors, arm=spec.arm)
 
 
 def _pack_strided(kb: tir.KernelBuilder, spec: SignPack, x: Any, y: Any, pixel: Any) -> None:
@@ -254,13 +287,17 @@ def real_value(
 
 @dataclass(frozen=True)
 class Finish:
-    """Epilogue of sums in float32 ``[pixels, channels]``; ``signs``: it gives words."""
+    """Epilogue of sums in float32 ``[pixels, channels]``.
+
+    ``signs``: it gives words; ``lanes``, ``arm``: as of :class:`SignPack`.
+    """
 
     pixels: int
     channels: int
     signs: bool
     residual: bool
     lanes: int
+    arm: bool
 
 
 def finish_function(name: str, spec: Finish) -> Any:
@@ -289,7 +326,7 @@ def finish_function(name: str, spec: Finish) -> Any:
         if spec.signs:
             at_word = pixel * words + tir.tirx.truncdiv(first, WORD)
             mask = kb.const(-1 if count == WORD else (1 << count) - 1, "int32")
-            kb.store(y, at_word, tir.tirx.bitwise_and(sign_word(kb, vectors), mask))
+            kb.store(y, at_word, tir.tirx.bitwise_and(sign_word(kb, vectors, arm=spec.arm), mask))
 
     whole, rest = divmod(spec.channels, WORD)
     with kb.loop(kb.begin, kb.end, "pixel") as pixel:

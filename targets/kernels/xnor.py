@@ -4,10 +4,11 @@ With a bit for each negative sign, a sum of products of K signs is K - 2 * popco
 (Rastegari et al. 2016, "XNOR-Net", section 3.2). Words of the activations hold 32 neighbouring
 channels (:mod:`sign_words`), and lanes are outputs.
 
-Two ways to count. ``count``: vpopcntd, a word of 16 outputs at a time. ``table``: bytes are
-outputs, and a byte's value picks one of 16 entries of the table that belongs to four channels of x,
-which holds the popcount for each value of four weights (``pshufb``: one instruction in the place of
-the xor and two look-ups of Mula et al. 2018, "Faster population counts using AVX2 instructions").
+Ways to count. ``count``: vpopcntd, a word of 16 outputs at a time. ``cnt``, ``cnt-dot``: see
+:mod:`xnor_neon`. ``table``: bytes are outputs, and a byte's value picks one of 16 entries of the
+table that belongs to four channels of x, which holds the popcount for each value of four weights
+(``pshufb``: one instruction in the place of the xor and two look-ups of Mula et al. 2018, "Faster
+population counts using AVX2 instructions").
 
 Padding counts as 0 in the sum. A padded copy holds zero bits there, that is 1, and what these add
 is subtracted again: it depends on which kernel rows and columns lie on padding alone, the *class*
@@ -38,6 +39,7 @@ from targets.kernels.sign_words import (
 from targets.kernels.skeleton import divide
 from targets.kernels.spec import ConvSpec
 from targets.kernels.stage import Stage, stage_step
+from targets.kernels.xnor_neon import NeonCounter, NeonUnit, Window, word_cycles
 from targets.kernels.xnor_pack import (
     BYTES,
     base_of,
@@ -62,6 +64,10 @@ _LOOK_UP = {
     32: "llvm.x86.avx2.pshuf.b",
     64: "llvm.x86.avx512.pshuf.b.512",
 }
+
+
+XnorUnit = Literal["count", "table"] | NeonUnit
+"""How bits are counted."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +101,15 @@ class Xnor:
     classes: bool
     signs: bool
     residual: bool
-    unit: Literal["count", "table"]
+    unit: XnorUnit
     lanes: int
     pixels: int
     vectors: int
+
+    @property
+    def arm(self) -> bool:
+        """Whether it is NEON that counts."""
+        return self.unit in ("cnt", "cnt-dot")
 
     @property
     def width(self) -> int:
@@ -193,7 +204,7 @@ class _Emitter:
         sources = [
             kb.let(start + (col + pixel) * kernel.col_step, "source") for pixel in range(pixels)
         ]
-        body = self._count if kernel.unit == "count" else self._look_up
+        body = {"count": self._count, "table": self._look_up}.get(kernel.unit, self._count_bytes)
         counts = body(group, sources, vectors)
         for pixel, found in enumerate(counts):
             here = place
@@ -241,6 +252,16 @@ class _Emitter:
             [kb.load(acc, (pixel * vectors + v) * lanes, lanes) for v in range(vectors)]
             for pixel in range(len(sources))
         ]
+
+    def _count_bytes(self, group: Any, sources: list[Any], vectors: int) -> list[list[Any]]:
+        """As :meth:`_count`, on NEON."""
+        kb, kernel = self.kb, self.kernel
+        assert kernel.unit in ("cnt", "cnt-dot")
+        rows, cols = (*kernel.loops, (1, 0))[:2]
+        window = Window((rows, cols), kernel.run, kernel.vectors)
+        first = kb.let(group * (kernel.runs * kernel.run * kernel.group), "weights")
+        memory = (self.at.x, self.at.weight)
+        return NeonCounter(kb, kernel.unit, window, memory, sources, first, vectors).counts()
 
     def _fetch(self, at: Any, size: int) -> None:
         """Asks for weights some steps later, where they are read once."""
@@ -352,7 +373,7 @@ class _Emitter:
             for v in range(word * WORD // lanes, (word + 1) * WORD // lanes):
                 limit = kb.load(self.at.base, place + first + v * lanes, lanes)
                 vectors.append(kb.let(limit - counts[v], "sign"))
-            kb.store(self.at.y, at + word, sign_word(kb, vectors))
+            kb.store(self.at.y, at + word, sign_word(kb, vectors, arm=kernel.arm))
 
 
 def xnor_function(name: str, kernel: Xnor) -> Any:
@@ -382,16 +403,24 @@ def _stage(spec: ConvSpec) -> Stage | None:
     return Stage(spec.n, spec.h, spec.w, words, height, width, top, left, (1, 1), "f32", "f32")
 
 
+def _unit(isa: Isa) -> XnorUnit:
+    if isa.arch != "x86":
+        return "cnt" if isa.dot == "mlal" else "cnt-dot"
+    return "count" if isa.bit_counts else "table"
+
+
 def _kernel(spec: ConvSpec, isa: Isa, signs: bool) -> Xnor:
     words, (_, width) = words_of(spec.c), spec.padded
     down, right = spec.dilation[0] * width * words, spec.dilation[1] * words
     whole = spec.dilation[1] == 1 or spec.kw == 1
     loops = ((spec.kh, down),) if whole else ((spec.kh, down), (spec.kw, right))
-    unit: Literal["count", "table"] = "count" if isa.bit_counts else "table"
+    unit = _unit(isa)
     pixels, vectors = min(4, spec.ow), 4 if isa.registers > 16 else 2
+    if unit not in ("count", "table"):  # 8 vectors are a word of signs
+        pixels, vectors = min(isa.registers // 16, spec.ow), 8
     if pixels == 1 and unit == "count":
         vectors = 8
-    outputs = isa.lanes * (1 if unit == "count" else BYTES)
+    outputs = isa.lanes * (BYTES if unit == "table" else 1)
     vectors = min(vectors, max(ceil(spec.oc / outputs), ceil(WORD / outputs)))
     vectors += vectors * outputs % WORD // outputs  # of whole words
     return Xnor(
@@ -419,7 +448,9 @@ def xnor_cost(spec: ConvSpec, isa: Isa, signs: bool) -> float:
     kernel = _kernel(spec, isa, signs)
     words = kernel.runs * kernel.run
     lines = kernel.groups * kernel.images * kernel.rows * kernel.cols
-    if kernel.unit == "count":
+    if kernel.arm:
+        each = word_cycles(kernel.pixels, kernel.vectors)
+    elif kernel.unit == "count":
         each = kernel.vectors * (1.3 + 0.4 / kernel.pixels) + 0.1
     else:
         ports = 2.0 if isa.lanes == 16 else 3.0

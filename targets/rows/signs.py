@@ -52,6 +52,11 @@ def _unpack_step(
     return KernelStep(key, partial(unpack_function, key, spec), (source, to), spec.pixels)
 
 
+def _vectors(isa: Isa) -> tuple[int, bool]:
+    """Float32 lanes of vectors whose signs become words, and whether NEON does it."""
+    return min(8, isa.lanes), isa.arch != "x86"
+
+
 def _strides(source: TensorType, target: TensorType) -> tuple[int, ...]:
     """Distances in ``source``, in numbers, along the axes of ``target`` in memory."""
     place = source.permutation
@@ -85,7 +90,7 @@ class SignsRow(IsaRow):
         return _traffic(x.bytes + y.bytes) + moved * y.elements * STRIDED / CLOCK
 
     def _pack(self, x: TensorType, y: TensorType, source: KernelArg) -> KernelStep:
-        spec = SignPack(y.physical_shape, _strides(x, y), min(8, self.isa.lanes))
+        spec = SignPack(y.physical_shape, _strides(x, y), *_vectors(self.isa))
         return _pack_step(spec, source, ("out", 0))
 
     def plan(self, node: Node) -> KernelPlan:
@@ -224,8 +229,8 @@ class SignBytesRow(_LayerRow):
         ]
         x = node.input(0).type
         residual = node.optional_input(3) is not None
-        lanes = min(8, self.isa.lanes)
-        finish = Finish(spec.n * spec.oh * spec.ow, spec.oc, y.is_binary, residual, lanes)
+        lanes, arm = _vectors(self.isa)
+        finish = Finish(spec.n * spec.oh * spec.ow, spec.oc, y.is_binary, residual, lanes, arm)
         key = name_key("finish_signs", finish)
         args: list[KernelArg] = [("scratch", first + 1)]
         args += [("const", name) for name in ("multiplier", "bias", "limits")]

@@ -16,6 +16,7 @@ from tests.emulation.machine import run_network
 from tests.emulation.test_networks import on_machines
 from tests.lowering.graphs import affine, typed
 from tests.targets.test_packed_rows import encoding_of
+from tests.targets.test_sign_rows import CONV, binary_layer
 from tests.targets.test_sparse_kernels import zeros_of
 
 COLUMNS, OUTPUTS = 2304, 272
@@ -66,3 +67,17 @@ def test_every_encoding_from_its_codes(tmp_path, machine, target):
     for threads in (1, 2):
         got = run_network(tmp_path / "net", machine, [[x]], threads)
         assert got == b"".join(want[kind].tobytes() for kind in KERNELS)
+
+
+@pytest.mark.parametrize(("machine", "target"), on_machines("cortex-a72", "cortex-a76", "armv7"))
+@pytest.mark.parametrize("kernel", ["xnor", "sign-bytes"])
+def test_layers_of_signs(tmp_path, machine, target, kernel):
+    graph = binary_layer(CONV, out=True)
+    chosen = get_target(target).without({"xnor", "sign-bytes"} - {kernel})
+    program = lower(graph, chosen, build_object)
+    names = {row["layer"]: row["kernel"] for row in reversed(program.report["layers"])}
+    assert names == {"signs": "signs", "layer": kernel, "second": kernel}
+    write_artifact(program, tmp_path / "net")
+    x = np.random.default_rng(2).standard_normal(CONV[1]).astype(np.float32)
+    got = run_network(tmp_path / "net", machine, [[x]])
+    assert got == dlcc.execute(graph, {"x": x})["y"].tobytes()

@@ -18,6 +18,7 @@ from tests.targets import test_bf16_kernels as bf16
 from tests.targets import test_depthwise_kernels as depthwise
 from tests.targets import test_matmul_kernels as products
 from tests.targets import test_winograd_kernels as filtering
+from tests.targets import test_xnor_kernels as signs
 from tests.targets.reference import conv_accumulators, finish
 from tests.targets.running import Runner, isa_params
 from tests.targets.test_gemm_kernels import CASES, Case, typed
@@ -114,6 +115,16 @@ def test_integer_products_of_activations(isa):
 @pytest.mark.parametrize("isa", isa_params("neon", "armv7"))
 def test_softmax(isa):
     check_softmax(isa)
+
+
+@pytest.mark.parametrize("isa", isa_params("neon", "dotprod", "armv7"))
+def test_signs(isa):
+    cases = list(signs.cases().values())
+    plans = [signs.xnor(one.layer, isa) for one in cases]
+    runner = Runner(plans, isa)
+    jobs = [(plan, one.inputs, one.out) for plan, one in zip(plans, cases, strict=True)]
+    for one, got in zip(cases, runner.run_all(jobs, 3, slack=0), strict=True):
+        np.testing.assert_array_equal(got, one.want)
 
 
 @pytest.mark.parametrize("isa", isa_params("neon"))
