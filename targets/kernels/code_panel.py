@@ -119,9 +119,14 @@ class Panel(Packing):
         return self.vector
 
     @property
+    def grain(self) -> int:
+        """Vectors of a chunk."""
+        return GRAIN[self.bits]
+
+    @property
     def chunk(self) -> int:
         """Bytes of the panel that a chunk makes."""
-        return GRAIN[self.bits] * self.vector
+        return self.grain * self.vector
 
     @property
     def stored(self) -> int:
@@ -151,7 +156,7 @@ def pack_codes(weights: np.ndarray, codes: Codes, panel: Panel) -> np.ndarray:
     pieces, size = weights.shape
     full = np.full((pieces, panel.chunks(size) * panel.chunk), codes.base, np.int8)
     full[:, :size] = np.where(weights, weights, 0 if codes.has_zero else codes.base)
-    u = codes.unsigned(full).reshape(pieces, -1, GRAIN[panel.bits], panel.vector)
+    u = codes.unsigned(full).reshape(pieces, -1, panel.grain, panel.vector)
     made = []
     for width, low in panel.planes:
         part = (u >> low) & ((1 << width) - 1)
@@ -260,10 +265,10 @@ class ByteUnpacking(Unpacking[Panel]):
         """One chunk, from ``get`` of the codes to ``put`` of the buffer."""
         kb, size = self.kb, self.panel.vector
         self.fetch(get)
-        values: list[Any] = [None] * GRAIN[self.panel.bits]
+        values: list[Any] = [None] * self.panel.grain
         vector = 0
         for (width, _), mine in zip(self.panel.planes, tables, strict=True):
-            for v in range(GRAIN[self.panel.bits] * width // 8):
+            for v in range(self.panel.grain * width // 8):
                 low, high = self._halves(kb.load(self.codes, get + vector * size, size))
                 vector += 1
                 for field in range(8 // width):

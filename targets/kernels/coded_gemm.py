@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from dlcc.lowering.kernel import ARENA_SLACK
 from targets.isa import CLOCK, Isa
 from targets.kernels.amx_codes import SLOTS
+from targets.kernels.arm_panel import VECTOR, ArmPanel, ArmUnpacking, pack_streams
 from targets.kernels.blocking import choose_blocking
 from targets.kernels.code_panel import (
     ByteUnpacking,
@@ -46,6 +48,8 @@ With fewer of them the vector unit is busy with the block's epilogue."""
 
 def unpacking_of(panel: Packing) -> type[Unpacking[Any]]:
     """What emits the unpacking."""
+    if isinstance(panel, ArmPanel):
+        return ArmUnpacking
     return RealUnpacking if isinstance(panel, RealPanel) else ByteUnpacking
 
 
@@ -53,6 +57,14 @@ def _packing(form: Form, codes: Codes | RealCodes, isa: Isa) -> Panel | RealPane
     if isinstance(codes, RealCodes):
         return RealPanel.of(form, codes, isa)
     return Panel.of(form, codes, isa)
+
+
+def _arm_packing(gemm: Gemm, unit: Unit, codes: Codes) -> ArmPanel:
+    """Pieces are the panels that :func:`arm_frame.panels` makes."""
+    blocking, _ = choose_blocking(gemm, unit)
+    blocks = ceil(gemm.n / unit.lanes)
+    block = coded_piece(gemm, unit, "panel")
+    return ArmPanel("panel", codes.bits, VECTOR, False, block, blocks, blocking.channels.first[1])
 
 
 def _turns(gemm: Gemm, unit: Unit) -> int:
@@ -94,6 +106,8 @@ class CodedGemm:
         """
         if isinstance(codes, Codes) and not codes.has_zero and gemm.run % unit.k:
             codes = Codes.signed(2)
+        if isa.arch != "x86" and isinstance(codes, Codes):
+            return CodedGemm(gemm, unit, codes, _arm_packing(gemm, unit, codes))
         form = _form(gemm, unit, _packing("panel", codes, isa).cycles)
         return CodedGemm(gemm, unit, codes, _packing(form, codes, isa))
 
@@ -116,6 +130,8 @@ class CodedGemm:
     @property
     def stored_bytes(self) -> int:
         """Bytes of the codes."""
+        if isinstance(self.panel, ArmPanel):
+            return self.gemm.groups * self.panel.group_bytes
         each = self.panel.chunks(self.piece) * self.panel.stored * self.panel.word
         return self.weights // self.piece * each
 
@@ -135,7 +151,8 @@ class CodedGemm:
         blocking, _ = choose_blocking(self.gemm, self.unit)
         chunk = self.panel.chunk * self.panel.word
         if self.panel.form == "panel":
-            return _panel_bytes(self.gemm, self.unit) + chunk
+            ahead = ARENA_SLACK if self.unit.kind == "mlal" else 0  # its loop loads past the last
+            return _panel_bytes(self.gemm, self.unit) + chunk + ahead
         if self.panel.form == "steps":
             return blocking.channels.first[1] * chunk
         turn = tile_shape(self.gemm, blocking).turn
@@ -156,7 +173,14 @@ class CodedGemm:
 
     def constants(self, packed: np.ndarray) -> dict[str, np.ndarray]:
         """From weights (codes of float32 numbers) as :func:`gemm.pack_weights` packs them."""
-        pieces, panel, codes = packed.reshape(-1, self.piece), self.panel, self.codes
+        panel, codes = self.panel, self.codes
+        if isinstance(panel, ArmPanel):
+            assert isinstance(codes, Codes)
+            return {
+                "weight": pack_streams(packed, codes, panel),
+                "tables": code_tables(codes, panel),
+            }
+        pieces = packed.reshape(-1, self.piece)
         if isinstance(panel, RealPanel):
             assert isinstance(codes, RealCodes)
             tables = real_tables(codes, panel, self.gemm.groups)

@@ -289,12 +289,14 @@ def conv2d(
     else:
         bias, multiplier = bias.astype(np.float32), None
     interleave = geo.gemm.interleave
-    if geo.unit.kind in arm_blocks.KINDS and codes is None:
+    if geo.unit.kind in arm_blocks.KINDS:
         geo, packed = _packed_for_arm(geo, weights, block)
     else:
         packed = pack_weights(_weight_runs(weights, geo), geo.unit, interleave=interleave)
     coded = None if codes is None else CodedGemm.of(geo.gemm, geo.unit, codes, isa)
     panel = None if coded is None else coded.panel
+    if geo.unit.kind == "mlal" and coded is None:  # its loop loads ahead, past the last weights
+        packed = np.pad(packed.reshape(-1), (0, ARENA_SLACK))
     constants = {"weight": packed} if pairs is None else pair_constants(packed, pairs, geo.gemm)
     constants |= {} if coded is None else coded.constants(packed)
     channels = (geo.gemm.groups, geo.unit.lanes, bias, multiplier, ratio)
@@ -332,10 +334,7 @@ def _packed_for_arm(
     if geo.unit.kind == "mlal":
         geo = replace(geo, unit=proven_unit(geo.unit, runs, block))
     blocks = choose_blocking(geo.gemm, geo.unit)[0].channels.first[1]
-    packed = arm_frame.panels(pack_weights(runs, geo.unit), blocks)
-    if geo.unit.kind == "mlal":  # its loop loads ahead, past the last weights
-        packed = np.pad(packed.reshape(-1), (0, ARENA_SLACK))
-    return geo, packed
+    return geo, arm_frame.panels(pack_weights(runs, geo.unit), blocks)
 
 
 def _signed(geo: Geometry) -> Geometry:

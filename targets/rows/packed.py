@@ -232,7 +232,8 @@ class LookupGemvRow(IsaRow):
 def packed_rows(isa: Isa) -> list[KernelRow]:
     """All rows for packed weights that this feature level can run."""
     if isa.arch != "x86":
-        return [PackedGemvRow(isa), *([LookupGemvRow(isa)] if isa.arch == "aarch64" else [])]
+        floats = [LookupGemvRow(isa)] if isa.arch == "aarch64" else []
+        return [PackedGemvRow(isa), PackedGemmRow(isa), *floats]
     rows: list[KernelRow] = [PackedGemvRow(isa), LookupGemvRow(isa), PackedGemmRow(isa)]
     rows += [GroupedGemvRow(isa), OutputRunsRow(isa), LookupGemmRow(isa)]
     return [*rows, AmxPackedGemmRow(isa)] if isa.dot == "amx" else rows

@@ -15,7 +15,7 @@ from targets import get_target
 from tests.emulation.machine import run_network
 from tests.emulation.test_networks import on_machines
 from tests.lowering.graphs import affine, typed
-from tests.targets.test_packed_rows import encoding_of
+from tests.targets.test_packed_rows import CONVS, encoding_of, packed_layer
 from tests.targets.test_sign_rows import CONV, binary_layer
 from tests.targets.test_sparse_kernels import zeros_of
 
@@ -67,6 +67,21 @@ def test_every_encoding_from_its_codes(tmp_path, machine, target):
     for threads in (1, 2):
         got = run_network(tmp_path / "net", machine, [[x]], threads)
         assert got == b"".join(want[kind].tobytes() for kind in KERNELS)
+
+
+@pytest.mark.parametrize(("machine", "target"), on_machines("cortex-a72", "max", "armv7"))
+@pytest.mark.parametrize("which", [0, 2], ids=["conv", "rows"])
+def test_layers_unpack_their_codes(tmp_path, machine, target, which):
+    op, shape, weight = CONVS[which]
+    graph = packed_layer("int4", op, shape, weight)
+    program = lower(graph, get_target(target).without({"implicit-gemm"}), build_object, threads=2)
+    row = next(row for row in program.report["layers"] if row["layer"] == "layer")
+    assert (row["kernel"], row["weights"]) == ("packed-gemm", "compressed")
+    assert row["weight_bytes"] < np.prod(weight)
+    write_artifact(program, tmp_path / "net")
+    x = np.random.default_rng(2).integers(0, 256, shape, dtype=np.uint8)
+    got = run_network(tmp_path / "net", machine, [[x]], threads=2)
+    assert got == dlcc.execute(graph, {"x": x})["y"].tobytes()
 
 
 @pytest.mark.parametrize(("machine", "target"), on_machines("cortex-a72", "cortex-a76", "armv7"))

@@ -15,6 +15,7 @@ from targets.kernels.spec import ConvSpec, Epilogue
 from targets.rows.codes import TableRow
 from tests.ops.tir_harness import affine, case, reference, u8
 from tests.targets import test_bf16_kernels as bf16
+from tests.targets import test_code_panels as coded
 from tests.targets import test_depthwise_kernels as depthwise
 from tests.targets import test_matmul_kernels as products
 from tests.targets import test_winograd_kernels as filtering
@@ -56,6 +57,23 @@ def test_winograd(isa):
 @pytest.mark.parametrize("isa", isa_params("neon", "dotprod", "i8mm", "armv7"))
 def test_integer_convolutions(isa):
     check_convolutions("u8", isa)
+
+
+@pytest.mark.parametrize("isa", isa_params("neon", "dotprod", "i8mm", "armv7"))
+def test_weights_unpacked_from_codes(isa):
+    shapes = ("many-groups-of-blocks", "whole-runs", "rows", "grouped-large", "no-slack")
+    cases = [
+        coded.CodedCase(coded.SHAPES[shapes[i % len(shapes)]], codes, i)
+        for i, codes in enumerate(coded.CODES.values())
+    ]
+    plans = [one.plan(isa) for one in cases]
+    assert all(plan.compressed for plan in plans)
+    runner = Runner(plans, isa)
+    for slack in (0, ARENA_SLACK):
+        some = [i for i, one in enumerate(cases) if one.spec.input_slack == (slack > 0)]
+        jobs = [(plans[i], cases[i].inputs, cases[i].out) for i in some]
+        for i, got in zip(some, runner.run_all(jobs, 3, slack), strict=True):
+            np.testing.assert_array_equal(got, cases[i].want)
 
 
 def extreme_case(isa, spec: ConvSpec, limit: int):
