@@ -11,10 +11,6 @@ from dlcc.ir.text import type_text
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow, Target
 
-NEARLY = 1.06
-"""Predicted times within this factor are as good as equal. Of two such rows the one made for the
-weight's encoding is taken: it stores the compressed weights, in fewer bytes."""
-
 
 @dataclass
 class Choice:
@@ -43,7 +39,8 @@ def choose(node: Node, target: Target) -> Choice:
     costs, reasons = _costs(node, target)
     if not costs:
         raise _unserved(node, target, reasons)
-    seconds, row = min(costs.values(), key=lambda e: e[0] / (NEARLY if e[1].encodings else 1))
+    within = target.packed_within
+    seconds, row = min(costs.values(), key=lambda e: e[0] / (within if e[1].encodings else 1))
     # that a row for any op has nothing for this one is no news
     general = {other.name for other in target.rows if "*" in other.ops}
     reasons = {name: why for name, why in reasons.items() if name not in general}

@@ -12,6 +12,9 @@ from dlcc.ir import Node
 from dlcc.lowering.kernel import ARENA_SLACK, KernelPlan
 from dlcc.program import ALIGNMENT
 
+NEARLY = 1.06
+"""Predicted times within this factor are as good as equal."""
+
 
 class KernelRow(ABC):
     """One row of a kernel table: a generator of TIR for some layers.
@@ -104,6 +107,8 @@ class Target:
         alignment: bytes, of buffers in the arena and of constants.
         slack: bytes after each of them that its kernels may read.
         core: where it names one, as predictions know it.
+        packed_within: how much longer a row may take that is made for the weight's encoding, and so
+            stores fewer bytes, than one over decoded weights; a factor of predicted times.
         tensors_in_arena: memory is so scarce that the arena has places for the network's inputs and
             outputs too, which share it with everything else.
     """
@@ -122,6 +127,7 @@ class Target:
     alignment: int = ALIGNMENT
     slack: int = ARENA_SLACK
     core: Core | None = None
+    packed_within: float = NEARLY
     tensors_in_arena: bool = False
 
     @property

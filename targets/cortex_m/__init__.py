@@ -15,6 +15,10 @@ ALIGNMENT = 8
 SLACK = 4
 """Bytes after a buffer: the rest of a word."""
 
+PACKED_WITHIN = 1.5
+"""Flash is what a microcontroller has least of: half the weights are worth more than the cycles,
+some of which reading them from flash takes back."""
+
 
 class CortexMFamily:
     """The target of one core; it has no variants."""
@@ -37,6 +41,7 @@ class CortexMFamily:
             most_threads=1,
             alignment=ALIGNMENT,
             slack=SLACK,
+            packed_within=PACKED_WITHIN,
             tensors_in_arena=True,
         )
 

@@ -9,6 +9,8 @@ from targets.rows.cortex_m import (
     DspDepthwiseRow,
     MeanRow,
     MveConvRow,
+    PackedDspConvRow,
+    PackedMveConvRow,
     PlainConvRow,
     PlainRow,
     PlainTransposedRow,
@@ -19,7 +21,8 @@ def rows_for(core: Core) -> tuple[KernelRow, ...]:
     """All rows for this core."""
     isa, clock = core.isa, core.clock
     return (
-        *([MveConvRow(isa, clock)] if core.helium else []),
+        *([PackedMveConvRow(isa, clock), MveConvRow(isa, clock)] if core.helium else []),
+        PackedDspConvRow(isa, clock),
         DspConvRow(isa, clock),
         DspDepthwiseRow(isa, clock),
         MeanRow(isa, clock),

@@ -14,7 +14,7 @@ this many values in the fourteen registers; it sees them as LLVM functions that 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -30,24 +30,34 @@ _MOST_UNROLLED = 4
 
 
 @dataclass(frozen=True)
-class Dot:
-    """A dot product loop: so many pixels times so many pairs of channels.
+class PairedDot:
+    """A loop of dot products over pairs of output channels that share words of weights.
 
     Attributes:
         pixels: 1 to 3.
         pairs: pairs of channels.
-        groups: groups of four products.
-        shared: both channels of a pair share words; else each has its own.
+        groups: how often :attr:`group` products of each channel are summed.
     """
 
     pixels: int
     pairs: int
     groups: int
-    shared: bool
 
-    group = GROUP
-    unit = GROUP
+    unit: ClassVar[int] = GROUP
     """Elements that a window's parts are multiples of."""
+
+    compressed: ClassVar[bool] = False
+    """Whether weights are stored in fewer than eight bits."""
+
+    @property
+    def group(self) -> int:
+        """Products of a channel that the weights' order puts together."""
+        return GROUP
+
+    @property
+    def filler(self) -> int:
+        """The weight that fills up groups; where it is not 0, the activations there must be."""
+        return 0
 
     @property
     def channels(self) -> int:
@@ -55,14 +65,115 @@ class Dot:
         return 2 * self.pairs
 
     @property
+    def units(self) -> int:
+        """Groups of four products of a channel."""
+        return self.groups * self.group // GROUP
+
+    @property
     def patch_bytes(self) -> int:
         """Bytes of the windows."""
-        return 2 * GROUP * self.groups * self.pixels
+        return 2 * GROUP * self.units * self.pixels
 
     @property
     def sums(self) -> int:
         """Accumulators."""
         return 2 * self.pixels * self.pairs
+
+    @property
+    def most_unrolled(self) -> int:
+        """Groups of an iteration, at most."""
+        return _MOST_UNROLLED
+
+    @property
+    def unrolled(self) -> int:
+        """Groups of an iteration of the loop."""
+        counts = (n for n in (_MOST_UNROLLED, 2, 1) if n <= self.most_unrolled)
+        return next(n for n in counts if self.groups % n == 0)
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of the loop."""
+        return self.groups // self.unrolled
+
+    def body(self) -> list[str]:
+        """Instructions of a group."""
+        raise NotImplementedError
+
+    def instructions(self) -> list[str]:
+        """What the loop executes for an iteration."""
+        return [*self.body() * self.unrolled, "subs {n}, #1", "bne 0b"]
+
+    def _sum(self, pixel: int, pair: int, channel: int) -> str:
+        return f"{{s{2 * (pair * self.pixels + pixel) + channel}}}"
+
+    def _load_pixels(self) -> str:
+        if self.pixels == 1:
+            return "ldr {x0}, [{x}], #4"
+        if self.pixels == 2:
+            return "ldrd {x0}, {x1}, [{x}], #8"
+        return "ldm {x}!, {{{x0}, {x1}, {x2}}}"
+
+    def _allotted(self, inner: list[str]) -> dict[str, str]:
+        """Registers by name: those that are only used within, then those that go in and out."""
+        free = [f"r{i}" for i in range(13)] + ["lr"]
+        names = [*inner, "x", "w", "n", *(f"s{i}" for i in range(self.sums))]
+        if len(names) > len(free):
+            raise ValueError(f"{self} needs {len(names)} registers")
+        return dict(zip(names, free, strict=False))
+
+    def pixel_sums(self, kb: Any, patch: Any) -> list[Any]:
+        """Of each pixel what its channels' sums lack; none here."""
+        return []
+
+    def parts(self, made: Any, kb: Any) -> list[tuple[list[Any], list[Any]]]:
+        """The accumulators of each pair: those of its first and of its second channel, by pixel."""
+        found = []
+        for pair in range(self.pairs):
+            places = [2 * (pair * self.pixels + m) for m in range(self.pixels)]
+            first = [kb.let(kb.shuffle(made, [at]), "total") for at in places]
+            second = [kb.let(kb.shuffle(made, [at + 1]), "total") for at in places]
+            found.append((first, second))
+        return found
+
+    def expand(
+        self, kb: Any, patch: Any, m: Any, to: Any, count: int, source: Any, at: Any, zero: int
+    ) -> None:
+        """``count`` groups of four codes become centred pairs of 16-bit numbers."""
+        offset = kb.const(int(np.array([-zero, -zero], np.int16).view(np.int32)[0]), "int32")
+        with kb.loop(0, count, "group") as group:
+            word = load(kb, "bytes", source, at + group * GROUP)
+            for j, value in enumerate((word, turned(kb, word))):
+                place = (2 * (to + group) + j) * self.pixels + m
+                if zero:
+                    made = kb.pure("llvm.arm.uxtab16", "int32", 1, offset, value)
+                else:
+                    made = kb.pure("llvm.arm.uxtb16", "int32", 1, value)
+                kb.store(patch, place, made)
+
+    def clear(self, kb: Any, patch: Any, m: Any, to: Any, count: int, zero: int) -> None:
+        """``count`` groups of four zeros."""
+        with kb.loop(0, 2 * count, "word") as word:
+            kb.store(patch, (2 * to + word) * self.pixels + m, kb.const(0, "int32"))
+
+    def bias(self, weights: np.ndarray, bias: np.ndarray, zero_point: int) -> np.ndarray:
+        """The bias of sums over centred activations: the layer's own."""
+        return bias.astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Dot(PairedDot):
+    """Weights of eight bits.
+
+    Attributes:
+        shared: both channels of a pair share words; else each has its own.
+    """
+
+    shared: bool
+
+    @property
+    def weight_words(self) -> int:
+        """Words of a channel block's weights."""
+        return self.channels * self.groups
 
     @property
     def name(self) -> str:
@@ -75,30 +186,9 @@ class Dot:
         """For reports."""
         return "smlad" if self.shared else "smlad, a channel a word,"
 
-    @property
-    def unrolled(self) -> int:
-        """Groups of an iteration of the loop."""
-        return next(n for n in (_MOST_UNROLLED, 2, 1) if self.groups % n == 0)
-
-    @property
-    def iterations(self) -> int:
-        """Iterations of the loop."""
-        return self.groups // self.unrolled
-
-    def instructions(self) -> list[str]:
-        """What the loop executes for an iteration."""
-        body = self._shared_group() if self.shared else self._apart_group()
-        return [*body * self.unrolled, "subs {n}, #1", "bne 0b"]
-
-    def _sum(self, pixel: int, pair: int, channel: int) -> str:
-        return f"{{s{2 * (pair * self.pixels + pixel) + channel}}}"
-
-    def _load_pixels(self) -> str:
-        if self.pixels == 1:
-            return "ldr {x0}, [{x}], #4"
-        if self.pixels == 2:
-            return "ldrd {x0}, {x1}, [{x}], #8"
-        return "ldm {x}!, {{{x0}, {x1}, {x2}}}"
+    def body(self) -> list[str]:
+        """Instructions of a group."""
+        return self._shared_group() if self.shared else self._apart_group()
 
     def _shared_words(self, pair: int, raw: str, pixels: list[str]) -> list[str]:
         """Products of one word of a pair with the pixels."""
@@ -144,46 +234,33 @@ class Dot:
                     code.append(f"smlad {total}, {wide[self.pixels + m]}, {{w0}}, {total}")
         return code
 
-    def _registers(self) -> tuple[dict[str, str], list[str]]:
-        """Registers by name, and those that are only used within."""
-        free = [f"r{i}" for i in range(13)] + ["lr"]
+    def llvm(self) -> str:
+        """LLVM IR of ``<sums x i32> name(ptr x, ptr w, i32 iterations, i32 starts...)``."""
         inner = ["x0", "x1", "x2", "w0", "low"] if self.pixels == 3 else ["x0", "x1", "w0", "w1"]
         if self.pixels < 3:
             inner.append("low")
         if not self.shared and self.pixels == 2:
             inner = ["x0", "x1", "x2", "x3", "w0", "low"]
-        outer = ["x", "w", "n", *(f"s{i}" for i in range(self.sums))]
-        names = [*inner, *outer]
-        if len(names) > len(free):
-            raise ValueError(f"{self} needs {len(names)} registers")
-        registers = dict(zip(names, free, strict=False))
-        return registers, [registers[name] for name in inner]
+        registers = self._allotted(inner)
+        lines = ["0:", *self.instructions()]
+        return inline_loop(self.name, self.sums, lines, registers, inner)
 
-    def llvm(self) -> str:
-        """LLVM IR of ``<sums x i32> name(ptr x, ptr w, i32 iterations, i32 starts...)``."""
-        registers, inner = self._registers()
-        return inline_loop(self.name, self.sums, ["0:", *self.instructions()], registers, inner)
-
-    def starts(self, biases: list[Any]) -> list[Any]:
+    def starts(self, kb: Any, biases: list[Any]) -> list[Any]:
         """Initial sums from the channels' biases; the second one's of a pair comes at the end."""
         made = []
         for pair in range(self.pairs):
             made += [biases[2 * pair], biases[2 * pair + (not self.shared)]] * self.pixels
         return made
 
-    def totals(self, kb: Any, made: Any, biases: list[Any]) -> list[list[Any]]:
+    def totals(
+        self, kb: Any, made: Any, biases: list[Any], pixel_sums: list[Any]
+    ) -> list[list[Any]]:
         """Sums by channel and pixel."""
         found: list[list[Any]] = []
-        for pair in range(self.pairs):
-            places = [2 * (pair * self.pixels + m) for m in range(self.pixels)]
-            first = [kb.let(kb.shuffle(made, [at]), "total") for at in places]
-            second = [kb.let(kb.shuffle(made, [at + 1]), "total") for at in places]
+        for (first, second), bias in zip(self.parts(made, kb), biases[1::2], strict=True):
             if self.shared:
                 second = [
-                    kb.let(
-                        tir.tirx.shift_right(b - a, kb.const(8, "int32")) + biases[2 * pair + 1],
-                        "total",
-                    )
+                    kb.let(tir.tirx.shift_right(b - a, kb.const(8, "int32")) + bias, "total")
                     for a, b in zip(first, second, strict=True)
                 ]
             found += [first, second]
@@ -192,30 +269,6 @@ class Dot:
     def packed(self, weights: np.ndarray) -> np.ndarray:
         """int8[channels, K] as the loop reads them: int32 [channels / channels a block, words]."""
         return packed_words(weights, self)
-
-    def bias(self, weights: np.ndarray, bias: np.ndarray, zero_point: int) -> np.ndarray:
-        """The bias of sums over centred activations: the layer's own."""
-        return bias.astype(np.int32)
-
-    def expand(
-        self, kb: Any, patch: Any, m: Any, to: Any, count: int, source: Any, at: Any, zero: int
-    ) -> None:
-        """``count`` groups of codes become centred pairs of 16-bit numbers."""
-        offset = kb.const(int(np.array([-zero, -zero], np.int16).view(np.int32)[0]), "int32")
-        with kb.loop(0, count, "group") as group:
-            word = load(kb, "bytes", source, at + group * GROUP)
-            for j, value in enumerate((word, turned(kb, word))):
-                place = (2 * (to + group) + j) * self.pixels + m
-                if zero:
-                    made = kb.pure("llvm.arm.uxtab16", "int32", 1, offset, value)
-                else:
-                    made = kb.pure("llvm.arm.uxtb16", "int32", 1, value)
-                kb.store(patch, place, made)
-
-    def clear(self, kb: Any, patch: Any, m: Any, to: Any, count: int, zero: int) -> None:
-        """``count`` groups of zeros."""
-        with kb.loop(0, 2 * count, "word") as word:
-            kb.store(patch, (2 * to + word) * self.pixels + m, kb.const(0, "int32"))
 
 
 def inline_loop(
@@ -228,13 +281,13 @@ def inline_loop(
         sums: accumulators ``{s0}`` to ``{s<sums - 1>}``.
         lines: instructions, with registers by name in braces.
         registers: of the accumulators, ``x``, ``w``, ``n`` and whatever else is named.
-        inner: registers that are used within.
+        inner: names of the registers that are used within.
     """
     text = "\\0A".join(line.format(**registers) for line in lines)
     changed = [*(f"s{i}" for i in range(sums)), "x", "w", "n"]
     outputs = [f"={{{registers[key]}}}" for key in changed]
     inputs = [str(i) for i in range(len(changed))]
-    clobbers = [f"~{{{register}}}" for register in inner] + ["~{cc}", "~{memory}"]
+    clobbers = [f"~{{{registers[key]}}}" for key in inner] + ["~{cc}", "~{memory}"]
     constraints = ",".join([*outputs, *inputs, *clobbers])
     starts = ", ".join(f"i32 %s{i}" for i in range(sums))
     result = "{ " + ", ".join(["i32"] * sums + ["ptr", "ptr", "i32"]) + " }"

@@ -12,6 +12,7 @@ the residual.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,9 +23,15 @@ from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, Overlap, name_key
 from targets.kernels import mve as mve_dot
 from targets.kernels.dsp import GROUP, LOADS, Dot, channels_share_words, load
+from targets.kernels.dsp_packed import WIDTHS, PackedDot, stored_codes
 from targets.kernels.mve import MveDot
+from targets.kernels.mve_packed import PackedMveDot
+from targets.kernels.packed_bits import Codes
 from targets.kernels.scalar_epilogue import Finish
 from targets.kernels.spec import NUMPY, SIZE, ConvSpec
+
+Block = Dot | PackedDot | MveDot | PackedMveDot
+"""A loop of dot products."""
 
 BLOCKS = ((3, 1), (2, 1), (1, 2), (1, 1))
 """Pixels and pairs of channels that fit the registers."""
@@ -38,7 +45,7 @@ class DspConv:
     """What determines the code of a layer: its shape and the block of its dot products."""
 
     spec: ConvSpec
-    dot: Dot | MveDot
+    dot: Block
 
     @property
     def pixels(self) -> int:
@@ -58,7 +65,7 @@ class DspConv:
     @property
     def weight_words(self) -> int:
         """Words of a channel block's weights."""
-        return self.dot.channels * self.dot.groups * self.dot.group // 4
+        return self.dot.weight_words
 
     @property
     def stream_words(self) -> int:
@@ -93,6 +100,7 @@ def dsp_conv(
     ratio: np.ndarray | None,
     *,
     mve: bool = False,
+    codes: Codes | None = None,
 ) -> KernelPlan:
     """The plan of a convolution without groups.
 
@@ -103,9 +111,10 @@ def dsp_conv(
         multiplier: float32[oc].
         ratio: float32[oc], of a residual.
         mve: use the vectors of M-profile.
+        codes: what the weights are, if they are to stay packed.
     """
     rows = np.ascontiguousarray(weights.transpose(0, 2, 3, 1)).reshape(spec.oc, -1)
-    layer = DspConv(_without_images(spec), choose_dot(spec, rows, mve))
+    layer = DspConv(_without_images(spec), choose_dot(spec, rows, mve, codes))
     key = name_key("dsp_conv", layer)
     args: list[KernelArg] = [("in", 0), ("const", "stream")]
     if spec.epilogue.residual:
@@ -122,6 +131,7 @@ def dsp_conv(
         {"stream": _stream(layer, rows, bias, multiplier, ratio)},
         tuple(scratch),
         overlaps=overlaps(layer),
+        compressed=layer.dot.compressed,
         kernel=f"{layer.dot.title} {layer.dot.pixels}x{layer.dot.channels}",
     )
 
@@ -150,14 +160,17 @@ def overlaps(layer: DspConv) -> dict[int, Overlap]:
     return made
 
 
-def choose_dot(spec: ConvSpec, rows: np.ndarray | None, mve: bool) -> Dot | MveDot:
+def choose_dot(
+    spec: ConvSpec, rows: np.ndarray | None, mve: bool, codes: Codes | None = None
+) -> Block:
     """The block with the fewest instructions for int8[oc, taps]; None: weights not known yet."""
     taps = spec.kh * spec.kw * spec.c
-    dots: list[Dot | MveDot]
-    if mve:
+    dots: Sequence[Block]
+    if codes is not None:
+        dots = _packed_dots(spec, taps, mve, codes)
+    elif mve:
         groups = -(-taps // mve_dot.GROUP)
-        blocks = [b for b in MVE_BLOCKS if spec.oc % b[1] == 0 or b == MVE_BLOCKS[-1]]
-        dots = [MveDot(pixels, channels, groups) for pixels, channels in blocks]
+        dots = [MveDot(*block, groups) for block in mve_blocks(spec.oc)]
     else:
         groups = -(-taps // GROUP)
         shared = rows is None or channels_share_words(rows, spec.in_zero_point)
@@ -166,11 +179,29 @@ def choose_dot(spec: ConvSpec, rows: np.ndarray | None, mve: bool) -> Dot | MveD
     return min(dots, key=lambda dot: instructions(DspConv(spec, dot)))
 
 
+def mve_blocks(channels: int) -> list[tuple[int, int]]:
+    """Blocks of the vectors that leave no channel unused, and the smallest."""
+    return [b for b in MVE_BLOCKS if channels % b[1] == 0 or b == MVE_BLOCKS[-1]]
+
+
+def _packed_dots(spec: ConvSpec, taps: int, mve: bool, codes: Codes) -> list[Block]:
+    """The blocks that read packed weights."""
+    stored = stored_codes(codes, taps, 1 if mve else GROUP)
+    if stored is None:
+        raise ValueError(f"weights of {codes.bits} bits have no packed form")
+    if mve:
+        groups = -(-taps * stored.bits // (WIDTHS[-1] * mve_dot.GROUP))
+        blocks = [b for b in mve_blocks(spec.oc) if b[1] % 2 == 0]
+        return [PackedMveDot(*block, groups, stored) for block in blocks]
+    groups = -(-taps * stored.bits // (WIDTHS[-1] * GROUP))
+    return [PackedDot(pixels, pairs, groups, stored) for pixels, pairs in BLOCKS]
+
+
 def instructions(layer: DspConv) -> float:
     """Instructions of a layer, roughly: gathering, dot products, epilogues."""
     dot = layer.dot
     loops = len(dot.instructions()) * dot.iterations + 20 + 10 * dot.sums
-    copies = dot.groups * dot.group / (dot.unit if dot.unit > 1 else dot.group)
+    copies = dot.units * dot.unit / (dot.unit if dot.unit > 1 else mve_dot.GROUP)
     gather = dot.pixels * (6 * copies + 12 * layer.spec.kh + 20)
     return layer.blocks * (gather + loops * layer.channel_blocks)
 
@@ -185,7 +216,7 @@ def _stream(
     """int32[channel blocks, words]: everything that is constant."""
     dot, step = layer.dot, layer.dot.channels
     channels = layer.channel_blocks * step
-    full = np.zeros((channels, dot.group * dot.groups), np.int8)
+    full = np.full((channels, dot.group * dot.groups), dot.filler, np.int8)
     full[: layer.spec.oc, : layer.taps] = rows
 
     def words(values: np.ndarray) -> np.ndarray:
@@ -215,6 +246,11 @@ def conv_function(name: str, layer: DspConv) -> Any:
     staging = kb.pointer("bytes", "uint8", align=4) if layer.staged else None
     emit = _Emitter(kb, layer, x, patch, staging)
     finish = Finish(kb, spec.epilogue, y, residual)
+    written = -(-layer.taps // layer.dot.unit)
+    if layer.dot.filler and written < layer.dot.units:
+        for m in range(layer.dot.pixels):
+            count = layer.dot.units - written
+            layer.dot.clear(kb, patch, m, written, count, mve_dot.CENTRE)
     with kb.loop(kb.begin, kb.end, "block") as block:
         first, last = kb.let(block * layer.dot.pixels, "first"), _i32(layer.pixels - 1)
         uneven = layer.pixels % layer.dot.pixels > 0
@@ -228,8 +264,9 @@ def conv_function(name: str, layer: DspConv) -> Any:
             once = pixel <= last if uneven and spec.epilogue.residual else True
             pixel = kb.let(tir.tirx.min(pixel, last), "pixel") if uneven else pixel
             starts.append((kb.let(pixel * spec.oc, "start"), once))
+        sums = layer.dot.pixel_sums(kb, patch)
         with kb.loop(0, layer.channel_blocks, "channels") as channels:
-            _channels(kb, layer, stream, patch, finish, starts, channels)
+            _channels(kb, layer, stream, patch, finish, starts, sums, channels)
     return kb.build().without_attr("tirx.noalias")
 
 
@@ -240,6 +277,7 @@ def _channels(
     patch: Any,
     finish: Finish,
     starts: list[tuple[Any, Any]],
+    pixel_sums: list[Any],
     block: Any,
 ) -> None:
     """One block of channels of all pixels of the block."""
@@ -249,8 +287,8 @@ def _channels(
     weights = kb.address(stream, base + n)
     count = kb.const(dot.iterations, "int32")
     address = kb.address(patch, 0)
-    made = kb.extern(dot.name, "int32", dot.sums, address, weights, count, *dot.starts(biases))
-    totals = dot.totals(kb, kb.let(made, "sums"), biases)
+    made = kb.extern(dot.name, "int32", dot.sums, address, weights, count, *dot.starts(kb, biases))
+    totals = dot.totals(kb, kb.let(made, "sums"), biases, pixel_sums)
     tail = kb.let(base + n + layer.weight_words, "tail")
     for index in range(n):
         at = block * n + index
@@ -337,7 +375,7 @@ class _Emitter:
                 with kb.when(_not(there)):
                     for c in range(spec.c):
                         kb.store(self.staging, place + c, kb.const(spec.in_zero_point, "uint8"))
-        count = self.layer.dot.groups * self.layer.dot.group // self.layer.dot.unit
+        count = -(-self.layer.taps // self.layer.dot.unit)
         self._expand(m, 0, count, self.staging, 0)
 
     def _inside(self, y: Any, column: Any, reach: int) -> Any:

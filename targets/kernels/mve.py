@@ -8,7 +8,7 @@ channel's weights is part of its bias. Accumulators are even registers, the loop
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,10 @@ from targets.kernels.dsp import inline_loop
 
 GROUP = 16
 """Products of a channel and pixel of one instruction."""
+
+
+CENTRE = 128
+"""The code that is copied as 0."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,36 @@ class MveDot:
     channels: int
     groups: int
 
-    group = GROUP
-    unit = 1
+    unit: ClassVar[int] = 1
     """Elements that a window's parts are multiples of."""
 
-    title = "vmladava"
+    compressed: ClassVar[bool] = False
+    """Whether weights are stored in fewer than eight bits."""
+
+    @property
+    def group(self) -> int:
+        """Products of a channel that the weights' order puts together."""
+        return GROUP
+
+    @property
+    def filler(self) -> int:
+        """The weight that fills up groups; where it is not 0, the activations there must be."""
+        return 0
+
+    @property
+    def title(self) -> str:
+        """For reports."""
+        return "vmladava"
+
+    @property
+    def units(self) -> int:
+        """Bytes of a window."""
+        return self.group * self.groups
+
+    @property
+    def weight_words(self) -> int:
+        """Words of a channel block's weights."""
+        return self.channels * self.groups * GROUP // 4
 
     @property
     def iterations(self) -> int:
@@ -50,7 +79,7 @@ class MveDot:
     @property
     def patch_bytes(self) -> int:
         """Bytes of the windows."""
-        return GROUP * self.groups * self.pixels
+        return self.units * self.pixels
 
     def instructions(self) -> list[str]:
         """What the loop executes for a group."""
@@ -64,23 +93,43 @@ class MveDot:
 
     def llvm(self) -> str:
         """LLVM IR of ``<sums x i32> name(ptr x, ptr w, i32 iterations, i32 starts...)``."""
+        return self._loop_llvm(self.pixels + 2, [])
+
+    def _loop_llvm(self, vectors: int, before: list[str]) -> str:
+        """The loop, which uses so many vectors, with instructions ``before`` it."""
         registers = {f"s{i}": f"r{2 * i}" for i in range(self.sums)}
         free = [f"r{i}" for i in range(13) if f"r{i}" not in registers.values()]
         pointers = ["x", "w", *(f"x{m}" for m in range(self.pixels))]
         registers |= dict(zip(pointers, free, strict=False)) | {"n": "lr"}
         registers["x0"] = registers["x"]
-        width = GROUP * self.groups
-        code = [f"add.w {{x{m}}}, {{x}}, #{m * width}" for m in range(1, self.pixels)]
-        lines = [*code, "dls lr, lr", "0:", *self.instructions()]
-        inner = [registers[f"x{m}"] for m in range(1, self.pixels)]
-        inner += [f"q{i}" for i in range(self.pixels + 2)]
+        code = []
+        for m in range(1, self.pixels):
+            far = m * self.units
+            code += (
+                [f"addw {{x{m}}}, {{x}}, #{far}"]
+                if far < 4096
+                else [
+                    f"movw {{x{m}}}, #{far}",
+                    f"add {{x{m}}}, {{x}}",
+                ]
+            )
+        lines = [*before, *code, "dls lr, lr", "0:", *self.instructions()]
+        names = [f"q{i}" for i in range(vectors)]
+        registers |= dict(zip(names, names, strict=True))
+        inner = [*(f"x{m}" for m in range(1, self.pixels)), *names]
         return inline_loop(self.name, self.sums, lines, registers, inner) + FILLS
 
-    def starts(self, biases: list[Any]) -> list[Any]:
+    def pixel_sums(self, kb: Any, patch: Any) -> list[Any]:
+        """Of each pixel what its channels' sums lack; none here."""
+        return []
+
+    def starts(self, kb: Any, biases: list[Any]) -> list[Any]:
         """Initial sums from the channels' biases."""
         return [bias for bias in biases for _ in range(self.pixels)]
 
-    def totals(self, kb: Any, made: Any, biases: list[Any]) -> list[list[Any]]:
+    def totals(
+        self, kb: Any, made: Any, biases: list[Any], pixel_sums: list[Any]
+    ) -> list[list[Any]]:
         """Sums by channel and pixel."""
         return [
             [kb.let(kb.shuffle(made, [n * self.pixels + m]), "total") for m in range(self.pixels)]
@@ -97,21 +146,21 @@ class MveDot:
     def bias(self, weights: np.ndarray, bias: np.ndarray, zero_point: int) -> np.ndarray:
         """The bias of sums over x - 128 in place of x - zero_point."""
         sums: np.ndarray = weights.astype(np.int64).sum(axis=1)
-        moved: np.ndarray = bias + (128 - zero_point) * sums
+        moved: np.ndarray = bias + (CENTRE - zero_point) * sums
         return moved.astype(np.int32)
 
     def expand(
         self, kb: Any, patch: Any, m: Any, to: Any, count: int, source: Any, at: Any, zero: int
     ) -> None:
         """Copies ``count`` codes."""
-        start = kb.address(patch, m * (GROUP * self.groups) + to)
+        start = kb.address(patch, m * self.units + to)
         given = kb.address(source, at)
         kb.let(kb.extern("dlcc_mve_flip", "int32", 1, start, given, kb.const(count, "int32")))
 
     def clear(self, kb: Any, patch: Any, m: Any, to: Any, count: int, zero: int) -> None:
         """Writes ``count`` zero points."""
-        start = kb.address(patch, m * (GROUP * self.groups) + to)
-        value, number = kb.const(zero ^ 128, "int32"), kb.const(count, "int32")
+        start = kb.address(patch, m * self.units + to)
+        value, number = kb.const(zero ^ CENTRE, "int32"), kb.const(count, "int32")
         kb.let(kb.extern("dlcc_mve_fill", "int32", 1, start, value, number))
 
 

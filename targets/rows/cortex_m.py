@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from dlcc.ir import Affine, Node
+from dlcc.ir import Affine, Binary, Node, Ternary
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.ops import op_of
 from dlcc.ops.pool import mean_multiplier
 from targets.isa import Isa
-from targets.kernels import dsp_conv, dsp_depthwise
+from targets.kernels import dsp_conv, dsp_depthwise, dsp_packed
+from targets.kernels.packed_bits import Codes
 from targets.kernels.scalar_mean import ScalarMean, scalar_mean
 from targets.kernels.spec import Epilogue, OutType
 from targets.rows import layers
@@ -50,7 +51,7 @@ class DspConvRow(_CodesRow):
     def cost(self, node: Node) -> float:
         """Instructions."""
         spec = layers.conv_spec(node)
-        dot = dsp_conv.choose_dot(spec, None, self.mve)
+        dot = dsp_conv.choose_dot(spec, None, self.mve, self._codes(node))
         return dsp_conv.instructions(dsp_conv.DspConv(spec, dot)) / self.clock
 
     def plan(self, node: Node) -> KernelPlan:
@@ -64,13 +65,54 @@ class DspConvRow(_CodesRow):
             made.multiplier,
             made.ratio,
             mve=self.mve,
+            codes=self._codes(node),
         )
+
+    def _codes(self, node: Node) -> Codes | None:
+        """What the weights are, if they stay packed."""
+        return None
+
+
+class PackedDspConvRow(DspConvRow):
+    """The same over weights of at most four bits, which are unpacked in registers."""
+
+    name: ClassVar[str] = "smlad-packed"
+    encodings: ClassVar[tuple[str, ...]] = (Affine.name, Ternary.name, Binary.name)
+
+    def serves(self, node: Node) -> bool:
+        """Not asked about codes that fill their bytes."""
+        return super().serves(node) and layers.has_narrow_codes(node)
+
+    def refuses(self, node: Node) -> str:
+        """Codes of five bits and more, and sums that could not be told apart."""
+        why = super().refuses(node)
+        if why:
+            return why
+        spec, codes = layers.conv_spec(node), layers.narrow_codes(node)
+        if codes.bits > dsp_packed.WIDTHS[-1]:
+            return f"codes of {codes.bits} bits exceed a digit of {dsp_packed.WIDTHS[-1]}"
+        taps = spec.kh * spec.kw * spec.c
+        if not dsp_packed.sums_fit(taps):
+            return f"sums of {taps} products may not fit the bits that two channels share"
+        return ""
+
+    def _codes(self, node: Node) -> Codes | None:
+        return layers.narrow_codes(node)
 
 
 class MveConvRow(DspConvRow):
     """The same by sixteen products an instruction, where there are vectors."""
 
     name: ClassVar[str] = "vmladava"
+
+    def __init__(self, isa: Isa, clock: float) -> None:
+        super().__init__(isa, clock, mve=True)
+
+
+class PackedMveConvRow(PackedDspConvRow):
+    """Packed weights by sixteen products an instruction."""
+
+    name: ClassVar[str] = "vmladava-packed"
 
     def __init__(self, isa: Isa, clock: float) -> None:
         super().__init__(isa, clock, mve=True)

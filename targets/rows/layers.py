@@ -19,7 +19,7 @@ from math import prod
 import numpy as np
 
 from dlcc import numerics
-from dlcc.ir import BFLOAT16, Affine, Constant, Dense, Node, Sparse, TensorType, Value
+from dlcc.ir import BFLOAT16, Affine, Binary, Constant, Dense, Node, Sparse, TensorType, Value
 from dlcc.ir.dtypes import F32
 from dlcc.ir.encodings import Array, BFloat16
 from dlcc.lowering.kernel import KernelPlan
@@ -331,6 +331,15 @@ def has_narrow_codes(node: Node) -> bool:
     """Whether the weight's codes leave bits of their bytes empty."""
     uniform = node.input(1).type.encoding.uniform
     return uniform is None or uniform.bits < 8
+
+
+def narrow_codes(node: Node) -> Codes:
+    """What the codes of an integer layer's weight stand for."""
+    encoding = node.input(1).type.encoding
+    if isinstance(encoding, Binary) and weight_array(node).all():
+        return Codes.signs()
+    assert encoding.uniform is not None
+    return Codes.signed(encoding.uniform.bits)
 
 
 def layer_constants(node: Node) -> Constants:

@@ -15,7 +15,6 @@ from dlcc.lowering.target import KernelRow
 from targets.isa import Isa
 from targets.kernels import conv, lookup_gemv, packed_gemv
 from targets.kernels.lookup_gemv import Coded, sign_book, sign_codes
-from targets.kernels.packed_bits import Codes
 from targets.kernels.pairs import PairSums
 from targets.kernels.sparse_layer import Layer
 from targets.rows import layers, proofs
@@ -23,15 +22,6 @@ from targets.rows.base import IsaRow
 from targets.rows.grouped import GroupedGemvRow
 from targets.rows.looked_up import LookupGemmRow
 from targets.rows.output_runs import OutputRunsRow
-
-
-def _codes(node: Node) -> Codes:
-    """What the codes of an integer layer's weight stand for."""
-    encoding = node.input(1).type.encoding
-    if isinstance(encoding, Binary) and layers.weight_array(node).all():
-        return Codes.signs()
-    assert encoding.uniform is not None
-    return Codes.signed(encoding.uniform.bits)
 
 
 class PackedGemvRow(IsaRow):
@@ -51,13 +41,15 @@ class PackedGemvRow(IsaRow):
 
     def cost(self, node: Node) -> float:
         """Products and bytes of the packed codes."""
-        return packed_gemv.packed_gemv_cost(layers.conv_spec(node), self.isa, _codes(node))
+        return packed_gemv.packed_gemv_cost(
+            layers.conv_spec(node), self.isa, layers.narrow_codes(node)
+        )
 
     def plan(self, node: Node) -> KernelPlan:
         """A copy of an input that may not be read past its end, then the product."""
         made = layers.layer_constants(node)
         layer = Layer(layers.conv_spec(node), made.weights, made.bias, made.multiplier, made.ratio)
-        return packed_gemv.packed_gemv(layer, self.isa, _codes(node))
+        return packed_gemv.packed_gemv(layer, self.isa, layers.narrow_codes(node))
 
 
 class PackedGemmRow(IsaRow):
@@ -97,12 +89,16 @@ class PackedGemmRow(IsaRow):
     def cost(self, node: Node) -> float:
         """The dense kernel's products, the unpacking, and the bytes of the packed codes."""
         spec, pairs = layers.conv_spec(node), self._pairs(node)
-        return conv.conv_cost(spec, self.isa, amx=self.amx, codes=_codes(node), pairs=pairs)
+        return conv.conv_cost(
+            spec, self.isa, amx=self.amx, codes=layers.narrow_codes(node), pairs=pairs
+        )
 
     def plan(self, node: Node) -> KernelPlan:
         """Staging where borders need it, then the GEMM with its epilogue."""
         pairs = self._pairs(node)
-        return layers.planned(node, self.isa, amx=self.amx, pairs=pairs, codes=_codes(node))
+        return layers.planned(
+            node, self.isa, amx=self.amx, pairs=pairs, codes=layers.narrow_codes(node)
+        )
 
 
 class AmxPackedGemmRow(PackedGemmRow):

@@ -10,7 +10,7 @@ import numpy as np
 from dlcc.driver import CompileOptions, optimise
 from dlcc.ir import Affine, Graph
 from dlcc.ops.integer import quantise_real
-from passes.pipelines import default_pipeline
+from passes.pipelines import OPTIMISE
 
 NETWORKS = {
     "kws": "mlperf_tiny_kws_dscnn",
@@ -22,10 +22,17 @@ NETWORKS = {
 
 
 @cache
-def quantised(data: Path, name: str) -> Graph:
-    """The network after the default passes at 8 bits; its input is integers, channels last."""
+def quantised(data: Path, name: str, weights: int = 8) -> Graph:
+    """The network after the default passes; its input is integers, channels last.
+
+    Args:
+        data: the folder of shared data.
+        name: short name.
+        weights: bits of the weights; activations have 8.
+    """
     path = data / "models" / f"{NETWORKS[name]}.onnx"
-    passes = f"{default_pipeline(8)},integer-inputs{{nhwc=true}}"
+    narrow = "" if weights == 8 else f" weights=*:{weights}"
+    passes = f"{OPTIMISE},quantize{{bits=8{narrow}}},integer-inputs{{nhwc=true}}"
     return optimise(path, CompileOptions(passes=passes)).graph
 
 

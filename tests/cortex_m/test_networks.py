@@ -28,12 +28,20 @@ TFLM_RAM = {"kws": 16_000, "resnet": 49_152, "vww": 55_296, "ad": 8 << 10}
 least; for ``ad`` the arena that MLonMCU's models call enough for the reference kernels."""
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+WIDTHS = [*((name, 8) for name in NETWORKS), ("kws", 4)]
+WIDTHS += [pytest.param((name, 4), marks=pytest.mark.slow) for name in NETWORKS if name != "kws"]
+WIDTHS += [pytest.param((name, 2), marks=pytest.mark.slow) for name in NETWORKS]
+"""Networks, and bits of their weights."""
+
+
+@pytest.fixture(scope="module", params=WIDTHS)
 def network(request, data_dir, tmp_path_factory):
     """Name, graph, samples, and what x86-64 and numpy make of them."""
-    graph = quantised(data_dir, request.param)
+    name, bits = request.param
+    graph = quantised(data_dir, name, bits)
     (source,) = graph.inputs
-    samples = inputs(data_dir, request.param, SAMPLES[request.param], source.type.affine)
+    count = SAMPLES[name] if bits == 8 else 2
+    samples = inputs(data_dir, name, count, source.type.affine)
     folder = tmp_path_factory.mktemp("x86")
     dlcc.compile(graph, folder / "net", passes=(), target="cpu:sse4")
     (output,) = graph.output_names
@@ -41,7 +49,7 @@ def network(request, data_dir, tmp_path_factory):
         results = np.stack([np.asarray(model(x[None])) for x in samples])
     reference = dlcc.execute(graph, {source.name: samples[:1]})[output]
     np.testing.assert_array_equal(results[0], reference)
-    return request.param, graph, samples, results
+    return (name, bits), graph, samples, results
 
 
 @pytest.mark.parametrize("core", ["cortex-m4", "cortex-m55"])
@@ -55,12 +63,17 @@ def test_same_bytes_on_the_boards_of_like_cores(network, core, tmp_path):
     check(*network, core, tmp_path)
 
 
-def check(name, graph, samples, expected, core, folder):
+def check(which, graph, samples, expected, core, folder):
     """Outputs, and bytes of flash and memory."""
+    name, bits = which
     artifact = folder / "artifact"
     result = dlcc.compile(graph, artifact, passes=(), target=core, emit=("a",))
     made = run(BOARDS[core], artifact, NETWORKS[name], samples, folder / "work")
     assert made.outputs.tobytes() == expected.tobytes()
     assert made.writable == 0
+    layers = result.program.report["layers"]
+    for layer in layers:
+        assert (layer.get("weights") == "compressed") == ("packed" in layer["kernel"])
+    assert bits == 8 or any(layer.get("weights") == "compressed" for layer in layers)
     assert made.flash < TFLM_FLASH[name]
     assert result.program.arena_bytes + made.stack < TFLM_RAM[name]
