@@ -54,9 +54,10 @@ class Cast(Op):
     def compute(self, node: Node, ctx: TirContext) -> None:
         """One conversion per element."""
         from dlcc.tir import expr
+        from dlcc.tir.access import element
 
         x = ctx.read(0)
-        dtype = str(node.output.type.dtype.numpy)
+        dtype = element(node.output.type)
 
         def body(*i: object) -> object:
             value = x(*i)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tvm import te
 
-from dlcc.ir import Node, TensorType
+from dlcc.ir import BF16, Node, TensorType
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Quantised, op_of
 from dlcc.tir import bfloat16
@@ -48,7 +48,7 @@ class TirContext:
         tensor, type_ = self.operands[index], self.node.input(index).type
         assert tensor is not None
         read = self.view(tensor, type_)
-        if not type_.is_bfloat16:
+        if not _in_bits(type_):
             return read
         return lambda *logical: bfloat16.widened(read(*logical))
 
@@ -78,12 +78,12 @@ class TirContext:
         node = self.node
         reals = [v.type for v in node.inputs if v is not None and v.type.dtype.is_float]
         moves = op_of(node).quantised is Quantised.SAME and node.op != "pad"  # pads with a number
-        return moves and bool(reals) and all(type_.is_bfloat16 for type_ in reals)
+        return moves and bool(reals) and all(_in_bits(type_) for type_ in reals)
 
     def output(self, index: int, body: Callable[..., Any]) -> None:
         """Declare output ``index`` by its logical indices."""
         type_ = self.node.outputs[index].type
-        if type_.is_bfloat16:
+        if _in_bits(type_):
             body = _storing(body, exact=self._selects_bfloat16())
         if not type_.rank:
             self.results[index] = te.compute((1,), lambda _: body(), name=f"y{index}")
@@ -104,11 +104,16 @@ def _storing(body: Callable[..., Any], *, exact: bool) -> Callable[..., Any]:
     return lambda *logical: store(body(*logical))
 
 
+def _in_bits(type_: TensorType) -> bool:
+    """Whether numbers are bfloat16 in memory, by their encoding or because the border says so."""
+    return type_.is_bfloat16 or type_.storage == BF16
+
+
 def element(type_: TensorType) -> str:
     """The dtype of what a read of such a tensor gives, and of what its definition must give."""
-    return "float32" if type_.is_bfloat16 else str(type_.storage.numpy)
+    return "float32" if _in_bits(type_) else str(type_.storage.numpy)
 
 
 def _placeholder(type_: TensorType, name: str) -> te.Tensor:
-    dtype = bfloat16.BITS if type_.is_bfloat16 else str(type_.storage.numpy)
+    dtype = bfloat16.BITS if _in_bits(type_) else str(type_.storage.numpy)
     return te.placeholder(type_.physical_shape or (1,), dtype, name=name)

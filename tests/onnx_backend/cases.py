@@ -1,0 +1,111 @@
+"""ONNX's own test cases: models of one node with inputs, and the outputs that they must give."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from dlcc.errors import DlccError
+from dlcc.frontends.onnx import import_onnx
+from dlcc.ir import Graph
+from dlcc.ir.encodings import Array
+
+_BOUND_AT_COMPILE_TIME = "must be known at compile time|declared with size 0"
+
+DIFFERENT = {
+    "test_resize_downsample_scales_linear_align_corners",
+    "test_resize_downsample_scales_cubic_align_corners",
+}
+"""Cases whose data takes the output's size before it is rounded down; ONNX Runtime, which skips
+them, and torch take the whole size, and so does dlcc."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case: ``model``, its ``inputs`` in order, the outputs ``wanted``, and how near."""
+
+    name: str
+    model: onnx.ModelProto
+    inputs: tuple[Any, ...]
+    wanted: tuple[Any, ...]
+    rtol: float
+    atol: float
+
+    @property
+    def op_types(self) -> tuple[str, ...]:
+        """The op types of the model's nodes, each once."""
+        return tuple(dict.fromkeys(n.op_type for n in self.model.graph.node))
+
+    def imported(self) -> tuple[Graph, dict[str, Array]]:
+        """The graph and what to feed it.
+
+        A case that takes a shape, an axis or a bound as a run-time input is tried again with its
+        inputs after the first as initialisers, which is how real models hold them.
+
+        Raises:
+            DlccError: the model is refused.
+        """
+        inputs: Sequence[Any] = self.inputs
+        try:
+            graph = import_onnx(self.model)
+        except DlccError as error:
+            if not re.search(_BOUND_AT_COMPILE_TIME, str(error)):
+                raise
+            model, inputs = _with_constants(self.model, self.inputs)
+            graph = import_onnx(model)
+        return graph, {v.name: a for v, a in zip(graph.inputs, inputs, strict=True)}
+
+    def difference(self, results: Sequence[Array]) -> str:
+        """How ``results`` differ from the case's outputs; "" if they are near enough."""
+        for got, want in zip(results, self.wanted, strict=True):
+            if got.shape != want.shape or got.dtype != want.dtype:
+                return f"{got.dtype}{got.shape} instead of {want.dtype}{want.shape}"
+            # bfloat16 models are computed in float32, which the cases' data is not
+            narrow = str(want.dtype) == "bfloat16"
+            rtol, atol = (2**-7, 2**-7) if narrow else (self.rtol, self.atol)
+            a, b = (np.asarray(v, np.float64) for v in (got, want))
+            if not np.allclose(a, b, rtol=rtol, atol=atol, equal_nan=True):
+                return f"differs by {np.nanmax(np.abs(a - b))}"
+        return ""
+
+
+@cache
+def node_cases() -> Mapping[str, Case]:
+    """All cases of single nodes that come with data, by name."""
+    from onnx.backend.test.loader import load_model_tests
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = list(load_model_tests(kind="node"))
+    return {
+        c.name: Case(c.name, c.model, *map(_arrays, c.data_sets[0]), c.rtol, c.atol)
+        for c in found
+        if c.model is not None and c.data_sets is not None
+    }
+
+
+def _arrays(values: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(numpy_helper.to_array(v) if isinstance(v, onnx.TensorProto) else v for v in values)
+
+
+def _with_constants(
+    model: onnx.ModelProto, inputs: Sequence[Any]
+) -> tuple[onnx.ModelProto, list[Any]]:
+    """The model with those inputs as initialisers that real models hold as such."""
+    fixed, kept = onnx.ModelProto(), []
+    fixed.CopyFrom(model)
+    for k, (proto, array) in enumerate(zip(model.graph.input, inputs, strict=True)):
+        small = array.dtype == np.int64 or array.ndim <= 1
+        if (k and small) or len(inputs) == 1 or array.dtype == np.bool_:
+            fixed.graph.initializer.append(numpy_helper.from_array(array, proto.name))
+        else:
+            kept.append(array)
+    return fixed, kept

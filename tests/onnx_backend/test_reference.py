@@ -1,0 +1,79 @@
+"""ONNX's own test cases of single nodes, against the importer and the references."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+
+import numpy as np
+import onnx
+
+from dlcc.analysis.execute import execute
+from dlcc.errors import DlccError, ExitCode
+from dlcc.frontends.registry import IMPORTERS, importer_for
+from tests.onnx_backend.cases import DIFFERENT, Case, node_cases
+
+EXPECTED = {
+    r"has element type (string|float8\w*|float4\w*|u?int[24])": "not a type of the border",
+    r"element type (FLOAT8\w*|FLOAT4\w*|U?INT[24]|STRING)\b": "not a type of the IR",
+    r"holds strings|attribute \S+ of kind": "not numbers",
+    r"is not a tensor": "sequences and optionals",
+    r"opset 1 is not supported": "older than opset 7",
+    r"is declared with size 0": "no numbers at all",
+    r"loops that run a data-dependent number of times": "no static graph",
+    r"function body needs": "the body is refused for a reason that stands here too",
+    r"training.mode": "inference only",
+    r"\d-D \w+: only 1-D and 2-D are supported": "volumes",
+    r"output \d \('\w+'\) is used": "by-products: Mean, Var, Indices of a pooling, a mask",
+    r"zero-size array": "the largest of no numbers",
+    r"a diagonal": "Einsum of a repeated letter",
+    r"must be known at compile time": "its shape depends on the data, even as a second input",
+    r"mode tf_crop_and_resize|antialias|axes|keep_aspect_ratio": "Resize beyond images",
+    r"parts \[0, 0, 0\] do not add up": "no numbers at all: an axis of size 0",
+    r"elements do not fit shape": "the shape's first entry is a run-time size",
+}
+"""Refusals of ops that have an importer, and why they are right."""
+
+
+def _differs(case: Case) -> str:
+    """Why the reference's outputs are not what the case says; "" if they are."""
+    graph, feeds = case.imported()
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return case.difference(list(execute(graph, feeds).values()))
+
+
+def _has_importers(model: onnx.ModelProto) -> bool:
+    versions = {o.domain: o.version for o in model.opset_import}
+    return all(
+        importer_for(n.domain, n.op_type, versions.get(n.domain, 1)) for n in model.graph.node
+    )
+
+
+def test_every_case_agrees_or_is_refused_for_a_known_reason() -> None:
+    wrong: list[str] = []
+    count: Counter[str] = Counter()
+    for case in node_cases().values():
+        try:
+            why = _differs(case)
+        except DlccError as error:
+            count["refused"] += 1
+            known = any(re.search(p, str(error)) for p in EXPECTED)
+            known = known or not _has_importers(case.model)
+            if not known or error.code not in (ExitCode.UNSUPPORTED, ExitCode.MODEL):
+                wrong.append(f"{case.name}: {error}")
+            continue
+        count["agrees"] += 1
+        if why and case.name not in DIFFERENT:
+            wrong.append(f"{case.name}: {why}")
+    assert not wrong, "\n".join(wrong)
+    assert count["agrees"] > 1300, count
+
+
+def test_importers_are_for_ops_that_onnx_has() -> None:
+    """A misspelt op type would never be met."""
+    for (domain, op_type), versions in IMPORTERS.items():
+        if domain == "" and op_type != "SimplifiedLayerNormalization":
+            assert onnx.defs.has(op_type), op_type
+            assert versions[0][0] <= onnx.defs.onnx_opset_version()
