@@ -83,6 +83,7 @@ class CompileOptions:
         threads: upper bound on threads at run time; 0 for :data:`DEFAULT_THREADS`, or for as many
             as the target's runtime has.
         shapes: symbolic dimension -> size, or input name -> shape.
+        constants: input name -> what it always is; no input of the compiled network.
         calibration: .npz file, or a callable that starts an iterator of feeds.
         tuning: database file of ``dlcc tune``; kernels it has measured are chosen by it.
         emit: kinds of library to write (``so``, ``a``, ``o``, ``c``); none for the usual one of
@@ -108,6 +109,7 @@ class CompileOptions:
     recipe: str | Path | Recipe | None = None
     threads: int = 0
     shapes: Mapping[str, Any] | None = None
+    constants: Mapping[str, Any] | None = None
     calibration: Calibration | None = None
     tuning: str | Path | None = None
     emit: tuple[str, ...] = ()
@@ -260,7 +262,7 @@ def _selection(names: tuple[str, ...]) -> Selection:
 def import_model(model: str | Path | Any, options: CompileOptions, remarks: list[Remark]) -> Graph:
     """A graph from a path or an ONNX ModelProto, its remarks added to ``remarks``."""
     notes: list[str] = []
-    graph = load_graph(model, shapes=options.shapes, remarks=notes)
+    graph = load_graph(model, shapes=options.shapes, constants=options.constants, remarks=notes)
     remarks += [Remark("import", "", "note", note) for note in notes]
     return graph
 

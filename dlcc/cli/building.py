@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dlcc.cli.common import (
+    ConstantOption,
     JsonOption,
     QuietOption,
     ShapeOption,
     check_artifact_place,
     check_dump_dir,
     check_writable_file,
+    parse_constants,
     parse_list,
     parse_shapes,
     split_names,
@@ -188,6 +190,7 @@ def compile_model(
     recipe: RecipeOption = None,
     threads: MostThreadsOption = 0,
     shape: ShapeOption = None,
+    constant: ConstantOption = None,
     tuning: TuningOption = None,
     emit: Annotated[
         str | None,
@@ -233,6 +236,7 @@ def compile_model(
         recipe=recipe,
         threads=threads,
         shapes=parse_shapes(shape),
+        constants=parse_constants(constant),
         calibration=calib,
         tuning=tuning,
         emit=kinds,
@@ -275,6 +279,7 @@ def optimise_model(
     recipe: RecipeOption = None,
     calib: CalibOption = None,
     shape: ShapeOption = None,
+    constant: ConstantOption = None,
     print_before: PrintBeforeOption = None,
     print_after: PrintAfterOption = None,
     dump_dir: DumpOption = None,
@@ -301,6 +306,7 @@ def optimise_model(
         passes=passes,
         recipe=recipe,
         shapes=parse_shapes(shape),
+        constants=parse_constants(constant),
         calibration=calib,
         verify_numerics=verify_numerics,
         print_before=split_names(print_before),
@@ -336,6 +342,7 @@ def export_model(
         ),
     ] = False,
     shape: ShapeOption = None,
+    constant: ConstantOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a network as ONNX; quantised values become QuantizeLinear/DequantizeLinear pairs."""
@@ -344,7 +351,7 @@ def export_model(
     from dlcc.frontends import load_graph
     from dlcc.frontends.onnx_export import export_onnx
 
-    graph = load_graph(model, shapes=parse_shapes(shape))
+    graph = load_graph(model, shapes=parse_shapes(shape), constants=parse_constants(constant))
     size = export_onnx(graph, output, opset=opset, integer_adds=integer_adds)
     console.line(f"wrote {output}: {bytes_text(size)}, opset {opset}")
     console.json({"output": output, "bytes": size, "opset": opset})

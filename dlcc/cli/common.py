@@ -23,6 +23,15 @@ ShapeOption = Annotated[
         show_default=False,
     ),
 ]
+ConstantOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--constant",
+        metavar="NAME=VALUE",
+        help="What an input always is: a number, or numbers joined by commas. Repeatable.",
+        show_default=False,
+    ),
+]
 ThreadsOption = Annotated[
     int,
     typer.Option("--threads", min=0, help="Threads to run on; 0: all cores.", show_default=True),
@@ -64,6 +73,43 @@ def parse_shapes(texts: Sequence[str] | None) -> dict[str, int | tuple[int, ...]
             raise _bad_shape(text, "a size must be at least 1")
         shapes[name] = numbers[0] if _SIZE.fullmatch(size) else numbers
     return shapes
+
+
+def parse_constants(texts: Sequence[str] | None) -> dict[str, int | float | list[int | float]]:
+    """``["sr=16000", "scale=0.5,2"]`` -> ``{"sr": 16000, "scale": [0.5, 2]}``.
+
+    Raises:
+        DlccError: USAGE, with the text that cannot be read.
+    """
+    constants: dict[str, int | float | list[int | float]] = {}
+    for text in texts or ():
+        name, mark, value = (part.strip() for part in text.rpartition("="))
+        if not mark or not name or name in constants:
+            why = f"{name!r} is given twice" if name in constants else "it is no NAME=VALUE"
+            raise _bad_constant(text, why)
+        try:
+            numbers = [_number(part.strip()) for part in value.split(",")]
+        except ValueError:
+            raise _bad_constant(text, f"{value!r} is neither a number nor several") from None
+        constants[name] = numbers if "," in value else numbers[0]
+    return constants
+
+
+def _number(text: str) -> int | float:
+    truth = {"true": 1, "false": 0}.get(text.lower())
+    if truth is not None:
+        return truth
+    return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else float(text)
+
+
+def _bad_constant(text: str, why: str) -> DlccError:
+    return DlccError(
+        ExitCode.USAGE,
+        "the constant cannot be read",
+        where=f"--constant {text}",
+        why=why,
+        fix="write for example --constant sr=16000 or --constant scale=0.5,2",
+    )
 
 
 def _bad_shape(text: str, why: str) -> DlccError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Graph
@@ -12,13 +13,18 @@ ShapeOptions = Mapping[str, int | tuple[int, ...]]
 
 
 def load_graph(
-    path: str | Path, *, shapes: ShapeOptions | None = None, remarks: list[str] | None = None
+    path: str | Path,
+    *,
+    shapes: ShapeOptions | None = None,
+    constants: Mapping[str, Any] | None = None,
+    remarks: list[str] | None = None,
 ) -> Graph:
     """Read a network from an ``.onnx`` or ``.dlir`` file.
 
     Args:
         path: the file; other suffixes are tried as ONNX.
         shapes: sizes of symbolic dimensions by name, or whole shapes by input name (ONNX only).
+        constants: contents of inputs that are always the same, by name (ONNX only).
         remarks: gets one line per assumption that was made.
 
     Raises:
@@ -35,21 +41,22 @@ def load_graph(
             fix="give the path of an .onnx or .dlir file",
         )
     if file.suffix == ".dlir":
-        if shapes:
-            raise DlccError(
-                ExitCode.USAGE,
-                "shapes cannot be set for a .dlir file",
-                where=str(file),
-                why="its shapes are already fixed",
-                fix="leave --shape out, or compile the .onnx file",
-            )
+        for option, given in (("shape", shapes), ("constant", constants)):
+            if given:
+                raise DlccError(
+                    ExitCode.USAGE,
+                    f"{option}s cannot be set for a .dlir file",
+                    where=str(file),
+                    why=f"its {option}s are already fixed",
+                    fix=f"leave --{option} out, or compile the .onnx file",
+                )
         import dlcc.ops  # noqa: F401  (registers the ops)
         from dlcc.ir.text import load
 
         return load(file)
     from dlcc.frontends.onnx import import_onnx
 
-    return import_onnx(file, shapes=shapes, remarks=remarks)
+    return import_onnx(file, shapes=shapes, constants=constants, remarks=remarks)
 
 
 __all__ = ["ShapeOptions", "load_graph"]

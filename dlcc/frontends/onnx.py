@@ -8,7 +8,7 @@ arithmetic on shapes is folded while the graph is built.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -16,11 +16,16 @@ from onnx import helper, inliner
 
 import dlcc.ops
 from dlcc.errors import DlccError, ExitCode
+from dlcc.frontends.control import CONTROL, Call
 from dlcc.frontends.fold import fold_nodes, remove_dead
-from dlcc.frontends.onnx_inputs import Border
+from dlcc.frontends.onnx_inputs import Border, Constants
 from dlcc.frontends.onnx_model import Tensors, attributes, opsets, ordered, read_model
 from dlcc.frontends.registry import OnnxNode, Unsupported, importer_for, model_error
+from dlcc.frontends.scopes import FAILED, Binding, Failed, Scope
+from dlcc.frontends.sequences import SEQUENCES
 from dlcc.ir import Graph, Value
+
+_STRUCTURAL = CONTROL | SEQUENCES
 
 _OPS = dlcc.ops.OPS  # importing the package is what registers the importers
 
@@ -32,6 +37,7 @@ def import_onnx(
     source: str | Path | onnx.ModelProto,
     *,
     shapes: Mapping[str, int | tuple[int, ...]] | None = None,
+    constants: Constants | None = None,
     remarks: list[str] | None = None,
     name: str = "",
 ) -> Graph:
@@ -41,6 +47,8 @@ def import_onnx(
         source: a file or a model in memory. External data is read only from below the file's
             folder.
         shapes: sizes of symbolic dimensions by name (``{"N": 1}``), or whole shapes by input name.
+        constants: contents of inputs that are always the same, by name; they are no inputs of the
+            graph any more, and what they decide is decided (``{"sr": 16000}``).
         remarks: gets one line per assumption (a dimension taken as 1, float16 computed as float32).
         name: name of the graph; by default the file's stem, else the model's own.
 
@@ -48,8 +56,8 @@ def import_onnx(
         The graph, with idioms (GELU, LayerNorm, ...) and QDQ pairs recognised.
 
     Raises:
-        DlccError: INPUT_FILE (not readable, not ONNX), MODEL (invalid), USAGE (``shapes`` does not
-            fit), or UNSUPPORTED with every node that cannot be imported.
+        DlccError: INPUT_FILE (not readable, not ONNX), MODEL (invalid), USAGE (``shapes`` or
+            ``constants`` do not fit), or UNSUPPORTED with every node that cannot be imported.
     """
     told: list[str] = [] if remarks is None else remarks
     folder: Path | None = None
@@ -61,7 +69,7 @@ def import_onnx(
         name = name or path.stem
     if model.functions:
         model = _inlined(model)
-    graph = _ModelImporter(model, folder, shapes or {}, told).run(name)
+    graph = _ModelImporter(model, folder, shapes or {}, constants or {}, told).run(name)
     remove_dead(graph)
     return _recognised(graph, told)
 
@@ -87,35 +95,6 @@ def _recognised(graph: Graph, remarks: list[str]) -> Graph:
     return graph
 
 
-class _Failed:
-    """Stands for a value whose producer could not be imported."""
-
-
-_FAILED = _Failed()
-Binding = Value | _Failed | None
-"""What a name stands for; None is an optional input that a function's caller left out."""
-
-
-@dataclass
-class _Scope:
-    """Names of one graph or function body."""
-
-    values: dict[str, Binding] = field(default_factory=dict)
-    tensors: dict[str, onnx.TensorProto | onnx.SparseTensorProto] = field(default_factory=dict)
-    parent: _Scope | None = None
-
-    def names(self) -> set[str]:
-        """Every name that is visible here."""
-        own = {*self.values, *self.tensors}
-        return own | self.parent.names() if self.parent else own
-
-    def owner(self, name: str) -> _Scope | None:
-        """The innermost scope that knows ``name``."""
-        if name in self.values or name in self.tensors:
-            return self
-        return self.parent.owner(name) if self.parent else None
-
-
 @dataclass(frozen=True)
 class _Refusal:
     node: str
@@ -135,44 +114,59 @@ class _ModelImporter:
         model: onnx.ModelProto,
         folder: Path | None,
         shapes: Mapping[str, int | tuple[int, ...]],
+        constants: Constants,
         remarks: list[str],
     ) -> None:
         self.model = model
         self.tensors = Tensors(folder, remarks)
-        self.border = Border(model.graph, shapes, self.tensors, remarks)
+        self.border = Border(model.graph, shapes, constants, self.tensors, remarks)
         self.opsets = opsets(model)
         self.graph = Graph("")
+        self.remarks = remarks
         self.locs: set[str] = set()
+        self.prefix = ""
         self.refusals: list[_Refusal] = []
         self.depth = 0
 
     def run(self, name: str) -> Graph:
         self.graph.name = name or self.model.graph.name or "network"
-        scope = _Scope()
+        scope = Scope()
         for value_name, value in self.border.add_inputs(self.graph):
             scope.values[value_name] = value
-        self.body(self.model.graph, scope, self.opsets)
+        results = self.body(self.model.graph, scope, self.opsets)
         if self.refusals:
             raise _unsupported(self.refusals)
         outputs = [
-            self.border.output(self.graph, proto, self.resolve(proto.name, scope))
-            for proto in self.model.graph.output
+            self.border.output(self.graph, proto, _tensor(proto.name, result))
+            for proto, result in zip(self.model.graph.output, results, strict=True)
         ]
         if not outputs:
             raise model_error("the model has no outputs")
         self.graph.set_outputs(outputs, [proto.name for proto in self.model.graph.output])
         return self.graph
 
-    def body(self, proto: onnx.GraphProto, scope: _Scope, versions: Mapping[str, int]) -> None:
-        """Import the nodes of a graph into ``scope``."""
-        for tensor in proto.initializer:
-            scope.tensors[tensor.name] = tensor
-        for sparse in proto.sparse_initializer:
-            scope.tensors[sparse.values.name] = sparse
-        self.nodes(proto.node, scope, versions)
+    def body(
+        self,
+        proto: onnx.GraphProto,
+        scope: Scope,
+        versions: Mapping[str, int],
+        prefix: str = "",
+    ) -> list[Binding]:
+        """Import the nodes of a graph into ``scope``, named after ``prefix``; its outputs."""
+        scope.declare(proto)
+        outer, self.prefix = self.prefix, prefix or self.prefix
+        self.depth += 1
+        try:
+            if self.depth > _MAX_DEPTH:
+                raise Unsupported(f"bodies are nested deeper than {_MAX_DEPTH}")
+            self.nodes(proto.node, scope, versions)
+        finally:
+            self.depth -= 1
+            self.prefix = outer
+        return [self.binding(output.name, scope) for output in proto.output]
 
     def nodes(
-        self, protos: Iterable[onnx.NodeProto], scope: _Scope, versions: Mapping[str, int]
+        self, protos: Iterable[onnx.NodeProto], scope: Scope, versions: Mapping[str, int]
     ) -> None:
         for proto in ordered(protos, scope.names()):
             loc = self.unique_loc(proto)
@@ -181,34 +175,39 @@ class _ModelImporter:
             try:
                 outputs: Sequence[Binding] = self.node(proto, loc, scope, versions)
             except Unsupported as refusal:
-                outputs = [_FAILED] * len(proto.output)
+                outputs = [FAILED] * len(proto.output)
                 self.refusals.append(_Refusal(loc, proto.op_type, domain, opset, str(refusal)))
             for name, value in zip(proto.output, outputs, strict=False):
                 if name:
                     scope.values[name] = value
 
     def node(
-        self, proto: onnx.NodeProto, loc: str, scope: _Scope, versions: Mapping[str, int]
+        self, proto: onnx.NodeProto, loc: str, scope: Scope, versions: Mapping[str, int]
     ) -> Sequence[Binding]:
-        """Import one node; its outputs, or _FAILED ones where an operand already failed."""
+        """Import one node; its outputs, or FAILED ones where an operand already failed."""
         domain = "" if proto.domain == "ai.onnx" else proto.domain
         if domain not in versions:
             raise Unsupported(f"the model imports no opset of domain {domain!r}")
         importer = importer_for(domain, proto.op_type, versions[domain])
+        structural = None if domain else _STRUCTURAL.get(proto.op_type)
         function = None
-        if importer is None and proto.op_type != "If":
+        if importer is None and structural is None:
             function = self.function_schema(proto, domain, versions[domain])
         operands = [self.binding(name, scope) for name in proto.input]
-        if any(v is _FAILED for v in operands):
-            return [_FAILED] * len(proto.output)
-        known = tuple(v for v in operands if not isinstance(v, _Failed))
+        if any(isinstance(v, Failed) for v in operands):
+            return [FAILED] * len(proto.output)
+        known = tuple(v for v in operands if v is None or isinstance(v, Value))
         attrs = attributes(proto, self.tensors)
         view = OnnxNode(
             proto.op_type, loc, domain, versions[domain], known, attrs, len(proto.output),
             self.graph,
         )  # fmt: skip
-        if proto.op_type == "If" and not domain:
-            return self.branch(view, scope, versions)
+        if structural is not None:
+            return structural(Call(self, view, operands, scope, versions))
+        if len(known) != len(operands):
+            if proto.op_type == "Identity" and not domain:
+                return operands
+            raise Unsupported("an input is a sequence or an empty optional")
         if importer is None:
             assert function is not None
             return self.expand(view, proto, function)
@@ -231,7 +230,7 @@ class _ModelImporter:
     # -- names ---------------------------------------------------------------------------------
 
     def unique_loc(self, proto: onnx.NodeProto) -> str:
-        base = proto.name or f"{proto.op_type}_{len(self.locs)}"
+        base = self.prefix + (proto.name or f"{proto.op_type}_{len(self.locs)}")
         name, count = base, 0
         while name in self.locs:
             count += 1
@@ -239,7 +238,7 @@ class _ModelImporter:
         self.locs.add(name)
         return name
 
-    def binding(self, name: str, scope: _Scope) -> Binding:
+    def binding(self, name: str, scope: Scope) -> Binding:
         """What ``name`` stands for; contents of initialisers are read at first use."""
         if not name:
             return None
@@ -257,24 +256,7 @@ class _ModelImporter:
             owner.values[name] = self.graph.add_constant(array, name=name)
         return owner.values[name]
 
-    def resolve(self, name: str, scope: _Scope) -> Value:
-        """As :meth:`binding`, for a name that must stand for a value."""
-        value = self.binding(name, scope)
-        if not isinstance(value, Value):
-            raise model_error(f"the output {name!r} has no value", fix="export the model again")
-        return value
-
-    # -- control flow and functions ------------------------------------------------------------
-
-    def branch(
-        self, node: OnnxNode, scope: _Scope, versions: Mapping[str, int]
-    ) -> Sequence[Binding]:
-        """Inline the branch of an If whose condition is known."""
-        condition = bool(node.constant(0, "the condition").reshape(-1)[0])
-        body = node.attrs["then_branch" if condition else "else_branch"]
-        inner = _Scope(parent=scope)
-        self.body(body, inner, versions)
-        return [self.binding(proto.name, inner) for proto in body.output]
+    # -- functions -----------------------------------------------------------------------------
 
     def function_schema(self, proto: onnx.NodeProto, domain: str, opset: int) -> onnx.defs.OpSchema:
         """The schema of an op that has no importer but is defined by other ops."""
@@ -288,8 +270,6 @@ class _ModelImporter:
                 schema.has_function or schema.has_context_dependent_function
             ):
                 return schema
-            if proto.op_type in ("Loop", "Scan"):
-                reason = "loops that run a data-dependent number of times have no static graph"
         raise Unsupported(reason)
 
     def expand(
@@ -297,7 +277,7 @@ class _ModelImporter:
     ) -> Sequence[Binding]:
         """Import an op through the function body of its schema."""
         function = _function_body(node, proto, schema)
-        scope = _Scope()
+        scope = Scope()
         for index, name in enumerate(function.input):
             scope.values[name] = node.optional(index)
         given = {k: a.default_value for k, a in schema.attributes.items() if a.default_value.name}
@@ -309,6 +289,7 @@ class _ModelImporter:
         )
         protos = [_with_attributes(inner, given, node.name) for inner in function.node]
         before, self.refusals = self.refusals, []
+        outer, self.prefix = self.prefix, ""  # the nodes' names begin with this one's already
         self.depth += 1
         try:
             if self.depth > _MAX_DEPTH:
@@ -316,12 +297,26 @@ class _ModelImporter:
             self.nodes(protos, scope, versions)
         finally:
             self.depth -= 1
+            self.prefix = outer
             inner_refusals, self.refusals = self.refusals, before
         if inner_refusals:
             parts = "; ".join(f"{r.op_type}: {r.reason}" for r in inner_refusals)
             raise Unsupported(f"no importer, and its function body needs {parts}")
         pairs = zip(function.output, proto.output, strict=False)
         return [self.binding(inner, scope) if outer else None for inner, outer in pairs]
+
+
+def _tensor(name: str, result: Binding) -> Value:
+    """What the model's output ``name`` stands for."""
+    if not isinstance(result, Value):
+        raise DlccError(
+            ExitCode.UNSUPPORTED,
+            f"output {name!r} is not a tensor",
+            where=name,
+            why="it is a sequence or an optional",
+            fix="export the model with tensor outputs only",
+        )
+    return result
 
 
 def _function_body(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from math import prod
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,9 +15,12 @@ from dlcc.errors import DlccError, ExitCode
 from dlcc.frontends.onnx_model import NARROW, Tensors
 from dlcc.frontends.registry import model_error
 from dlcc.ir import F32, DType, Graph, TensorType, Value
+from dlcc.ir.encodings import Array
 from dlcc.ops.base import build
 
 Shapes = Mapping[str, int | tuple[int, ...]]
+Constants = Mapping[str, Any]
+"""Inputs' contents by name: numbers, nested sequences of them, or arrays."""
 
 _BATCH = re.compile(r"(^n$|^b$|^bs$|batch|^unk|^none$|^\?$|dynamic|^dim_0$|_dim_0$)", re.IGNORECASE)
 """Names of dimensions that are taken as 1 where nothing else is said."""
@@ -27,15 +32,21 @@ class Border:
     Args:
         graph: the model's graph.
         shapes: sizes of symbolic dimensions by name, or whole shapes by input name.
+        known: contents of inputs that become constants, by name.
         tensors: for remarks about float types.
         remarks: gets one line per assumption.
 
     Raises:
-        DlccError: ``shapes`` names something that the model does not have.
+        DlccError: ``shapes`` or ``known`` names something that the model does not have.
     """
 
     def __init__(
-        self, graph: onnx.GraphProto, shapes: Shapes, tensors: Tensors, remarks: list[str]
+        self,
+        graph: onnx.GraphProto,
+        shapes: Shapes,
+        known: Constants,
+        tensors: Tensors,
+        remarks: list[str],
     ) -> None:
         constants = {t.name for t in graph.initializer}
         constants |= {s.values.name for s in graph.sparse_initializer}
@@ -48,6 +59,15 @@ class Border:
         names = {v.name for v in self._inputs}
         for key, size in shapes.items():
             self._take(key, size, symbols, names)
+        self._known = dict(known)
+        for key in known:
+            if key not in names:
+                raise DlccError(
+                    ExitCode.USAGE,
+                    f"--constant names {key!r}, which is no input of the model",
+                    why=f"its inputs are {sorted(names)}",
+                    fix="name one of them",
+                )
 
     def _take(
         self, key: str, size: int | tuple[int, ...], symbols: set[str], names: set[str]
@@ -79,9 +99,39 @@ class Border:
         for proto in self._inputs:
             if any(v.name == proto.name for v in graph.inputs):
                 raise model_error(f"the input {proto.name!r} is listed twice")
-            graph.add_input(proto.name, TensorType(self._shape(proto), _dtype(proto)))
+            if proto.name not in self._known:
+                graph.add_input(proto.name, TensorType(self._shape(proto), _dtype(proto)))
         for value in graph.inputs:
             yield value.name, self._widened(graph, value)
+        for proto in self._inputs:
+            if proto.name in self._known:
+                yield proto.name, graph.add_constant(self._bound(proto), name=proto.name)
+
+    def _bound(self, proto: onnx.ValueInfoProto) -> Array:
+        """What the input is bound to, in its type; one number fills its shape."""
+        dtype = _dtype(proto).numpy
+        try:
+            given = np.asarray(self._known[proto.name])
+            exact = given.astype(dtype)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise _bad_constant(proto.name, str(error)) from None
+        real = np.issubdtype(dtype, np.inexact) or given.dtype.kind not in "biuf"
+        if given.dtype.kind not in "biuf" or not (real or np.array_equal(exact, given)):
+            raise _bad_constant(proto.name, f"{given.tolist()!r} is no {dtype} without loss")
+        sizes = [d.dim_value for d in _dims(proto)]
+        declared = proto.type.tensor_type.HasField("shape")
+        fits = len(sizes) == given.ndim and all(
+            size in (0, extent) for size, extent in zip(sizes, given.shape, strict=True)
+        )
+        if fits or not declared:
+            return self._tensors.widened(exact)
+        shape = self._shape(proto)
+        if given.size not in (1, prod(shape)):
+            raise _bad_constant(
+                proto.name, f"{given.size} numbers do not fit its shape {list(shape)}"
+            )
+        filled = exact.reshape(shape) if given.size == prod(shape) else np.full(shape, exact)
+        return self._tensors.widened(filled)
 
     def output(self, graph: Graph, proto: onnx.ValueInfoProto, value: Value) -> Value:
         """``value`` in the element type that the model declares for this output."""
@@ -161,6 +211,16 @@ def _dtype(proto: onnx.ValueInfoProto) -> DType:
             where=proto.name,
             fix="use float32, an integer of 8 to 64 bits, or bool at the border",
         ) from None
+
+
+def _bad_constant(name: str, why: str) -> DlccError:
+    return DlccError(
+        ExitCode.USAGE,
+        "the constant does not fit the input",
+        where=f"--constant {name}",
+        why=why,
+        fix=f"give one number, or as many as the input has: --constant {name}=16000",
+    )
 
 
 def _needs_shape(name: str, why: str, symbol: str = "") -> DlccError:

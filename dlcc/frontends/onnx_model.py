@@ -269,6 +269,7 @@ def attributes(node: onnx.NodeProto, tensors: Tensors) -> dict[str, Any]:
         kinds.FLOATS: lambda a: tuple(float(v) for v in a.floats),
         kinds.INTS: lambda a: tuple(int(v) for v in a.ints),
         kinds.STRINGS: lambda a: tuple(v.decode("utf-8", "replace") for v in a.strings),
+        kinds.TYPE_PROTO: lambda a: a.tp,
         kinds.SPARSE_TENSOR: lambda a: _densified(a.sparse_tensor, tensors),
     }
     out: dict[str, Any] = {}

@@ -350,7 +350,7 @@ class Mul(Binary):
 
 
 class Div(Binary):
-    """div(a, b): a / b; integers truncate toward zero."""
+    """div(a, b): a / b; integers truncate toward zero, and by 0 give 0."""
 
     name = "div"
 
@@ -366,7 +366,7 @@ class Div(Binary):
         """IEEE division, or C's on integers."""
         from dlcc.tir import expr
 
-        return expr.truncdiv(a, b) if node.output.type.dtype.is_integer else a / b
+        return expr.quotient(a, b) if node.output.type.dtype.is_integer else a / b
 
     def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
         """Extremes of the quotients; unbounded where the divisor may be 0."""
@@ -401,7 +401,10 @@ class Pow(Binary):
 
 
 class Mod(Binary):
-    """mod(a, b) {fmod=false}: remainder with the sign of b, or of a where ``fmod``."""
+    """mod(a, b) {fmod=false}: remainder with the sign of b, or of a where ``fmod``.
+
+    Of integers, by 0 it is 0.
+    """
 
     name = "mod"
     attributes = {"fmod": False}  # noqa: RUF012
@@ -416,7 +419,7 @@ class Mod(Binary):
         from dlcc.tir.trigonometry import floor_mod, fmod
 
         if node.output.type.dtype.is_integer:
-            return expr.truncmod(a, b) if self.get(node, "fmod") else expr.floormod(a, b)
+            return expr.remainder(a, b, floor=not self.get(node, "fmod"))
         return fmod(a, b) if self.get(node, "fmod") else floor_mod(a, b)
 
 

@@ -1,7 +1,8 @@
 """Selection and placement by indices: gather and scatter in ONNX's three spellings each.
 
-Indices are integer tensors; negative ones count from the end, as in ONNX. The reference raises on
-an index outside the axis; a kernel clamps it instead of reading foreign memory.
+Indices are integer tensors; negative ones count from the end, as in ONNX. A gather by an index
+outside the axis takes the nearest place inside: what a branch or a trip that is not taken computes
+may not fail, nor read foreign memory. Indices that are constants must be inside.
 """
 
 from __future__ import annotations
@@ -28,6 +29,20 @@ def _place(index: Any, size: int) -> Any:
 
     index = index.astype("int32")
     return expr.clamp(expr.select(index < 0, index + size, index), 0, size - 1)
+
+
+def _inside(node: Node, indices: Array, size: int) -> Array:
+    """The reference's form of :func:`_place`.
+
+    Raises:
+        IndexError: an index is outside, and a constant.
+    """
+    places: Array = np.where(indices < 0, indices.astype(np.int64) + size, indices)
+    if not node.input(1).is_constant:
+        return np.clip(places, 0, size - 1)
+    if places.size and (places.min() < 0 or places.max() >= size):
+        raise IndexError(f"indices from {indices.min()} to {indices.max()} in an axis of {size}")
+    return places
 
 
 def _checked_indices(node: Node, position: int = 1) -> TensorType:
@@ -63,7 +78,8 @@ class Gather(_Gather):
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """Numpy's take."""
-        return [np.take(present(xs[0]), present(xs[1]), axis=int(self.get(node, "axis")))]
+        x, axis = present(xs[0]), int(self.get(node, "axis"))
+        return [np.take(x, _inside(node, present(xs[1]), x.shape[axis]), axis=axis)]
 
     def compute(self, node: Node, ctx: TirContext) -> None:
         """An indirect read."""
@@ -99,7 +115,8 @@ class GatherElements(_Gather):
         """Numpy's take_along_axis, with indices that may be smaller than the data."""
         x, indices, axis = present(xs[0]), present(xs[1]), int(self.get(node, "axis"))
         part = tuple(slice(d if k != axis else None) for k, d in enumerate(indices.shape))
-        return [np.take_along_axis(x[part], indices.astype(np.int64), axis)]
+        places = _inside(node, indices, x.shape[axis])
+        return [np.take_along_axis(x[part], places, axis)]
 
     def compute(self, node: Node, ctx: TirContext) -> None:
         """An indirect read."""
@@ -130,7 +147,8 @@ class GatherND(_Gather):
         outer = np.indices(indices.shape[:batch])
         spread = (1,) * (indices.ndim - 1 - batch)
         batches = [o.reshape(*o.shape, *spread) for o in outer]
-        return [x[(*batches, *np.moveaxis(indices, -1, 0))]]
+        named = enumerate(np.moveaxis(indices, -1, 0))
+        return [x[(*batches, *(_inside(node, part, x.shape[batch + k]) for k, part in named))]]
 
     def compute(self, node: Node, ctx: TirContext) -> None:
         """An indirect read with several indices."""
@@ -246,7 +264,8 @@ class ScatterElements(_Scatter):
         """Numpy's indexed assignment."""
         x, indices, updates = (present(v) for v in xs)
         places: list[Array] = list(np.indices(indices.shape))
-        places[int(self.get(node, "axis"))] = indices
+        axis = int(self.get(node, "axis"))
+        places[axis] = _inside(node, indices, x.shape[axis])
         return [self._put(node, x, tuple(places), updates)]
 
     def compute(self, node: Node, ctx: TirContext) -> None:
@@ -291,7 +310,9 @@ class ScatterND(_Scatter):
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """Numpy's indexed assignment."""
         x, indices, updates = (present(v) for v in xs)
-        return [self._put(node, x, tuple(np.moveaxis(indices, -1, 0)), updates)]
+        named = enumerate(np.moveaxis(indices, -1, 0))
+        places = tuple(_inside(node, part, x.shape[k]) for k, part in named)
+        return [self._put(node, x, places, updates)]
 
     def compute(self, node: Node, ctx: TirContext) -> None:
         """Each place looks at all rows."""

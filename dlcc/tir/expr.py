@@ -141,11 +141,6 @@ def truncdiv(a: Expr, b: Expr) -> Expr:
     return tirx.truncdiv(a, b)
 
 
-def truncmod(a: Expr, b: Expr) -> Expr:
-    """Integer remainder as in C."""
-    return tirx.truncmod(a, b)
-
-
 def floormod(a: Expr, b: Expr) -> Expr:
     """Integer remainder with the sign of ``b``."""
     return tirx.floormod(a, b)
@@ -154,6 +149,30 @@ def floormod(a: Expr, b: Expr) -> Expr:
 def floordiv(a: Expr, b: Any) -> Expr:
     """Integer quotient, rounded down."""
     return tirx.floordiv(a, b)
+
+
+def _safe_divisor(b: Expr) -> tuple[Expr, Expr, Expr]:
+    """(b, b is 0, b is -1), b replaced by 1 in these two cases, in which CPUs trap or may."""
+    zero, minus = b.equal(like(0, b)), b.equal(like(-1, b)) if signed(b) else const(False, "bool")
+    return tirx.Select(tirx.any(zero, minus), like(1, b), b), zero, minus
+
+
+def signed(x: Expr) -> bool:
+    """Whether integers of this type have a sign."""
+    return dtype_of(x).startswith("int")
+
+
+def quotient(a: Expr, b: Expr) -> Expr:
+    """Quotient of integers, truncated toward zero; 0 where b is 0, and modulo the width."""
+    divisor, zero, minus = _safe_divisor(b)
+    made = tirx.Select(zero, like(0, a), tirx.truncdiv(a, divisor))
+    return tirx.Select(minus, like(0, a) - a, made) if signed(b) else made
+
+
+def remainder(a: Expr, b: Expr, *, floor: bool) -> Expr:
+    """What :func:`quotient` (or, with ``floor``, the one rounded down) leaves; 0 where b is 0."""
+    divisor, *_ = _safe_divisor(b)  # by 1 nothing is left, as by -1
+    return (tirx.floormod if floor else tirx.truncmod)(a, divisor)
 
 
 def reduced(kind: str, count: int, body: Callable[[Any, Expr], Expr]) -> Callable[..., Expr]:

@@ -222,7 +222,7 @@ def test_run_time_shape_is_refused() -> None:
 def test_loop_says_why() -> None:
     body = helper.make_graph([], "body", [], [])
     error = refusal(model([node("Loop", ["", ""], ["y"], body=body)], [X], ["y"]))
-    assert "no static graph" in error.why
+    assert "its body has 0 inputs and is given 2" in error.why
 
 
 # -- shapes and types of the border --------------------------------------------------------------

@@ -10,7 +10,6 @@ import pytest
 from onnx import TensorProto, helper
 
 from dlcc.analysis.verify import verify
-from dlcc.errors import DlccError
 from dlcc.frontends.onnx import import_onnx
 from dlcc.ir import Graph
 from tests.frontends.models import assert_same, feed, model, ops, tensor
@@ -117,14 +116,6 @@ def test_branch_with_a_known_condition_is_inlined(condition: bool, op: str) -> N
         {"c": np.array(condition)},
     )  # fmt: skip
     assert ops(checked(made)) == [op]
-
-
-def test_branch_with_an_unknown_condition_is_refused() -> None:
-    body = helper.make_graph([node("Relu", ["x"], ["t"])], "then", [], [tensor("t", None)])
-    inputs = [X, tensor("c", (), TensorProto.BOOL)]
-    made = model([node("If", ["c"], ["y"], then_branch=body, else_branch=body)], inputs, ["y"])
-    with pytest.raises(DlccError, match=r"the condition \(input 0\) must be known"):
-        import_onnx(made)
 
 
 @pytest.mark.parametrize("opset", [7, 9, 10, 11, 13, 18, 21])

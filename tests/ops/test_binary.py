@@ -201,6 +201,10 @@ def test_interval_of_a_square_is_not_negative() -> None:
     assert_interval_holds(prelu())
 
 
+HARD = np.array([-(2**63), -7, 0, 1, 2**63 - 1])
+"""Operands of divisions that trap: by 0, and the smallest integer by -1."""
+
+
 def tir_cases() -> list[Case]:
     cases = [prelu(), prelu(U8, OUT, "nhwc"), prelu(S8)]
     for op in FUNCTIONS:
@@ -220,6 +224,8 @@ def tir_cases() -> list[Case]:
         dense("add", np.float32(3), np.float32(4)),
         dense("div", real(3, 4), real(1, 4, seed=1)),
         dense("div", ints(4, 5), ints(4, 5, seed=1) * 2 + 1),
+        dense("div", HARD, -HARD[::-1]),
+        dense("div", HARD.astype(np.int32), np.zeros(5, np.int32) - 1),
         dense("pow", np.abs(real(3, 4)) + np.float32(0.1), real(4, seed=1)),
         dense("pow", real(3, 4), np.full((1,), 3, np.float32)),
         dense("pow", np.array([-5, 2, 4, 0]), np.array([2, 3, 0, 1])),
@@ -227,6 +233,7 @@ def tir_cases() -> list[Case]:
     for fmod in (True, False):
         cases.append(dense("mod", real(30) * 10, real(30, seed=1), attrs={"fmod": fmod}))
         cases.append(dense("mod", ints(20), ints(20, seed=1) * 2 + 1, attrs={"fmod": fmod}))
+        cases.append(dense("mod", HARD, -HARD[::-1], attrs={"fmod": fmod}))
     return cases
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from dlcc.errors import DlccError
 from tests.ops.elementwise import U8, assert_interval_holds, dense, evaluate, operand, real
-from tests.ops.tir_harness import Case, case, check
+from tests.ops.tir_harness import Case, case, check, constant
 
 
 def indices(*shape: int, below: int, seed: int = 0) -> np.ndarray:
@@ -129,9 +129,13 @@ def test_trilu_and_one_hot() -> None:
     assert result.tolist() == [[5, 2, 2], [2, 2, 5], [2, 2, 2]]
 
 
-def test_index_outside_is_an_error_of_the_reference() -> None:
-    with pytest.raises(IndexError):
-        evaluate(dense("gather", real(4), np.array([4]), attrs={"axis": 0}))
+def test_index_outside() -> None:
+    x = real(4)
+    (result,) = evaluate(dense("gather", x, np.array([4, -9, -1]), attrs={"axis": 0}))
+    np.testing.assert_array_equal(result, x[[3, 0, 3]])
+    known = case("gather", [operand(x), constant(np.array([4]))], {"axis": 0})
+    with pytest.raises(IndexError, match="in an axis of 4"):
+        evaluate(known)
 
 
 @pytest.mark.parametrize(
