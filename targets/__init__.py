@@ -39,8 +39,9 @@ _ALL: tuple[Family, ...] = (
     portable.FAMILY,
 )
 FAMILIES = {family.name: family for family in _ALL}
-SEVERAL = {"arm": tuple(arm.LEVELS)}
-"""Families whose name alone stands for these levels, as far as they pay."""
+SEVERAL = {"arm": ("neon", "dotprod", "i8mm")}
+"""Families whose name alone stands for these levels, as far as they pay. Too few cores have vectors
+of 256 bits for ``sve256`` to be among them."""
 
 
 def get_target(name: str) -> Target:

@@ -13,7 +13,7 @@ CLOCK = 3.5e9
 CACHED_WEIGHTS = 256 << 10
 """Bytes of weights up to which a layer may find them in the second-level cache."""
 
-DotUnit = Literal["madd", "vnni", "amx", "mlal", "sdot", "mmla"]
+DotUnit = Literal["madd", "vnni", "amx", "mlal", "sdot", "mmla", "sve"]
 Architecture = Literal["x86", "aarch64", "armv7"]
 Bfloat16Unit = Literal["widen", "dot", "amx"]
 
@@ -28,11 +28,11 @@ class Isa:
         flags: features as Linux names them in /proc/cpuinfo, all needed.
         lanes: 32-bit lanes of a vector register; ``registers``: how many of them.
         dot: the u8 x s8 unit. x86: pmaddwd on widened values, vpdpbusd, or AMX tiles; ARM: smull
-            and smlal to 16 bits with sadalp, sdot, or usmmla beside usdot.
+            and smlal to 16 bits with sadalp, sdot, usmmla beside usdot, or usmmla of SVE.
         fma: fused multiply-add exists.
         bfloat16: the unit for bfloat16: widening to float32, vdpbf16ps, or AMX tiles.
         l2: bytes of the second-level cache of the smallest cores that have the level.
-        vectors: what the level is without its tiles; None where it has none.
+        vectors: what the level is without its tiles, or without SVE; None where it has neither.
         arch: whose instructions these are.
         cached_read: bytes per second of weights from the second-level cache, ``memory_read`` from
             memory, where :data:`CLOCK` cycles pass in a second.
@@ -54,7 +54,7 @@ class Isa:
     memory_read: float = 30e9
 
     def without_amx(self) -> Isa:
-        """What an AMX level has without its tiles (itself otherwise)."""
+        """What a level has without its tiles or without SVE (itself where it has neither)."""
         return self.vectors or self
 
     def read_seconds(self, size: int) -> float:
@@ -92,17 +92,34 @@ _FEATURE_LINES = ("flags", "Features")
 """What the line of features is called on x86 and on ARM."""
 
 
+_VECTOR_LENGTH = "/proc/sys/abi/sve_default_vector_length"
+
+
 @cache
-def host_flags(cpuinfo: str = "/proc/cpuinfo") -> frozenset[str]:
-    """Feature flags of the CPU this runs on; empty where ``cpuinfo`` cannot be read."""
+def host_flags(
+    cpuinfo: str = "/proc/cpuinfo", vector_length: str = _VECTOR_LENGTH
+) -> frozenset[str]:
+    """Feature flags of the CPU this runs on; empty where ``cpuinfo`` cannot be read.
+
+    ``sve256`` is among them where ``vector_length`` says that SVE's vectors have 256 bits or more.
+    """
     try:
         text = Path(cpuinfo).read_text()
     except OSError:
         return frozenset()
     for line in text.splitlines():
         if line.startswith(_FEATURE_LINES):
-            return frozenset(line.partition(":")[2].split())
+            flags = frozenset(line.partition(":")[2].split())
+            return flags | _vector_flags(vector_length) if "sve" in flags else flags
     return frozenset()
+
+
+def _vector_flags(vector_length: str) -> frozenset[str]:
+    try:
+        size = int(Path(vector_length).read_text())
+    except (OSError, ValueError):
+        return frozenset()
+    return frozenset({"sve256"} if size >= 32 else ())
 
 
 def supports(isa: Isa, flags: frozenset[str]) -> bool:

@@ -194,6 +194,10 @@ class KernelBuilder:
         """Calls an LLVM intrinsic for its side effect."""
         self._emit(tirx.Evaluate(tirx.call_llvm_intrin("void", name, *args)))
 
+    def call(self, name: str, *args: Any) -> None:
+        """Calls a function of the builder's ``llvm`` for what it does to memory."""
+        self._emit(tirx.Evaluate(tirx.call_extern("void", name, *args)))
+
     def prefetch(self, buffer: Any, index: Any, level: int = 2) -> None:
         """Asks for the cache line of element ``index`` in the first- or second-level cache.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dlcc.lowering.target import Core
-from targets.arm.levels import ARMV7, DOTPROD, I8MM, NEON, VFPV4
+from targets.arm.levels import ARMV7, DOTPROD, I8MM, NEON, SVE256, VFPV4
 from targets.isa import CLOCK, Isa
 
 
@@ -38,14 +38,20 @@ class Cpu:
     def isa(self, name: str) -> Isa:
         """Its instruction set, under the target's name.
 
-        Without SVE, of which LLVM would use single instructions: a library asks for the level's
-        features only, and must not die on another core that has these.
+        LLVM is told of no SVE, of which it would use single instructions: a library asks for the
+        features of its kernels only, and must not die on another core that has these.
         """
+        vectors = self.level.vectors
         return replace(
-            self.level,
+            self._named(self.level, name), vectors=vectors and self._named(vectors, name)
+        )
+
+    def _named(self, level: Isa, name: str) -> Isa:
+        return replace(
+            level,
             name=name,
             mcpu=self.mcpu,
-            mattr=("-sve",) if self.level is I8MM else (),
+            mattr=("-sve",) if "i8mm" in level.flags else (),
             l2=self.l2,
             cached_read=self.l2_read * CLOCK,
             memory_read=self.memory / self.clock * CLOCK,
@@ -69,7 +75,7 @@ AARCH64 = {
     "cortex-a78": Cpu(DOTPROD, "cortex-a78", 2.4e9, 256 << 10, 24, 16e9, model=_A76),
     "cortex-x3": Cpu(I8MM, "cortex-x3", 3.2e9, 512 << 10, 32, 30e9),
     "neoverse-n1": Cpu(DOTPROD, "neoverse-n1", 2.6e9, 1 << 20, 20, 18e9),
-    "neoverse-v1": Cpu(I8MM, "neoverse-v1", 2.6e9, 1 << 20, 32, 25e9),
+    "neoverse-v1": Cpu(SVE256, "neoverse-v1", 2.6e9, 1 << 20, 32, 25e9),
     "raspberry-pi-3": Cpu(NEON, "cortex-a53", 1.4e9, 512 << 10, 8, 2e9),
     "raspberry-pi-4": Cpu(NEON, "cortex-a72", 1.8e9, 1 << 20, 12, 4e9),
     "raspberry-pi-5": Cpu(DOTPROD, "cortex-a76", 2.4e9, 512 << 10, 20, 9e9, model=_A76),

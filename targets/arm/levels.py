@@ -53,6 +53,20 @@ I8MM = Isa(
 )
 """ARMv8.6 with usdot and usmmla (Cortex-A510, A710, X2 on, Neoverse V1 and N2)."""
 
+SVE256 = replace(
+    I8MM,
+    name="sve256",
+    flags=(*I8MM.flags, "sve", "svei8mm", "sve256"),
+    lanes=8,
+    dot="sve",
+    vectors=replace(I8MM, name="sve256"),
+)
+"""The same with SVE vectors of 256 bits or more and usmmla on them (Neoverse V1).
+
+SVE2 is not asked for: V1 does not have it, and the kernels would gain nothing. LLVM is not told of
+SVE, so that only kernels that ask for the vectors' length use it.
+"""
+
 ARMV7 = Isa(
     "armv7",
     "cortex-a9",
@@ -80,7 +94,7 @@ VFPV4 = replace(
 )
 """The same with fused multiply-add (Cortex-A7, A15, A17 and 64-bit cores in 32-bit mode)."""
 
-LEVELS = {isa.name: isa for isa in (NEON, DOTPROD, I8MM)}
+LEVELS = {isa.name: isa for isa in (NEON, DOTPROD, I8MM, SVE256)}
 """The levels of AArch64 by name, from the oldest to the newest."""
 
 ARMV7_LEVELS = {isa.name: isa for isa in (VFPV4,)}

@@ -12,6 +12,7 @@ from targets.rows.dense import (
     DepthwiseRow,
     MatmulRow,
     SoftmaxRow,
+    SveConvRow,
     WinogradRow,
 )
 from targets.rows.packed import packed_rows
@@ -21,12 +22,16 @@ from targets.rows.sparse import sparse_rows
 
 
 def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
-    """All rows that this feature level can run."""
+    """All rows that this feature level can run: those of NEON, and of SVE where there is it."""
+    sve = [SveConvRow(isa)] if isa.dot == "sve" else []
+    transposed = ConvTransposeRow(isa)
+    isa = isa.without_amx()
     return (
+        *sve,
         ConvRow(isa),
         DepthwiseRow(isa),
         WinogradRow(isa),
-        ConvTransposeRow(isa),
+        transposed,
         MatmulRow(isa),
         SoftmaxRow(isa),
         *sparse_rows(isa),

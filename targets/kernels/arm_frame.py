@@ -38,6 +38,9 @@ SIGN_BITS = 0x80
 _BUNDLE = 4
 """Vectors that are requantised together: 16 bytes."""
 
+_LANES = 4
+"""32-bit lanes of a vector."""
+
 
 def panels(packed: np.ndarray, channel_blocks: int) -> np.ndarray:
     """Weights of :func:`~targets.kernels.gemm.pack_weights` in panels; the last may be narrower.
@@ -126,7 +129,8 @@ def store_results(ctx: Context, block: Block, values: list[Any], *, biased: bool
         biased: the sums began with the bias.
     """
     kb, gemm, lanes, nr = ctx.kb, ctx.gemm, ctx.unit.lanes, block.channel_blocks
-    channels = block_channels(ctx, block.channel_block, nr)
+    parts = 1 if gemm.out in FLOATS else lanes // _LANES
+    channels = _channels(ctx, block, parts)
     if biased:
         for channel in channels:
             channel.bias = None
@@ -148,9 +152,24 @@ def store_results(ctx: Context, block: Block, values: list[Any], *, biased: bool
             value = values[p * nr + j]
             value = value if term is None else value + term
             count = block.last if j == nr - 1 else lanes
-            results.append(_Result(value, channels[j], at + j * lanes, p, count))
+            for part in range(-(-count * parts // lanes)):
+                start, place = part * _LANES, j * parts + part
+                own = value if parts == 1 else kb.shuffle(value, range(start, start + _LANES))
+                size = min(_LANES, count - start)
+                results.append(_Result(own, channels[place], at + place * _LANES, p, size))
     for first in range(0, len(results), _BUNDLE):
         _store_bundle(ctx, results[first : first + _BUNDLE])
+
+
+def _channels(ctx: Context, block: Block, parts: int) -> list[epilogue.Channels]:
+    """The per-channel vectors of a block, each channel block's in so many ``parts``."""
+    kb, lanes, nr = ctx.kb, ctx.unit.lanes, block.channel_blocks
+    if parts == 1:
+        return block_channels(ctx, block.channel_block, nr)
+    first = kb.let((ctx.group * ctx.blocks + block.channel_block) * lanes, "channel")
+    return [
+        epilogue.load_channels(kb, ctx.out, first + i * _LANES, _LANES) for i in range(nr * parts)
+    ]
 
 
 class _Result:
@@ -174,7 +193,7 @@ def _pieces(results: list[_Result]) -> list[tuple[int, int, int]]:
 
 def _store_bundle(ctx: Context, results: list[_Result]) -> None:
     """Requantises up to four vectors and stores them."""
-    kb, out, lanes = ctx.kb, ctx.out, ctx.unit.lanes
+    kb, out, lanes = ctx.kb, ctx.out, _LANES
     pieces = _pieces(results)
     added: list[Any] = [None] * len(results)
     if out.residual is not None:
@@ -198,7 +217,7 @@ def _store_bundle(ctx: Context, results: list[_Result]) -> None:
 
 def _residuals(ctx: Context, results: list[_Result], count: int) -> list[Any]:
     """The residual of neighbouring results, ``count`` elements, in units of the sums."""
-    kb, out, lanes = ctx.kb, ctx.out, ctx.unit.lanes
+    kb, out, lanes = ctx.kb, ctx.out, _LANES
     codes = kb.load_first(out.residual, results[0].at, len(results) * lanes, count)
     zero = kb.splat(kb.cast(kb.cast(out.scalars[3], "int32"), "int16"), len(results) * lanes)
     centred = kb.let(kb.cast(codes, "int16") - zero, "residual")

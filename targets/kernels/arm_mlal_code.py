@@ -8,7 +8,6 @@ what comes next is loaded meanwhile. LLVM sees functions that it inlines, and as
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
@@ -17,7 +16,7 @@ VECTOR = 16
 
 
 @dataclass(frozen=True)
-class _Operands:
+class Operands:
     """Assembly operands by name: ``outputs`` are written, and begin as inputs if ``begun``."""
 
     outputs: tuple[str, ...]
@@ -28,6 +27,17 @@ class _Operands:
         """As LLVM counts them: outputs, then inputs, of which the begun outputs come last."""
         names = (*self.outputs, *self.inputs)
         return names.index(name)
+
+    def numbered(self, line: str) -> str:
+        """``line`` with operands as LLVM writes them; ``<name:form>`` is one in a form."""
+        first, *others = line.split("<")
+        made = [first]
+        for part in others:
+            name, _, rest = part.partition(">")
+            name, _, form = name.partition(":")
+            number = self.number(name)
+            made.append((f"${{{number}:{form}}}" if form else f"${number}") + rest)
+        return "".join(made)
 
 
 @dataclass(frozen=True)
@@ -199,14 +209,14 @@ class Products:
         codes = self._named("a", self.pixels, sets) + self._named("b", self.together, sets)
         begun = [*self._sums(), *pointers, "n"]
         signs = {"z": "<16 x i8> splat (i8 -128)"} if self.ahead and self.flip else {}
-        operands = _Operands((*begun, *self._temporaries(), *codes), tuple(begun), tuple(signs))
+        operands = Operands((*begun, *self._temporaries(), *codes), tuple(begun), tuple(signs))
         types = dict.fromkeys(pointers, "ptr") | {"n": "i32"}
         given = [f"ptr %{name}" for name in pointers] + ["i32 %n"]
         return self._function(operands, types, given, signs, self.loop(), "sideeffect ")
 
     def _once_llvm(self) -> str:
         codes = self._named("a", self.pixels, 1) + self._named("b", self.together, 1)
-        operands = _Operands(
+        operands = Operands(
             (*self._sums(), *self._temporaries()), tuple(self._sums()), tuple(codes)
         )
         given = [f"<16 x i8> %{name}" for name in codes]
@@ -216,7 +226,7 @@ class Products:
 
     def _function(
         self,
-        operands: _Operands,
+        operands: Operands,
         types: dict[str, str],
         given: list[str],
         values: dict[str, str],
@@ -231,7 +241,7 @@ class Products:
         vector = f"<{4 * total} x i32>"
         extract = f"@llvm.vector.extract.v4i32.v{4 * total}i32"
         insert = f"@llvm.vector.insert.v{4 * total}i32.v4i32"
-        text = "\\0A".join(_numbered(line, operands) for line in code)
+        text = "\\0A".join(operands.numbered(line) for line in code)
         kinds = {"t": "<8 x i16>", "a": "<16 x i8>", "b": "<16 x i8>", "s": "<4 x i32>"}
         made = [types.get(name, kinds.get(name[0], "")) for name in operands.outputs]
         result = "{ " + ", ".join(made) + " }"
@@ -273,16 +283,3 @@ def _woven(rows: list[list[str]], meanwhile: list[str]) -> list[str]:
         done = len(meanwhile) * i // len(code)
         made += meanwhile[done : len(meanwhile) * (i + 1) // len(code)]
     return made
-
-
-def _numbered(line: str, operands: _Operands) -> str:
-    """``line`` with operands as LLVM writes them."""
-    parts: Iterable[str] = line.split("<")
-    first, *others = parts
-    made = [first]
-    for part in others:
-        name, _, rest = part.partition(">")
-        name, _, form = name.partition(":")
-        number = operands.number(name)
-        made.append((f"${{{number}:{form}}}" if form else f"${number}") + rest)
-    return "".join(made)

@@ -8,7 +8,7 @@ from math import ceil, prod
 
 import numpy as np
 
-from targets.kernels import arm_blocks, by_element
+from targets.kernels import arm_blocks, by_element, sve_blocks
 from targets.kernels.gemm import MIN_ITEMS, Blocking, Cut, Gemm, Unit, even_cut, tail_cut
 from targets.kernels.spec import SIZE
 from targets.kernels.tiles import L1_BYTES, block_grid, tile_blocks, tile_cycles
@@ -30,6 +30,8 @@ def step_cycles(unit: Unit, m: int, nr: int, steps: int) -> float:
         return _pair_cycles(unit, m, nr, steps)
     if unit.kind in arm_blocks.KINDS:
         return arm_blocks.step_cycles(unit, m, nr)
+    if unit.kind in sve_blocks.KINDS:
+        return sve_blocks.step_cycles(unit, m, nr)
     if unit.elements > 1:
         return by_element.step_cycles(unit, m, nr)
     factor = {"fma": 0.5 if unit.fused else 1.0, "vnni": 0.5, "madd": 1.0}[unit.kind]
@@ -67,6 +69,8 @@ def _shapes(gemm: Gemm, unit: Unit) -> list[tuple[int, int, int]]:
         return tile_blocks(gemm)
     if unit.kind in arm_blocks.KINDS:
         return arm_blocks.shapes(gemm, unit)
+    if unit.kind in sve_blocks.KINDS:
+        return sve_blocks.shapes(gemm, unit)
     if unit.elements > 1:
         return by_element.shapes(gemm, unit)
     shapes = []
@@ -118,6 +122,8 @@ def finish_cycles(gemm: Gemm, unit: Unit, pixels: int, channel_blocks: int) -> f
     """Cycles of a block's start and epilogue."""
     if unit.kind in arm_blocks.KINDS:
         return arm_blocks.finish_cycles(unit, pixels, channel_blocks)
+    if unit.kind in sve_blocks.KINDS:
+        return sve_blocks.finish_cycles(pixels, channel_blocks)
     if gemm.pixel_bundles:
         return 10.0 + 3 * pixels
     if unit.kind == "fma":  # written out, from registers

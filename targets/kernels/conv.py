@@ -10,7 +10,7 @@ import numpy as np
 from dlcc.analysis.accumulators import Bounds
 from dlcc.lowering.kernel import ARENA_SLACK, Footprint, KernelArg, KernelPlan, KernelStep, name_key
 from targets.isa import CACHED_WEIGHTS, CLOCK, Isa
-from targets.kernels import arm_blocks, arm_frame, bfloat16, epilogue
+from targets.kernels import arm_blocks, arm_frame, bfloat16, epilogue, sve, sve_blocks
 from targets.kernels.arm_mlal import USUAL_PRODUCTS, proven_unit
 from targets.kernels.blocking import L2_BYTES, choose_blocking, item_spans
 from targets.kernels.code_panel import Packing
@@ -289,7 +289,7 @@ def conv2d(
     else:
         bias, multiplier = bias.astype(np.float32), None
     interleave = geo.gemm.interleave
-    if geo.unit.kind in arm_blocks.KINDS:
+    if geo.unit.kind in arm_blocks.KINDS | sve_blocks.KINDS:
         geo, packed = _packed_for_arm(geo, weights, block)
     else:
         packed = pack_weights(_weight_runs(weights, geo), geo.unit, interleave=interleave)
@@ -334,7 +334,9 @@ def _packed_for_arm(
     if geo.unit.kind == "mlal":
         geo = replace(geo, unit=proven_unit(geo.unit, runs, block))
     blocks = choose_blocking(geo.gemm, geo.unit)[0].channels.first[1]
-    return geo, arm_frame.panels(pack_weights(runs, geo.unit), blocks)
+    packed = pack_weights(runs, geo.unit)
+    packed = sve.in_order(packed, geo.unit) if geo.unit.kind in sve_blocks.KINDS else packed
+    return geo, arm_frame.panels(packed, blocks)
 
 
 def _signed(geo: Geometry) -> Geometry:
@@ -358,6 +360,8 @@ def pair_sums(spec: ConvSpec, isa: Isa, weights: np.ndarray, data: Bounds) -> Pa
 
 def features_of(isa: Isa, unit: Unit) -> tuple[str, ...]:
     """CPU features that code for ``unit`` needs."""
+    if unit.kind in sve_blocks.KINDS:
+        return isa.flags
     return (isa.tile_flags if unit.kind == "amx" else isa.vector_flags)(bfloat16=unit.bf16)
 
 
@@ -514,7 +518,7 @@ def conv_cost(
         coded = CodedGemm.of(geo.gemm, geo.unit, codes, isa)
         seconds, moved = seconds + coded.seconds, coded.waits_for
     tiles = geo.unit.kind == "amx"
-    waits = geo.unit.kind in ("fma", "madd", "pairs") and moved > L2_BYTES
+    waits = geo.unit.kind in ("fma", "sve_fmla", "madd", "pairs") and moved > L2_BYTES
     if waits or (tiles and moved > CACHED_WEIGHTS):
         seconds += moved / (STREAM_BANDWIDTH if moved <= NEAR_MEMORY else MEMORY_BANDWIDTH)
     seconds = max(seconds, isa.read_seconds(moved))

@@ -109,17 +109,22 @@ class Gemm:
         return self.pixels * self.groups * self.n * self.runs * self.run
 
 
+_REAL = ("fma", "sve_fmla")
+"""Units of float32."""
+
+
 @dataclass(frozen=True)
 class Unit:
     """How the inner product is computed.
 
-    ``kind``: fma | madd | pairs | vnni | amx, on ARM mlal | smull | sdot | usdot | mmla; ``lanes``:
-    channels of a block; ``k``: elements of a run that one step takes; ``registers``: vector
-    registers the block may fill. ``bf16``: the operands are bfloat16, multiplied by vdpbf16ps
-    (vnni), tdpbf16ps (amx), or, widened, by fma. ``sums``: steps (pairs) or multiplications (mlal)
-    whose products are summed in 16 bits, ``extra``: there are extra steps (:mod:`pairs`).
-    ``elements``: numbers of a pixel's run that one register holds, by which fma multiplies in turn
-    (:mod:`by_element`; 1: each is loaded into all lanes). ``unroll``: steps that are written out.
+    ``kind``: fma | madd | pairs | vnni | amx, on ARM mlal | smull | sdot | usdot | mmla |
+    sve_usmmla | sve_fmla; ``lanes``: channels of a block; ``k``: elements of a run that one step
+    takes; ``registers``: vector registers the block may fill. ``bf16``: the operands are bfloat16,
+    multiplied by vdpbf16ps (vnni), tdpbf16ps (amx), or, widened, by fma. ``sums``: steps (pairs) or
+    multiplications (mlal) whose products are summed in 16 bits, ``extra``: there are extra steps
+    (:mod:`pairs`). ``elements``: numbers of a pixel's run that one register holds, by which fma
+    multiplies in turn (:mod:`by_element`; 1: each is loaded into all lanes). ``unroll``: steps that
+    are written out.
     """
 
     kind: str
@@ -136,12 +141,12 @@ class Unit:
     @property
     def accumulator(self) -> str:
         """Dtype of the sums."""
-        return "float32" if self.kind == "fma" or self.bf16 else "int32"
+        return "float32" if self.kind in _REAL or self.bf16 else "int32"
 
     @property
     def packed(self) -> str:
         """Dtype of packed weights."""
-        return "uint16" if self.bf16 else "float32" if self.kind == "fma" else "int8"
+        return "uint16" if self.bf16 else "float32" if self.kind in _REAL else "int8"
 
     def reads(self, in_dtype: str) -> str:
         """Dtype that activations of ``in_dtype`` must have in memory."""
@@ -180,6 +185,10 @@ def unit_for(isa: Isa, a_dtype: str, *, amx: bool = True, run: int = 0, pixels: 
     ``run``: 0 if the step is not to be fitted to it. ``pixels``: output pixels of all images, 0 if
     it is not known that there are few.
     """
+    if isa.dot == "sve" and a_dtype != "bf16":
+        kind, k = ("sve_fmla", 1) if a_dtype == "f32" else ("sve_usmmla", 8)
+        return Unit(kind, isa.lanes, k, isa.registers)
+    isa = isa.vectors if isa.dot == "sve" and isa.vectors else isa
     if a_dtype == "f32":
         return _fma_unit(isa)
     if a_dtype == "bf16":

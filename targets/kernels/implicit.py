@@ -18,6 +18,7 @@ from targets.kernels.pairs import EXTRA_STEPS, emit_pair_block
 from targets.kernels.registers import emit_register_block
 from targets.kernels.skeleton import Context, EmitBlock, emit_items
 from targets.kernels.spec import NUMPY
+from targets.kernels.sve import emit_sve_block
 
 _EMITTERS: dict[str, EmitBlock] = {
     "pairs": emit_pair_block,
@@ -25,6 +26,8 @@ _EMITTERS: dict[str, EmitBlock] = {
     "sdot": emit_dot_block,
     "usdot": emit_dot_block,
     "mmla": emit_mmla_block,
+    "sve_usmmla": emit_sve_block,
+    "sve_fmla": emit_sve_block,
 }
 """What emits a block, by the kind of unit; the others' is :func:`emit_register_block`."""
 

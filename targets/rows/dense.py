@@ -84,6 +84,19 @@ def _block_text(block: tuple[int, int, int]) -> str:
     return "x".join(map(str, block))
 
 
+class SveConvRow(ConvRow):
+    """The same in vectors of SVE, on ARM."""
+
+    name: ClassVar[str] = "implicit-gemm-sve"
+
+    def refuses(self, node: Node) -> str:
+        """What is multiplied as bfloat16, for which NEON's row is."""
+        why = super().refuses(node)
+        if not why and op_of(node).multiplies_bfloat16(node):
+            why = "the operands are bfloat16"
+        return why
+
+
 class AmxConvRow(ConvRow):
     """The same on AMX tiles."""
 

@@ -86,7 +86,11 @@ CORTEX_A72 = _aarch64("cortex-a72")
 CORTEX_A76 = _aarch64("cortex-a76")
 """ARMv8.2 with dot products."""
 NEWEST = _aarch64("max")
-"""All that qemu knows: i8mm, SVE2, ..."""
+"""All that qemu knows: i8mm, SVE2 in vectors of 512 bits, ..."""
+SVE256 = _aarch64("max,sve256=on")
+"""The same with vectors of 256 bits."""
+SVE128 = _aarch64("max,sve128=on")
+"""The same with vectors of 128 bits."""
 ARMV7 = Machine(
     "cortex-a15",
     "qemu-arm",
@@ -156,12 +160,16 @@ def start_network(
     samples: Iterable[Sequence[np.ndarray]],
     threads: int = 1,
     variant: str | None = None,
+    vector: int | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
-    """The same, whatever comes of it; standard error names the variant that ran."""
+    """The same, whatever comes of it; standard error names the variant that ran.
+
+    ``vector``: bytes that vectors of SVE are cut to once there is an instance of ``variant``.
+    """
     (library,) = folder.glob("lib*.so")
     symbol = library.stem.removeprefix("lib")
     data = b"".join(np.ascontiguousarray(x).tobytes() for sample in samples for x in sample)
     program = _program(machine, "network.c")
     weights = folder / f"{symbol}.weights"
-    options = [str(threads), *([] if variant is None else [variant])]
+    options = [str(threads), *(str(x) for x in (variant, vector) if x is not None)]
     return machine.start(program, library, symbol, weights, *options, data=data)

@@ -1,10 +1,12 @@
 /* Runs the library of a compiled network on samples from standard input, all inputs of a sample one
  * after the other, and writes their outputs to standard output.
- * Arguments: library, C name of the network, weights file, threads, and perhaps a variant. */
+ * Arguments: library, C name of the network, weights file, threads, perhaps a variant, and perhaps
+ * the bytes that vectors of SVE shall have once the instance is made. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 #include "net.h"
 
@@ -29,7 +31,7 @@ static void *room(const net_tensor_t *tensor) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 5 && argc != 6) return 2;
+  if (argc < 5 || argc > 7) return 2;
   library = dlopen(argv[1], RTLD_NOW);
   if (library == NULL) {
     fprintf(stderr, "%s\n", dlerror());
@@ -51,13 +53,14 @@ int main(int argc, char **argv) {
   const net_info_t *info = info_of();
   net_t *net;
   const int threads = atoi(argv[4]);
-  const net_status_t made = argc == 6 ? create_variant(argv[3], threads, argv[5], &net)
+  const net_status_t made = argc > 5 ? create_variant(argv[3], threads, argv[5], &net)
                                       : create(argv[3], threads, &net);
   if (made != NET_OK) {
     fprintf(stderr, "%s\n", error());
     return 3;
   }
   fprintf(stderr, "variant %s\n", variant(net)->name);
+  if (argc > 6 && prctl(50 /* PR_SVE_SET_VL */, atol(argv[6]), 0, 0, 0) < 0) return 2;
   const void *inputs[16];
   void *outputs[16];
   for (uint32_t i = 0; i < info->input_count; i++) inputs[i] = room(&info->inputs[i]);

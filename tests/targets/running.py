@@ -22,6 +22,7 @@ from tests.emulation.machine import (
     CORTEX_A72,
     CORTEX_A76,
     NEWEST,
+    SVE256,
     Call,
     Kernels,
     Placed,
@@ -46,6 +47,7 @@ MACHINES = {
     "neon": CORTEX_A72,
     "dotprod": CORTEX_A76,
     "i8mm": NEWEST,
+    "sve256": SVE256,
     "armv7": ARMV7,
     "vfpv4": ARMV7,
 }

@@ -29,7 +29,7 @@ def test_kernels_compile_for_it(target):
 @pytest.mark.parametrize("name", ["arm:cortex-x3", "arm:neoverse-v1"])
 def test_no_instruction_is_taken_that_the_library_does_not_ask_for(name):
     target = get_target(name)
-    assert "sve" not in target.features
+    assert "sve2" not in target.features
     kb = tir.KernelBuilder("square")
     x = kb.pointer("x", "int64")
     value = kb.load(x, 0, 4)

@@ -1,6 +1,7 @@
 /* What the CPU must have. An architecture's file defines
  *
  *   int dlcc_cpu_has(const char *feature)    1 or 0; -1 if the name is unknown
+ *   int dlcc_cpu_varies(const char *feature) 1 if threads may differ in having it
  *   int dlcc_cpu_permit(const char *feature) 0 once the system lets this process use it
  *   const char *dlcc_cpu_level(void)         the best --target without permits this CPU runs
  *   void dlcc_cpu_relax(void)                the hint for a spinning loop
@@ -26,6 +27,12 @@ static int dlcc_cpu_runs(const char *const *features) {
   for (size_t i = 0; features[i] != NULL; i++)
     if (dlcc_cpu_permit(features[i]) != 0) return 0;
   return 1;
+}
+
+/* One of the features in which threads may differ; NULL if there is none. */
+static const char *dlcc_cpu_varying(const char *const *features) {
+  while (*features != NULL && !dlcc_cpu_varies(*features)) features++;
+  return *features;
 }
 
 /* Why the CPU does not run `what`, which needs the features. */

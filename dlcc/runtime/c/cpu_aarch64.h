@@ -6,7 +6,7 @@
 
 typedef struct dlcc_cpu_feature {
   const char *name;
-  uint8_t word, bit; /* 1: AT_HWCAP, 2: AT_HWCAP2 */
+  uint8_t word, bit; /* 1: AT_HWCAP, 2: AT_HWCAP2; 0: bytes that vectors of SVE must have */
 } dlcc_cpu_feature;
 
 static const dlcc_cpu_feature dlcc_cpu_features[] = {
@@ -23,6 +23,7 @@ static const dlcc_cpu_feature dlcc_cpu_features[] = {
     {"svei8mm", 2, 9},
     {"i8mm", 2, 13},
     {"bf16", 2, 14},
+    {"sve256", 0, 32},
     {NULL, 0, 0},
 };
 
@@ -32,6 +33,15 @@ static const char *const dlcc_cpu_levels[][2] = {
     {"arm:dotprod", "asimddp"},
     {"arm:neon", NULL},
 };
+
+/* Bytes of SVE's vectors in this thread: what the CPU has, unless the system (PR_SVE_SET_VL,
+ * /proc/sys/abi/sve_default_vector_length) gives less. 0 without SVE. */
+static uint32_t dlcc_cpu_vector_bytes(void) {
+  if ((getauxval(AT_HWCAP) >> 22 & 1) == 0) return 0;
+  register uint64_t bytes __asm__("x0");
+  __asm__ volatile(".inst 0x04bf5020" : "=r"(bytes)); /* rdvl x0, #1 */
+  return (uint32_t)bytes;
+}
 
 #include "cpu_hwcap.h"
 

@@ -23,6 +23,8 @@ static const dlcc_cpu_feature dlcc_cpu_features[] = {
 /* What to compile for instead. */
 static const char *const dlcc_cpu_levels[][2] = {{"armv7:vfpv4", "vfpv4"}, {"armv7", NULL}};
 
+static uint32_t dlcc_cpu_vector_bytes(void) { return 16; }
+
 #include "cpu_hwcap.h"
 
 static inline void dlcc_cpu_relax(void) { __asm__ volatile("yield" ::: "memory"); }

@@ -96,6 +96,11 @@ static int dlcc_cpu_has(const char *feature) {
   return -1;
 }
 
+static inline int dlcc_cpu_varies(const char *feature) {
+  (void)feature;
+  return 0;
+}
+
 /* Linux hands out AMX's 8 KiB of tile state on request only (ARCH_REQ_XCOMP_PERM, XFEATURE 18);
  * the permission is the process's and asking again is harmless. */
 static int dlcc_cpu_permit(const char *feature) {

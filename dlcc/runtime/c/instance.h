@@ -12,6 +12,7 @@ struct DLCC_NAME(instance) {
   char *arena;
   const dlcc_variant *variant;
   const dlcc_step *steps; /* the variant's */
+  const char *varying;    /* a feature that it needs of the thread that runs it, or NULL */
 };
 
 static dlcc_status dlcc_check_threads(int threads) {
@@ -69,6 +70,7 @@ static dlcc_status dlcc_create(const char *weights_path, int threads, const char
   dlcc_instance *instance = memory;
   instance->variant = &dlcc_model_info.variants[number];
   instance->steps = dlcc_variant_steps[number];
+  instance->varying = dlcc_cpu_varying(instance->variant->features);
   instance->weights.variant = number;
   pthread_mutex_init(&instance->lock, NULL);
   status = dlcc_instance_open(instance, weights_path, threads, arena, arena_bytes);
@@ -116,6 +118,11 @@ static dlcc_status dlcc_check_call(const dlcc_instance *instance, const void *co
                                    void *const *outputs) {
   const dlcc_info *info = &dlcc_model_info;
   if (instance == NULL) return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT), "the instance is NULL");
+  if (instance->varying != NULL && dlcc_cpu_has(instance->varying) != 1)
+    return dlcc_fail(DLCC_CODE(UNSUPPORTED_CPU),
+                     "variant %s needs %s, which this thread no longer has; run it in a thread "
+                     "whose vectors are as long as when the instance was made",
+                     instance->variant->name, instance->varying);
   if (inputs == NULL && info->input_count > 0)
     return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT), "inputs is NULL");
   if (outputs == NULL && info->output_count > 0)
