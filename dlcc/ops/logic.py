@@ -283,11 +283,12 @@ class _Bits(Op):
         return [function(present(xs[0]), present(xs[1]))]
 
     def compute(self, node: Node, ctx: TirContext) -> None:
-        """One instruction."""
+        """One instruction, a few for shifts."""
         from dlcc.tir import expr
 
         a, b = (broadcast_reader(ctx.read(k), node.input(k).type.shape) for k in (0, 1))
-        ctx.output(0, lambda *i: expr.bits(self.bits, a(*i), b(*i)))
+        combined = expr.shifted if self.bits in _NUMPY_BITS else expr.bits
+        ctx.output(0, lambda *i: combined(self.bits, a(*i), b(*i)))
 
 
 class BitAnd(_Bits):

@@ -263,6 +263,8 @@ class Model:
         return results
 
     def _input(self, slot: _Slot, value: object) -> Array:
+        if isinstance(value, np.generic):
+            value = np.asarray(value)
         array = value if isinstance(value, np.ndarray) else self._from_dlpack(slot, value)
         if array.dtype != slot.dtype:
             raise self._data_error(

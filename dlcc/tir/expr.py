@@ -220,5 +220,20 @@ def either(*conditions: Expr) -> Expr:
 
 
 def bits(name: str, a: Expr, b: Expr) -> Expr:
-    """bitwise_and, bitwise_or, bitwise_xor, shift_left or shift_right."""
+    """bitwise_and, bitwise_or or bitwise_xor."""
     return getattr(tirx, name)(a, b)
+
+
+def shifted(name: str, a: Expr, b: Expr) -> Expr:
+    """shift_left or shift_right of integers, as numpy has them.
+
+    Amounts below 0 or of at least the width, which machines take modulo the width, shift every bit
+    out: the result is 0, or -1 where a negative number is shifted right.
+    """
+    type_ = np.dtype(dtype_of(a))
+    width = 8 * type_.itemsize
+    far = tirx.any(b < like(0, b), b >= like(width, b))
+    amount = tirx.bitwise_and(b, like(width - 1, b))
+    if name == "shift_right" and type_.kind == "i":
+        return tirx.shift_right(a, tirx.Select(far, like(width - 1, b), amount))
+    return tirx.Select(far, like(0, a), getattr(tirx, name)(a, amount))

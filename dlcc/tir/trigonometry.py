@@ -132,6 +132,9 @@ def fmod(a: Expr, b: Expr) -> Expr:
     rest = names(size - rounding.floor(size / divisor) * divisor)
     # The quotient is rounded: it may have become the next integer.
     rest = names(tirx.Select(rest < zero, rest + divisor, rest))
+    infinity = tirx.const(float("inf"), "float64")
+    only_divisor = tirx.all(divisor == infinity, size < infinity)
+    rest = names(tirx.Select(only_divisor, size, rest))
     return names.close(tirx.Select(a < _f32(0), zero - rest, rest).astype("float32"))
 
 

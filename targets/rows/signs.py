@@ -73,8 +73,9 @@ class SignsRow(IsaRow):
 
     def serves(self, node: Node) -> bool:
         """Asked about binary activations alone."""
-        both = (node.input(0).type, node.output.type)
-        return super().serves(node) and any(type_.is_binary for type_ in both)
+        if not super().serves(node):
+            return False
+        return node.input(0).type.is_binary or node.output.type.is_binary
 
     def refuses(self, node: Node) -> str:
         """Scalars, and float numbers of other widths."""
