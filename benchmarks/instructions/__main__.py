@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.instructions.encodings import LAYERS, count
 from benchmarks.instructions.machine import CPUS, litert_instructions, set_up
 from benchmarks.instructions.networks import NETWORKS, describe
 from benchmarks.peers.catalogue import ENVIRONMENTS
@@ -82,6 +83,32 @@ def run(
     console.line(Table((*columns, ">MACs/instr. dlcc", ">LiteRT"), rows).markdown())
     if output is not None:
         output.write_text(json.dumps(counts, indent=1) + "\n")
+
+
+@app.command("encodings")
+def encodings(
+    layers: Annotated[str, typer.Option("--layers", help="Comma-separated names.")] = "",
+    cpus: CpusOption = "",
+) -> None:
+    """Count single layers, dense and from the codes of compressed encodings."""
+    console, wanted, rows = Console(), _chosen(cpus, [c.qemu for c in CPUS]), []
+    for name in _chosen(layers, list(LAYERS)):
+        source, kinds = LAYERS[name]
+        for cpu in (c for c in CPUS if c.qemu in wanted):
+            counts = list(count(source, kinds, cpu.target))
+            dense = counts[0].cost
+            for one in counts:
+                cost = one.cost
+                found = (
+                    f"{cost.instructions:.0f}",
+                    f"{cost.instructions / dense.instructions:.2f}",
+                )
+                size = (str(cost.weight_bytes), f"{cost.weight_bytes / dense.weight_bytes:.2f}")
+                picked = "yes" if one.chosen else ""
+                rows.append((name, cpu.name, one.encoding, one.kernel, *found, *size, picked))
+                console.note(" ".join(rows[-1]))
+    columns = ("layer", "CPU", "weights", "kernel", ">instr.", ">ratio", ">bytes", ">ratio")
+    console.line(Table((*columns, "chosen"), rows).markdown())
 
 
 def dlcc_instructions(network: str, target: str, cpu: str) -> tuple[int, int]:

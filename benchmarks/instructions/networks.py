@@ -36,7 +36,12 @@ _PASSES = (
 
 def load(network: str) -> Graph:
     """The float network with one sample a batch, batch norms folded."""
-    graph = dlcc.load_graph(NETWORKS[network], shapes={"N": 1})
+    return plain(NETWORKS[network])
+
+
+def plain(model: Path, rows: int = 1) -> Graph:
+    """A model's float network with ``rows`` samples a batch, batch norms folded."""
+    graph = dlcc.load_graph(model, shapes={"N": rows})
     return optimise(graph, CompileOptions(passes=_PASSES)).graph
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dlcc.lowering.target import KernelRow
 from targets.isa import Isa
+from targets.rows.codebooks import WideLookupRow
 from targets.rows.codes import QuantizeRow, TableRow
 from targets.rows.default import DefaultRow
 from targets.rows.dense import (
@@ -39,6 +40,6 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         *sign_rows(isa),
         RoundPlanesRow(isa),
         QuantizeRow(isa),
-        *([TableRow(isa)] if isa.arch == "aarch64" else []),
+        *([TableRow(isa), WideLookupRow(isa)] if isa.arch == "aarch64" else []),
         DefaultRow(isa),
     )

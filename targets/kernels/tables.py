@@ -1,7 +1,8 @@
 """Look-ups of float32 numbers in tables of up to some hundred entries, one for each lane.
 
 With AVX-512 a table is permuted: ``vpermi2ps`` looks up 32 numbers at once, and the index's upper
-bits select among several such. AVX2 gathers the numbers from memory.
+bits select among several such. AVX2 gathers the numbers from memory. AArch64 has neither, but loads
+that take an index: a number at a time.
 """
 
 from __future__ import annotations
@@ -9,13 +10,21 @@ from __future__ import annotations
 from typing import Any
 
 from dlcc import tir
+from targets.isa import Isa
 
 _PERMUTE = "llvm.x86.avx512.permvar.sf.512"
 _PERMUTE_TWO = "llvm.x86.avx512.vpermi2var.ps.512"
 _GATHER = "llvm.x86.avx2.gather.d.ps.256"
 
 LANES = (8, 16)
-"""Lanes of the vectors that there are instructions for."""
+"""Lanes of x86's vectors that there are instructions for."""
+
+
+def look_up_lanes(isa: Isa) -> int:
+    """Numbers that are looked up together; 0: it cannot be done."""
+    if isa.arch == "x86":
+        return isa.lanes if isa.lanes in LANES else 0
+    return 1 if isa.arch == "aarch64" else 0
 
 
 def load_table(kb: tir.KernelBuilder, source: Any, at: Any, entries: int, lanes: int) -> list[Any]:
@@ -40,8 +49,9 @@ def look_up(
     """
     lanes = tir.lanes_of(index)
     if not table:
-        mask = kb.const(entries - 1, "int32", lanes)
-        return _gathered(kb, source, at, kb.let(tir.tirx.bitwise_and(index, mask), "index"))
+        index = tir.tirx.bitwise_and(index, kb.const(entries - 1, "int32", lanes))
+        index = kb.let(index, "index")
+        return kb.load(source, at + index) if lanes == 1 else _gathered(kb, source, at, index)
     index = kb.let(index, "index")
     if len(table) == 1:
         return kb.pure(_PERMUTE, "float32", lanes, table[0], index)

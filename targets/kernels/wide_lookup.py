@@ -6,7 +6,7 @@ stand for parts of a sum (Chen et al. 2010, "Approximate nearest neighbor search
 quantization"): they are further runs with the same activations.
 
 Lanes are outputs. A 32-bit lane holds as many codes as fit, the first run in the lowest bits.
-Tables are permuted, or without AVX-512 gathered from (:mod:`tables`).
+Tables are permuted, gathered from, or read number by number (:mod:`tables`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from targets.isa import CLOCK, Isa
 from targets.kernels import epilogue
 from targets.kernels.conv import channel_constants
 from targets.kernels.spec import ConvSpec, ResidualType
-from targets.kernels.tables import LANES, load_table, look_up
+from targets.kernels.tables import load_table, look_up, look_up_lanes
 
 AHEAD = 1024
 """Bytes that codes are fetched ahead of their use."""
 
 MOST_BITS = 8
 """Width of the widest codes."""
+
+READ_CYCLES = 2.0
+"""Cycles of a number that is read by itself: its place, the load, the sum."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class WideLookup:
         books: codebooks.
         bits: of a code, at least 4; ``width``: those it takes.
         vectors: vectors of outputs side by side: a work item.
+        lanes: of look-ups, 1 where numbers are read one by one; ``simd``: of vectors elsewhere.
     """
 
     n: int
@@ -75,6 +79,7 @@ class WideLookup:
     bits: int
     vectors: int
     lanes: int
+    simd: int
     residual: ResidualType | None
 
     @property
@@ -132,7 +137,7 @@ def pack_words(codes: np.ndarray, kernel: WideLookup) -> np.ndarray:
 
 def tables_function(name: str, kernel: WideLookup) -> Any:
     """The PrimFunc x, book, tables: the products of each run; one work item per run."""
-    kb, lanes, length = tir.KernelBuilder(name), kernel.lanes, kernel.length
+    kb, lanes, length = tir.KernelBuilder(name), kernel.simd, kernel.length
     x, book = kb.pointer("x", "float32", align=4), kb.pointer("book", "float32")
     tables = kb.pointer("tables", "float32")
     with kb.loop(kb.begin, kb.end, "run") as run:
@@ -156,7 +161,7 @@ def wide_function(name: str, kernel: WideLookup) -> Any:
 
     ``source``: tables; where codes stand for weights the codebook, and only then x is there.
     """
-    kb, lanes = tir.KernelBuilder(name), kernel.lanes
+    kb, lanes, simd = tir.KernelBuilder(name), kernel.lanes, kernel.simd
     source = kb.pointer("source", "float32")
     x = kb.pointer("x", "float32", align=4) if kernel.length == 1 else None
     weights = kb.pointer("weight", "int32")
@@ -167,11 +172,11 @@ def wide_function(name: str, kernel: WideLookup) -> Any:
             if outputs and (whole or outputs == rest):
                 with kb.when(inside if whole and rest else True):
                     acc = _sums(kb, kernel, source, x, weights, item, ceil(outputs / lanes))
-                    for v in range(ceil(outputs / lanes)):
-                        at = kb.let((item * kernel.vectors + v) * lanes, "output")
-                        channel = epilogue.load_channels(kb, out, at, lanes)
-                        value = kb.let(kb.load(acc, v * lanes, lanes), "value")
-                        count = min(lanes, outputs - v * lanes)
+                    for first in range(0, outputs, simd):
+                        at = kb.let(item * (kernel.vectors * lanes) + first, "output")
+                        channel = epilogue.load_channels(kb, out, at, simd)
+                        value = kb.let(kb.load(acc, first, simd), "value")
+                        count = min(simd, outputs - first)
                         epilogue.finish(kb, out, channel, value, at, count, "f32")
     return kb.build()
 
@@ -187,16 +192,17 @@ def _sums(
 ) -> Any:
     """All look-ups of an item."""
     lanes, entries = kernel.lanes, kernel.entries
-    acc = kb.alloc("float32", vectors * lanes)
-    for v in range(vectors):
-        kb.store(acc, v * lanes, kb.const(0.0, "float32", lanes))
+    simd = kernel.simd
+    acc = kb.alloc("float32", ceil(vectors * lanes / simd) * simd)
+    for at in range(0, vectors * lanes, simd):
+        kb.store(acc, at, kb.const(0.0, "float32", simd))
     book = load_table(kb, source, 0, entries, lanes) if x is not None else []
     step = kernel.vectors * lanes
     start = kb.let(item * (kernel.words * step), "start")
 
     def word(number: Any, count: int) -> None:
         at = kb.let(start + number * step, "at")
-        for line in range(0, step, 16):
+        for line in range(0, step if lanes > 1 else 0, 16):
             kb.prefetch(weights, at + (AHEAD // 4 + line), level=1)
         codes = [kb.let(kb.load(weights, at + v * lanes, lanes), "codes") for v in range(vectors)]
         for place in range(count):
@@ -230,17 +236,19 @@ def refusal(spec: ConvSpec, isa: Isa) -> str:
         return "it is no product of one row of activations and a matrix"
     if spec.in_dtype != "f32" or spec.epilogue.out != "f32" or spec.epilogue.residual == "bf16":
         return "the activations are not float32"
-    return "" if isa.lanes in LANES else "the instruction set neither permutes nor gathers numbers"
+    return "" if look_up_lanes(isa) else "the instruction set neither permutes nor gathers numbers"
 
 
 def _kernel(
     spec: ConvSpec, isa: Isa, length: int, stages: int, books: int, bits: int
 ) -> WideLookup:
     """Tables of runs are read again for each item: many outputs share them."""
-    vectors = 4 if length == 1 else 8
-    vectors = max(1, min(vectors, ceil(spec.oc / isa.lanes)))
+    lanes = look_up_lanes(isa)
+    vectors = 4 if length == 1 and lanes > 1 else 8
+    if lanes > 1:
+        vectors = max(1, min(vectors, ceil(spec.oc / lanes)))
     return WideLookup(
-        spec.oc, spec.c, length, stages, books, max(4, bits), vectors, isa.lanes,
+        spec.oc, spec.c, length, stages, books, max(4, bits), vectors, lanes, isa.lanes,
         spec.epilogue.residual,
     )  # fmt: skip
 
@@ -253,7 +261,9 @@ def wide_lookup_cost(
     # large tables of runs come from the second-level cache
     largest = 11.0 if length == 1 else 15.0
     each = 7.0 if isa.lanes < 16 else {4: 1.5, 5: 1.6, 6: 3.2, 7: 6.0, 8: largest}[kernel.bits]
-    lookups = ceil(spec.oc / isa.lanes) * kernel.runs
+    if kernel.lanes == 1:
+        each = READ_CYCLES
+    lookups = ceil(spec.oc / kernel.lanes) * kernel.runs
     cycles = lookups * each + kernel.items * 40.0
     made = 0.0
     if length > 1:
@@ -279,7 +289,7 @@ def wide_lookup(
     book = np.zeros((books, length, kernel.entries), np.float32)
     book[:, :, :entries] = weight.book
     constants = {"weight": pack_words(weight.codes, kernel), "book": book}
-    pad = kernel.vectors * isa.lanes
+    pad = kernel.vectors * kernel.lanes
     constants |= channel_constants(spec.epilogue, 1, pad, bias.astype(np.float32), None, None)
     steps: list[KernelStep] = []
     args: list[KernelArg] = [("const", "book"), ("in", 0)]

@@ -1,4 +1,4 @@
-"""Row of the kernel table that runs weights whose codes stand for runs of outputs."""
+"""Rows of the kernel table that run weights whose codes stand for runs of outputs or inputs."""
 
 from __future__ import annotations
 
@@ -35,12 +35,15 @@ def _form(node: Node) -> tuple[int, int, int, bool]:
 def _coded(weight: Value, encoding: ProductCodebook | ResidualCodebook) -> RunCodes:
     constant = weight.constant
     assert constant is not None
+    inputs = encoding.along == "input"
     columns, blocks = run_shape(weight.type.shape, encoding.length, encoding.name, encoding.along)
     book = np.asarray(constant.parts["codebook"])
     stages = encoding.stages if isinstance(encoding, ResidualCodebook) else 1
     count = stages * columns * blocks
     codes = unpack_bits(constant.parts["values"], count, encoding.bits)
     books = book[:, None] if isinstance(encoding, ResidualCodebook) else book[None]
+    if inputs:  # [stages, outputs, runs]
+        return RunCodes(codes.reshape(stages, columns, blocks).swapaxes(1, 2), books, inputs)
     return RunCodes(codes.reshape(stages, columns, blocks), books)
 
 
@@ -57,14 +60,27 @@ class OutputRunsRow(IsaRow):
 
     def refuses(self, node: Node) -> str:
         """Quantised activations, several rows, runs that fill no vectors."""
-        spec, length = layers.conv_spec(node), _encoding(node).length
-        return layers.refusal(node) or output_runs.refusal(spec, length)
+        spec, encoding = layers.conv_spec(node), _encoding(node)
+        runs = (encoding.length, encoding.along)
+        return layers.refusal(node) or output_runs.refusal(spec, *runs)
 
     def cost(self, node: Node) -> float:
         """A multiply-add for each code, and the bytes of codes and books."""
-        return output_runs.output_runs_cost(layers.conv_spec(node), self.isa, _form(node))
+        inputs = _encoding(node).along == "input"
+        form = _form(node)
+        return output_runs.output_runs_cost(layers.conv_spec(node), self.isa, form, inputs=inputs)
 
     def plan(self, node: Node) -> KernelPlan:
         """One step."""
         spec, bias = layers.conv_spec(node), layers.float_bias(node)
         return output_runs.output_runs(spec, self.isa, _coded(node.input(1), _encoding(node)), bias)
+
+
+class InputRunsRow(OutputRunsRow):
+    """The same by codes of runs of inputs, where numbers are not looked up by vectors."""
+
+    name: ClassVar[str] = "input-runs"
+
+    def serves(self, node: Node) -> bool:
+        """Not asked about runs along the outputs."""
+        return IsaRow.serves(self, node) and _encoding(node).along == "input"

@@ -21,7 +21,7 @@ from targets.rows import layers, proofs
 from targets.rows.base import IsaRow
 from targets.rows.grouped import GroupedGemvRow
 from targets.rows.looked_up import LookupGemmRow
-from targets.rows.output_runs import OutputRunsRow
+from targets.rows.output_runs import InputRunsRow, OutputRunsRow
 
 
 class PackedGemvRow(IsaRow):
@@ -228,8 +228,9 @@ class LookupGemvRow(IsaRow):
 def packed_rows(isa: Isa) -> list[KernelRow]:
     """All rows for packed weights that this feature level can run."""
     if isa.arch != "x86":
-        floats = [LookupGemvRow(isa)] if isa.arch == "aarch64" else []
-        return [PackedGemvRow(isa), PackedGemmRow(isa), *floats]
+        codes: list[KernelRow] = [PackedGemvRow(isa), PackedGemmRow(isa)]
+        codes += [OutputRunsRow(isa), InputRunsRow(isa)]
+        return codes + ([LookupGemvRow(isa), GroupedGemvRow(isa)] if isa.arch == "aarch64" else [])
     rows: list[KernelRow] = [PackedGemvRow(isa), LookupGemvRow(isa), PackedGemmRow(isa)]
     rows += [GroupedGemvRow(isa), OutputRunsRow(isa), LookupGemmRow(isa)]
     return [*rows, AmxPackedGemmRow(isa)] if isa.dot == "amx" else rows

@@ -10,8 +10,13 @@ import pytest
 
 import dlcc
 from benchmarks.instructions.__main__ import dlcc_instructions
+from benchmarks.instructions.encodings import PASSES, float_layer, integer_layer
 from benchmarks.instructions.machine import CPUS, describe_machine, mapped_files
 from benchmarks.instructions.networks import NETWORKS, describe, load
+from dlcc.driver import build_object
+from dlcc.ir import Codebook
+from dlcc.lowering.lower import lower
+from targets import get_target
 
 
 def test_a_description_has_every_layer_and_constant(tmp_path):
@@ -58,3 +63,16 @@ def test_instructions_are_the_same_each_time():
     first, macs = dlcc_instructions("digits", "arm:cortex-a76", "cortex-a76")
     assert macs / 16 < first < macs
     assert dlcc_instructions("digits", "arm:cortex-a76", "cortex-a76") == (first, macs)
+
+
+def test_layers_in_encodings_run_from_their_codes():
+    node = next(
+        n for n in load("digits").nodes if n.op == "conv2d" and n.input(1).type.shape[1] > 3
+    )
+    target, found = get_target("arm:cortex-a72"), {}
+    for kind in ("int8", "int4", "signs"):
+        report = lower(integer_layer(node, kind), target, build_object).report["layers"]
+        found[kind] = next(row["kernel"] for row in report if row["layer"] == "layer")
+    assert found == {"int8": "implicit-gemm", "int4": "packed-gemm", "signs": "xnor"}
+    (layer,) = float_layer(node, PASSES["64 values"]).nodes
+    assert layer.input(1).type.encoding == Codebook(6)

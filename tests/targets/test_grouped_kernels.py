@@ -36,7 +36,7 @@ def layer(bits: int, k: int, n: int, group: int, *, residual: bool = False) -> G
     return float_layer(graph, w, rng, residual=residual)
 
 
-@pytest.mark.parametrize("isa", isa_params("avx2", "avx512", "amx"))
+@pytest.mark.parametrize("isa", isa_params("avx2", "avx512", "amx", "neon"))
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_groups_against_numpy(isa, bits):
     nodes = [

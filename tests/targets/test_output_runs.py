@@ -11,11 +11,12 @@ from dlcc.ops import build
 from targets.cpu.levels import AVX2, AVX512
 from targets.kernels.output_runs import output_runs_cost
 from targets.kernels.spec import ConvSpec, Epilogue
-from targets.rows.output_runs import OutputRunsRow
+from targets.rows.output_runs import InputRunsRow, OutputRunsRow
 from tests.lowering.graphs import affine, typed
 from tests.targets.float_rows import check_row, float_layer
 from tests.targets.running import isa_params
 from tests.targets.test_sparse_rows import check, lowered
+from tests.targets.test_wide_lookup import layer as wide_layer
 
 KINDS: dict[str, ProductCodebook | ResidualCodebook] = {
     "book each": ProductCodebook(3, 4, along="output"),
@@ -55,7 +56,7 @@ def layer(encoding: Runs, k: int, n: int, *, residual: bool = False) -> Graph:
     return float_layer(graph, w, rng, residual=residual)
 
 
-@pytest.mark.parametrize("isa", isa_params("sse4", "avx2", "avx512", "amx"))
+@pytest.mark.parametrize("isa", isa_params("sse4", "avx2", "avx512", "amx", "neon", "armv7"))
 def test_runs_against_numpy(isa):
     nodes = [
         layer(encoding, k, blocks * encoding.length, residual=residual).nodes[0]
@@ -63,6 +64,23 @@ def test_runs_against_numpy(isa):
         for k, blocks, residual in ((40, 12, False), (33, 7, True), (5, 1, False))
     ]
     check_row(OutputRunsRow(isa), nodes, isa, tight=True)
+
+
+@pytest.mark.parametrize("isa", isa_params("neon", "armv7"))
+def test_runs_of_inputs_against_numpy(isa):
+    kinds = (
+        ProductCodebook(8, 4),
+        ProductCodebook(4, 8),
+        ProductCodebook(6, 12, shared=True),
+        ResidualCodebook(3, 4, 2),
+        ResidualCodebook(8, 8, 3),
+    )
+    nodes = [
+        wide_layer(encoding, runs * encoding.length, n, residual=residual).nodes[0]
+        for encoding in kinds
+        for runs, n, residual in ((9, 32, False), (5, 37, True), (1, 3, False))
+    ]
+    check_row(InputRunsRow(isa), nodes, isa)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def layer(encoding: Encoding, k: int, n: int, *, residual: bool = False) -> Grap
     return float_layer(graph, w, rng, residual=residual)
 
 
-@pytest.mark.parametrize("isa", isa_params("avx2", "avx512", "amx"))
+@pytest.mark.parametrize("isa", isa_params("avx2", "avx512", "amx", "neon"))
 def test_gemv_against_numpy(isa):
     nodes = [
         layer(encoding, k, n, residual=residual).nodes[0]
