@@ -18,9 +18,12 @@ FOLD_ELEMENTS = 1 << 20
 def folded(node: Node) -> list[Array] | None:
     """The outputs of a node whose operands are dense constants, or None.
 
+    Outputs without elements are known whatever the operands.
     A result that is larger than the operands together and than :data:`FOLD_ELEMENTS` is not
     folded: it would make the library bigger than the model.
     """
+    if not any(v.type.elements for v in node.outputs):
+        return [np.zeros(v.type.shape, v.type.dtype.numpy) for v in node.outputs]
     present = [v for v in node.inputs if v is not None]
     if not all(v.is_constant and v.type.is_dense for v in present):
         return None

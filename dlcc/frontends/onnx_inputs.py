@@ -73,7 +73,7 @@ class Border:
         self, key: str, size: int | tuple[int, ...], symbols: set[str], names: set[str]
     ) -> None:
         sizes = (size,) if isinstance(size, int) else tuple(size)
-        if any(int(s) < 1 for s in sizes):
+        if any(int(s) < (key in symbols) for s in sizes):
             raise DlccError(
                 ExitCode.USAGE, f"--shape {key}: sizes must be positive", why=f"given {size}"
             )
@@ -102,7 +102,11 @@ class Border:
             if proto.name not in self._known:
                 graph.add_input(proto.name, TensorType(self._shape(proto), _dtype(proto)))
         for value in graph.inputs:
-            yield value.name, self._widened(graph, value)
+            if value.type.elements:
+                yield value.name, self._widened(graph, value)
+            else:  # known, whatever the caller gives: what is computed from it is folded
+                empty = np.zeros(value.type.shape, value.type.dtype.numpy)
+                yield value.name, graph.add_constant(self._tensors.widened(empty))
         for proto in self._inputs:
             if proto.name in self._known:
                 yield proto.name, graph.add_constant(self._bound(proto), name=proto.name)
@@ -115,8 +119,9 @@ class Border:
             exact = given.astype(dtype)
         except (ValueError, TypeError, OverflowError) as error:
             raise _bad_constant(proto.name, str(error)) from None
-        real = np.issubdtype(dtype, np.inexact) or given.dtype.kind not in "biuf"
-        if given.dtype.kind not in "biuf" or not (real or np.array_equal(exact, given)):
+        real = np.issubdtype(dtype, np.inexact)
+        numbers = given.dtype == dtype or given.dtype.kind in "biuf"
+        if not (numbers and (real or np.array_equal(exact, given))):
             raise _bad_constant(proto.name, f"{given.tolist()!r} is no {dtype} without loss")
         sizes = [d.dim_value for d in _dims(proto)]
         declared = proto.type.tensor_type.HasField("shape")
@@ -180,7 +185,10 @@ class Border:
         if dim.HasField("dim_value") and dim.dim_value > 0:
             return int(dim.dim_value)
         if dim.HasField("dim_value") and dim.dim_value == 0:
-            raise _needs_shape(name, f"its axis {axis} is declared with size 0")
+            why = (
+                f"its axis {axis} is declared with size 0, which many exporters write for any size"
+            )
+            raise _needs_shape(name, why)
         symbol = dim.dim_param
         if symbol in self._sizes:
             return self._sizes[symbol]

@@ -26,7 +26,7 @@ from dlcc.lowering.target import Target
 from dlcc.lowering.threads import Work, worthwhile_threads
 from dlcc.lowering.unsigned import make_activations_unsigned
 from dlcc.lowering.variants import Variant, select
-from dlcc.lowering.views import Buffer, assign_buffers, is_aliased, pin_outputs
+from dlcc.lowering.views import Buffer, assign_buffers, computes, pin_outputs
 from dlcc.ops.base import op_of
 from dlcc.program import (
     Arg,
@@ -448,7 +448,7 @@ def lower_variants(
     if len({(t.triple, t.alignment, t.slack) for t in targets}) != 1:
         raise ValueError("variants of a program are for one architecture")
     prepared = prepare(graph)
-    nodes = [node for node in prepared.nodes if not is_aliased(node)]
+    nodes = [node for node in prepared.nodes if computes(node)]
     tell("kernels", 0.0)
     found = [Variant(target, []) for target in targets]
     for done, (variant, node) in enumerate((v, n) for v in found for n in nodes):
@@ -538,7 +538,7 @@ def packed_weights(graph: Graph, choosers: Sequence[tuple[Target, Chooser]]) -> 
     prepared = prepare(graph)
     for target, chooser in choosers:
         for node in prepared.nodes:
-            if not is_aliased(node):
+            if computes(node):
                 for name, array in chooser(node, target).plan.constants.items():
                     weights.add(array, node.loc, name, "")
     return bytes(weights.blob)

@@ -88,6 +88,11 @@ def is_aliased(node: Node) -> bool:
     return is_view(node) and not node.attrs.get("copy", False)
 
 
+def computes(node: Node) -> bool:
+    """True if a kernel runs for ``node``: it is no view, and its results have elements."""
+    return not is_aliased(node) and any(v.type.elements for v in node.outputs)
+
+
 def assign_buffers(graph: Graph) -> dict[Value, Buffer]:
     """The buffer of every non-constant value; views share their source's buffer."""
     buffers: dict[Value, Buffer] = {}

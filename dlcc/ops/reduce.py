@@ -128,14 +128,24 @@ class _Selecting(Reduction):
         return [xs[0]]
 
 
+def _extremes(x: Array) -> tuple[Any, Any]:
+    """The smallest and the largest number of the array's type."""
+    if x.dtype == np.bool_:
+        return False, True
+    if x.dtype.kind in "iu":
+        limits = np.iinfo(x.dtype)
+        return limits.min, limits.max
+    return -np.inf, np.inf
+
+
 class ReduceMax(_Selecting):
     """Maximum over axes."""
 
     name = "reduce_max"
 
     def reduce(self, x: Array, axes: tuple[int, ...]) -> Array:
-        """Numpy's maximum."""
-        return np.asarray(x.max(axis=axes, keepdims=True))
+        """Numpy's maximum; the smallest number there is where there are no elements."""
+        return np.asarray(x.max(axis=axes, keepdims=True, initial=_extremes(x)[0]))
 
 
 class ReduceMin(_Selecting):
@@ -144,8 +154,8 @@ class ReduceMin(_Selecting):
     name = "reduce_min"
 
     def reduce(self, x: Array, axes: tuple[int, ...]) -> Array:
-        """Numpy's minimum."""
-        return np.asarray(x.min(axis=axes, keepdims=True))
+        """Numpy's minimum; the largest number there is where there are no elements."""
+        return np.asarray(x.min(axis=axes, keepdims=True, initial=_extremes(x)[1]))
 
 
 class ReduceProd(Reduction):
@@ -217,7 +227,7 @@ class ReduceLogSumExp(Reduction):
 
     def reduce(self, x: Array, axes: tuple[int, ...]) -> Array:
         """Shifted by the maximum (0 where that is infinite)."""
-        top = x.max(axis=axes, keepdims=True)
+        top = x.max(axis=axes, keepdims=True, initial=-np.inf)
         shift = np.where(np.isfinite(top), top, 0).astype(x.dtype)
         total = np.exp(x - shift).sum(axis=axes, keepdims=True, dtype=x.dtype)
         return np.asarray(np.log(total) + shift)
