@@ -10,8 +10,9 @@ from zipfile import BadZipFile
 import numpy as np
 
 from dlcc.errors import DlccError, ExitCode
-from dlcc.ir import Graph
+from dlcc.ir import F32, Affine, Graph, TensorType
 from dlcc.ir.encodings import Array
+from dlcc.ops.integer import quantise_real
 
 Batches = Callable[[], Iterator[dict[str, Array]]]
 """Starts a new pass over the data; each batch has one array per network input, ready to execute."""
@@ -81,8 +82,7 @@ def split_batches(arrays: Mapping[str, Array], graph: Graph, where: str) -> Batc
         if arrays[value.name].dtype.kind in "OSUMmc":
             raise _bad_array(where, value.name, f"it is of dtype {arrays[value.name].dtype}")
         feeds[value.name] = _stacked(arrays[value.name], value.type.shape, value.name, where)
-        dtype = value.type.storage.numpy
-        feeds[value.name] = feeds[value.name].astype(dtype, copy=False)
+        feeds[value.name] = _stored(feeds[value.name], value.type)
     counts = {name: len(a) for name, a in feeds.items()}
     if len(set(counts.values())) > 1 or 0 in counts.values():
         raise DlccError(
@@ -110,6 +110,14 @@ def _stacked(array: Array, shape: tuple[int, ...], name: str, where: str) -> Arr
         count = array.shape[0] // shape[0]
         return array[: count * shape[0]].reshape(count, *shape)
     raise _bad_array(where, name, f"its shape {list(array.shape)} does not fit {list(shape)}")
+
+
+def _stored(array: Array, type_: TensorType) -> Array:
+    """As the network takes it: real numbers become codes where it takes codes."""
+    encoding = type_.encoding
+    if array.dtype.kind == "f" and isinstance(encoding, Affine) and type_.dtype == F32:
+        return quantise_real(array.astype(np.float32), encoding)
+    return array.astype(type_.storage.numpy, copy=False)
 
 
 def _bad_array(where: str, name: str, why: str) -> DlccError:

@@ -40,6 +40,7 @@ from dlcc.recording import record_sample
 from dlcc.tuner import CANDIDATES, ROUNDS, LayerTimes
 from dlcc.tuner import tune as measure_candidates
 from passes.base import Pass, PassContext, Remark
+from passes.borders import Borders, as_given
 from passes.compression.sensitivity import (
     SPARSITIES,
     Curve,
@@ -80,6 +81,9 @@ class CompileOptions:
         bits: 8 for post-training int8, 16 for bfloat16, 32 for float.
         passes: pipeline text or passes; None for the default pipeline of ``bits``.
         recipe: TOML file that tells what is done to which layer, in place of ``passes``.
+        integer_inputs: the caller gives codes where the network begins by quantising an input.
+        integer_outputs: the caller gets codes; the default pipeline quantises the results too.
+        nhwc: images of such codes have the channels of a pixel side by side.
         threads: upper bound on threads at run time; 0 for :data:`DEFAULT_THREADS`, or for as many
             as the target's runtime has.
         shapes: symbolic dimension -> size, or input name -> shape.
@@ -107,6 +111,9 @@ class CompileOptions:
     bits: int = 8
     passes: str | Sequence[Pass] | None = None
     recipe: str | Path | Recipe | None = None
+    integer_inputs: bool = False
+    integer_outputs: bool = False
+    nhwc: bool = False
     threads: int = 0
     shapes: Mapping[str, Any] | None = None
     constants: Mapping[str, Any] | None = None
@@ -159,7 +166,12 @@ class CompileOptions:
             if isinstance(self.passes, str):
                 return parse_pipeline(self.passes)
             return list(self.passes)
-        return parse_pipeline(default_pipeline(self.bits))
+        return parse_pipeline(default_pipeline(self.bits, outputs=self.integer_outputs))
+
+    @property
+    def borders(self) -> Borders:
+        """What the caller gives and gets."""
+        return Borders(self.integer_inputs, self.integer_outputs, self.nhwc)
 
 
 @dataclass(frozen=True)
@@ -197,13 +209,15 @@ def optimise(
         DlccError: the model, the data or the pipeline is at fault.
     """
     remarks: list[Remark] = []
-    recipe = options.read_recipe()
+    recipe, last = options.read_recipe(), options.borders.passes()
     pipeline = [] if recipe else options.pipeline()
     progress("import", 0.0)
     graph = model.copy() if isinstance(model, Graph) else import_model(model, options, remarks)
     progress("import", 1.0)
     if recipe is not None:
         pipeline = recipe.passes(graph)
+    pipeline += last
+    before = {value.name: value.type for value in graph.inputs}
     calibration, labels = _calibration(options.calibration, graph)
     samples = () if calibration is None else tuple(islice(calibration(), options.verify_numerics))
     widths = [width for step in pipeline if (width := step.layer_bits) is not None]
@@ -224,6 +238,9 @@ def optimise(
         dump_dir=options.dump_dir,
     )
     records = manager.run(graph, context).records
+    options.borders.check(graph, context.remarks)
+    if calibration is not None:
+        calibration = as_given(calibration, pipeline, before, graph)
     return Optimised(
         graph,
         print_pipeline(pipeline),
@@ -325,7 +342,7 @@ def compile(
     if chosen.name is not None:
         check_name(chosen.name)
     check_output(output)  # nobody wants to hear of it after a minute of compiling
-    emit, threads = _kinds(chosen.emit, target), _threads(chosen.threads, target)
+    emit, threads = target.kinds(chosen.emit), target.threads(chosen.threads, DEFAULT_THREADS)
     chooser = choose if chosen.tuning is None else TuningDatabase.load(Path(chosen.tuning)).choose
     marks = [time.perf_counter()]
     optimised = optimise(model, chosen, progress, target)
@@ -387,36 +404,6 @@ def _narrowest(certificates: Sequence[Certificate], program: Program) -> list[Ce
     """The certificates with the widths in which the kernels sum; of all variants the narrowest."""
     made = [with_kernels(certificates, p.report["layers"]) for p in program.variants]  # type: ignore[arg-type]
     return [min(row, key=lambda one: one.accumulator) for row in zip(*made, strict=True)]
-
-
-def _kinds(emit: tuple[str, ...], target: Target) -> tuple[str, ...]:
-    """What is written for ``target`` where ``emit`` is asked for."""
-    missing = [kind for kind in emit if kind not in target.emits]
-    if missing:
-        raise DlccError(
-            ExitCode.USAGE,
-            f"target {target.name} gives no {', '.join(missing)}",
-            where="--emit",
-            why=f"what it gives is {', '.join(target.emits)}",
-            fix="portable C comes from --target c"
-            if missing == ["c"]
-            else f"choose from {', '.join(target.emits)}",
-        )
-    return emit or target.emits[:1]
-
-
-def _threads(asked: int, target: Target) -> int:
-    """Upper bound on the threads of a library for ``target`` where ``asked`` are wanted."""
-    most = target.most_threads
-    if most and asked > most:
-        raise DlccError(
-            ExitCode.USAGE,
-            f"target {target.name} has no {asked} threads",
-            where="--threads",
-            why=f"its runtime uses {most}",
-            fix="leave the option out",
-        )
-    return asked or most or DEFAULT_THREADS
 
 
 def _recorded(

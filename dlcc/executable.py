@@ -18,7 +18,7 @@ import numpy as np
 from dlcc.data import LABEL_KEYS, named_inputs, split_batches
 from dlcc.errors import DlccError, ExitCode
 from dlcc.frontends import ShapeOptions, load_graph
-from dlcc.ir import DType, Graph, TensorType
+from dlcc.ir import F32, Affine, DType, Graph, TensorType
 from dlcc.ir.encodings import Array
 from dlcc.program import TensorInfo
 
@@ -75,14 +75,19 @@ class Executable(ABC):
         """A graph with the inputs alone: what :mod:`dlcc.data` checks arrays against."""
         graph = Graph(self.path.stem)
         for info in self.inputs:
-            graph.add_input(info.name, TensorType(info.shape, _dtype(info)))
+            graph.add_input(info.name, _type(info))
         return graph
 
 
-def _dtype(info: TensorInfo) -> DType:
+def _type(info: TensorInfo) -> TensorType:
+    """Codes where the numbers have a scale."""
     from dlcc.artifact.check import dtype_of
 
-    return DType.of(dtype_of(info))
+    dtype = dtype_of(info)
+    if info.scale is None:
+        return TensorType(info.shape, DType.of(dtype))
+    codes = Affine(8 * dtype.itemsize, dtype.kind == "i", (info.scale,), (info.zero_point,))
+    return TensorType(info.shape, F32, codes)
 
 
 class ProfiledNetwork(Executable):

@@ -9,7 +9,7 @@ from dlcc.ir import Graph, Node, Value
 from dlcc.ops.base import build
 from passes.base import Pass, PassContext, PassResult, Stage, option
 
-_TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class IntegerInputs(Pass):
         type_ = nodes[0].output.type
         given: Value = value
         if self.nhwc and type_.rank == 4:
-            shape = tuple(type_.shape[axis] for axis in _TO_NHWC)
+            shape = tuple(type_.shape[axis] for axis in TO_NHWC)
             value.type = type_.with_(shape=shape)
             given = build(
                 graph,
                 "transpose",
                 [value],
-                {"perm": _TO_NCHW},
+                {"perm": TO_NCHW},
                 loc=value.name,
                 before=nodes[0],
             ).output

@@ -25,12 +25,13 @@ BITS = (8, 16, 32)
 """The widths that :func:`default_pipeline` knows."""
 
 
-def default_pipeline(bits: int = 32) -> str:
+def default_pipeline(bits: int = 32, *, outputs: bool = False) -> str:
     """Text of the default pipeline for weights and activations of ``bits`` bits.
 
     Args:
         bits: 32 leaves the network in float32; 16 rounds it to bfloat16; 8 quantises it after
             training.
+        outputs: quantise the network's results too.
 
     Raises:
         DlccError: another width.
@@ -42,5 +43,6 @@ def default_pipeline(bits: int = 32) -> str:
             why=f"the widths are {', '.join(map(str, BITS))}",
             fix="choose one of them, or give a pipeline with --passes",
         )
-    lossy = {8: ",quantize{bits=8}", 16: ",round-to-bfloat16", 32: ""}[bits]
+    results = " outputs=true" if outputs else ""
+    lossy = {8: f",quantize{{bits=8{results}}}", 16: ",round-to-bfloat16", 32: ""}[bits]
     return f"{OPTIMISE}{lossy}"

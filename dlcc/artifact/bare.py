@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from importlib.resources import files
 
 from dlcc.artifact.check import dtype_of, tensor_bytes
-from dlcc.artifact.csource import c_comment, c_string, tensor_line
+from dlcc.artifact.csource import c_comment, c_string, scale_lines, tensor_line
 from dlcc.errors import DlccError, ExitCode
 from dlcc.program import Arg, FusedStep, Program, Step
 
@@ -113,6 +113,7 @@ def bare_header(program: Program, symbol: str, *, alignment: int) -> str:
             "alignment": alignment,
             "sizes": _size_lines(program, symbol),
             "places": _place_lines(program, symbol),
+            "scales": scale_lines(program, symbol),
             "inside": _INSIDE if program.input_places or program.output_places else "",
             "tensors": "\n".join(tensors) or " *   no inputs, no outputs",
         },

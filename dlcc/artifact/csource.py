@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
+import numpy as np
+
 from dlcc.artifact.check import dtype_of, tensor_bytes
 from dlcc.artifact.manifest import compiler_name
 from dlcc.artifact.weights import padded, part_hash, parts_read
@@ -32,6 +34,26 @@ def tensor_line(role: str, index: int, info: TensorInfo) -> str:
     return f" *   {role}[{index}]  {info.dtype}[{shape}]  {c_comment(info.name)}"
 
 
+def scale_lines(program: Program, symbol: str) -> str:
+    """Macros of what the codes of inputs and outputs stand for; "" where none are codes."""
+    lines = []
+    for role, tensors in (("INPUT", program.inputs), ("OUTPUT", program.outputs)):
+        for index, info in enumerate(tensors):
+            if info.scale is not None:
+                stem = f"#define {symbol.upper()}_{role}_{index}_"
+                lines.append(f"{stem}SCALE {_real(info.scale)}")
+                lines.append(f"{stem}ZERO_POINT ({info.zero_point})")
+    if not lines:
+        return ""
+    return "\n".join(["\n/* Codes: a real number is SCALE * (code - ZERO_POINT). */", *lines])
+
+
+def _real(value: float) -> str:
+    """A float32 as a literal of C and C++."""
+    text = f"{np.float32(value):.9g}"
+    return f"{text if set(text) & set('.en') else f'{text}.0'}f"
+
+
 def most_steps(program: Program) -> int:
     """Steps of the variant that has the most: as many times ``profile`` tells at most."""
     return max(len(variant.steps) for variant in program.variants)
@@ -54,6 +76,7 @@ def header_source(program: Program, symbol: str) -> str:
         "steps": most_steps(program),
         "threads": program.threads,
         "arena_bytes": program.arena_bytes,
+        "scales": scale_lines(program, symbol),
     }
     text = files("dlcc.runtime").joinpath("c", "api.h.in").read_text("utf-8")
     for key, value in values.items():

@@ -123,6 +123,30 @@ FolderOption = Annotated[
         "-o", "--output", metavar="DIR", help="The artifact folder to write.", show_default=False
     ),
 ]
+EmitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--emit",
+        metavar="KINDS",
+        help="What to write: libraries (so, a, o) or C source (c).",
+        show_default="what is usual for the target",
+    ),
+]
+IntegerInputsOption = Annotated[
+    bool,
+    typer.Option(
+        "--integer-inputs", help="The caller gives 8-bit codes; the header has their scale."
+    ),
+]
+IntegerOutputsOption = Annotated[
+    bool,
+    typer.Option(
+        "--integer-outputs", help="The caller gets 8-bit codes; the header has their scale."
+    ),
+]
+NhwcOption = Annotated[
+    bool, typer.Option("--nhwc", help="Images of such codes have their channels last.")
+]
 MostThreadsOption = Annotated[
     int,
     typer.Option("--threads", min=0, help="Most threads a run may use; 0: all cores here."),
@@ -188,19 +212,14 @@ def compile_model(
     calib: CalibOption = None,
     passes: PassesOption = None,
     recipe: RecipeOption = None,
+    integer_inputs: IntegerInputsOption = False,
+    integer_outputs: IntegerOutputsOption = False,
+    nhwc: NhwcOption = False,
     threads: MostThreadsOption = 0,
     shape: ShapeOption = None,
     constant: ConstantOption = None,
     tuning: TuningOption = None,
-    emit: Annotated[
-        str | None,
-        typer.Option(
-            "--emit",
-            metavar="KINDS",
-            help="What to write: libraries (so, a, o) or C source (c).",
-            show_default="what is usual for the target",
-        ),
-    ] = None,
+    emit: EmitOption = None,
     embed: Annotated[
         bool, typer.Option("--embed", help="Put the weights into the library.")
     ] = False,
@@ -234,6 +253,9 @@ def compile_model(
         bits=bits,
         passes=passes,
         recipe=recipe,
+        integer_inputs=integer_inputs,
+        integer_outputs=integer_outputs,
+        nhwc=nhwc,
         threads=threads,
         shapes=parse_shapes(shape),
         constants=parse_constants(constant),

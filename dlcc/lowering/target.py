@@ -140,6 +140,42 @@ class Target:
             "channel_multiple": self.channel_multiple,
         }
 
+    def kinds(self, emit: tuple[str, ...]) -> tuple[str, ...]:
+        """What is written where ``emit`` is asked for.
+
+        Raises:
+            DlccError: USAGE, the target does not give it.
+        """
+        missing = [kind for kind in emit if kind not in self.emits]
+        if missing:
+            raise DlccError(
+                ExitCode.USAGE,
+                f"target {self.name} gives no {', '.join(missing)}",
+                where="--emit",
+                why=f"what it gives is {', '.join(self.emits)}",
+                fix="portable C comes from --target c"
+                if missing == ["c"]
+                else f"choose from {', '.join(self.emits)}",
+            )
+        return emit or self.emits[:1]
+
+    def threads(self, asked: int, usual: int) -> int:
+        """Upper bound on the threads of a library where ``asked`` are wanted; 0: ``usual``.
+
+        Raises:
+            DlccError: USAGE, the target's runtime has fewer.
+        """
+        most = self.most_threads
+        if most and asked > most:
+            raise DlccError(
+                ExitCode.USAGE,
+                f"target {self.name} has no {asked} threads",
+                where="--threads",
+                why=f"its runtime uses {most}",
+                fix="leave the option out",
+            )
+        return asked or most or usual
+
     def rows_for(self, node: Node) -> list[KernelRow]:
         """Rows that may serve ``node``."""
         return [row for row in self.rows if row.serves(node)]

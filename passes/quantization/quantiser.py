@@ -59,6 +59,9 @@ class Quantiser(Pass):
     bias_correction: bool = option(True, "match each layer's mean on the quantised prefix")
     rounding: Literal["nearest", "gptq", "adaround"] = option("gptq", ROUNDING_HELP)
     exclude: tuple[str, ...] = option((), "layers that stay float, by name; * and ? match")
+    outputs: bool = option(
+        False, "the network's results become codes too, for integer-outputs to hand out"
+    )
 
     @property
     def layer_bits(self) -> int:
@@ -96,7 +99,9 @@ class Quantiser(Pass):
         """
         result = PassResult()
         widths = self.widths()
-        plan = structure.analyse(graph, self.exclude, widths.weights, widths.activations)
+        plan = structure.analyse(
+            graph, self.exclude, widths.weights, widths.activations, outputs=self.outputs
+        )
         self._explain(graph, plan, result)
         self.assign(widths, graph, plan)
         if not any(n.op in structure.ACCUMULATING and key(n) in plan.integer for n in graph.nodes):

@@ -112,21 +112,27 @@ class Structure:
 
 
 def analyse(
-    graph: Graph, exclude: Sequence[str], weight_bits: int, activation_bits: int
+    graph: Graph,
+    exclude: Sequence[str],
+    weight_bits: int,
+    activation_bits: int,
+    *,
+    outputs: bool = False,
 ) -> Structure:
     """Decide which nodes work on codes.
 
     A node does if its op has an integer form for these operands and if it is heavy or its operands
-    are codes anyway. The layers at the network's outputs keep float results.
+    are codes anyway. The layers at the network's outputs keep float results, unless ``outputs``.
 
     Args:
         graph: an optimised float graph.
         exclude: patterns (as of a shell) of ``loc`` that stay float.
         weight_bits: width of weights.
         activation_bits: width of activations.
+        outputs: the network's results are codes as any other.
     """
     out = Structure()
-    tail = _tail(graph)
+    tail = set() if outputs else _tail(graph)
     coded: set[Value] = {v for v in graph.inputs if is_real(v)}
     limit = _largest_sum(weight_bits, activation_bits)
     for node in graph.nodes:
@@ -148,7 +154,7 @@ def analyse(
     before = -1
     while before != len(out.integer) - len(out.dense_result):
         before = len(out.integer) - len(out.dense_result)
-        _keep_heads_float(graph, out, tail)
+        _keep_heads_float(graph, out, tail, outputs)
         _drop_idle(graph, out)
     for node in graph.nodes:
         if key(node) in out.integer:
@@ -273,9 +279,11 @@ def _reaches_layer(node: Node) -> bool:
     return False
 
 
-def _keep_heads_float(graph: Graph, out: Structure, tail: set[Node]) -> None:
+def _keep_heads_float(graph: Graph, out: Structure, tail: set[Node], outputs: bool) -> None:
     for node in graph.nodes:
         if node.op not in ACCUMULATING or key(node) not in out.integer:
+            continue
+        if outputs and graph.is_output(node.output):
             continue
         users = node.output.users
         used = bool(users) or graph.is_output(node.output)
