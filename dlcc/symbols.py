@@ -5,6 +5,9 @@ from __future__ import annotations
 LIBC = frozenset({"memcpy", "memmove", "memset"})
 """LLVM recognises such loops, and may call them unasked."""
 
+MACOS = frozenset({"bzero", "memset_pattern4", "memset_pattern8", "memset_pattern16"})
+"""The same of macOS."""
+
 _AEABI = """
 dadd dsub drsub dmul ddiv dcmpeq dcmplt dcmple dcmpge dcmpgt dcmpun
 fadd fsub frsub fmul fdiv fcmpeq fcmplt fcmple fcmpge fcmpgt fcmpun

@@ -83,6 +83,15 @@ def get_targets(name: str) -> tuple[Target, ...]:
     found = [get_target(f"{family}:{variant}") for variant in variants]
     order = FAMILIES[family].variants()
     found.sort(key=lambda t: (len(t.features), order.index(t.name.partition(":")[2])))
+    systems = {target.triple for target in found}
+    if len(systems) > 1:
+        raise DlccError(
+            ExitCode.TARGET,
+            f"{' and '.join(target.name for target in found)} are for different systems",
+            where=f"--target {name}",
+            why=f"a library is for one of {', '.join(sorted(systems))}",
+            fix="compile for them one after the other",
+        )
     for one, other in pairwise(found):
         if set(one.features) == set(other.features):
             raise DlccError(

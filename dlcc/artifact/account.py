@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from dlcc.artifact.csource import WEIGHTS_SECTION
-from dlcc.artifact.elf import ElfFile
+from dlcc.artifact.csource import MACOS_WEIGHTS_SECTION, WEIGHTS_SECTION
 from dlcc.artifact.manifest import NAME, Artifact
 from dlcc.errors import DlccError, ExitCode
+from dlcc.objects import is_object, read_object
 
 Row = tuple[str, str, int]
 _Span = tuple[int, int, str]
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
+_AR_LONG_NAME = "#1/"
 
 
 def account(artifact: Artifact) -> list[Row]:
     """All bytes of all files as (file, section, bytes); per file they sum to the file's size.
 
-    Weights are listed per constant (packed ones per stream), libraries per ELF section; "padding"
-    is what alignment costs.
+    Weights are listed per constant (packed ones per stream), libraries per section; "padding" is
+    what alignment costs.
 
     Raises:
         DlccError: ARTIFACT if a file is missing or its structure cannot be read.
@@ -43,8 +44,8 @@ def account(artifact: Artifact) -> list[Row]:
 def _sections(artifact: Artifact, name: str, data: bytes) -> list[tuple[str, int]]:
     if name.endswith(".weights"):
         spans = _weight_spans(artifact.manifest, 0, len(data))
-    elif name.endswith((".so", ".o")):
-        spans = _elf_spans(artifact.manifest, data, 0, "")
+    elif name.endswith((".so", ".dylib", ".o")):
+        spans = _object_spans(artifact.manifest, data, 0)
     elif name.endswith(".a"):
         spans = _archive_spans(artifact.manifest, data)
     else:
@@ -91,24 +92,23 @@ def _stream_spans(weights: dict[str, Any], start: int) -> list[_Span]:
     return spans
 
 
-def _elf_spans(manifest: dict[str, Any], data: bytes, start: int, prefix: str) -> list[_Span]:
-    elf = ElfFile(data)
-    spans = [
-        (start, elf.header_bytes, f"{prefix}ELF header"),
-        (start + elf.program_offset, elf.program_bytes, f"{prefix}program headers"),
-        (start + elf.section_offset, elf.section_bytes, f"{prefix}section headers"),
-    ]
-    for section in elf.sections:
-        if section.name == WEIGHTS_SECTION:
+def _object_spans(manifest: dict[str, Any], data: bytes, start: int) -> list[_Span]:
+    file = read_object(data)
+    spans = [(start + at, size, label) for label, at, size in file.tables()]
+    for section in file.sections:
+        if section.name in (WEIGHTS_SECTION, MACOS_WEIGHTS_SECTION):
             weights = _weight_spans(manifest, start + section.offset, section.size)
-            spans += [(at, size, f"{prefix}{section.name} {label}") for at, size, label in weights]
+            spans += [(at, size, f"{section.name} {label}") for at, size, label in weights]
         else:
-            spans.append((start + section.offset, section.file_bytes, prefix + section.name))
+            spans.append((start + section.offset, section.file_bytes, section.name))
     return spans
 
 
 def _archive_spans(manifest: dict[str, Any], data: bytes) -> list[_Span]:
-    """The members of a System V static library: a 60-byte header each, even offsets."""
+    """The members of a static library: a 60-byte header each, even offsets.
+
+    Those of macOS have their names behind the header, and an index with a name.
+    """
     if not data.startswith(_AR_MAGIC):
         raise ValueError("not a static library")
     spans: list[_Span] = [(0, len(_AR_MAGIC), "archive header")]
@@ -118,11 +118,16 @@ def _archive_spans(manifest: dict[str, Any], data: bytes) -> list[_Span]:
         size = int(header[48:58])
         name = header[:16].decode("ascii", "replace").strip()
         content = at + _AR_HEADER
-        spans.append((at, _AR_HEADER, "member header"))
-        member = data[content : content + size]
-        if member.startswith(b"\x7fELF"):
-            spans += _elf_spans(manifest, member, content, "")
+        end = content + size
+        if name.startswith(_AR_LONG_NAME):
+            content += int(name.removeprefix(_AR_LONG_NAME))
+            name = data[at + _AR_HEADER : content].rstrip(b"\0").decode("ascii", "replace")
+        spans.append((at, content - at, "member header"))
+        member = data[content:end]
+        if is_object(member):
+            spans += _object_spans(manifest, member, content)
         else:
-            spans.append((content, size, "symbol index" if name == "/" else "member names"))
-        at = content + size + size % 2
+            index = name == "/" or name.startswith("__.SYMDEF")
+            spans.append((content, end - content, "symbol index" if index else "member names"))
+        at = end + size % 2
     return spans

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from dlcc.artifact.elf import ElfError, ElfFile
-from dlcc.artifact.toolchain import is_bare
+from dlcc.artifact.toolchain import is_bare, is_macos
 from dlcc.errors import DlccError, ExitCode
+from dlcc.objects import ObjectError, read_object
 from dlcc.program import ALIGNMENT, Arg, FusedStep, Program, Step, TensorInfo, Window
-from dlcc.symbols import AEABI
+from dlcc.symbols import AEABI, MACOS
 
 MOST_THREADS = 1024
 _INT32_MAX = 2**31 - 1
@@ -67,9 +67,9 @@ def known_features(triple: str) -> frozenset[str]:
     """The CPU features that the runtime can check on ``triple``, as its C source lists them."""
     if is_bare(triple):
         return frozenset()  # nobody to ask
-    source_name = f"cpu_{triple.split('-')[0]}.h"
+    source_name = "cpu_apple.h" if is_macos(triple) else f"cpu_{triple.split('-')[0]}.h"
     source = files("dlcc.runtime").joinpath("c", source_name).read_text("utf-8")
-    return frozenset(re.findall(r'^    \{"(\w+)", (?:0x)?\d+', source, re.MULTILINE))
+    return frozenset(re.findall(r'^    \{"(\w+)", (?:(?:0x)?\d+|"hw)', source, re.MULTILINE))
 
 
 def check_program(program: Program) -> None:
@@ -227,9 +227,9 @@ def _check_object(program: Program) -> None:
     if not program.object_code and not program.steps:
         return
     try:
-        elf = ElfFile(program.object_code)
-        symbols, used = elf.symbols(), elf.relocated()
-    except ElfError as error:
+        file = read_object(program.object_code)
+        symbols, used = file.symbols(), file.relocated()
+    except ObjectError as error:
         raise _bug("the object code is unusable", str(error)) from error
     defined = {s.name for s in symbols if s.is_global and s.section}
     arity: dict[str, int] = {}
@@ -242,13 +242,14 @@ def _check_object(program: Program) -> None:
                 f"{call.function}: {arity[call.function]} and {len(call.args)} arguments",
                 call.layer,
             )
+    known = _KNOWN | MACOS if is_macos(program.triple) else _KNOWN
     for index, symbol in enumerate(symbols):
         if index not in used:
             continue
         # TVM's runtime hooks are weak null pointers: linking succeeds, the first call crashes.
         if symbol.name.startswith(("TVM", "__TVM")):
             raise _bug("a kernel needs TVM's runtime", f"it refers to {symbol.name}")
-        if symbol.is_global and not symbol.section and symbol.name not in _KNOWN:
+        if symbol.is_global and not symbol.section and symbol.name not in known:
             raise _bug(
                 "a kernel calls a function that the library will not have",
                 f"it calls {symbol.name}",

@@ -9,10 +9,12 @@ import numpy as np
 
 from dlcc.artifact.check import dtype_of, tensor_bytes
 from dlcc.artifact.manifest import compiler_name
+from dlcc.artifact.toolchain import library_name
 from dlcc.artifact.weights import padded, part_hash, parts_read
 from dlcc.program import Arg, FusedStep, Member, Program, Step, TensorInfo
 
 WEIGHTS_SECTION = ".dlcc_weights"
+MACOS_WEIGHTS_SECTION = "__TEXT,__dlcc_weights"
 
 
 def c_string(text: str) -> str:
@@ -67,7 +69,7 @@ def header_source(program: Program, symbol: str) -> str:
         "name": symbol,
         "NAME": symbol.upper(),
         "title": c_comment(program.name),
-        "library": f"lib{symbol}.so",
+        "library": library_name(symbol, "so", program.triple),
         "weights_file": f"{symbol}.weights",
         "inputs": len(program.inputs),
         "outputs": len(program.outputs),
@@ -299,9 +301,15 @@ def model_source(
     return "\n".join(parts)
 
 
-def weights_assembly(symbol: str, image_file: str) -> str:
+def weights_assembly(symbol: str, image_file: str, *, macos: bool = False) -> str:
     """Assembly that makes the file ``image_file`` the hidden symbol ``<symbol>_weights_image``."""
     name = f"{symbol}_weights_image"
+    if macos:
+        return (
+            f".section {MACOS_WEIGHTS_SECTION},regular\n.p2align 6\n.globl _{name}\n"
+            f'.private_extern _{name}\n_{name}:\n.incbin "{image_file}"\n'
+            ".subsections_via_symbols\n"
+        )
     return (
         f'.section {WEIGHTS_SECTION},"a",%progbits\n.balign 64\n.globl {name}\n.hidden {name}\n'
         f'{name}:\n.incbin "{image_file}"\n.section .note.GNU-stack,"",%progbits\n'

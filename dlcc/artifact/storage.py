@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any, Final, Literal, get_args
 
-from dlcc.artifact.elf import ElfFile
 from dlcc.artifact.packed import Packed
 from dlcc.artifact.weights import HEADER_BYTES
 from dlcc.errors import DlccError, ExitCode
+from dlcc.objects import read_object
 from dlcc.program import Program
 
 Pack = Literal["speed", "size"]
@@ -87,7 +87,7 @@ def kernel_bytes(program: Program) -> dict[str, int]:
     """Bytes of code of each function in the object of one variant."""
     if not program.object_code:
         return {}
-    symbols = ElfFile(program.object_code).symbols()
+    symbols = read_object(program.object_code).symbols()
     return {s.name: s.size for s in symbols if s.is_function and s.section}
 
 

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 from dlcc.errors import DlccError, ExitCode
+from dlcc.objects.merge import merge
 
 GLIBC = "2.17"
 """The oldest glibc the libraries run with (2012)."""
@@ -22,40 +24,54 @@ _UNUSED = " *(.rel.debug*) *(.ARM.exidx*) *(.rel.ARM.exidx*) *(.text.tvm.fp16.co
 _PASSED_ON = ("PATH", "HOME", "TMPDIR", "XDG_CACHE_HOME")
 
 
+System = Literal["linux", "macos", "none"]
+
+
 @dataclass(frozen=True)
 class _Port:
-    """An architecture that the runtime is written for.
+    """A machine that the runtime is written for.
 
-    ``zig``: zig's name of it; ``baseline``: what its C code may use, where that is less clear than
-    the architecture itself; ``bare``: there is no operating system.
+    ``zig``: zig's name of the architecture; ``baseline``: what its C code may use, where that is
+    less clear than the architecture itself.
     """
 
     zig: str
     baseline: str = "baseline"
-    bare: bool = False
 
 
-_PORTS = {
-    "x86_64": _Port("x86_64"),
-    "aarch64": _Port("aarch64"),
+_PORTS: dict[tuple[str, System], _Port] = {
+    ("x86_64", "linux"): _Port("x86_64"),
+    ("aarch64", "linux"): _Port("aarch64"),
     # VFPv3 and NEON, but no fused multiply-add: Cortex-A8 and A9 have none
-    "armv7": _Port("arm", "cortex_a9"),
-    "thumbv7em": _Port("thumb", "cortex_m4", bare=True),
-    "thumbv8m.main": _Port("thumb", "cortex_m33", bare=True),
-    "thumbv8.1m.main": _Port("thumb", "cortex_m55", bare=True),
+    ("armv7", "linux"): _Port("arm", "cortex_a9"),
+    ("aarch64", "macos"): _Port("aarch64", "apple_m1"),
+    ("thumbv7em", "none"): _Port("thumb", "cortex_m4"),
+    ("thumbv8m.main", "none"): _Port("thumb", "cortex_m33"),
+    ("thumbv8.1m.main", "none"): _Port("thumb", "cortex_m55"),
 }
+"""By the first part of the triple, and its system."""
+
+
+def _system(triple: str) -> System | None:
+    """The system of a triple; None where it is none that the runtime knows."""
+    parts = triple.split("-")
+    if parts[-1].startswith("macosx"):
+        return "macos"
+    if "gnu" not in parts[-1]:
+        return None
+    return "linux" if "linux" in parts else "none"
 
 
 def _port(triple: str) -> _Port:
-    parts = triple.split("-")
-    port = _PORTS.get(parts[0])
-    if port is None or ("linux" in parts) is port.bare or "gnu" not in parts[-1]:
+    system = _system(triple)
+    port = None if system is None else _PORTS.get((triple.split("-")[0], system))
+    if port is None:
+        on = {s: ", ".join(a for a, b in _PORTS if b == s) for s in ("linux", "macos", "none")}
         raise DlccError(
             ExitCode.TARGET,
             f"no runtime for {triple}",
-            why=f"the runtime is written for Linux with glibc on "
-            f"{', '.join(name for name, port in _PORTS.items() if not port.bare)}, and for "
-            f"{', '.join(name for name, port in _PORTS.items() if port.bare)} without a system",
+            why=f"the runtime is written for Linux with glibc on {on['linux']}, for macOS on "
+            f"{on['macos']}, and for {on['none']} without a system",
             fix="compile for an x86_64-linux-gnu target",
         )
     return port
@@ -67,7 +83,18 @@ def is_bare(triple: str) -> bool:
     Raises:
         DlccError: TARGET where the runtime has no port.
     """
-    return _port(triple).bare
+    _port(triple)
+    return _system(triple) == "none"
+
+
+def is_macos(triple: str) -> bool:
+    """Whether code for this triple is Mach-O.
+
+    Raises:
+        DlccError: TARGET where the runtime has no port.
+    """
+    _port(triple)
+    return _system(triple) == "macos"
 
 
 def zig_target(triple: str) -> str:
@@ -77,9 +104,18 @@ def zig_target(triple: str) -> str:
         DlccError: TARGET where the runtime has no port.
     """
     libc, port = triple.split("-")[-1], _port(triple)
-    if port.bare:
+    if is_macos(triple):
+        return f"{port.zig}-macos.{libc.removeprefix('macosx')}"
+    if is_bare(triple):
         return f"{port.zig}-freestanding-{libc.removeprefix('gnu')}"
     return f"{port.zig}-linux-{libc if '.' in libc else f'{libc}.{GLIBC}'}"
+
+
+def library_name(symbol: str, kind: str, triple: str) -> str:
+    """File name of one form ("so", "a", "o", "c") of the network called ``symbol``."""
+    if kind == "so":
+        return f"lib{symbol}.dylib" if triple and is_macos(triple) else f"lib{symbol}.so"
+    return f"lib{symbol}.a" if kind == "a" else f"{symbol}.{kind}"
 
 
 def _static_target(triple: str) -> str:
@@ -137,7 +173,7 @@ class Toolchain:
 
         self._zig = str(Path(ziglang.__file__).with_name("zig"))
         self._target = ("-target", zig_target(triple), f"-mcpu={_port(triple).baseline}")
-        self._bare = is_bare(triple)
+        self._bare, self._macos = is_bare(triple), is_macos(triple)
         self._static_target = ("-target", _static_target(triple), self._target[-1])
         self._folder = folder
         self._environment = {k: os.environ[k] for k in _PASSED_ON if k in os.environ}
@@ -188,15 +224,24 @@ class Toolchain:
     def compile_zig(self, source: str, output: str) -> None:
         """Compiles one Zig file to a relocatable object for the baseline of the architecture.
 
-        All checks of the language stay in; without stack probes it needs no library.
+        All checks of the language stay in; without those of the stack it needs no library.
         """
         flags = ["-O", "ReleaseSafe", "-fPIC", "-fstrip", "-fsingle-threaded"]
-        flags += ["-fno-stack-check", "-fno-unwind-tables", f"-femit-bin={output}"]
+        flags += [
+            "-fno-stack-check",
+            "-fno-stack-protector",
+            "-fno-unwind-tables",
+            f"-femit-bin={output}",
+        ]
         flags += ["-j1"]  # with more threads, names of constants depend on which is first
         self._run(["build-obj", source, *self._target, *flags])
 
     def merge(self, objects: Sequence[str], output: str) -> None:
         """Links objects into one relocatable object, without debug sections."""
+        if self._macos:
+            merged = merge([(self._folder / name).read_bytes() for name in objects])
+            (self._folder / output).write_bytes(merged)
+            return
         script = _MERGE_SCRIPT % (_UNUSED if self._bare else "")
         (self._folder / "merge.ld").write_text(script)
         self._run(["ld.lld", "-r", "-T", "merge.ld", *objects, "-o", output])
@@ -209,6 +254,10 @@ class Toolchain:
         """Links a shared library; an undefined symbol is an error here, not at run time."""
         flags = ["-shared", "-s", "-O2", f"-Wl,-soname,{output}", "-Wl,-z,defs"]
         flags += ["-Wl,-z,noexecstack", "-lpthread"]
+        if self._macos:
+            # nothing of zig's own libraries is needed, which it would first have to build
+            flags = ["-shared", "-s", "-nostdlib", "-lSystem"]
+            flags.append(f"-Wl,-install_name,@rpath/{output}")
         self._run(["cc", *self._target, *objects, "-o", output, *flags])
 
     def link_program(

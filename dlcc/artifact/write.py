@@ -26,7 +26,6 @@ from dlcc.artifact.csource import (
     unpack_source,
     weights_assembly,
 )
-from dlcc.artifact.elf import ElfFile, isolate
 from dlcc.artifact.folder import replace_folder
 from dlcc.artifact.names import c_identifier, check_name
 from dlcc.artifact.packaging import Delivery, package_files
@@ -40,13 +39,16 @@ from dlcc.artifact.storage import (
     storage_report,
     weights_record,
 )
-from dlcc.artifact.toolchain import Toolchain, is_bare, versions
+from dlcc.artifact.toolchain import Toolchain, is_bare, is_macos, library_name, versions
 from dlcc.artifact.weights import weights_image
 from dlcc.errors import DlccError, ExitCode
+from dlcc.objects import isolate, read_object
 from dlcc.program import Program, Sample, TensorInfo
 
 EMITS: Final = ("so", "a", "o", "c")
-_SYSTEM_LIBRARIES = re.compile(r"lib(c|pthread)\.so\.\d|ld-linux[\w-]*\.so\.\d")
+_SYSTEM_LIBRARIES = re.compile(
+    r"lib(c|pthread)\.so\.\d|ld-linux[\w-]*\.so\.\d|/usr/lib/libSystem\.B\.dylib"
+)
 
 
 def write_artifact(
@@ -198,7 +200,9 @@ def _build(
             objects.append("unpack.o")
         if embed:
             (work / "weights.bin").write_bytes(image)
-            (work / "weights.S").write_text(weights_assembly(symbol, "weights.bin"), "utf-8")
+            macos = is_macos(program.triple)
+            assembly = weights_assembly(symbol, "weights.bin", macos=macos)
+            (work / "weights.S").write_text(assembly, "utf-8")
             tools.compile("weights.S", "weights.o", include=include)
             objects.append("weights.o")
     tools.merge(["model.o", *objects], f"{symbol}.o")
@@ -213,9 +217,10 @@ def _build(
     facts |= {"emit": options.emit, "needed": [], "weights": weights_record(program, packed, embed)}
     if not embed:
         contents[f"{symbol}.weights"] = image
-    contents |= _libraries(tools, work, symbol, options.emit)
+    contents |= _libraries(tools, work, program, options)
     if "so" in options.emit:
-        facts["needed"] = _check_library(contents[f"lib{symbol}.so"])
+        shared = library_name(symbol, "so", program.triple)
+        facts["needed"] = _check_library(contents[shared])
     return contents, facts
 
 
@@ -264,7 +269,7 @@ def _build_bare(
     tools.merge(objects, f"{symbol}.o")
     report = {**program.report, "storage": storage_report(program, "speed", program.weights, None)}
     contents = {f"{symbol}.h": header, "report.json": manifests.dump_json(report)}
-    contents |= _libraries(tools, work, symbol, options.emit)
+    contents |= _libraries(tools, work, program, options)
     facts: dict[str, Any] = {"symbol": symbol, "fingerprint": f"{fingerprint(program):016x}"}
     facts |= {"kernels": kernels, "emit": options.emit, "needed": []}
     facts["weights"] = weights_record(program, None, True) | {"header_bytes": 0}
@@ -273,18 +278,17 @@ def _build_bare(
 
 
 def _libraries(
-    tools: Toolchain, work: Path, symbol: str, emit: tuple[str, ...]
+    tools: Toolchain, work: Path, program: Program, options: _Options
 ) -> dict[str, bytes]:
     """The kinds asked for, from the one object that holds everything."""
-    merged, contents = f"{symbol}.o", {}
-    if "o" in emit:
-        contents[merged] = (work / merged).read_bytes()
-    if "a" in emit:
-        tools.archive(merged, f"lib{symbol}.a")
-        contents[f"lib{symbol}.a"] = (work / f"lib{symbol}.a").read_bytes()
-    if "so" in emit:
-        tools.link_shared([merged], f"lib{symbol}.so")
-        contents[f"lib{symbol}.so"] = (work / f"lib{symbol}.so").read_bytes()
+    merged, contents = f"{options.symbol}.o", {}
+    for kind in options.emit:
+        name = library_name(options.symbol, kind, program.triple)
+        if kind == "a":
+            tools.archive(merged, name)
+        elif kind == "so":
+            tools.link_shared([merged], name)
+        contents[name] = (work / name).read_bytes()
     return contents
 
 
@@ -313,7 +317,7 @@ def _write_kernels(program: Program, work: Path, symbol: str) -> tuple[dict[str,
 
 def _check_library(library: bytes) -> list[str]:
     """The libraries it needs, which must all belong to libc."""
-    needed = sorted(ElfFile(library).needed())
+    needed = sorted(read_object(library).needed())
     foreign = [name for name in needed if not _SYSTEM_LIBRARIES.fullmatch(name)]
     if foreign:
         raise DlccError(

@@ -156,19 +156,19 @@ def _weights_image(artifact: Artifact) -> bytes:
     Raises:
         ValueError: there is neither.
     """
-    from dlcc.artifact.csource import WEIGHTS_SECTION
-    from dlcc.artifact.elf import ElfFile
+    from dlcc.artifact.csource import MACOS_WEIGHTS_SECTION, WEIGHTS_SECTION
+    from dlcc.objects import read_object
 
     path = artifact.path(".weights")
     if path is not None:
         return path.read_bytes()
-    for suffix in (".so", ".o"):
+    for suffix in (".so", ".dylib", ".o"):
         path = artifact.path(suffix)
         if path is None:
             continue
         data = path.read_bytes()
-        for section in ElfFile(data).sections:
-            if section.name == WEIGHTS_SECTION:
+        for section in read_object(data).sections:
+            if section.name in (WEIGHTS_SECTION, MACOS_WEIGHTS_SECTION):
                 return data[section.offset : section.offset + section.size]
     raise ValueError("they are in a static library alone; compile with --emit so,a")
 

@@ -13,7 +13,6 @@ numbers contract of the integer layers, softmax, ...) put
 
 from __future__ import annotations
 
-import struct
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +24,8 @@ from tvm import s_tir, tirx
 from tvm.ir import PointerType, PrimType
 from tvm.tirx.buffer import is_buffer_var
 
-from dlcc.symbols import AEABI, LIBC
+from dlcc.objects import read_object
+from dlcc.symbols import AEABI, LIBC, MACOS
 from dlcc.tir import rounding
 from dlcc.tir.loops import split_loops
 
@@ -139,7 +139,9 @@ def _codegen(funcs: Mapping[str, Any], target: LLVMTarget) -> Any:
 
 
 def compile_object(funcs: Mapping[str, Any], target: LLVMTarget) -> bytes:
-    """Compiles ``funcs`` (symbol name -> PrimFunc) into one relocatable, position-free ELF object.
+    """Compiles ``funcs`` (symbol name -> PrimFunc) into one relocatable, position-free object.
+
+    It is ELF, or Mach-O for a triple of macOS.
 
     Equal functions and target give equal bytes.
 
@@ -153,6 +155,8 @@ def compile_object(funcs: Mapping[str, Any], target: LLVMTarget) -> bytes:
         module.write_to_file(str(path), "o")
         code = path.read_bytes()
     unknown = undefined_symbols(code) - LIBC_SYMBOLS
+    if "apple" in target.triple:
+        unknown -= MACOS
     if unknown:
         raise ValueError(f"kernels need symbols that no C library part has: {sorted(unknown)}")
     return code
@@ -169,27 +173,10 @@ def llvm_ir(funcs: Mapping[str, Any], target: LLVMTarget) -> str:
 
 
 def undefined_symbols(code: bytes) -> frozenset[str]:
-    """Names that the relocatable ELF object ``code`` uses and does not define (weak ones too).
+    """Names that the relocatable object ``code`` uses and does not define (weak ones too).
 
-    Reads the symbol table itself (ELF32 and ELF64, little endian), so no binutils are needed.
+    Raises:
+        ObjectError: it is neither ELF nor Mach-O.
     """
-    if code[:4] != b"\x7fELF" or code[5] != 1:
-        raise ValueError("not a little-endian ELF object")
-    wide = code[4] == 2
-    header = struct.unpack_from("<HHIQQQIHHHHHH" if wide else "<HHIIIIIHHHHHH", code, 16)
-    table, entry, count = header[5], header[10], header[11]
-    section = "<IIQQQQIIQQ" if wide else "<IIIIIIIIII"
-    sections = [struct.unpack_from(section, code, table + i * entry) for i in range(count)]
-    names: set[str] = set()
-    for kind, offset, size, link in ((s[1], s[4], s[5], s[6]) for s in sections):
-        if kind != 2:  # SHT_SYMTAB
-            continue
-        strings = sections[link][4]
-        step = 24 if wide else 16
-        for at in range(offset + step, offset + size, step):
-            name_at = struct.unpack_from("<I", code, at)[0]
-            index = struct.unpack_from("<H", code, at + (6 if wide else 14))[0]
-            if index == 0 and name_at:
-                start = strings + name_at
-                names.add(code[start : code.index(b"\0", start)].decode())
-    return frozenset(names)
+    symbols = read_object(code).symbols()
+    return frozenset(s.name for s in symbols if s.name and s.is_global and not s.section)

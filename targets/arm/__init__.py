@@ -1,4 +1,4 @@
-"""ARM CPUs with NEON under Linux: ``arm`` is AArch64, ``armv7`` is 32-bit ARM.
+"""ARM CPUs with NEON under Linux and macOS: ``arm`` is AArch64, ``armv7`` is 32-bit ARM.
 
 ``arm:dotprod`` and so on name a feature level, ``arm:cortex-a72`` a core, ``arm:raspberry-pi-4`` a
 board.
@@ -12,7 +12,7 @@ from functools import cached_property
 
 from dlcc.errors import DlccError, ExitCode
 from dlcc.lowering.target import Target
-from targets.arm.cpus import AARCH64, ARMV7_CPUS, ELSEWHERE, Cpu
+from targets.arm.cpus import AARCH64, ARMV7_CPUS, Cpu
 from targets.arm.levels import ARMV7, ARMV7_LEVELS, LEVELS, NEON
 from targets.arm.table import rows_for
 from targets.isa import Isa, host_flags
@@ -53,7 +53,7 @@ class ArmFamily:
         cpu = self._cpus.get(variant)
         return Target(
             f"{self.name}:{variant}" if variant else self.name,
-            self.triple,
+            (cpu.triple if cpu else "") or self.triple,
             isa.mcpu,
             isa.mattr,
             isa.flags,
@@ -74,15 +74,6 @@ class ArmFamily:
         Raises:
             DlccError: there is no such variant.
         """
-        if variant in ELSEWHERE and self.triple.startswith("aarch64"):
-            raise DlccError(
-                ExitCode.TARGET,
-                f"no library can be made for {variant}",
-                where=f"--target {self.name}:{variant}",
-                why="the runtime and the object files are for Linux, not for macOS",
-                fix="--target c writes portable C for clang there; a Linux on such a CPU, also in "
-                f"a container, runs --target {self.name}:{ELSEWHERE[variant].name}",
-            )
         if variant not in self._targets:
             raise DlccError(
                 ExitCode.TARGET,
@@ -95,7 +86,7 @@ class ArmFamily:
 
     def missing(self, target: Target) -> list[str]:
         """Features of ``target`` that this machine lacks."""
-        if platform.machine() not in self._machines:
+        if platform.machine() not in self._machines or target.triple != self.triple:
             return [target.triple.split("-")[0]]
         return [f for f in target.features if f not in host_flags()]
 

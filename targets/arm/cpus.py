@@ -25,6 +25,7 @@ class Cpu:
         l2_read: bytes that it reads from there in a cycle.
         memory: bytes per second that it reads from memory, the other cores being idle.
         model: LLVM's name of the core whose scheduling model tells most of this one; "": its own.
+        triple: of the system that it runs; "": Linux.
     """
 
     level: Isa
@@ -34,6 +35,7 @@ class Cpu:
     l2_read: float
     memory: float
     model: str = ""
+    triple: str = ""
 
     def isa(self, name: str) -> Isa:
         """Its instruction set, under the target's name.
@@ -66,6 +68,11 @@ class Cpu:
 _A76 = "neoverse-n1"
 """The same pipeline; LLVM has no model of the Cortex-A76 itself."""
 
+MACOS = "aarch64-apple-macosx12.0.0"
+"""The first that tells of all CPU features by name; every Mac with such a CPU runs it."""
+
+_M1, _M2 = "apple-m1", "apple-m2"
+
 AARCH64 = {
     "cortex-a53": Cpu(NEON, "cortex-a53", 1.4e9, 256 << 10, 8, 3e9),
     "cortex-a55": Cpu(DOTPROD, "cortex-a55", 1.8e9, 128 << 10, 8, 5e9),
@@ -79,11 +86,12 @@ AARCH64 = {
     "raspberry-pi-3": Cpu(NEON, "cortex-a53", 1.4e9, 512 << 10, 8, 2e9),
     "raspberry-pi-4": Cpu(NEON, "cortex-a72", 1.8e9, 1 << 20, 12, 4e9),
     "raspberry-pi-5": Cpu(DOTPROD, "cortex-a76", 2.4e9, 512 << 10, 20, 9e9, model=_A76),
+    _M1: Cpu(DOTPROD, _M1, 3.2e9, 12 << 20, 32, 58e9, triple=MACOS),
+    _M2: Cpu(I8MM, _M2, 3.5e9, 16 << 20, 32, 80e9, model=_M1, triple=MACOS),
+    "apple-m3": Cpu(I8MM, "apple-m3", 4.0e9, 16 << 20, 32, 80e9, model=_M1, triple=MACOS),
+    "apple-m4": Cpu(I8MM, "apple-m4", 4.4e9, 16 << 20, 32, 100e9, model=_M1, triple=MACOS),
 }
-"""Cores and boards that run AArch64 Linux."""
-
-ELSEWHERE = {"apple-m1": DOTPROD, "apple-m2": I8MM, "apple-m3": I8MM, "apple-m4": I8MM}
-"""CPUs of machines that do not run Linux by themselves, and the level that they have."""
+"""Cores and boards; of Macs the performance cores."""
 
 ARMV7_CPUS = {
     "cortex-a7": Cpu(VFPV4, "cortex-a7", 0.9e9, 512 << 10, 4, 1.5e9),

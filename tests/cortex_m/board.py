@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dlcc.artifact.elf import ElfFile
 from dlcc.artifact.toolchain import Toolchain
+from dlcc.objects.elf import ElfFile
 
 QEMU = shutil.which("qemu-system-arm")
 FIRMWARE = Path(__file__).with_name("firmware")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import dlcc
-from dlcc.artifact.elf import ElfFile
 from dlcc.errors import DlccError, ExitCode
+from dlcc.objects.elf import ElfFile
 from targets import get_target
 from targets.cortex_m import CORES
 from tests.cortex_m.board import BOARDS, QEMU, run

@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dlcc.artifact import Artifact
+
 HERE = Path(__file__).parent
 RUNTIME = HERE.parents[1] / "dlcc" / "runtime" / "c"
 
@@ -166,10 +168,11 @@ def start_network(
 
     ``vector``: bytes that vectors of SVE are cut to once there is an instance of ``variant``.
     """
-    (library,) = folder.glob("lib*.so")
+    (library,) = [*folder.glob("lib*.so"), *folder.glob("lib*.dylib")]
     symbol = library.stem.removeprefix("lib")
     data = b"".join(np.ascontiguousarray(x).tobytes() for sample in samples for x in sample)
-    program = _program(machine, "network.c")
-    weights = folder / f"{symbol}.weights"
+    source = "macos_network.c" if library.suffix == ".dylib" else "network.c"
+    program = _program(machine, source)
+    weights = Artifact.open(folder).path(".weights") or ""
     options = [str(threads), *(str(x) for x in (variant, vector) if x is not None)]
     return machine.start(program, library, symbol, weights, *options, data=data)

@@ -1,7 +1,7 @@
 /* Runs the library of a compiled network on samples from standard input, all inputs of a sample one
  * after the other, and writes their outputs to standard output.
- * Arguments: library, C name of the network, weights file, threads, perhaps a variant, and perhaps
- * the bytes that vectors of SVE shall have once the instance is made. */
+ * Arguments: library, C name of the network, weights file ("": in the library), threads, perhaps a
+ * variant, and perhaps the bytes that vectors of SVE shall have once the instance is made. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,8 +53,9 @@ int main(int argc, char **argv) {
   const net_info_t *info = info_of();
   net_t *net;
   const int threads = atoi(argv[4]);
-  const net_status_t made = argc > 5 ? create_variant(argv[3], threads, argv[5], &net)
-                                      : create(argv[3], threads, &net);
+  const char *weights = argv[3][0] != '\0' ? argv[3] : NULL;
+  const net_status_t made = argc > 5 ? create_variant(weights, threads, argv[5], &net)
+                                      : create(weights, threads, &net);
   if (made != NET_OK) {
     fprintf(stderr, "%s\n", error());
     return 3;

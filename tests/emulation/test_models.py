@@ -15,7 +15,7 @@ from benchmarks.ptq import entry_of, jpegs, load_split, prepared
 from dlcc.driver import compile as compile_network
 from targets.cpu.levels import AVX2
 from targets.isa import host_flags, supports
-from tests.emulation.machine import run_network
+from tests.emulation.machine import NEWEST, run_network
 from tests.emulation.test_networks import on_machines
 
 CALIBRATION = 16
@@ -101,6 +101,13 @@ def check(compiled: Compiled, machine: Any, target: str, folder: Path) -> None:
 @pytest.mark.parametrize(("machine", "target"), on_machines())
 def test_small_networks(compiled, tmp_path, machine, target):
     check(compiled, machine, target, tmp_path / "net")
+
+
+@pytest.mark.slow
+@NEWEST.missing
+@pytest.mark.parametrize("compiled", [(name, SAMPLES) for name in SMALL], indirect=True)
+def test_small_networks_of_macos(compiled, tmp_path):
+    check(compiled, NEWEST, "arm:apple-m1", tmp_path / "net")
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import dlcc
-from dlcc.artifact.elf import ElfFile
 from dlcc.ir import Graph, TensorType
+from dlcc.objects.elf import ElfFile
 from dlcc.ops.base import build
 from tests.emulation.machine import ARMV7, CORTEX_A72, Machine
 from tests.runtime.programs import zig, zig_cc

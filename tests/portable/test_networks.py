@@ -10,9 +10,9 @@ import pytest
 
 import dlcc
 from dlcc.artifact import account
-from dlcc.artifact.elf import ElfFile
 from dlcc.errors import DlccError, ExitCode
 from dlcc.lowering.lower import prepare
+from dlcc.objects.elf import ElfFile
 from passes.pipelines import OPTIMISE
 from tests.portable.source import GCC, STRICT, ZIG, Network
 from tests.test_end_to_end import feed_for, small_net

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from dlcc.artifact import Artifact, account, c_identifier, check_output, write_artifact
-from dlcc.artifact.elf import SHT_DYNSYM, ElfError, ElfFile, isolate
 from dlcc.artifact.toolchain import Toolchain, _cache_dir, zig_target
 from dlcc.artifact.weights import content_hash, weights_image
 from dlcc.errors import DlccError, ExitCode
+from dlcc.objects.elf import SHT_DYNSYM, ElfError, ElfFile, isolate
 from dlcc.runtime.loader import load
 from tests.runtime.programs import BIAS, RUNTIME, files_of, renamed, row_program, row_reference
 

@@ -14,9 +14,9 @@ import pytest
 
 from dlcc.artifact import Artifact, write_artifact
 from dlcc.artifact.csource import header_source
-from dlcc.artifact.elf import ElfFile
 from dlcc.artifact.packaging import Delivery, package_files
 from dlcc.errors import DlccError, ExitCode
+from dlcc.objects.elf import ElfFile
 from dlcc.program import Program, Sample, TensorInfo
 from tests.runtime.programs import row_program, row_reference, run_bare, zig_cc
 

@@ -8,7 +8,7 @@ import pytest
 
 from dlcc.artifact import Artifact, write_artifact
 from dlcc.artifact.check import known_features
-from dlcc.artifact.elf import ElfFile
+from dlcc.objects.elf import ElfFile
 from tests.runtime.programs import (
     HERE,
     RUNTIME,

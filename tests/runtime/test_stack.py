@@ -12,13 +12,13 @@ import pytest
 
 import dlcc
 from dlcc.artifact import Artifact
-from dlcc.artifact.elf import ElfFile
 from dlcc.artifact.stack import stack_bytes
 from dlcc.artifact.stack.aarch64 import AArch64
 from dlcc.artifact.stack.arm import A32, T32
 from dlcc.artifact.stack.instruction import UnknownCode
 from dlcc.artifact.stack.x86 import X86
 from dlcc.inspection import inspect_artifact
+from dlcc.objects.elf import ElfFile
 from tests.emulation.machine import ARMV7, CORTEX_A72, Machine
 from tests.runtime.programs import HERE, zig
 from tests.test_end_to_end import small_net

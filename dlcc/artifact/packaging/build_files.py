@@ -32,6 +32,15 @@ if(CMAKE_SYSTEM_PROCESSOR AND NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(@processors@
 endif()
 """
 
+_SYSTEM: Final = """\
+if(NOT APPLE)
+  set(@name@_FOUND FALSE)
+  set(@name@_NOT_FOUND_MESSAGE
+      "the network was compiled for macOS, this build is for ${CMAKE_SYSTEM_NAME}")
+  return()
+endif()
+"""
+
 _THREADS: Final = """\
 include(CMakeFindDependencyMacro)
 find_dependency(Threads)
@@ -41,8 +50,8 @@ _TARGETS: Final = {
     "so": """\
 add_library(@name@::@name@ SHARED IMPORTED)
 set_target_properties(@name@::@name@ PROPERTIES
-  IMPORTED_LOCATION "${CMAKE_CURRENT_LIST_DIR}/lib@name@.so"
-  IMPORTED_SONAME "lib@name@.so"
+  IMPORTED_LOCATION "${CMAKE_CURRENT_LIST_DIR}/@shared@"
+  IMPORTED_SONAME "@install@@shared@"
   INTERFACE_INCLUDE_DIRECTORIES "${CMAKE_CURRENT_LIST_DIR}")
 """,
     "a": """\
@@ -76,7 +85,7 @@ def cmake_config(delivery: Delivery) -> str:
     static = next((kind for kind in ("a", "o", "c") if kind in delivery.emit), None)
     body = _TARGETS["so"] if shared else ""
     if static is not None:
-        body = ("" if delivery.bare else _THREADS) + _TARGETS[static]
+        body = (_THREADS if delivery.threads else "") + _TARGETS[static]
     if shared and static is not None:
         body = (
             f"if(@name@_USE_STATIC_LIBS)\n{_indented(body)}else()\n"
@@ -84,26 +93,29 @@ def cmake_config(delivery: Delivery) -> str:
         )
     weights = "" if delivery.embed else f"${{CMAKE_CURRENT_LIST_DIR}}/{delivery.symbol}.weights"
     processors = "" if delivery.bare else _PROCESSORS.get(delivery.architecture)
+    system = _SYSTEM if delivery.macos else ""
     return _fill(
-        _HEAD + (_PROCESSOR if processors else "") + body,
+        _HEAD + system + (_PROCESSOR if processors else "") + body,
         delivery,
         weights=weights,
         processors=processors or "",
-        threads="" if delivery.bare else "  INTERFACE_LINK_LIBRARIES Threads::Threads\n",
-        and_threads="" if delivery.bare else ";Threads::Threads",
+        threads="  INTERFACE_LINK_LIBRARIES Threads::Threads\n" if delivery.threads else "",
+        and_threads=";Threads::Threads" if delivery.threads else "",
+        shared=delivery.library("so"),
+        install="@rpath/" if delivery.macos else "",
         architecture=delivery.architecture,
     )
 
 
 def pkg_config(delivery: Delivery) -> str:
     """``<name>.pc``; its paths are relative to the folder it lies in."""
-    threads = "" if delivery.bare else " -lpthread"
+    threads = " -lpthread" if delivery.threads else ""
     libraries = {
         "so": "-L${prefix} -l@name@",
         "a": f"-L${{prefix}} -l@name@{threads}",
         "o": f"${{prefix}}/@name@.o{threads}",
     }[delivery.kind]
-    private = "Libs.private: -lpthread\n" if delivery.kind == "so" else ""
+    private = f"Libs.private:{threads}\n" if delivery.kind == "so" and threads else ""
     weights = "" if delivery.embed else "weights=${prefix}/@name@.weights\n"
     text = (
         "prefix=${pcfiledir}\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from dlcc.artifact.toolchain import is_macos, library_name
 from dlcc.program import Program, Sample
 
 EXAMPLE, EXAMPLE_DATA, GUIDE = "example.c", "example_data.h", "INTEGRATION.md"
@@ -57,6 +58,16 @@ class Delivery:
         return self.program.triple.split("-")[0]
 
     @property
+    def macos(self) -> bool:
+        """It is for macOS."""
+        return bool(self.program.triple) and is_macos(self.program.triple)
+
+    @property
+    def threads(self) -> bool:
+        """Who links it has to ask for a library of threads: it is part of macOS' libc."""
+        return not self.bare and not self.macos
+
+    @property
     def kind(self) -> str:
         """The form that the commands show: the first of those that the folder holds."""
         return next(kind for kind in KINDS if kind in self.emit)
@@ -73,7 +84,7 @@ class Delivery:
 
     def library(self, kind: str) -> str:
         """File name of one form."""
-        return f"lib{self.symbol}.{kind}" if kind in ("so", "a") else f"{self.symbol}.{kind}"
+        return library_name(self.symbol, kind, self.program.triple)
 
     def link(self, kind: str, folder: str = "") -> str:
         """What a compiler's command line needs to link one form.
@@ -84,9 +95,9 @@ class Delivery:
         """
         where = f"{folder}/{self.library(kind)}" if folder else self.library(kind)
         if kind == "so":
-            origin = folder or "'$ORIGIN'"
+            origin = folder or ("@loader_path" if self.macos else "'$ORIGIN'")
             return f"{where} -Wl,-rpath,{origin}"
-        return where if self.bare else f"{where} -lpthread"
+        return f"{where} -lpthread" if self.threads else where
 
     def build(self, kind: str, compiler: str = "") -> str:
         """The command that makes the example program, in the artifact folder."""

@@ -10,6 +10,7 @@ from dlcc.artifact.packaging.facts import EXAMPLE, EXAMPLE_DATA, KINDS, Delivery
 from dlcc.artifact.toolchain import zig_target
 from dlcc.program import TensorInfo
 
+_ALL_CPUS = "as many as the process has CPUs"
 _KINDS = {
     "so": "shared library",
     "a": "static library",
@@ -158,9 +159,10 @@ def _threads(delivery: Delivery) -> str:
     most = delivery.program.threads
     if most == 1:
         return "The network runs on the calling thread; no thread is started."
+    chosen = "as many as there are performance cores" if delivery.macos else _ALL_CPUS
     return (
-        f"At most {most} threads, the caller's included; `create` takes their number (0: as many "
-        "as the process has CPUs), starts the others, with stacks of libc's default size, and "
+        f"At most {most} threads, the caller's included; `create` takes their number (0: "
+        f"{chosen}), starts the others, with stacks of libc's default size, and "
         "`destroy` ends them. The output does not depend on it."
     )
 

@@ -12,11 +12,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from dlcc.artifact.elf import ElfFile, Symbol
 from dlcc.artifact.stack.aarch64 import AArch64
 from dlcc.artifact.stack.arm import A32, T32
 from dlcc.artifact.stack.instruction import SP, Decoder, Instruction, UnknownCode
 from dlcc.artifact.stack.x86 import X86
+from dlcc.objects import ObjectFile, Symbol, read_object
 
 _ARM = 40
 _MACHINES: dict[int, Decoder] = {62: X86(), 183: AArch64()}
@@ -60,21 +60,21 @@ def stack_bytes(object_code: bytes, function: str, pointed: Collection[str]) -> 
     Returns:
         None, where the machine has no decoder here or the code does what none foresees.
     """
-    elf = ElfFile(object_code)
-    decoder = _decoder(elf)
+    file = read_object(object_code)
+    decoder = _decoder(file)
     if decoder is None:
         return None
-    walk = _Walk(elf, decoder)
+    walk = _Walk(file, decoder)
     try:
         return walk.bound(walk.place(function), [walk.place(name) for name in pointed])
     except UnknownCode:
         return None
 
 
-def _decoder(elf: ElfFile) -> Decoder | None:
-    if elf.machine != _ARM:
-        return _MACHINES.get(elf.machine)
-    encodings = {s.value & 1 for s in elf.symbols() if s.is_function and s.section}
+def _decoder(file: ObjectFile) -> Decoder | None:
+    if file.machine != _ARM:
+        return _MACHINES.get(file.machine)
+    encodings = {s.value & 1 for s in file.symbols() if s.is_function and s.section}
     if len(encodings) != 1:
         return None
     return T32() if encodings == {1} else A32()
@@ -83,22 +83,22 @@ def _decoder(elf: ElfFile) -> Decoder | None:
 class _Walk:
     """Bounds of an object's functions."""
 
-    def __init__(self, elf: ElfFile, decoder: Decoder) -> None:
-        self._elf, self._decoder = elf, decoder
-        self._symbols = elf.symbols()
+    def __init__(self, file: ObjectFile, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._symbols = file.symbols()
         found = [s for s in self._symbols if s.is_function and s.section]
-        self._odd = int(elf.machine == _ARM)  # an odd address is one of T32
+        self._odd = int(file.machine == _ARM)  # an odd address is one of T32
         self._places = {s.name: (s.section, s.value & ~self._odd) for s in found}
         self._functions = {self._places[s.name]: s for s in found}
         self._code = {
-            s.section: elf.data[
-                elf.sections[s.section].offset : elf.sections[s.section].offset
-                + elf.sections[s.section].size
+            s.section: file.data[
+                file.sections[s.section].offset : file.sections[s.section].offset
+                + file.sections[s.section].size
             ]
             for s in found
         }
         self._patched = {
-            section: {at: (symbol, addend) for at, symbol, addend in elf.relocations(section)}
+            section: {at: (symbol, addend) for at, symbol, addend in file.relocations(section)}
             for section in self._code
         }
         self._bounds: dict[_Place, int] = {}

@@ -2,6 +2,10 @@
 #ifndef DLCC_CPU_AARCH64_H
 #define DLCC_CPU_AARCH64_H
 
+#if defined(__APPLE__)
+#include "cpu_apple.h"
+#else
+
 #include <sys/auxv.h>
 
 typedef struct dlcc_cpu_feature {
@@ -44,6 +48,8 @@ static uint32_t dlcc_cpu_vector_bytes(void) {
 }
 
 #include "cpu_hwcap.h"
+
+#endif
 
 /* isb waits for the pipeline to drain: some 10 to 20 ns; yield is a no-op on most cores. */
 static inline void dlcc_cpu_relax(void) { __asm__ volatile("isb" ::: "memory"); }

@@ -64,7 +64,7 @@ static dlcc_status dlcc_create(const char *weights_path, int threads, const char
     status = variant != NULL ? dlcc_variant_named(variant, &number) : dlcc_variant_best(&number);
   if (status != DLCC_CODE(OK)) return status;
   void *memory;
-  if (posix_memalign(&memory, DLCC_ALIGNMENT, sizeof(dlcc_instance)) != 0)
+  if (posix_memalign(&memory, _Alignof(dlcc_instance), sizeof(dlcc_instance)) != 0)
     return dlcc_fail(DLCC_CODE(OUT_OF_MEMORY), "no memory for an instance");
   memset(memory, 0, sizeof(dlcc_instance));
   dlcc_instance *instance = memory;
@@ -140,12 +140,6 @@ static dlcc_status dlcc_check_call(const dlcc_instance *instance, const void *co
 static dlcc_status dlcc_step_failed(const dlcc_variant *variant, uint32_t step, int32_t code) {
   return dlcc_fail(DLCC_CODE(KERNEL_FAILED), "the kernel of step %u (%s) returned %d", step,
                    variant->steps[step], code);
-}
-
-static uint64_t dlcc_now(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 DLCC_API const dlcc_info *DLCC_NAME(info)(void) { return &dlcc_model_info; }

@@ -13,7 +13,7 @@ static dlcc_status dlcc_allocate(void **memory, uint64_t needed, const char *wha
     return dlcc_fail(DLCC_CODE(OUT_OF_MEMORY), "no memory for %s of %llu bytes", what,
                      (unsigned long long)needed);
   }
-  if (alignment == huge_page) madvise(*memory, bytes, MADV_HUGEPAGE);
+  if (alignment == huge_page) dlcc_huge_pages(*memory, bytes);
   memset(*memory, 0, bytes);
   return DLCC_CODE(OK);
 }

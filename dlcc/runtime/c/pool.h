@@ -4,13 +4,11 @@
  * a layer's weights in that core's cache from run to run; the caller's is never another's. Who has
  * waited in vain for a microsecond or so then takes parts that nobody has begun: a worker that the
  * system wakes late delays nobody. Not sooner, because looking at another thread's claim takes its
- * cache line away. Workers spin for some tens of microseconds between steps, then sleep on a futex.
+ * cache line away. Workers spin for some tens of microseconds between steps, then sleep.
  *
  * A fork writes one cache line that the workers poll, a join reads one that they write. */
 #ifndef DLCC_POOL_H
 #define DLCC_POOL_H
-
-#include <linux/futex.h>
 
 /* Looks at a word before its thread sleeps on it: the first ones follow each other closely, because
  * most waits are short; the others are some 40 ns apart and leave the core to its other thread. */
@@ -21,21 +19,21 @@
 struct dlcc_pool;
 
 typedef struct dlcc_worker {
-  _Alignas(DLCC_ALIGNMENT) _Atomic uint64_t claimed; /* generation of the last claim of this part */
+  _Alignas(DLCC_LINE) _Atomic uint64_t claimed; /* generation of the last claim of this part */
   uint32_t index;
   pthread_t thread;
   struct dlcc_pool *pool;
 } dlcc_worker;
 
 typedef struct dlcc_pool {
-  _Alignas(DLCC_ALIGNMENT) _Atomic uint64_t job; /* generation << 16 | number of parts */
-  const dlcc_step *step;                         /* of the job; stable while a part is unfinished */
+  _Alignas(DLCC_LINE) _Atomic uint64_t job; /* generation << 16 | number of parts */
+  const dlcc_step *step; /* of the job; stable while a part is unfinished */
   const dlcc_frame *frame;
-  _Alignas(DLCC_ALIGNMENT) _Atomic uint32_t pending; /* unfinished parts but the caller's own */
-  _Atomic uint32_t waiting;                          /* 1: the caller sleeps on pending */
+  _Alignas(DLCC_LINE) dlcc_word pending; /* unfinished parts but the caller's own */
+  _Atomic uint32_t waiting;              /* 1: the caller sleeps on pending */
   _Atomic int32_t failure;
-  _Alignas(DLCC_ALIGNMENT) _Atomic uint32_t sleepers;
-  _Atomic uint32_t bell; /* sleepers wait for it to change */
+  _Alignas(DLCC_LINE) _Atomic uint32_t sleepers;
+  dlcc_word bell; /* sleepers wait for it to change */
   _Atomic uint32_t stop;
   uint32_t threads; /* the caller's included */
   uint32_t started; /* worker threads to join */
@@ -43,14 +41,6 @@ typedef struct dlcc_pool {
   pid_t process; /* that started them */
   dlcc_worker *workers; /* [threads]; [0], the caller's, is not used */
 } dlcc_pool;
-
-static void dlcc_futex_wait(_Atomic uint32_t *word, uint32_t value) {
-  syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
-}
-
-static void dlcc_futex_wake(_Atomic uint32_t *word, int threads) {
-  syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, threads, NULL, NULL, 0);
-}
 
 static int32_t dlcc_part(const dlcc_step *step, const dlcc_frame *frame, uint32_t part,
                          uint32_t parts) {
@@ -77,8 +67,8 @@ static void dlcc_try(dlcc_pool *pool, uint64_t job, uint32_t part) {
   if (!dlcc_claim(&pool->workers[part], job >> 16)) return;
   const int32_t result = dlcc_part(pool->step, pool->frame, part, job & 0xffff);
   if (result != 0) atomic_store(&pool->failure, result);
-  if (atomic_fetch_sub(&pool->pending, 1) == 1 && atomic_load(&pool->waiting))
-    dlcc_futex_wake(&pool->pending, 1);
+  if (atomic_fetch_sub(&pool->pending.value, 1) == 1 && atomic_load(&pool->waiting))
+    dlcc_word_wake(&pool->pending, 1);
 }
 
 /* Takes every part of the job that nobody has begun, the ones after `index` first. */
@@ -93,9 +83,9 @@ static void dlcc_help(dlcc_pool *pool, uint64_t job, uint32_t index) {
 /* Between the look at `job` and the wait the caller may publish another: it then sees the sleeper
  * and changes the bell, and the wait returns at once. */
 static void dlcc_sleep(dlcc_pool *pool, uint64_t seen) {
-  const uint32_t bell = atomic_load(&pool->bell);
+  const uint32_t bell = atomic_load(&pool->bell.value);
   atomic_fetch_add(&pool->sleepers, 1);
-  if (atomic_load(&pool->job) == seen) dlcc_futex_wait(&pool->bell, bell);
+  if (atomic_load(&pool->job) == seen) dlcc_word_wait(&pool->bell, bell);
   atomic_fetch_sub(&pool->sleepers, 1);
 }
 
@@ -130,8 +120,8 @@ static uint32_t dlcc_pool_publish(dlcc_pool *pool, uint64_t job) {
   atomic_store(&pool->job, job);
   const uint32_t sleepers = atomic_load(&pool->sleepers);
   if (sleepers > 0) {
-    atomic_fetch_add(&pool->bell, 1);
-    dlcc_futex_wake(&pool->bell, INT_MAX);
+    atomic_fetch_add(&pool->bell.value, 1);
+    dlcc_word_wake(&pool->bell, INT_MAX);
   }
   return sleepers;
 }
@@ -139,7 +129,7 @@ static uint32_t dlcc_pool_publish(dlcc_pool *pool, uint64_t job) {
 /* Whether all parts are done after some of the looks from number `from` to `to`. */
 static int dlcc_pool_spin(dlcc_pool *pool, uint32_t from, uint32_t to) {
   for (uint32_t looks = from;; looks++) {
-    if (atomic_load_explicit(&pool->pending, memory_order_acquire) == 0) return 1;
+    if (atomic_load_explicit(&pool->pending.value, memory_order_acquire) == 0) return 1;
     if (looks >= to) return 0;
     dlcc_pool_pause(looks);
   }
@@ -151,7 +141,7 @@ static void dlcc_pool_join(dlcc_pool *pool, uint64_t job, uint32_t patience) {
   if (dlcc_pool_spin(pool, patience, pool->spins)) return;
   atomic_store(&pool->waiting, 1);
   uint32_t left;
-  while ((left = atomic_load(&pool->pending)) != 0) dlcc_futex_wait(&pool->pending, left);
+  while ((left = atomic_load(&pool->pending.value)) != 0) dlcc_word_wait(&pool->pending, left);
   atomic_store(&pool->waiting, 0);
 }
 
@@ -162,7 +152,7 @@ static __attribute__((noinline)) int32_t dlcc_pool_fork(dlcc_pool *pool, const d
   pool->step = step;
   pool->frame = frame;
   atomic_store_explicit(&pool->failure, 0, memory_order_relaxed);
-  atomic_store_explicit(&pool->pending, parts - 1, memory_order_relaxed);
+  atomic_store_explicit(&pool->pending.value, parts - 1, memory_order_relaxed);
   const uint32_t sleepers = dlcc_pool_publish(pool, job);
   const int32_t result = dlcc_part(step, frame, 0, parts);
   dlcc_pool_join(pool, job, sleepers > 0 ? 0 : DLCC_PATIENCE);
@@ -180,14 +170,6 @@ static inline int32_t dlcc_pool_run(dlcc_pool *pool, const dlcc_step *step,
   return dlcc_pool_fork(pool, step, frame, parts);
 }
 
-/* CPUs this process may run on. */
-static int dlcc_cpu_count(void) {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
-  const long online = sysconf(_SC_NPROCESSORS_ONLN); /* more CPUs than cpu_set_t holds */
-  return online > 0 && online < INT_MAX ? (int)online : 1;
-}
-
 /* A forked child has no workers to join; its runs do every part on the calling thread. */
 static void dlcc_pool_stop(dlcc_pool *pool) {
   if (pool->workers == NULL) return;
@@ -195,49 +177,19 @@ static void dlcc_pool_stop(dlcc_pool *pool) {
   atomic_store(&pool->stop, 1);
   dlcc_pool_publish(pool, ((atomic_load(&pool->job) >> 16) + 1) << 16);
   for (uint32_t i = 1; i <= pool->started; i++) pthread_join(pool->workers[i].thread, NULL);
+  dlcc_word_close(&pool->pending);
+  dlcc_word_close(&pool->bell);
   free(pool->workers);
-}
-
-/* The CPU for each worker, the caller's left out of `allowed`, in ascending order. */
-static dlcc_status dlcc_pool_cpus(uint32_t workers, cpu_set_t allowed, int *cpus) {
-  const int here = sched_getcpu(), most = CPU_COUNT(&allowed);
-  if (here >= 0 && here < CPU_SETSIZE) CPU_CLR(here, &allowed);
-  uint32_t found = 0;
-  for (int cpu = 0; cpu < CPU_SETSIZE && found < workers; cpu++) {
-    if (CPU_ISSET(cpu, &allowed)) cpus[found++] = cpu;
-  }
-  if (found == workers) return DLCC_CODE(OK);
-  return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT),
-                   "cannot pin %u threads: this thread may run on %d CPUs only", workers + 1, most);
-}
-
-static void dlcc_pool_bind(dlcc_pool *pool, uint32_t worker, int cpu) {
-  cpu_set_t one;
-  CPU_ZERO(&one);
-  CPU_SET(cpu, &one);
-  pthread_setaffinity_np(pool->workers[worker].thread, sizeof one, &one);
 }
 
 /* Pins worker i to cpus[i - 1]; NULL: to CPUs of its choice. */
 static dlcc_status dlcc_pool_pin(dlcc_pool *pool, const int *cpus) {
   const uint32_t workers = pool->threads - 1;
-  cpu_set_t allowed;
-  int chosen[CPU_SETSIZE];
+  int chosen[DLCC_MOST_CPUS];
   if (workers == 0) return DLCC_CODE(OK);
-  if (workers > CPU_SETSIZE || sched_getaffinity(0, sizeof allowed, &allowed) != 0)
-    return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT), "cannot pin threads: more than %d CPUs",
-                     CPU_SETSIZE);
-  if (cpus == NULL) {
-    const dlcc_status status = dlcc_pool_cpus(workers, allowed, chosen);
-    if (status != DLCC_CODE(OK)) return status;
-    cpus = chosen;
-  }
-  for (uint32_t i = 0; i < workers; i++) {
-    if (cpus[i] < 0 || cpus[i] >= CPU_SETSIZE || !CPU_ISSET(cpus[i], &allowed))
-      return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT),
-                       "cannot pin a thread to CPU %d: this thread may not run there", cpus[i]);
-  }
-  for (uint32_t i = 0; i < workers; i++) dlcc_pool_bind(pool, i + 1, cpus[i]);
+  const dlcc_status status = dlcc_cpus_choose(workers, cpus, chosen);
+  if (status != DLCC_CODE(OK)) return status;
+  for (uint32_t i = 0; i < workers; i++) dlcc_thread_bind(pool->workers[i + 1].thread, chosen[i]);
   return DLCC_CODE(OK);
 }
 
@@ -248,10 +200,12 @@ static dlcc_status dlcc_pool_start(dlcc_pool *pool, int threads) {
   /* Spinning helps only while every thread has a CPU of its own. */
   pool->spins = threads <= dlcc_cpu_count() ? DLCC_SPINS : 0;
   void *workers;
-  if (posix_memalign(&workers, DLCC_ALIGNMENT, (size_t)threads * sizeof(dlcc_worker)) != 0)
+  if (posix_memalign(&workers, _Alignof(dlcc_worker), (size_t)threads * sizeof(dlcc_worker)) != 0)
     return dlcc_fail(DLCC_CODE(OUT_OF_MEMORY), "no memory for %d threads", threads);
   memset(workers, 0, (size_t)threads * sizeof(dlcc_worker));
   pool->workers = workers;
+  dlcc_word_open(&pool->pending);
+  dlcc_word_open(&pool->bell);
   sigset_t all, before; /* the program's signal handlers run on the program's own threads */
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);

@@ -20,7 +20,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -29,8 +28,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #define DLCC_ALIGNMENT 64
@@ -78,6 +75,8 @@ extern const char DLCC_NAME(weights_image)[] __attribute__((visibility("hidden")
 #endif
 
 #include "error.h"
+
+#include "os.h"
 
 #include "cpu.h"
 

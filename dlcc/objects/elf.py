@@ -10,11 +10,11 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-SHT_SYMTAB, SHT_RELA, SHT_DYNAMIC, SHT_NOBITS, SHT_REL, SHT_DYNSYM = 2, 4, 6, 8, 9, 11
-SHF_ALLOC = 0x2
+from dlcc.objects.model import SHF_ALLOC, ObjectError, Section, Symbol
+
+SHT_SYMTAB, SHT_RELA, SHT_DYNAMIC, SHT_REL, SHT_DYNSYM = 2, 4, 6, 9, 11
+MAGIC = b"\x7fELF"
 _DT_NEEDED = 1
-_STB_LOCAL, _STB_WEAK = 0, 2
-_STT_FUNC = 2
 _STV_HIDDEN = 2
 
 
@@ -67,48 +67,8 @@ _CLASSES = {
 """By the file's byte 4: 1 for 32 bits, 2 for 64 (System V ABI, figure 4-6)."""
 
 
-class ElfError(ValueError):
+class ElfError(ObjectError):
     """The bytes are not an ELF file this module can read."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """One row of the section header table; ``offset`` and ``size`` in bytes of the file."""
-
-    name: str
-    type: int
-    flags: int
-    offset: int
-    size: int
-    link: int
-    info: int
-
-    @property
-    def file_bytes(self) -> int:
-        """Bytes it takes in the file: none for .bss and its like."""
-        return 0 if self.type == SHT_NOBITS else self.size
-
-
-@dataclass(frozen=True)
-class Symbol:
-    """One row of a symbol table; ``section`` 0 means undefined."""
-
-    name: str
-    binding: int
-    type: int
-    section: int
-    value: int
-    size: int
-
-    @property
-    def is_global(self) -> bool:
-        """Visible to other objects, weak ones included."""
-        return self.binding != _STB_LOCAL
-
-    @property
-    def is_function(self) -> bool:
-        """A function with a known size."""
-        return self.type == _STT_FUNC
 
 
 class ElfFile:
@@ -123,7 +83,7 @@ class ElfFile:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-        if data[:4] != b"\x7fELF" or data[4:5] not in b"\1\2" or data[5:6] != b"\1":
+        if data[:4] != MAGIC or data[4:5] not in b"\1\2" or data[5:6] != b"\1":
             raise ElfError("not a little-endian ELF file")
         self.layout = layout = _CLASSES[data[4]]
         if len(data) < layout.header.size:
@@ -170,6 +130,14 @@ class ElfFile:
                 for n, info, _, index, value, size in rows
             ]
         return []
+
+    def tables(self) -> list[tuple[str, int, int]]:
+        """What the file has beside its sections: label, offset and bytes."""
+        return [
+            ("ELF header", 0, self.header_bytes),
+            ("program headers", self.program_offset, self.program_bytes),
+            ("section headers", self.section_offset, self.section_bytes),
+        ]
 
     def needed(self) -> list[str]:
         """The shared libraries that the dynamic section asks for."""
