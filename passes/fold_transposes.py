@@ -8,6 +8,7 @@ from typing import ClassVar
 from dlcc.ir import Graph
 from passes.base import Pass, PassContext, PassResult
 from passes.patterns import apply_rules
+from passes.rules.reshapes import RESHAPES
 from passes.rules.transposes import TRANSPOSES
 
 
@@ -18,7 +19,8 @@ class FoldTransposes(Pass):
     Transposes sink through elementwise ops, reductions, softmax, pads and concats until two meet
     and cancel, or one reaches a ``matmul`` (whose ``transpose_b`` flips) or a flattened ``linear``
     (whose weight columns are permuted). A transpose that only moves axes of length 1 becomes a
-    ``reshape``. A transpose with several readers stays where it is.
+    ``reshape``. A transpose with several readers stays where it is. Elementwise ops move in
+    front of the reshape of a layer's result, so that they can become part of the layer.
 
     ::
 
@@ -31,4 +33,4 @@ class FoldTransposes(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Apply the rules to a fixed point."""
-        return apply_rules(graph, [rule() for rule in TRANSPOSES], self.name)
+        return apply_rules(graph, [rule() for rule in (*TRANSPOSES, *RESHAPES)], self.name)

@@ -20,6 +20,7 @@ from dlcc.ops.base import Quantised, op_of
 from dlcc.ops.conv import window_of
 from dlcc.ops.pool import AvgPool2d, MaxPool2d
 from dlcc.ops.reduce import Reduction
+from dlcc.ops.unfold import Unfold
 from dlcc.ops.windows import Window
 
 Rule = Callable[[Node, list[Array], Array, Array], Sequence[Array | None]]
@@ -63,7 +64,8 @@ def squared_weight_gradients(
                 continue
             gradient = _only(node, found)
             if node in layers:
-                out[node] += _squares(node, live, _through_clamp(node, live, gradient))
+                samples = graph.inputs[0].type.shape[0]
+                out[node] += _squares(node, live, _through_clamp(node, live, gradient), samples)
             if not any(v in reached for v in node.inputs):
                 continue
             xs = [constant_array(v) if v.is_constant else live[v] for v in node.inputs if v]
@@ -119,7 +121,8 @@ def _through_clamp(node: Node, live: Mapping[Value, Array], gradient: Array) -> 
     return np.asarray(gradient * inside)
 
 
-def _squares(node: Node, live: Mapping[Value, Array], gradient: Array) -> Array:
+def _squares(node: Node, live: Mapping[Value, Array], gradient: Array, samples: int) -> Array:
+    """Of each sample; one may be several images of a conv2d: the slices of a volume."""
     x, shape = live[node.input(0)], node.input(1).type.shape
     out = np.zeros(shape)
     if node.op == "linear":
@@ -132,11 +135,15 @@ def _squares(node: Node, live: Mapping[Value, Array], gradient: Array) -> Array:
     if node.op != "conv2d":
         raise _no_gradient(node, "its weights have no rule")
     window, groups = window_of(node), int(op_of(node).get(node, "groups"))
-    for sample in range(len(x)):
-        taps = window.view(window.pad(x[sample : sample + 1], 0))
-        columns = np.ascontiguousarray(taps).reshape(groups, -1, gradient[0, 0].size)
-        wanted = gradient[sample].reshape(groups, shape[0] // groups, -1)
-        out += np.square((wanted @ columns.transpose(0, 2, 1)).reshape(shape), dtype=np.float64)
+    images = max(1, len(x) // samples)
+    for first in range(0, len(x), images):
+        total = np.zeros(shape, gradient.dtype)
+        for image in range(first, first + images):
+            taps = window.view(window.pad(x[image : image + 1], 0))
+            columns = np.ascontiguousarray(taps).reshape(groups, -1, gradient[0, 0].size)
+            wanted = gradient[image].reshape(groups, shape[0] // groups, -1)
+            total += (wanted @ columns.transpose(0, 2, 1)).reshape(shape)
+        out += np.square(total, dtype=np.float64)
     return out
 
 
@@ -256,6 +263,20 @@ def _pad(node: Node, xs: list[Array], y: Array, gradient: Array) -> list[Array]:
     return [gradient[tuple(slice(b, b + n) for b, n in zip(before, xs[0].shape, strict=True))]]
 
 
+def _unfold(node: Node, xs: list[Array], y: Array, gradient: Array) -> list[Array]:
+    """Every tap added to where it came from; those in the border came from nowhere."""
+    op = op_of(node)
+    assert isinstance(op, Unfold)
+    axis, places = int(op.get(node, "axis")), op.places(node)
+    inside = (places >= 0) & (places < xs[0].shape[axis])
+    taps = np.moveaxis(np.moveaxis(gradient, -2, 0), axis + 1, 1)  # [taps, windows, ...]
+    out = np.zeros((xs[0].shape[axis], *taps.shape[2:]), gradient.dtype)
+    for tap in range(len(taps)):
+        kept = inside[:, tap]
+        np.add.at(out, places[kept, tap], taps[tap][kept])
+    return [np.moveaxis(out, 0, axis)]
+
+
 def _batch_norm(node: Node, xs: list[Array], y: Array, gradient: Array) -> list[Array]:
     _, scale, _, _, var = xs
     factor = scale / np.sqrt(var + op_of(node).get(node, "epsilon"))
@@ -299,6 +320,7 @@ RULES: dict[str, Rule] = {
     "reduce_sum": _reduced,
     "softmax": _softmax,
     "sub": _sub,
+    "unfold": _unfold,
 }
 """Ops with a rule of their own."""
 

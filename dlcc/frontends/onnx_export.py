@@ -5,7 +5,7 @@ with a DequantizeLinear behind them (per channel where the encoding is), and eve
 activation passes through a pair. An engine that fuses the pairs rounds as dlcc does up to one code;
 one that does not computes in float between them.
 
-Exporters of single ops stand in :mod:`dlcc.frontends.onnx_export_ops`.
+Exporters of single ops stand in :mod:`dlcc.frontends.onnx_export_ops` and ``onnx_export_windows``.
 """
 
 from __future__ import annotations
@@ -111,15 +111,23 @@ class OnnxWriter:
     # -- emitting ------------------------------------------------------------------------------
 
     def emit(
-        self, op: str, inputs: Sequence[str], node: Node, result: str = "", **attributes: Any
+        self,
+        op: str,
+        inputs: Sequence[str],
+        node: Node,
+        result: str = "",
+        *,
+        unused: int = 0,
+        **attributes: Any,
     ) -> str:
-        """Add an ONNX node named after ``node``; returns the name of its only result."""
+        """Add an ONNX node named after ``node``; returns the name of its only used result.
+
+        ``unused``: results before it that nothing reads.
+        """
         result = result or self.name(f"{node.outputs[0].name}_{op}")
-        self.nodes.append(
-            helper.make_node(
-                op, list(inputs), [result], name=self._node_name(node.loc or op, op), **attributes
-            )
-        )
+        results = [*(self.name(f"{result}_unused") for _ in range(unused)), result]
+        name = self._node_name(node.loc or op, op)
+        self.nodes.append(helper.make_node(op, list(inputs), results, name=name, **attributes))
         return result
 
     def constant(self, array: Array, hint: str) -> str:
@@ -276,7 +284,8 @@ class OnnxWriter:
         Raises:
             DlccError: UNSUPPORTED, with every op that has no ONNX form.
         """
-        from dlcc.frontends import onnx_export_ops  # noqa: F401  (registers the exporters)
+        # loading these registers the exporters
+        from dlcc.frontends import onnx_export_ops, onnx_export_windows  # noqa: F401
 
         missing = sorted({n.op for n in self.graph.nodes} - set(EXPORTERS))
         if missing:

@@ -1,4 +1,4 @@
-"""2-D convolution and transposed convolution, and their ONNX importers (1-D included)."""
+"""2-D convolution and transposed convolution; importers are in :mod:`dlcc.ops.conv_onnx`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
-from dlcc.ir import Affine, Node, TensorType, Value
+from dlcc.ir import Affine, Node, TensorType
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Interval, Op, Quantised, type_error
 from dlcc.ops.integer import (
@@ -25,8 +24,7 @@ from dlcc.ops.integer import (
     to_int32,
     weight_scales,
 )
-from dlcc.ops.weights import as_weight, reshape_value, reshape_weight
-from dlcc.ops.windows import Window, auto_pads, pair, quad
+from dlcc.ops.windows import Window, pair, quad
 
 _INF = float("inf")
 _COLUMN_BYTES = 64 << 20
@@ -417,122 +415,3 @@ def _crop(full: Array, pads: tuple[int, ...]) -> Array:
         full = np.pad(full, ((0, 0), (0, 0), (grow[0], grow[2]), (grow[1], grow[3])))
     height, width = full.shape[2] - max(0, bottom), full.shape[3] - max(0, right)
     return np.ascontiguousarray(full[:, :, max(0, top) : height, max(0, left) : width])
-
-
-# -- ONNX --------------------------------------------------------------------------------------
-
-
-def spatial_rank(node: OnnxNode, rank: int) -> int:
-    """Spatial axes of an input of ``rank`` axes: 1 or 2.
-
-    Raises:
-        Unsupported: 3-D and other windows.
-    """
-    if rank not in (3, 4):
-        raise Unsupported(f"{rank - 2}-D {node.op_type}: only 1-D and 2-D are supported")
-    return rank - 2
-
-
-def conv_geometry(node: OnnxNode, size: Sequence[int], kernel: Sequence[int]) -> Window:
-    """Window of a Conv or pool node with its automatic padding resolved."""
-    rank = len(size)
-    attrs = node.attrs
-    window = Window(
-        pair(size),
-        pair(kernel),
-        pair(attrs.get("strides") or (1,) * rank),
-        pair(attrs.get("dilations") or (1,) * rank),
-        quad(attrs.get("pads") or (0,) * (2 * rank)),
-    )
-    mode = attrs.get("auto_pad", "NOTSET")
-    return Window(
-        window.size, window.kernel, window.strides, window.dilations, auto_pads(mode, window)
-    )
-
-
-def conv_attrs(window: Window, groups: int) -> dict[str, Any]:
-    """Attributes of a conv2d node."""
-    return {
-        "strides": window.strides,
-        "dilations": window.dilations,
-        "pads": window.pads,
-        "groups": groups,
-    }
-
-
-@onnx_op("Conv")
-def import_conv(node: OnnxNode) -> Sequence[Value]:
-    """Conv, 1-D and 2-D."""
-    x, weight = node.input(0), as_weight(node.graph, node.input(1), node.name)
-    rank = spatial_rank(node, x.type.rank)
-    window = conv_geometry(node, x.type.shape[2:], weight.type.shape[2:])
-    attrs = conv_attrs(window, int(node.attrs.get("group", 1)))
-    bias = node.optional(2)
-    if rank == 2:
-        return node.build("conv2d", [x, weight, bias], attrs)
-    return _one_dimensional(node, "conv2d", [x, weight, bias], attrs)
-
-
-def _one_dimensional(
-    node: OnnxNode, op: str, operands: Sequence[Value | None], attrs: dict[str, Any]
-) -> Sequence[Value]:
-    """A 1-D (transposed) convolution as a 2-D one of height 1."""
-    x, weight = operands[0], operands[1]
-    assert x is not None
-    assert weight is not None
-    n, c, length = x.type.shape
-    flat = reshape_value(node, x, (n, c, 1, length), ".rows")
-    o, i, k = weight.type.shape
-    kernel = reshape_weight(node, weight, (o, i, 1, k))
-    (wide,) = node.build(op, [flat, kernel, operands[2]], attrs, suffix=".2d")
-    shape = wide.type.shape
-    return [reshape_value(node, wide, (shape[0], shape[1], shape[3]), "")]
-
-
-@onnx_op("ConvTranspose")
-def import_conv_transpose(node: OnnxNode) -> Sequence[Value]:
-    """ConvTranspose, 1-D and 2-D; ``output_shape`` and ``auto_pad`` become pads."""
-    x, weight = node.input(0), as_weight(node.graph, node.input(1), node.name)
-    rank = spatial_rank(node, x.type.rank)
-    strides = pair(node.attrs.get("strides") or (1,) * rank)
-    dilations = pair(node.attrs.get("dilations") or (1,) * rank)
-    extra = node.attrs.get("output_padding") or (0,) * rank
-    output_padding = (0, extra[0]) if rank == 1 else pair(extra)
-    size, kernel = pair(x.type.shape[2:]), pair(weight.type.shape[2:])
-    full = [
-        (size[i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 + output_padding[i]
-        for i in (0, 1)
-    ]
-    attrs: dict[str, Any] = {
-        "strides": strides,
-        "dilations": dilations,
-        "output_padding": output_padding,
-        "groups": int(node.attrs.get("group", 1)),
-        "pads": _transpose_pads(node, rank, size, strides, full),
-    }
-    operands = [x, weight, node.optional(2)]
-    if rank == 2:
-        return node.build("conv_transpose2d", operands, attrs)
-    return _one_dimensional(node, "conv_transpose2d", operands, attrs)
-
-
-def _transpose_pads(
-    node: OnnxNode, rank: int, size: Sequence[int], strides: Sequence[int], full: Sequence[int]
-) -> tuple[int, ...]:
-    mode = node.attrs.get("auto_pad", "NOTSET")
-    wanted = node.attrs.get("output_shape")
-    if wanted:
-        target = (1, int(wanted[-1])) if rank == 1 else pair(wanted[-2:])
-    elif mode in ("SAME_UPPER", "SAME_LOWER"):
-        target = (size[0] * strides[0], size[1] * strides[1])
-    elif mode == "VALID":
-        return (0, 0, 0, 0)
-    else:
-        return quad(node.attrs.get("pads") or (0,) * (2 * rank))
-    begin, end = [], []
-    for have, want in zip(full, target, strict=True):
-        total = have - want
-        half = total // 2
-        begin.append(half if mode == "SAME_UPPER" else total - half)
-        end.append(total - half if mode == "SAME_UPPER" else half)
-    return (*begin, *end)

@@ -154,11 +154,13 @@ class MatMul(Op):
         return b.swapaxes(-1, -2) if self.get(node, "transpose_b") else b
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
-        """BLAS in float32 (float64 for float64 operands)."""
+        """BLAS in float32 (float64 for float64 operands); integers exactly."""
         a, b, residual = filled(xs, 3)
         assert a is not None
         assert b is not None
         dtype = float_dtype(a, b)
+        if a.dtype.kind in "iu":  # numpy's integer products wrap, as the compiled ones do
+            dtype = a.dtype
         out = np.matmul(a.astype(dtype), self._right(node, b).astype(dtype))
         if residual is not None:
             out = out + residual.astype(dtype)

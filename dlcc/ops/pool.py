@@ -1,22 +1,18 @@
-"""Max and average pooling, and their ONNX importers (1-D included)."""
+"""Max and average pooling; importers are in :mod:`dlcc.ops.pool_onnx`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from dlcc import numerics
-from dlcc.frontends.registry import OnnxNode, onnx_op
-from dlcc.ir import Affine, Node, TensorType, Value
+from dlcc.ir import Affine, Node, TensorType
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Interval, Op, Quantised, type_error
-from dlcc.ops.conv import conv_geometry, spatial_rank
 from dlcc.ops.integer import evaluate_mixed, float_dtype
-from dlcc.ops.weights import reshape_value
-from dlcc.ops.windows import Window, ceil_pads
+from dlcc.ops.windows import Window
 
 if TYPE_CHECKING:
     from dlcc.tir.access import TirContext
@@ -160,85 +156,3 @@ def mean_multiplier(source: Affine, out: object, count: Array | int) -> Array:
     """float32 multiplier of a mean of ``count`` codes: f32(f64(sx) / (f64(sy) * count))."""
     scale = out.scale if isinstance(out, Affine) else 1.0
     return numerics.multiplier(source.scale / (np.float64(scale) * np.asarray(count, np.float64)))
-
-
-# -- ONNX --------------------------------------------------------------------------------------
-
-
-def _pool(node: OnnxNode, x: Value) -> tuple[Value, Window, bool]:
-    """4-D input, geometry without ceil padding, and whether ``ceil_mode`` applies."""
-    rank = spatial_rank(node, x.type.rank)
-    window = conv_geometry(node, x.type.shape[2:], node.attrs["kernel_shape"])
-    if rank == 1:
-        n, c, length = x.type.shape
-        x = reshape_value(node, x, (n, c, 1, length), ".rows")
-    same = str(node.attrs.get("auto_pad", "NOTSET")).startswith("SAME")
-    return x, window, bool(node.attrs.get("ceil_mode", 0)) and not same
-
-
-def pool_attrs(window: Window) -> dict[str, Any]:
-    """Attributes of a pool node."""
-    return {
-        "kernel": window.kernel,
-        "strides": window.strides,
-        "dilations": window.dilations,
-        "pads": window.pads,
-    }
-
-
-def _finish(node: OnnxNode, made: Value) -> list[Value]:
-    if node.input(0).type.rank == 4:
-        return [made]
-    n, c, _, length = made.type.shape
-    return [reshape_value(node, made, (n, c, length), ".flat")]
-
-
-@onnx_op("MaxPool")
-def import_max_pool(node: OnnxNode) -> Sequence[Value]:
-    """MaxPool without indices, 1-D and 2-D."""
-    x, window, ceil = _pool(node, node.input(0))
-    if ceil:
-        window = replace(window, pads=ceil_pads(window))
-    return _finish(node, node.build("max_pool2d", [x], pool_attrs(window))[0])
-
-
-@onnx_op("AveragePool")
-def import_average_pool(node: OnnxNode) -> Sequence[Value]:
-    """AveragePool, 1-D and 2-D."""
-    x, attrs = average_pool_operands(node, node.input(0))
-    return _finish(node, node.build("avg_pool2d", [x], attrs)[0])
-
-
-def average_pool_operands(node: OnnxNode, x: Value) -> tuple[Value, dict[str, Any]]:
-    """4-D input and attributes of an AveragePool.
-
-    Positions that only ``ceil_mode`` adds never count, also with ``count_include_pad``: then the
-    counted pads become an explicit pad node.
-    """
-    x, window, ceil = _pool(node, x)
-    include = bool(node.attrs.get("count_include_pad", 0))
-    if not ceil:
-        return x, {**pool_attrs(window), "count_include_pad": include}
-    grown = ceil_pads(window)
-    if not include or not any(window.pads):
-        return x, pool_attrs(replace(window, pads=grown))
-    extra = (0, 0, grown[2] - window.pads[2], grown[3] - window.pads[3])
-    if not any(extra):
-        return x, {**pool_attrs(window), "count_include_pad": True}
-    top, left, bottom, right = window.pads
-    (x,) = node.build("pad", [x], {"pads": (0, 0, top, left, 0, 0, bottom, right)}, suffix=".pad")
-    return x, pool_attrs(replace(window, size=window.padded, pads=extra))
-
-
-@onnx_op("GlobalAveragePool")
-def import_global_average_pool(node: OnnxNode) -> Sequence[Value]:
-    """The mean over all spatial axes."""
-    x = node.input(0)
-    return node.build("reduce_mean", [x], {"axes": tuple(range(2, x.type.rank))})
-
-
-@onnx_op("GlobalMaxPool")
-def import_global_max_pool(node: OnnxNode) -> Sequence[Value]:
-    """The maximum over all spatial axes."""
-    x = node.input(0)
-    return node.build("reduce_max", [x], {"axes": tuple(range(2, x.type.rank))})

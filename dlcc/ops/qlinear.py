@@ -12,15 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from dlcc import numerics
 from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
 from dlcc.ir import F32, I32, Affine, AttrValue, TensorType, Value
 from dlcc.ir.encodings import DENSE, Array, Encoding
+from dlcc.ops import late_weights, volumes
 from dlcc.ops.base import build
-from dlcc.ops.conv import conv_attrs, conv_geometry, spatial_rank
+from dlcc.ops.conv_onnx import conv_attrs, conv_geometry, known_convolution, spatial_rank
 from dlcc.ops.linear import build_matmul
-from dlcc.ops.pool import average_pool_operands
+from dlcc.ops.pool_onnx import average_operands, geometry, pooled
 from dlcc.ops.quant import as_codes, code_dtype, encoding_of, known_array, optional_array
 from dlcc.ops.weights import reshape_value
+from dlcc.ops.windows import Window
 
 _MS = "com.microsoft"
 
@@ -159,10 +162,17 @@ def _layer(
 def _convolution(
     node: OnnxNode, x: Value, weight: Weight, bias: Value | None, out: Encoding
 ) -> Value:
-    """A convolution of codes, 1-D or 2-D."""
-    rank = spatial_rank(node, x.type.rank)
-    window = conv_geometry(node, x.type.shape[2:], weight.codes.shape[2:])
-    attrs = conv_attrs(window, int(node.attrs.get("group", 1)))
+    """A convolution of codes in one to three dimensions."""
+    rank, groups = spatial_rank(node, x.type.rank), int(node.attrs.get("group", 1))
+    size, kernel = x.type.shape[2:], weight.codes.shape[2:]
+    if rank == 3:
+        line, plane = (conv_geometry(node, size, kernel, axes) for axes in ((0,), (1, 2)))
+        images = volumes.depth_windows(node, x, line, groups)
+        weight = replace(weight, codes=volumes.depth_kernel(weight.codes))
+        attrs = conv_attrs(plane, groups)
+        made = _layer(node, "conv2d", images, weight, bias, attrs, out, ".planes")
+        return volumes.volume_of(node, made, x.type.shape[0])
+    attrs = conv_attrs(conv_geometry(node, size, kernel), groups)
     if rank == 2:
         return _layer(node, "conv2d", x, weight, bias, attrs, out)
     n, c, length = x.type.shape
@@ -176,6 +186,8 @@ def _convolution(
 @onnx_op("QLinearConv", since=10)
 def import_qlinear_conv(node: OnnxNode) -> Sequence[Value]:
     """QLinearConv."""
+    if not node.input(3).is_constant:
+        return _late_qlinear(node)
     x, weight = operand(node, 0), _weight(node, 3, 0)
     out = result(node, 6, code_dtype(x))
     return [_convolution(node, x, weight, bias_codes(node, 8, x.type.affine, weight), out)]
@@ -297,12 +309,15 @@ def import_qlinear_pool(node: OnnxNode) -> Sequence[Value]:
     """QLinearAveragePool, 1-D and 2-D."""
     x, last = _channels_first(node, operand(node, 0))
     out = result(node, 3, code_dtype(x))
-    image, attrs = average_pool_operands(node, x)
-    y = typed(node, "avg_pool2d", [image], attrs, out)
-    if x.type.rank == 3:
-        n, c, _, length = y.type.shape
-        y = reshape_value(node, y, (n, c, length), ".flat")
-    return [_channels_last(node, y, last)]
+    shape = geometry(node, x)
+    if shape.depth is not None:
+        raise Unsupported("3-D: the mean over the planes would be rounded to codes")
+
+    def pool(images: Value, window: Window, suffix: str) -> Value:
+        images, attrs = average_operands(node, images, window, shape.ceil)
+        return typed(node, "avg_pool2d", [images], attrs, out, suffix)
+
+    return [_channels_last(node, pooled(node, x, shape, pool), last)]
 
 
 @onnx_op("QLinearConcat", domain=_MS)
@@ -366,29 +381,68 @@ def _unit_codes(node: OnnxNode, x: Value) -> Value:
 
 @onnx_op("ConvInteger", since=10)
 def import_conv_integer(node: OnnxNode) -> Sequence[Value]:
-    """ConvInteger with a known weight.
+    """ConvInteger; int32 sums throughout where the weight is only known at run time.
 
-    The int32 result passes through float32, which is exact below 2^24; every consumer known (a
-    cast to float) rounds there anyway.
+    With a known weight the int32 result passes through float32, which is exact below 2^24; every
+    consumer known (a cast to float) rounds there anyway.
     """
     x, weight, late, _ = _integer_operands(node, 0)
     if weight is None:
-        raise Unsupported("the weight must be known at compile time")
+        return [_late_convolution(node, 0, 1, (2, 3), None)]
     if late is None:
         made = _convolution(node, _unit_codes(node, x), weight, None, DENSE)
     else:
-        made = _float_convolution(node, _as_float(node, x, late, ".x"), weight)
+        kernel = node.graph.add_constant(weight.real(), name=node.name + ".weight")
+        view = replace(node, name=node.name + ".conv")
+        made = known_convolution(view, _as_float(node, x, late, ".x"), kernel, None)
     return _as_int32(node, made)
 
 
-def _float_convolution(node: OnnxNode, x: Value, weight: Weight) -> Value:
-    rank = spatial_rank(node, x.type.rank)
-    if rank != 2:
-        raise Unsupported("1-D with a zero point that is computed at run time")
-    window = conv_geometry(node, x.type.shape[2:], weight.codes.shape[2:])
-    attrs = conv_attrs(window, int(node.attrs.get("group", 1)))
-    kernel = node.graph.add_constant(weight.real(), name=node.name + ".weight")
-    return node.build("conv2d", [x, kernel], attrs, suffix=".conv")[0]
+def _centred_integers(node: OnnxNode, index: int, zero: int, axis: int | None) -> Value:
+    """Operand ``index`` minus operand ``zero`` (a scalar, or one per index of ``axis``), int32."""
+    (value,) = node.build("cast", [node.input(index)], {"to": str(I32)}, suffix=f".codes{index}")
+    if node.optional(zero) is None:
+        return value
+    (offset,) = node.build("cast", [node.input(zero)], {"to": str(I32)}, suffix=f".zero{index}")
+    shape = [1] * value.type.rank
+    if axis is not None and offset.type.elements > 1:
+        shape[axis] = offset.type.elements
+    offset = reshape_value(node, offset, tuple(shape), f".offset{index}")
+    return node.build("sub", [value, offset], suffix=f".centred{index}")[0]
+
+
+def _late_convolution(
+    node: OnnxNode, x: int, weight: int, zeros: tuple[int, int], bias: Value | None
+) -> Value:
+    """int32 sums of a convolution whose weight is only known at run time, by operand numbers."""
+    image = _centred_integers(node, x, zeros[0], None)
+    kernel = _centred_integers(node, weight, zeros[1], 0)
+    groups, rank = int(node.attrs.get("group", 1)), spatial_rank(node, image.type.rank)
+    size, taps = image.type.shape[2:], kernel.type.shape[2:]
+    lines = [conv_geometry(node, size, taps, (axis,)) for axis in range(rank)]
+    return late_weights.convolution(node, image, kernel, bias, lines, groups)
+
+
+def _late_qlinear(node: OnnxNode) -> Sequence[Value]:
+    """QLinearConv with a weight of run time: int32 sums, requantised by float32 operations."""
+    bias = node.optional(8)
+    acc = _late_convolution(replace(node, name=node.name + ".sums"), 0, 3, (2, 5), bias)
+    x_scale, w_scale = known_array(node, 1, "the scale"), known_array(node, 4, "the weight's scale")
+    out = result(node, 6, code_dtype(node.input(0)))
+    factors = x_scale.astype(np.float64).reshape(-1) * w_scale.astype(np.float64).reshape(-1)
+    shape = (-1, *(1,) * (acc.type.rank - 2)) if factors.size > 1 else ()
+    constant = node.graph.add_constant
+    multiplier = constant(numerics.multiplier(factors, out.scale).reshape(shape), name="multiplier")
+    (real,) = node.build("cast", [acc], {"to": str(F32)}, suffix=".real")
+    (scaled,) = node.build("mul", [real, multiplier], suffix=".scaled")
+    (rounded,) = node.build("round", [scaled], suffix=".rounded")
+    zero = constant(np.asarray(out.zero_point, np.float32), name="zero_point")
+    (shifted,) = node.build("add", [rounded, zero], suffix=".shifted")
+    low, high = out.code_range
+    limits = {"min": float(low), "max": float(high)}
+    (clipped,) = node.build("clip", [shifted], limits, suffix=".clipped")
+    (codes,) = node.build("cast", [clipped], {"to": str(out.storage(F32))}, suffix=".codes")
+    return [as_codes(node, codes, out, "")]
 
 
 @onnx_op("MatMulInteger", since=10)

@@ -6,6 +6,7 @@ Reshape in between. Importers that need a weight in another form move that step 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -78,6 +79,16 @@ def _with_shape(graph: Graph, value: Value, shape: tuple[int, ...], name: str) -
         name=constant.name,
     )
     return new if value.is_constant else dequantized(graph, new, name)
+
+
+def rebuilt(node: OnnxNode, value: Value, function: Callable[[Array], Array]) -> Value:
+    """A known weight with its numbers moved by ``function``, which leaves the quantised axis."""
+    constant = _dequantized(value) or value
+    array = np.ascontiguousarray(function(constant.stored()))
+    new = node.graph.add_stored(
+        {"values": array}, constant.type.with_(shape=array.shape), name=constant.name
+    )
+    return new if value.is_constant else dequantized(node.graph, new, node.name)
 
 
 def reshape_weight(node: OnnxNode, value: Value, shape: tuple[int, ...]) -> Value:

@@ -1,7 +1,9 @@
-"""Default TIR of max and average pooling."""
+"""Default TIR of max and average pooling, and of the places of maxima."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,14 @@ from dlcc.ir import Affine, Node
 from dlcc.ops.windows import Window
 from dlcc.tir import expr
 from dlcc.tir.access import TirContext, element
-from dlcc.tir.staging import highest_of, mean_factor, scaled_output, stage, write_real
+from dlcc.tir.staging import (
+    highest_of,
+    lowest_of,
+    mean_factor,
+    scaled_output,
+    stage,
+    write_real,
+)
 
 
 def emit(node: Node, ctx: TirContext, window: Window) -> None:
@@ -92,3 +101,66 @@ def _average(node: Node, ctx: TirContext, window: Window) -> None:
             out, total(n, c, oh, ow).astype("float32") * factor(oh, ow)
         ),
     )
+
+
+def emit_indices(
+    node: Node, ctx: TirContext, lines: Sequence[tuple[int, ...]], strides: Sequence[int]
+) -> None:
+    """Declare the places of the maxima of a max pool.
+
+    Args:
+        node: the max_pool_indices node.
+        ctx: its context.
+        lines: (size, kernel, stride, dilation, first pad, windows) of each spatial axis.
+        strides: of each spatial axis in the numbering of places.
+    """
+    x, dtype, out = ctx.read(0), element(node.input(0).type), node.output.type
+    channels, count = node.input(0).type.shape[1], prod(line[0] for line in lines)
+    kind = np.dtype(dtype)
+    lowest = np.iinfo(kind).min if kind.kind in "iu" else -float("inf")
+
+    def reduced(reducer: Any, pick: Any, absent: Any, name: str) -> Any:
+        taps = [te.reduce_axis((0, line[1]), name=f"{name}{a}") for a, line in enumerate(lines)]
+
+        def body(n: Any, c: Any, *windows: Any) -> Any:
+            place = [
+                w * stride + t * dilation - begin
+                for w, t, (_, _, stride, dilation, begin, _) in zip(
+                    windows, taps, lines, strict=True
+                )
+            ]
+            inside = [
+                c
+                for p, line in zip(place, lines, strict=True)
+                if line[4] or (line[5] - 1) * line[2] + (line[1] - 1) * line[3] >= line[0]
+                for c in (p >= 0, p < line[0])
+            ]
+            value = pick(n, c, windows, place, taps)
+            value = expr.guarded(expr.both(*inside), value, absent) if inside else value
+            return reducer(value, axis=taps)
+
+        return stage(out.shape, body, name, out.permutation)
+
+    best = reduced(
+        highest_of(dtype), lambda n, c, w, p, t: x(n, c, *p), expr.const(lowest, dtype), "best"
+    )
+    kernel, none = [line[1] for line in lines], expr.const(prod(line[1] for line in lines), "int32")
+
+    def holding(n: Any, c: Any, windows: Any, place: Any, taps: Any) -> Any:
+        """The number of this tap where it holds the maximum."""
+        same = x(n, c, *place).equal(best(n, c, *windows))
+        return expr.select(same, expr.flat_index(taps, kernel), none)
+
+    first = reduced(lowest_of("int32"), holding, none, "first")
+
+    def body(n: Any, c: Any, *windows: Any) -> Any:
+        taps = expr.unflatten(expr.minimum(first(n, c, *windows), none - 1), kernel)
+        number = expr.const(0, "int64")
+        for w, t, (size, _, stride, dilation, begin, _), step in zip(
+            windows, taps, lines, strides, strict=True
+        ):
+            place = expr.clamp(w * stride + t * dilation - begin, 0, size - 1)
+            number = number + place.astype("int64") * step
+        return number + (n * channels + c).astype("int64") * count
+
+    ctx.output(0, body)

@@ -118,6 +118,18 @@ def test_moves() -> None:
     check(net, z, q)
 
 
+def test_slices_of_a_volume_are_one_sample() -> None:
+    net = Net(4, 3, 5, 2)
+    taps = net.op("unfold", net.x, axis=1, taps=3, stride=1, dilation=1, pads=(1, 1))
+    images = net.op("reshape", taps, shape=(8, 3, 5, 6))
+    y = net.conv(net.op("transpose", images, perm=(0, 3, 1, 2)), 2, 2)
+    back = net.op("reshape", net.op("transpose", y, perm=(0, 2, 3, 1)), shape=(2, 4, 2, 4, 2))
+    taps = net.op("unfold", back, axis=1, taps=2, stride=2, dilation=1, pads=(1, 0))
+    flat = net.op("reshape", taps, shape=(4, 2, 4, 4))
+    z = net.conv(net.op("transpose", flat, perm=(0, 3, 1, 2)), 3, 2)
+    check(net, net.op("reshape", z, shape=(2, z.type.elements // 2)))
+
+
 def test_elementwise_and_normalisation() -> None:
     net = Net(3, 4, 4)
     y = net.conv(net.x, 4, 2)

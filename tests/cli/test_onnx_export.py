@@ -108,6 +108,10 @@ UNARY_ATTRIBUTES = [
     ("max_pool2d", {"kernel": (2, 2), "dilations": (2, 3)}),
     ("avg_pool2d", {"kernel": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)}),
     ("avg_pool2d", {"kernel": (3, 3), "pads": (1, 1, 0, 1), "count_include_pad": True}),
+    ("unfold", {"axis": 2, "taps": 3, "stride": 2, "dilation": 2, "pads": (2, 1)}),
+    ("unfold", {"axis": 1, "taps": 2, "pads": (-1, 0)}),
+    ("max_pool_indices", {"kernel": (3, 2), "strides": (2, 1), "dilations": (1, 1),
+                          "pads": (1, 0, 1, 1)}),
     ("resize2d", {"sizes": (14, 18)}),
     ("resize2d", {"sizes": (5, 21), "mode": "linear"}),
     ("resize2d", {"sizes": (13, 17), "mode": "linear", "coordinate": "align_corners"}),
@@ -259,6 +263,14 @@ def test_opset_dependent_forms():
     check_float(dilated, opset=19)
     with pytest.raises(DlccError, match="opset 19"):
         to_onnx(dilated, opset=17)
+    fold = {"sizes": (7, 9), "kernel": (2, 3), "strides": (1, 2), "dilations": (2, 1),
+            "pads": (0, 1, 0, 0)}  # fmt: skip
+    columns = graph_of("fold", [(2, 4, 6, 20)], fold)
+    check_float(columns, opset=18)
+    with pytest.raises(DlccError, match="opset 18"):
+        to_onnx(columns, opset=17)
+    with pytest.raises(DlccError, match="negative"):
+        to_onnx(graph_of("fold", [(2, 4, 6, 15)], {**fold, "pads": (0, -1, 0, 0)}), opset=18)
     wrapped = graph_of("pad", [IMAGE], {"pads": (0, 0, 1, 1, 0, 0, 1, 1), "mode": "wrap"})
     check_float(wrapped, opset=19)
     with pytest.raises(DlccError, match="opset 19"):
@@ -267,6 +279,7 @@ def test_opset_dependent_forms():
 
 def test_every_op_can_be_exported():
     import dlcc.frontends.onnx_export_ops
+    import dlcc.frontends.onnx_export_windows
 
     assert dlcc.frontends.onnx_export_ops.EXPORTERS is EXPORTERS
     assert set(EXPORTERS) == set(OPS)

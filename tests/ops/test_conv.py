@@ -51,9 +51,9 @@ def test_conv_transpose_agrees_with_onnx_runtime(x, w, attrs):
 
 
 @pytest.mark.parametrize("op_type", ["Conv", "ConvTranspose"])
-def test_three_dimensions_are_refused_with_the_reason(op_type):
-    with pytest.raises(DlccError, match="3-D"):
-        import_node(op_type, floats(1, 2, 4, 4, 4), [floats(2, 2, 2, 2, 2)])
+def test_four_dimensions_are_refused_with_the_reason(op_type):
+    with pytest.raises(DlccError, match="4-D"):
+        import_node(op_type, floats(1, 2, 2, 2, 2, 2), [floats(2, 2, 2, 2, 2, 2)])
 
 
 # -- integer form ------------------------------------------------------------------------------

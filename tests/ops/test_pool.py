@@ -44,9 +44,9 @@ def test_global_pools(op_type):
     agrees(op_type, floats(2, 3, 5, 4))
 
 
-def test_three_dimensions_and_indices_are_refused():
-    with pytest.raises(DlccError, match="3-D"):
-        import_node("MaxPool", floats(1, 2, 4, 4, 4), kernel_shape=(2, 2, 2))
+def test_four_dimensions_are_refused():
+    with pytest.raises(DlccError, match="4-D"):
+        import_node("MaxPool", floats(1, 2, 2, 2, 2, 2), kernel_shape=(2, 2, 2, 2))
 
 
 def test_padding_never_wins_a_maximum():

@@ -111,3 +111,26 @@ def test_a_constant_with_more_axes_stays(net: Any, run: Any) -> None:
     y = net.op("transpose", net.input(3, 4), perm=(1, 0))
     graph = net.done(net.op("add", y, net.random(2, 4, 3)))
     assert not run(graph, PASS).modified
+
+
+def test_epilogues_move_in_front_of_a_layers_reshape(net: Any, run: Any) -> None:
+    y = net.op("reshape", net.conv(net.input(2, 3, 1, 6), 4, pads=(1, 1, 1, 1)), shape=(2, 4, 6))
+    y = net.op("clip", net.op("mul", y, net.const(np.float32(3))), min=0.0)
+    graph = net.done(net.op("add", net.input(2, 4, 6, name="z"), y))
+    run(graph, PASS)
+    assert ops(graph) == ["conv2d", "mul", "clip", "reshape", "add", "reshape"]
+
+
+def test_sums_move_in_front_of_the_moves_of_a_layers_result(net: Any, run: Any) -> None:
+    layer = net.op("transpose", net.conv(net.input(2, 3, 4, 4), 5, pads=(1, 1, 1, 1)), **LAST)
+    y = net.op("add", net.input(2, 16, 5, name="z"), net.op("reshape", layer, shape=(2, 16, 5)))
+    y = net.op("mul", y, net.const(np.float32([1, 2, 3, 4, 5])))
+    graph = net.done(y)
+    run(graph, PASS)
+    assert ops(graph) == ["conv2d", "reshape", "transpose", "add", "mul", "transpose", "reshape"]
+
+
+def test_a_constant_along_another_axis_stays_behind_the_reshape(net: Any, run: Any) -> None:
+    y = net.op("reshape", net.conv(net.input(2, 3, 1, 6), 4, pads=(1, 1, 1, 1)), shape=(2, 4, 6))
+    graph = net.done(net.op("mul", y, net.const(np.ones((4, 1), np.float32))))
+    assert not run(graph, PASS).modified

@@ -1,0 +1,78 @@
+"""ONNX forms of ops over windows and places: unfold, fold, and what samples images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dlcc.frontends.onnx_export import OnnxWriter, export_error, exports
+from dlcc.ir import Node
+from dlcc.ops.base import op_of
+from dlcc.ops.pool_indices import MaxPoolIndices
+from dlcc.ops.unfold import Fold, Unfold
+
+
+@exports("unfold")
+def _unfold(writer: OnnxWriter, node: Node) -> str:
+    """Pad, then Gather by a table of places, then the taps moved before the last axis."""
+    op = op_of(node)
+    assert isinstance(op, Unfold)
+    axis, places = int(op.get(node, "axis")), op.places(node)
+    source, shape = writer.operand(node, 0), node.input(0).type.shape
+    before, after = (
+        max(0, -int(places.min())),
+        max(0, int(places.max()) + 1 - shape[axis]),
+    )
+    if before or after:
+        pads = np.zeros((2, len(shape)), np.int64)
+        pads[:, axis] = before, after
+        source = writer.emit("Pad", [source, writer.integers(pads.reshape(-1).tolist(), "pads")],
+                             node, mode="constant")  # fmt: skip
+    table = writer.constant(places + before, "places")
+    taken = writer.emit("Gather", [source, table], node, axis=axis)
+    rank = len(shape) + 1
+    order = [k for k in range(rank) if k != axis + 1]
+    order.insert(rank - 2, axis + 1)
+    return writer.emit("Transpose", [taken], node, writer.result_name(node), perm=order)
+
+
+@exports("fold")
+def _fold(writer: OnnxWriter, node: Node) -> str:
+    op = op_of(node)
+    assert isinstance(op, Fold)
+    if writer.opset < 18:
+        raise export_error(node, "Col2Im is there from opset 18 on", "export with --opset 18")
+    if min(op.get(node, "pads")) < 0:
+        raise export_error(node, "Col2Im has no negative pads")
+    n, c, taps, windows = node.input(0).type.shape
+    flat = [writer.operand(node, 0), writer.integers((n, c * taps, windows), "shape")]
+    operands = [
+        writer.emit("Reshape", flat, node),
+        writer.integers(op.get(node, "sizes"), "image_shape"),
+        writer.integers(op.get(node, "kernel"), "block_shape"),
+    ]
+    attributes: dict[str, Any] = {
+        key: [int(v) for v in op.get(node, key)] for key in ("strides", "dilations", "pads")
+    }
+    return writer.emit("Col2Im", operands, node, writer.result_name(node), **attributes)
+
+
+@exports("max_pool_indices")
+def _max_pool_indices(writer: OnnxWriter, node: Node) -> str:
+    op = op_of(node)
+    assert isinstance(op, MaxPoolIndices)
+    lines = op.geometry(node)
+    last = [int(v) for v in op.get(node, "pads")][-len(lines) :]
+    return writer.emit(
+        "MaxPool",
+        [writer.operand(node, 0)],
+        node,
+        writer.result_name(node),
+        unused=1,
+        kernel_shape=[line[1] for line in lines],
+        strides=[line[2] for line in lines],
+        dilations=[line[3] for line in lines],
+        pads=[*(line[4] for line in lines), *last],
+        storage_order=int(op.get(node, "column_major")),
+    )
