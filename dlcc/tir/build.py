@@ -48,6 +48,11 @@ class LLVMTarget:
     mcpu: str = ""
     mattr: tuple[str, ...] = ()
 
+    @property
+    def is_aarch64(self) -> bool:
+        """Whether it is 64-bit ARM."""
+        return self.triple.startswith("aarch64")
+
     def to_tvm(self) -> Any:
         """The same as a ``tvm.target.Target``, host included."""
         config: dict[str, Any] = {"kind": "llvm", "mtriple": self.triple}
@@ -55,6 +60,10 @@ class LLVMTarget:
             config["mcpu"] = self.mcpu
         if self.mattr:
             config["mattr"] = list(self.mattr)
+        if (
+            self.is_aarch64
+        ):  # loads of four registers in a row, for want of which others are spilled
+            config["cl-opt"] = ["-disable-interleaved-load-combine:bool=1"]
         if self.triple.startswith("thumb"):
             config["vector-width"] = 128  # of MVE; TVM has a warning where it is to guess
         if self.triple.endswith("eabihf"):
@@ -114,8 +123,19 @@ def _loop_passes() -> list[Any]:
     ]
 
 
-def _lower(name: str, func: Any, target: Any) -> Any:
+def _counted(func: Any) -> Any:
+    """``func``, made by ``KernelBuilder``, told that work items are not negative: an index is then
+    divided, and widened, without regard to signs.
+    """
+    begin = func.params[-2]
+    told = tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.assume", begin >= 0))
+    return tirx.PrimFunc(func.params, tirx.SeqStmt([told, func.body]), func.ret_type, func.attrs)
+
+
+def _lower(name: str, func: Any, target: Any, unsigned: bool) -> Any:
     """One function, down to what LLVM code generation takes."""
+    if unsigned and func.attrs is not None and LOWERED in func.attrs:
+        func = _counted(func)
     mod = tvm.IRModule({name: func.with_attr("global_symbol", name)})
     mod = tirx.transform.BindTarget(target)(mod)
     if func.attrs is None or LOWERED not in func.attrs:
@@ -133,7 +153,9 @@ def _codegen(funcs: Mapping[str, Any], target: LLVMTarget) -> Any:
     rounding.register_operators()
     tvm_target = target.to_tvm()
     with tvm.transform.PassContext(opt_level=3), rounding.generating(target.triple):
-        lowered = {name: _lower(name, funcs[name], tvm_target) for name in sorted(funcs)}
+        lowered = {
+            name: _lower(name, funcs[name], tvm_target, target.is_aarch64) for name in sorted(funcs)
+        }
         build = tvm.get_global_func(f"target.build.{tvm_target.kind.name}")
         return build(tvm.IRModule(lowered), tvm_target)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil
 
 from targets.kernels import arm_words
+from targets.kernels.arm_dot_code import CODES, Loop
 from targets.kernels.arm_mlal import PRODUCTS, products
 from targets.kernels.arm_mlal_code import VECTOR
 from targets.kernels.gemm import Gemm, Unit
@@ -23,9 +25,9 @@ def _registers(unit: Unit, m: int, nr: int) -> int:
     """Registers that a block of ``m`` pixels by ``nr`` channel blocks takes without spilling."""
     if unit.kind == "mlal":
         return unit.registers + (products(unit, m, nr) is None)
-    if unit.kind == "mmla":
-        return ceil(m / 2) * 2 * nr + 2 * m + 2
-    return m * nr + m + 5 + (unit.code_offset > 0)
+    if unit.kind == "smull":
+        return m * nr + m + 6
+    return Loop(unit.kind, m, nr, 1, 1, unit.code_offset > 0).registers
 
 
 def shapes(gemm: Gemm, unit: Unit) -> list[tuple[int, int, int]]:
@@ -59,15 +61,21 @@ def step_cycles(unit: Unit, m: int, nr: int) -> float:
         loads = vectors * (m + nr * unit.lanes / 2)
     elif unit.kind == "smull":
         return arm_words.step_cycles(unit, m, nr)
-    elif unit.kind == "mmla":  # two steps share their codes
-        pairs = ceil(m / 2)
-        arithmetic, loads = pairs * nr * 2 + pairs, pairs + nr
-    else:  # four steps share their codes
-        arithmetic, loads = m * nr + (unit.code_offset > 0) * m / 4, m / 4 + nr / 2
+    else:
+        return 0.5 * _instructions(unit, m, nr) * unit.k / CODES
     return 0.5 * (arithmetic + loads)
+
+
+def _instructions(unit: Unit, m: int, nr: int) -> float:
+    """Instructions of a block for 16 codes of each pixel, by the loops of :mod:`arm_dot_code`."""
+    loop = Loop(unit.kind, m, nr, 2, 1, unit.code_offset > 0)
+    if loop.registers > unit.registers:
+        loop = replace(loop, loads=1, times=2)
+    return len(loop.code()) / 2
 
 
 def finish_cycles(unit: Unit, pixels: int, channel_blocks: int) -> float:
     """Cycles of a block's start and epilogue."""
-    sums = 1.5 if unit.kind == "mlal" else 0.0  # four registers to one
-    return 20.0 + (3.0 + sums) * pixels * channel_blocks
+    if unit.kind == "mlal":  # four registers to one
+        return 20.0 + 4.5 * pixels * channel_blocks
+    return 30.0 + (3.75 if unit.kind == "mmla" else 3.25) * pixels * channel_blocks

@@ -13,8 +13,9 @@ from typing import Any
 
 from targets.kernels.arm_frame import (
     Place,
+    accumulators,
     distances,
-    emit_steps,
+    emit_products,
     load_signed,
     pixels_of,
     store_results,
@@ -32,11 +33,13 @@ def emit_dot_block(ctx: Context, block: Block) -> None:
     """Accumulates one block in registers, from the bias on, and stores it."""
     kb, lanes, nr = ctx.kb, ctx.unit.lanes, block.channel_blocks
     pixels = pixels_of(block)
-    acc = kb.alloc("int32", len(pixels) * nr * lanes)
+    acc = accumulators(ctx, len(pixels) * nr)
     for j, channel in enumerate(block_channels(ctx, block.channel_block, nr)):
         for p in range(len(pixels)):
             kb.store(acc, (p * nr + j) * lanes, channel.bias)
-    emit_steps(ctx, block, LOADED, lambda at, codes: _steps(ctx, block, acc, at, codes), UNROLL)
+    emit_products(
+        ctx, block, acc, LOADED, lambda at, codes: _steps(ctx, block, acc, at, codes), UNROLL
+    )
     values = [kb.load(acc, i * lanes, lanes) for i in range(len(pixels) * nr)]
     store_results(ctx, block, values, biased=True)
 

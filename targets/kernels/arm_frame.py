@@ -18,6 +18,8 @@ import numpy as np
 
 from dlcc import tir
 from targets.kernels import epilogue
+from targets.kernels.arm_asm import held
+from targets.kernels.arm_dot_code import loops
 from targets.kernels.skeleton import (
     Block,
     Context,
@@ -72,6 +74,12 @@ def pixels_of(block: Block) -> list[tuple[int, int]]:
     return [(r, c) for r in range(block.height) for c in range(block.width)]
 
 
+def pixel_at(ctx: Context, block: Block, row: int, col: int) -> Any:
+    """The output pixel at a row and a column of a block, counted from the first image's first."""
+    above = ctx.image * ctx.gemm.rows + block.row + row
+    return above * ctx.gemm.cols + block.col + col
+
+
 @contextmanager
 def runs_of(ctx: Context, block: Block) -> Iterator[Place]:
     """The loops over runs: where the block's current one starts in A and in B."""
@@ -105,6 +113,45 @@ def emit_steps(
             emit((a_run + at, b_run + at // unit.k * b_step), min(size, gemm.run - at))
 
 
+def emit_products(
+    ctx: Context,
+    block: Block,
+    acc: Any,
+    chunk: int,
+    emit: Callable[[Place, int], None],
+    unroll: int = 1,
+) -> None:
+    """:func:`emit_steps`, by loops in assembly over the whole registers of codes where they fit.
+
+    ``acc``: int32, room for the accumulators of such a loop (:func:`accumulators`).
+    """
+    kb, gemm, unit, nr = ctx.kb, ctx.gemm, ctx.unit, block.channel_blocks
+    pixels = pixels_of(block)
+    stream = not gemm.b_image or nr == 1
+    made = loops(unit.kind, len(pixels), nr, gemm.run, flip=flips(ctx)) if stream else []
+    if not made:
+        emit_steps(ctx, block, chunk, emit, unroll)
+        return
+    b_step, _ = distances(ctx, nr)
+    with runs_of(ctx, block) as (a_run, b_run):
+        done = 0
+        for loop, turns in made:
+            kb.include(loop.name, loop.llvm())
+            starts = [
+                kb.address(ctx.a, a_run + done + (r * gemm.a_row + c * gemm.a_col))
+                for r, c in pixels
+            ]
+            lanes = unit.lanes * held(loop.accumulators)
+            weights = kb.address(ctx.b, b_run + done // unit.k * b_step)
+            count = [] if loop.once else [kb.const(turns, "int32")]
+            begin = kb.load(acc, 0, lanes)
+            kb.store(acc, 0, kb.extern(loop.name, "int32", lanes, begin, *starts, weights, *count))
+            done += turns * loop.codes
+        size = chunk * unit.k
+        for at in range(done, gemm.run, size):
+            emit((a_run + at, b_run + at // unit.k * b_step), min(size, gemm.run - at))
+
+
 def flips(ctx: Context) -> bool:
     """Whether codes are to be made signed when they are loaded; a staged copy has done it."""
     return ctx.unit.code_offset > 0 and ctx.gemm.a_dtype == "u8"
@@ -134,10 +181,7 @@ def store_results(ctx: Context, block: Block, values: list[Any], *, biased: bool
     if biased:
         for channel in channels:
             channel.bias = None
-    pixels = []
-    for r, c in pixels_of(block):
-        row = ctx.image * gemm.rows + block.row + r
-        pixels.append(kb.let(row * gemm.cols + block.col + c, "pixel"))
+    pixels = [kb.let(pixel_at(ctx, block, *place), "pixel") for place in pixels_of(block)]
     if gemm.out in FLOATS:
         for p, pixel in enumerate(pixels):
             own = values[p * nr : (p + 1) * nr]
@@ -219,8 +263,8 @@ def _residuals(ctx: Context, results: list[_Result], count: int) -> list[Any]:
     """The residual of neighbouring results, ``count`` elements, in units of the sums."""
     kb, out, lanes = ctx.kb, ctx.out, _LANES
     codes = kb.load_first(out.residual, results[0].at, len(results) * lanes, count)
-    zero = kb.splat(kb.cast(kb.cast(out.scalars[3], "int32"), "int16"), len(results) * lanes)
-    centred = kb.let(kb.cast(codes, "int16") - zero, "residual")
+    zero = kb.splat(kb.cast(kb.cast(out.scalars[3], "int32"), "uint8"), len(results) * lanes)
+    centred = kb.let(kb.cast(codes, "int16") - kb.cast(zero, "int16"), "residual")
     made = []
     for i, result in enumerate(results):
         own = (
@@ -229,6 +273,11 @@ def _residuals(ctx: Context, results: list[_Result], count: int) -> list[Any]:
         scaled = kb.cast(kb.cast(own, "int32"), "float32") * result.channels.ratio
         made.append(kb.lrint(scaled))
     return made
+
+
+def accumulators(ctx: Context, count: int) -> Any:
+    """``count`` vectors of sums in the room that functions in assembly want for them."""
+    return ctx.kb.alloc("int32", ctx.unit.lanes * held(count))
 
 
 def zeros(kb: tir.KernelBuilder, count: int) -> Any:

@@ -20,6 +20,7 @@ import numpy as np
 from dlcc import tir
 from dlcc.analysis.accumulators import Bounds, of_parts
 from dlcc.lowering.kernel import ARENA_SLACK
+from targets.kernels.arm_asm import held
 from targets.kernels.arm_frame import (
     Place,
     distances,
@@ -107,7 +108,7 @@ def emit_mlal_block(ctx: Context, block: Block) -> None:
         loop = replace(loop, flip=False)
     if loop is None:
         raise ValueError(f"{unit} has no registers for {pixels} x {channels}")
-    wide = zeros(kb, loop.held)
+    wide = zeros(kb, held(pixels * channels))
     with runs_of(ctx, block) as (a_run, b_run):
         _run(ctx, block, loop, wide, (a_run, b_run))
     values = []
@@ -134,10 +135,11 @@ def _run(ctx: Context, block: Block, loop: Products, wide: Any, at: Place) -> No
             kb.address(ctx.a, at[0] + (r * gemm.a_row + c * gemm.a_col))
             for r, c in pixels_of(block)
         ]
-        begin = kb.load(wide, 0, 4 * loop.held)
+        room = 4 * held(loop.pixels * loop.channels)
+        begin = kb.load(wide, 0, room)
         count = kb.const(whole, "int32")
         weights = kb.address(ctx.b, at[1])
-        total = kb.extern(loop.name, "int32", 4 * loop.held, begin, *starts, weights, count)
+        total = kb.extern(loop.name, "int32", room, begin, *starts, weights, count)
         kb.store(wide, 0, total)
     for first in range(whole * size, gemm.run, unit.k):
         place = (at[0] + first, at[1] + first // unit.k * b_step)
@@ -158,7 +160,7 @@ def _chunk(ctx: Context, block: Block, wide: Any, together: int, at: Place, code
     for r, c in pixels:
         a_at = at[0] + (r * gemm.a_row + c * gemm.a_col)
         loaded += [kb.let(load_signed(ctx, a_at + place, VECTOR), "a") for place in places]
-    own, lanes = 4 * together * len(pixels), 4 * made.held
+    own, lanes = 4 * together * len(pixels), 4 * held(together * len(pixels))
     for first in range(0, nr * unit.lanes, together):
         weights = []
         for channel in range(first, first + together):

@@ -11,33 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from targets.kernels.arm_asm import Assembly
+
 VECTOR = 16
 """Codes of a register."""
-
-
-@dataclass(frozen=True)
-class Operands:
-    """Assembly operands by name: ``outputs`` are written, and begin as inputs if ``begun``."""
-
-    outputs: tuple[str, ...]
-    begun: tuple[str, ...]
-    inputs: tuple[str, ...]
-
-    def number(self, name: str) -> int:
-        """As LLVM counts them: outputs, then inputs, of which the begun outputs come last."""
-        names = (*self.outputs, *self.inputs)
-        return names.index(name)
-
-    def numbered(self, line: str) -> str:
-        """``line`` with operands as LLVM writes them; ``<name:form>`` is one in a form."""
-        first, *others = line.split("<")
-        made = [first]
-        for part in others:
-            name, _, rest = part.partition(">")
-            name, _, form = name.partition(":")
-            number = self.number(name)
-            made.append((f"${{{number}:{form}}}" if form else f"${number}") + rest)
-        return "".join(made)
 
 
 @dataclass(frozen=True)
@@ -76,11 +53,6 @@ class Products:
     def vectors(self) -> int:
         """Vectors of codes of a pixel, or of weights of a channel, in a chunk."""
         return ceil(self.halves / 2)
-
-    @property
-    def held(self) -> int:
-        """Accumulators in the function's vector: a power of two."""
-        return int(2 ** (self.pixels * self.channels - 1).bit_length())
 
     @property
     def registers(self) -> int:
@@ -200,76 +172,37 @@ class Products:
         each = [f"{n}_{i}" for n in range(count) for i in range(self.vectors)]
         return [f"{kind}{s}_{name}" for s in range(sets) for name in each]
 
-    def _temporaries(self) -> list[str]:
-        return [f"t{p}_{c}" for c in range(self.together) for p in range(self.pixels)]
+    def _temporaries(self) -> dict[str, str]:
+        names = [f"t{p}_{c}" for c in range(self.together) for p in range(self.pixels)]
+        return dict.fromkeys(names, "<8 x i16>")
 
     def _loop_llvm(self) -> str:
         sets = 2 if self.ahead else 1
         pointers = [*(f"x{p}" for p in range(self.pixels)), "w"]
         codes = self._named("a", self.pixels, sets) + self._named("b", self.together, sets)
-        begun = [*self._sums(), *pointers, "n"]
-        signs = {"z": "<16 x i8> splat (i8 -128)"} if self.ahead and self.flip else {}
-        operands = Operands((*begun, *self._temporaries(), *codes), tuple(begun), tuple(signs))
-        types = dict.fromkeys(pointers, "ptr") | {"n": "i32"}
-        given = [f"ptr %{name}" for name in pointers] + ["i32 %n"]
-        return self._function(operands, types, given, signs, self.loop(), "sideeffect ")
+        begun = dict.fromkeys(pointers, "ptr") | {"n": "i32"}
+        return Assembly(
+            self.name,
+            self.loop(),
+            self._sums(),
+            [f"{kind} %{name}" for name, kind in begun.items()],
+            begun,
+            self._temporaries() | dict.fromkeys(codes, "<16 x i8>"),
+            {"z": "<16 x i8> splat (i8 -128)"} if self.ahead and self.flip else {},
+            memory=True,
+        ).llvm()
 
     def _once_llvm(self) -> str:
         codes = self._named("a", self.pixels, 1) + self._named("b", self.together, 1)
-        operands = Operands(
-            (*self._sums(), *self._temporaries()), tuple(self._sums()), tuple(codes)
-        )
         given = [f"<16 x i8> %{name}" for name in codes]
-        values = {name: f"<16 x i8> %{name}" for name in codes}
-        rows = self._multiply(0, 0, 0)
-        return self._function(operands, {}, given, values, _woven(rows, []), "")
-
-    def _function(
-        self,
-        operands: Operands,
-        types: dict[str, str],
-        given: list[str],
-        values: dict[str, str],
-        code: list[str],
-        effects: str,
-    ) -> str:
-        """A function that takes the sums and ``given``, does ``code``, returns the sums.
-
-        ``types``: of operands that are no vectors; ``values``: what the inputs are.
-        """
-        total = self.held
-        vector = f"<{4 * total} x i32>"
-        extract = f"@llvm.vector.extract.v4i32.v{4 * total}i32"
-        insert = f"@llvm.vector.insert.v{4 * total}i32.v4i32"
-        text = "\\0A".join(operands.numbered(line) for line in code)
-        kinds = {"t": "<8 x i16>", "a": "<16 x i8>", "b": "<16 x i8>", "s": "<4 x i32>"}
-        made = [types.get(name, kinds.get(name[0], "")) for name in operands.outputs]
-        result = "{ " + ", ".join(made) + " }"
-        constraints = [f"=&{'r' if name in types else 'w'}" for name in operands.outputs]
-        constraints += ["w"] * len(operands.inputs)
-        constraints += [str(operands.number(name)) for name in operands.begun]
-        constraints += ["~{cc}", "~{memory}"] if effects else []
-        passed = [values[name] for name in operands.inputs]
-        passed += [f"{types.get(name, '<4 x i32>')} %{name}" for name in operands.begun]
-        lines = [
-            f"declare <4 x i32> {extract}({vector}, i64)",
-            f"declare {vector} {insert}({vector}, <4 x i32>, i64)",
-            f"define {vector} @{self.name}({', '.join([f'{vector} %s', *given])}) {{",
-        ]
-        for i, name in enumerate(self._sums()):
-            lines.append(f"  %{name} = call <4 x i32> {extract}({vector} %s, i64 {4 * i})")
-        lines.append(
-            f'  %r = call {result} asm {effects}"{text}", "{",".join(constraints)}"'
-            f"({', '.join(passed)})"
-        )
-        last = "%s"
-        for i in range(len(self._sums())):
-            lines.append(f"  %n{i} = extractvalue {result} %r, {i}")
-            lines.append(
-                f"  %v{i} = call {vector} {insert}({vector} {last}, <4 x i32> %n{i}, i64 {4 * i})"
-            )
-            last = f"%v{i}"
-        return "\n".join([*lines, f"  ret {vector} {last}", "}", ""])
+        return Assembly(
+            self.name,
+            _woven(self._multiply(0, 0, 0), []),
+            self._sums(),
+            given,
+            temporaries=self._temporaries(),
+            inputs=dict(zip(codes, given, strict=True)),
+        ).llvm()
 
 
 def _woven(rows: list[list[str]], meanwhile: list[str]) -> list[str]:

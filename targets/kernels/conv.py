@@ -24,6 +24,7 @@ from targets.kernels.gemm import (
     pad_channels,
     pair_unit,
     unit_for,
+    word_unit,
 )
 from targets.kernels.implicit import gemm_function
 from targets.kernels.packed_bits import Codes
@@ -139,11 +140,20 @@ def geometry(
         block=block,
     )
     gemm = _bundling_pixels(gemm, unit)
+    unit = _without_matrices(gemm, unit)
     if unit.kind == "amx" and rows > 1 and spec.stride == (1, 1):
         running = _running_columns(gemm, width)
         if choose_blocking(running, unit)[1] < choose_blocking(gemm, unit)[1]:
             gemm = running
     return Geometry(spec, stage, gemm, unit, merged)
+
+
+def _without_matrices(gemm: Gemm, unit: Unit) -> Unit:
+    """ARM's dot products in place of its products of matrices, where runs are short for these."""
+    if unit.kind != "mmla":
+        return unit
+    words = word_unit(unit)
+    return min(unit, words, key=lambda one: choose_blocking(gemm, one)[1])
 
 
 def _columns_geometry(

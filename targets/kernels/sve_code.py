@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from targets.kernels.arm_mlal_code import Operands
+from targets.kernels.arm_asm import Operands
 
 LANES = 8
 """Channels of a channel block: 32-bit numbers in 256 bits."""
