@@ -78,7 +78,8 @@ class CompileOptions:
         target: ``cpu`` (this machine), a name from ``dlcc targets``, or several of its levels
             (``cpu:avx2+amx``), of which the library runs the best that the CPU can; None for
             ``cpu``, or for ``c`` where nothing but C source is written.
-        bits: 8 for post-training int8, 16 for bfloat16, 32 for float.
+        bits: 8 for post-training int8, 16 for 16-bit floats (float16 on 64-bit ARM, bfloat16
+            elsewhere), 32 for float.
         passes: pipeline text or passes; None for the default pipeline of ``bits``.
         recipe: TOML file that tells what is done to which layer, in place of ``passes``.
         integer_inputs: the caller gives codes where the network begins by quantising an input.
@@ -155,8 +156,8 @@ class CompileOptions:
             )
         return self.recipe if isinstance(self.recipe, Recipe) else Recipe.load(self.recipe)
 
-    def pipeline(self) -> list[Pass]:
-        """The passes to run where no recipe tells them.
+    def pipeline(self, target: Target | None = None) -> list[Pass]:
+        """The passes to run where no recipe tells them; at 16 bits they depend on the target.
 
         Raises:
             DlccError: bad pipeline text or an unsupported bit width.
@@ -166,7 +167,8 @@ class CompileOptions:
             if isinstance(self.passes, str):
                 return parse_pipeline(self.passes)
             return list(self.passes)
-        return parse_pipeline(default_pipeline(self.bits, outputs=self.integer_outputs))
+        short = () if target is None else target.short_floats[:1]
+        return parse_pipeline(default_pipeline(self.bits, *short, outputs=self.integer_outputs))
 
     @property
     def borders(self) -> Borders:
@@ -210,7 +212,7 @@ def optimise(
     """
     remarks: list[Remark] = []
     recipe, last = options.read_recipe(), options.borders.passes()
-    pipeline = [] if recipe else options.pipeline()
+    pipeline = [] if recipe else options.pipeline(target)
     progress("import", 0.0)
     graph = model.copy() if isinstance(model, Graph) else import_model(model, options, remarks)
     progress("import", 1.0)

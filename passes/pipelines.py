@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dlcc.errors import DlccError, ExitCode
+from dlcc.ir import BFLOAT16
 
 OPTIMISE = (
     "eliminate-dead-code,"
@@ -25,12 +26,15 @@ BITS = (8, 16, 32)
 """The widths that :func:`default_pipeline` knows."""
 
 
-def default_pipeline(bits: int = 32, *, outputs: bool = False) -> str:
+def default_pipeline(
+    bits: int = 32, short_float: str = BFLOAT16.name, *, outputs: bool = False
+) -> str:
     """Text of the default pipeline for weights and activations of ``bits`` bits.
 
     Args:
-        bits: 32 leaves the network in float32; 16 rounds it to bfloat16; 8 quantises it after
-            training.
+        bits: 32 leaves the network in float32; 16 rounds it to ``short_float``; 8 quantises
+            it after training.
+        short_float: the encoding of 16 bits that the target takes (``bfloat16``, ``float16``).
         outputs: quantise the network's results too.
 
     Raises:
@@ -44,5 +48,5 @@ def default_pipeline(bits: int = 32, *, outputs: bool = False) -> str:
             fix="choose one of them, or give a pipeline with --passes",
         )
     results = " outputs=true" if outputs else ""
-    lossy = {8: f",quantize{{bits=8{results}}}", 16: ",round-to-bfloat16", 32: ""}[bits]
+    lossy = {8: f",quantize{{bits=8{results}}}", 16: f",round-to-{short_float}", 32: ""}[bits]
     return f"{OPTIMISE}{lossy}"

@@ -5,19 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from dlcc.ir import BFLOAT16, F32, Graph, Node, Value
-from dlcc.ir.encodings import Array
-from dlcc.ops.base import Quantised, op_of
-from passes.base import Pass, PassContext, PassResult, Stage, option
-from passes.names import named
-
-_WEIGHT = 1
+from dlcc.ir import BFLOAT16, ShortFloat
+from passes.short_floats import RoundToShortFloat
 
 
 @dataclass(frozen=True)
-class RoundToBfloat16(Pass):
+class RoundToBfloat16(RoundToShortFloat):
     """Store weights and activations as bfloat16, half the bytes of float32.
 
     Layers made of products (convolutions, linear layers, matrix products) multiply bfloat16 numbers
@@ -38,115 +31,4 @@ class RoundToBfloat16(Pass):
     """
 
     name: ClassVar[str] = "round-to-bfloat16"
-    lossy: ClassVar[bool] = True
-    stage: ClassVar[Stage] = Stage.REST
-
-    exclude: tuple[str, ...] = option((), "layers that stay float32, by name; * and ? match")
-
-    @property
-    def layer_bits(self) -> int:
-        """All factors are bfloat16."""
-        return 16
-
-    def run(self, graph: Graph, context: PassContext) -> PassResult:
-        """Rewrite the types in place."""
-        result = PassResult()
-        chosen: set[Node] = set()
-        for node in graph.nodes:
-            reason = self._reason(node)
-            if not reason:
-                chosen.add(node)
-            elif any(v.type.dtype.is_float for v in node.outputs):
-                result.remarks.append(self.remark("refused", node.loc, reason))
-                result.count("float32_nodes")
-        layers = [n for n in graph.nodes if n in chosen and op_of(n).multiplied]
-        if not layers:
-            result.remarks.append(self.remark("note", "", "no layer to round"))
-            return result
-        result.modified = True
-        worst = 0.0
-        for node in layers:
-            worst = max(worst, self._round_weight(graph, node, result))
-        for value in _activations(graph, chosen, set(layers)):
-            value.type = value.type.with_(encoding=BFLOAT16)
-            result.count("bfloat16_values")
-        self._round_moved_constants(graph, chosen, result)
-        result.statistics["bfloat16_layers"] = len(layers)
-        result.statistics["max_weight_error"] = worst
-        return result
-
-    def _reason(self, node: Node) -> str:
-        """Why ``node`` keeps float32 operands and results; "" if it need not."""
-        op = op_of(node)
-        values = [v for v in (*node.inputs, *node.outputs) if v is not None]
-        if named(self.exclude, node.loc):
-            return "excluded by option"
-        if any(v.type.dtype.is_float and not v.type.is_dense for v in values):
-            return "already has operands in another encoding"
-        if any(v.type.dtype.is_float and v.type.dtype != F32 for v in values):
-            return "not on float32 numbers"
-        if op.quantised is Quantised.FLOAT:
-            return f"{node.op} has no form on rounded numbers"
-        if op.multiplied and node.op != "matmul" and not node.input(_WEIGHT).is_constant:
-            return "its weight is not constant"
-        return ""
-
-    def _round_weight(self, graph: Graph, node: Node, result: PassResult) -> float:
-        """Round a layer's constant factors; returns the largest error over the largest number."""
-        worst = 0.0
-        for index in op_of(node).multiplied:
-            value = node.input(index)
-            if not value.is_constant:
-                continue
-            real = value.decoded()
-            rounded = graph.add_constant(real, encoding=BFLOAT16, name=value.name)
-            node.set_input(index, rounded)
-            worst = max(worst, _error(real, rounded.decoded()))
-            result.count("saved_bytes", real.nbytes // 2)
-        message = f"{node.op} on bfloat16, largest weight error {worst:.2g} of the largest weight"
-        result.remarks.append(self.remark("applied", node.loc, message))
-        return worst
-
-    def _round_moved_constants(self, graph: Graph, chosen: set[Node], result: PassResult) -> None:
-        """Round constants that ops only move into a bfloat16 result: tables of embeddings."""
-        for node in graph.nodes:
-            moves = op_of(node).quantised is Quantised.SAME
-            if node not in chosen or not moves or not node.outputs[0].type.is_bfloat16:
-                continue
-            for index, value in enumerate(node.inputs):
-                if value is not None and value.is_constant and value.type.dtype == F32:
-                    real = value.decoded()
-                    node.set_input(
-                        index, graph.add_constant(real, encoding=BFLOAT16, name=value.name)
-                    )
-                    result.count("saved_bytes", real.nbytes // 2)
-
-
-def _error(real: Array, rounded: Array) -> float:
-    """Largest finite difference over the largest finite number."""
-    finite = np.isfinite(real)
-    largest = float(np.abs(real[finite]).max(initial=0.0))
-    difference = float(np.abs(real[finite] - rounded[finite]).max(initial=0.0))
-    return difference / largest if largest else 0.0
-
-
-def _activations(graph: Graph, chosen: set[Node], layers: set[Node]) -> list[Value]:
-    """Values to store as bfloat16: between nodes that can, with a layer behind them."""
-    before_layer: set[Node] = set()
-    for node in reversed(graph.nodes):
-        users = {user for v in node.outputs for user in v.users}
-        if users & layers or users & before_layer:
-            before_layer.add(node)
-    out: dict[Value, None] = {}
-    for node in graph.nodes:
-        if node not in chosen or node not in before_layer:
-            continue
-        moved = [v for v in node.inputs if v is not None and v.type.dtype.is_float]
-        sources = [v for v in moved if not v.is_constant]
-        if op_of(node).quantised is Quantised.SAME and not all(v in out for v in sources):
-            continue
-        for value in node.outputs:
-            inner = not graph.is_output(value) and all(user in chosen for user in value.users)
-            if value.type.dtype == F32 and inner:
-                out[value] = None
-    return list(out)
+    encoding: ClassVar[ShortFloat] = BFLOAT16

@@ -16,6 +16,7 @@ CACHED_WEIGHTS = 256 << 10
 DotUnit = Literal["madd", "vnni", "amx", "mlal", "sdot", "mmla", "sve"]
 Architecture = Literal["x86", "aarch64", "armv7"]
 Bfloat16Unit = Literal["widen", "dot", "amx"]
+Float16Unit = Literal["none", "widen", "multiply"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Isa:
             and smlal to 16 bits with sadalp, sdot, usmmla beside usdot, or usmmla of SVE.
         fma: fused multiply-add exists.
         bfloat16: the unit for bfloat16: widening to float32, vdpbf16ps, or AMX tiles.
+        float16: what there is for half precision: nothing, conversions, or arithmetic too.
         l2: bytes of the second-level cache of the smallest cores that have the level.
         vectors: what the level is without its tiles, or without SVE; None where it has neither.
         arch: whose instructions these are.
@@ -47,6 +49,7 @@ class Isa:
     dot: DotUnit
     fma: bool = True
     bfloat16: Bfloat16Unit = "widen"
+    float16: Float16Unit = "none"
     l2: int = 256 << 10
     vectors: Isa | None = None
     arch: Architecture = "x86"
@@ -60,6 +63,13 @@ class Isa:
     def read_seconds(self, size: int) -> float:
         """Predicted seconds that ``size`` bytes of weights take to arrive, each read once."""
         return size / (self.cached_read if size <= CACHED_WEIGHTS else self.memory_read)
+
+    @property
+    def short_floats(self) -> tuple[str, ...]:
+        """Encodings of 16-bit floats that it can run, the one that ``--bits 16`` means first."""
+        if self.float16 == "none":
+            return ("bfloat16",)
+        return ("float16", "bfloat16") if self.arch == "aarch64" else ("bfloat16", "float16")
 
     @property
     def byte_permute(self) -> bool:

@@ -23,7 +23,7 @@ SUMS: Final = 1e-4
 """Tolerance of float32 results: kernels sum in the order that suits them."""
 
 ROUNDED: Final = 2.0**-5
-"""Tolerance where such results become bfloat16 or codes on the way: some round otherwise."""
+"""Tolerance where such results become 16-bit floats or codes on the way: some round otherwise."""
 
 
 class _State(IntEnum):
@@ -68,7 +68,7 @@ def tolerances(graph: Graph) -> tuple[float, ...]:
         given = (states.get(v, _State.EXACT) for v in node.inputs if v is not None)
         state = max((_State.EXACT if _is_exact(node) else _State.SUMS, *given))
         for value in node.outputs:
-            rounded = not value.type.is_dense or op_of(node).multiplies_bfloat16(node)
+            rounded = not value.type.is_dense or op_of(node).rounds_factors(node) is not None
             states[value] = _State.ROUNDED if state and rounded else state
     return tuple(_TOLERANCES[states.get(value, _State.EXACT)] for value in graph.outputs)
 

@@ -87,8 +87,11 @@ def _check_types(node: Node) -> None:
     affine = [t for t in types if isinstance(t.encoding, Affine)]
     if affine and op.quantised is Quantised.FLOAT:
         raise type_error(node, "has no integer form but has a quantised operand or result")
-    if affine and any(t.is_bfloat16 for t in types):
-        raise type_error(node, "mixes integer codes and bfloat16 numbers")
+    short = {t.encoding.name for t in types if t.short_float}
+    if affine and short:
+        raise type_error(node, f"mixes integer codes and {min(short)} numbers")
+    if len({v.type.encoding for i in op.multiplied if (v := node.input(i)).type.short_float}) > 1:
+        raise type_error(node, "multiplies bfloat16 and float16 numbers")
     if affine and op.quantised is Quantised.SAME:
         moved = [
             v.type for v in node.inputs if v is not None and v.type.rank and v.type.dtype.is_float

@@ -207,7 +207,7 @@ def compile_model(
     output: FolderOption,
     target: TargetOption = None,
     bits: Annotated[
-        int, typer.Option("--bits", help="8: int8 after training; 16: bfloat16; 32: float.")
+        int, typer.Option("--bits", help="8: int8; 16: bfloat16, on arm float16; 32: float.")
     ] = 8,
     calib: CalibOption = None,
     passes: PassesOption = None,

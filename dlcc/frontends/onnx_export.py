@@ -294,12 +294,14 @@ class OnnxWriter:
                 f"no ONNX form is known for {', '.join(missing)}",
                 fix="keep these layers in the original model",
             )
-        if any(value.type.is_bfloat16 for value in self.graph.values()):
+        short = [encoding for v in self.graph.values() if (encoding := v.type.short_float)]
+        if short:
             raise DlccError(
                 ExitCode.UNSUPPORTED,
-                "a network with bfloat16 numbers is not written as ONNX",
+                f"a network with {short[0].name} numbers is not written as ONNX",
                 why="engines would round and sum them in other places than dlcc does",
-                fix="export it without the pass round-to-bfloat16; most engines do so by an option",
+                fix=f"export it without the pass round-to-{short[0].name}; "
+                "most engines do so by an option",
             )
         for value in self.graph.inputs:
             self._real[value] = value.name

@@ -8,7 +8,17 @@ from dlcc.ir.compressed import (
     Ternary,
 )
 from dlcc.ir.dtypes import BF16, BOOL, F16, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64, DType
-from dlcc.ir.encodings import BFLOAT16, DENSE, Affine, BFloat16, Dense, Encoding
+from dlcc.ir.encodings import (
+    BFLOAT16,
+    DENSE,
+    FLOAT16,
+    Affine,
+    BFloat16,
+    Dense,
+    Encoding,
+    Float16,
+    ShortFloat,
+)
 from dlcc.ir.graph import AttrValue, Constant, Graph, Node, Value
 from dlcc.ir.grouped import Grouped
 from dlcc.ir.sparse import Sparse
@@ -23,6 +33,7 @@ __all__ = [
     "F16",
     "F32",
     "F64",
+    "FLOAT16",
     "I8",
     "I16",
     "I32",
@@ -40,11 +51,13 @@ __all__ = [
     "DType",
     "Dense",
     "Encoding",
+    "Float16",
     "Graph",
     "Grouped",
     "Node",
     "ProductCodebook",
     "ResidualCodebook",
+    "ShortFloat",
     "Sparse",
     "TensorType",
     "Ternary",

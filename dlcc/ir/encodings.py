@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import ml_dtypes
 import numpy as np
 
 from dlcc.ir import dtypes
@@ -220,7 +221,45 @@ class Affine(Encoding):
 
 
 @dataclass(frozen=True)
-class BFloat16(Encoding):
+class ShortFloat(Encoding):
+    """Base of encodings that round real numbers to a floating-point type of 16 bits.
+
+    Rounding is half to even; what is too large becomes infinite, a NaN stays one.
+    """
+
+    stored: ClassVar[DType]
+    """The type."""
+
+    def encode(self, values: Array) -> dict[str, Array]:
+        """Round once, from float32."""
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            real = np.ascontiguousarray(values, np.float32)
+            return {"values": real.astype(self.stored.numpy)}
+
+    def decode(self, parts: Parts, shape: tuple[int, ...]) -> Array:
+        """The numbers as float32, exactly."""
+        return parts["values"].reshape(shape).astype(np.float32)
+
+    def rounded(self, values: Array) -> Array:
+        """``values`` as float32, rounded to numbers of this encoding."""
+        return self.decode(self.encode(values), values.shape)
+
+    @property
+    def largest(self) -> float:
+        """The largest finite number."""
+        return float(ml_dtypes.finfo(self.stored.numpy).max)
+
+    def stored_bytes(self, parts: Parts) -> int:
+        """Two bytes for each number."""
+        return int(parts["values"].nbytes)
+
+    def storage(self, logical: DType) -> DType:
+        """The 16-bit type."""
+        return self.stored
+
+
+@dataclass(frozen=True)
+class BFloat16(ShortFloat):
     """Real numbers rounded to bfloat16: the upper half of a float32, rounded half to even.
 
     Eight bits of exponent as in float32, eight significant bits: the relative error of a number is
@@ -228,24 +267,22 @@ class BFloat16(Encoding):
     """
 
     name: ClassVar[str] = "bfloat16"
+    stored: ClassVar[DType] = dtypes.BF16
 
-    def encode(self, values: Array) -> dict[str, Array]:
-        """Round half to even; infinities and NaN stay what they are."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            return {"values": np.ascontiguousarray(values).astype(dtypes.BF16.numpy)}
 
-    def decode(self, parts: Parts, shape: tuple[int, ...]) -> Array:
-        """The numbers as float32, exactly."""
-        return parts["values"].reshape(shape).astype(np.float32)
+@dataclass(frozen=True)
+class Float16(ShortFloat):
+    """Real numbers rounded to half precision (IEEE 754-2008, binary16), half to even.
 
-    def stored_bytes(self, parts: Parts) -> int:
-        """Two bytes for each number."""
-        return int(parts["values"].nbytes)
+    Five bits of exponent and eleven significant bits: the relative error of a number is at most
+    2^-11 from 2^-14 to 65504; below, where numbers are denormal, the error is at most 2^-25.
+    Numbers from 65520 on are infinite.
+    """
 
-    def storage(self, logical: DType) -> DType:
-        """``bf16``."""
-        return dtypes.BF16
+    name: ClassVar[str] = "float16"
+    stored: ClassVar[DType] = dtypes.F16
 
 
 DENSE = Dense()
 BFLOAT16 = BFloat16()
+FLOAT16 = Float16()

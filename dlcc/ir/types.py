@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from dlcc.ir.compressed import Binary
 from dlcc.ir.dtypes import F32, DType
-from dlcc.ir.encodings import DENSE, Affine, BFloat16, Dense, Encoding
+from dlcc.ir.encodings import DENSE, Affine, BFloat16, Dense, Encoding, Float16, ShortFloat
 
 Shape = tuple[int, ...]
 
@@ -71,6 +71,16 @@ class TensorType:
     def is_bfloat16(self) -> bool:
         """True if real numbers are stored as bfloat16."""
         return isinstance(self.encoding, BFloat16)
+
+    @property
+    def is_float16(self) -> bool:
+        """True if real numbers are stored as half precision."""
+        return isinstance(self.encoding, Float16)
+
+    @property
+    def short_float(self) -> ShortFloat | None:
+        """The encoding, if it rounds real numbers to 16 bits."""
+        return self.encoding if isinstance(self.encoding, ShortFloat) else None
 
     @property
     def is_binary(self) -> bool:

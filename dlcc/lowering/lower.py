@@ -21,7 +21,7 @@ from dlcc.lowering.kernel import KernelPlan, KernelStep
 from dlcc.lowering.layout import assign_layouts
 from dlcc.lowering.memory import Sharing, Span, place
 from dlcc.lowering.report import layer_report, report_threads
-from dlcc.lowering.rounding import round_moved
+from dlcc.lowering.rounding import check_short_floats, round_moved
 from dlcc.lowering.target import Target
 from dlcc.lowering.threads import Work, worthwhile_threads
 from dlcc.lowering.unsigned import make_activations_unsigned
@@ -448,6 +448,7 @@ def lower_variants(
     if len({(t.triple, t.alignment, t.slack) for t in targets}) != 1:
         raise ValueError("variants of a program are for one architecture")
     prepared = prepare(graph)
+    check_short_floats(prepared, targets)
     nodes = [node for node in prepared.nodes if computes(node)]
     tell("kernels", 0.0)
     found = [Variant(target, []) for target in targets]

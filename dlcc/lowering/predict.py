@@ -23,8 +23,8 @@ class CostModel:
 
     Attributes:
         target: the machine.
-        bits: 32 if layers keep their encodings, 16 if they are to be rounded to bfloat16, 8 if they
-            are to be quantised.
+        bits: 32 if layers keep their encodings, 16 if they are to be rounded to the 16-bit floats
+            of the target, 8 if they are to be quantised.
     """
 
     target: Target
@@ -38,34 +38,33 @@ class CostModel:
         Raises:
             DlccError: no row of the target's table serves the layer.
         """
-        return predicted_seconds(rounded(node, self.bits), self.target)
+        return predicted_seconds(rounded(node, self.bits, self.target.short_floats[0]), self.target)
 
 
-def rounded(node: Node, bits: int) -> Node:
+def rounded(node: Node, bits: int, short: str = BFLOAT16.name) -> Node:
     """A layer with the types that it has after rounding to ``bits``, in a graph of its own.
 
     Args:
         node: any node; one without products, or on other than float32 numbers, stays as it is.
         bits: 32, 16 or 8.
+        short: name of the encoding of 16 bits.
     """
     if bits == 32 or not op_of(node).multiplied or node.output.type.dtype != F32:
         return node
     graph = Graph("layer")
+    short_float = Encoding.by_name(short)() if bits == 16 else None
+    activation = short_float or _CODES
     operands: list[Value | None] = []
     for index, value in enumerate(node.inputs):
         if value is None:
             operands.append(None)
         elif value.is_constant:
-            operands.append(_constant(graph, node, index, value, bits))
+            operands.append(_constant(graph, node, index, value, short_float))
         else:
-            type_ = _encoded(value.type, _activation(bits))
+            type_ = _encoded(value.type, activation)
             operands.append(_activation_of_type(graph, type_, root(value).producer is not None))
-    result = _encoded(node.output.type, _activation(bits))
+    result = _encoded(node.output.type, activation)
     return graph.add_node(node.op, operands, [result], attrs=node.attrs, loc=node.loc)
-
-
-def _activation(bits: int) -> Encoding:
-    return BFLOAT16 if bits == 16 else _CODES
 
 
 def _activation_of_type(graph: Graph, type_: TensorType, computed: bool) -> Value:
@@ -74,14 +73,16 @@ def _activation_of_type(graph: Graph, type_: TensorType, computed: bool) -> Valu
     return graph.add_node("relu", [value], [type_]).output if computed else value
 
 
-def _constant(graph: Graph, node: Node, index: int, value: Value, bits: int) -> Value:
+def _constant(
+    graph: Graph, node: Node, index: int, value: Value, short_float: Encoding | None
+) -> Value:
     """A constant operand with the type that it will have, and the contents that it has now."""
     type_ = value.type
     if index in op_of(node).multiplied:
         axis = 1 if node.op == "conv_transpose2d" else 0
         codes = Affine.symmetric(8, np.ones(type_.shape[axis]), axis)
-        type_ = _encoded(type_, BFLOAT16 if bits == 16 else codes)
-    elif bits == 8:
+        type_ = _encoded(type_, short_float or codes)
+    elif short_float is None:
         type_ = _encoded(type_, Affine.symmetric(32, np.ones(type_.elements), 0))
     twin = Value(graph.unique_name(value.name), type_)
     twin.constant = value.constant

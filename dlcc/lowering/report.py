@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dlcc.ir import Affine
-from dlcc.ir.encodings import BFloat16, Dense
+from dlcc.ir.encodings import Dense, ShortFloat
 from dlcc.ir.text import type_text
 from dlcc.lowering.choice import Choice
 from dlcc.ops.base import op_of
@@ -48,7 +48,7 @@ def _decoding(choice: Choice) -> dict[str, str]:
         return {}
     encoding = weight.type.encoding
     whole_bytes = isinstance(encoding, Affine) and encoding.bits % 8 == 0
-    if whole_bytes or isinstance(encoding, Dense | BFloat16):
+    if whole_bytes or isinstance(encoding, Dense | ShortFloat):
         return {}
     return {"weights": "compressed" if choice.plan.compressed else "decoded"}
 

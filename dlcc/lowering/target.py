@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from dlcc.errors import DlccError, ExitCode
-from dlcc.ir import Node
+from dlcc.ir import BFLOAT16, Node
 from dlcc.lowering.kernel import ARENA_SLACK, KernelPlan
 from dlcc.program import ALIGNMENT
 
@@ -106,6 +106,8 @@ class Target:
         most_threads: threads that its runtime can use; 0: any number.
         alignment: bytes, of buffers in the arena and of constants.
         slack: bytes after each of them that its kernels may read.
+        short_floats: encodings of 16-bit floats that its code can read and make; the first is what
+            a network of 16 bits is rounded to.
         core: where it names one, as predictions know it.
         packed_within: how much longer a row may take that is made for the weight's encoding, and so
             stores fewer bytes, than one over decoded weights; a factor of predicted times.
@@ -126,6 +128,7 @@ class Target:
     most_threads: int = 0
     alignment: int = ALIGNMENT
     slack: int = ARENA_SLACK
+    short_floats: tuple[str, ...] = (BFLOAT16.name,)
     core: Core | None = None
     packed_within: float = NEARLY
     tensors_in_arena: bool = False

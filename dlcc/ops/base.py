@@ -17,7 +17,7 @@ import numpy as np
 
 from dlcc import numerics
 from dlcc.errors import DlccError, ExitCode
-from dlcc.ir import BF16, BFLOAT16, Affine, AttrValue, Graph, Node, TensorType, Value
+from dlcc.ir import Affine, AttrValue, Graph, Node, ShortFloat, TensorType, Value
 from dlcc.ir.encodings import Array
 
 if TYPE_CHECKING:
@@ -67,8 +67,9 @@ class Op(ABC):
         operands: their names; a trailing ``?`` marks an optional one, ``*`` any number of them.
         attributes: name -> default. An attribute without a default has the value ``...``.
         quantised: what the op can do on integer codes.
-        multiplied: the two operands whose products are summed. If one of them is stored as
-            bfloat16, the products are those of bfloat16 numbers: the other one is rounded too.
+        multiplied: the two operands whose products are summed. If one of them is stored in 16
+            bits (bfloat16, float16), the products are those of such numbers: the other one is
+            rounded too.
     """
 
     name: ClassVar[str] = ""
@@ -122,7 +123,7 @@ class Op(ABC):
     def reference(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """Reference on *stored* arrays: what a kernel for this node must compute, bit for bit."""
         types = [v.type for v in (*node.inputs, *node.outputs) if v is not None]
-        if any(t.is_bfloat16 for t in types):
+        if any(t.short_float for t in types):
             return self.evaluate(node, self._real(node, xs))
         if any(v.type.is_binary for v in activations(node)):
             return self.evaluate_integer(node, xs)
@@ -134,17 +135,20 @@ class Op(ABC):
             return [self.lookup(node, _present(xs[0]))]
         return self.evaluate_integer(node, xs)
 
-    def multiplies_bfloat16(self, node: Node) -> bool:
-        """Whether ``node`` sums products of bfloat16 numbers, in float32."""
-        return any(node.input(i).type.is_bfloat16 for i in self.multiplied)
+    def rounds_factors(self, node: Node) -> ShortFloat | None:
+        """What the factors are rounded to whose products ``node`` sums in float32, if they are."""
+        short = (node.input(i).type.short_float for i in self.multiplied)
+        return next((encoding for encoding in short if encoding is not None), None)
 
     def _real(self, node: Node, xs: Sequence[Array | None]) -> list[Array | None]:
-        """Operands as float32 where any is bfloat16; those that are multiplied are rounded."""
-        rounded = self.multiplied if self.multiplies_bfloat16(node) else ()
+        """Operands as float32 where any has 16 bits; those that are multiplied are rounded."""
+        encoding = self.rounds_factors(node)
         out: list[Array | None] = []
         for index, array in enumerate(xs):
-            if array is not None and (array.dtype == BF16.numpy or index in rounded):
-                array = BFLOAT16.decode(BFLOAT16.encode(array), array.shape)
+            if array is not None and node.input(index).type.short_float:
+                array = array.astype(np.float32)
+            elif array is not None and encoding is not None and index in self.multiplied:
+                array = encoding.rounded(array)
             out.append(array)
         return out
 

@@ -40,6 +40,7 @@ _HOME = {
 }
 _TVM = {"te": "tvm.te", "s_tir": "tvm.s_tir", "tirx": "tvm.tirx", "T": "tvm.script.tirx"}
 _TVM["bfloat16"] = "dlcc.tir.bfloat16"
+_TVM["float16"] = "dlcc.tir.float16"
 _TVM["neon"] = "dlcc.tir.neon"
 
 __all__ = [

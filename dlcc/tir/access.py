@@ -17,7 +17,7 @@ from tvm import te
 from dlcc.ir import BF16, Node, TensorType
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Quantised, op_of
-from dlcc.tir import bfloat16
+from dlcc.tir import bfloat16, float16
 
 Reader = Callable[..., Any]
 
@@ -48,9 +48,10 @@ class TirContext:
         tensor, type_ = self.operands[index], self.node.input(index).type
         assert tensor is not None
         read = self.view(tensor, type_)
-        if not _in_bits(type_):
+        short = short_float(type_)
+        if short is None:
             return read
-        return lambda *logical: bfloat16.widened(read(*logical))
+        return lambda *logical: short.widened(read(*logical))
 
     @staticmethod
     def view(tensor: te.Tensor, type_: TensorType) -> Reader:
@@ -73,18 +74,21 @@ class TirContext:
         """An intermediate tensor; ``body`` may be a reduction (``te.sum(...)`` at its root)."""
         return te.compute(shape, body, name=name)
 
-    def _selects_bfloat16(self) -> bool:
-        """Whether every result is one of the operands' bfloat16 numbers."""
+    def _selects_short_floats(self) -> bool:
+        """Whether every result is one of the operands' 16-bit numbers."""
         node = self.node
         reals = [v.type for v in node.inputs if v is not None and v.type.dtype.is_float]
         moves = op_of(node).quantised is Quantised.SAME and node.op != "pad"  # pads with a number
-        return moves and bool(reals) and all(_in_bits(type_) for type_ in reals)
+        return moves and bool(reals) and all(short_float(type_) for type_ in reals)
 
     def output(self, index: int, body: Callable[..., Any]) -> None:
         """Declare output ``index`` by its logical indices."""
         type_ = self.node.outputs[index].type
-        if _in_bits(type_):
-            body = _storing(body, exact=self._selects_bfloat16())
+        short = short_float(type_)
+        if short is not None:
+            body = _storing(
+                body, short.truncated if self._selects_short_floats() else short.rounded
+            )
         if not type_.rank:
             self.results[index] = te.compute((1,), lambda _: body(), name=f"y{index}")
             return
@@ -99,21 +103,26 @@ class TirContext:
         self.results[index] = te.compute(type_.physical_shape, physical, name=f"y{index}")
 
 
-def _storing(body: Callable[..., Any], *, exact: bool) -> Callable[..., Any]:
-    store = bfloat16.truncated if exact else bfloat16.rounded
+def short_float(type_: TensorType) -> Any:
+    """The module that widens and rounds numbers of this type; None if they are not to be.
+
+    Numbers are bfloat16 in memory by their encoding, or because the border says so.
+    """
+    if type_.is_bfloat16 or type_.storage == BF16:
+        return bfloat16
+    return float16 if type_.is_float16 else None
+
+
+def _storing(body: Callable[..., Any], store: Callable[[Any], Any]) -> Callable[..., Any]:
     return lambda *logical: store(body(*logical))
-
-
-def _in_bits(type_: TensorType) -> bool:
-    """Whether numbers are bfloat16 in memory, by their encoding or because the border says so."""
-    return type_.is_bfloat16 or type_.storage == BF16
 
 
 def element(type_: TensorType) -> str:
     """The dtype of what a read of such a tensor gives, and of what its definition must give."""
-    return "float32" if _in_bits(type_) else str(type_.storage.numpy)
+    return "float32" if short_float(type_) else str(type_.storage.numpy)
 
 
 def _placeholder(type_: TensorType, name: str) -> te.Tensor:
-    dtype = bfloat16.BITS if _in_bits(type_) else str(type_.storage.numpy)
+    short = short_float(type_)
+    dtype = str(type_.storage.numpy) if short is None else short.HELD
     return te.placeholder(type_.physical_shape or (1,), dtype, name=name)

@@ -12,7 +12,7 @@ from typing import Any
 
 from tvm import tirx
 
-BITS = "uint16"
+HELD = "uint16"
 """How a bfloat16 number is held."""
 
 _QUIET, _INFINITY = 0x40, 0x7F800000
@@ -69,7 +69,7 @@ def rounded(real: Any) -> Any:
     quiet = tirx.bitwise_or(upper, _words(_QUIET, lanes))
     size = tirx.bitwise_and(word, _words(0x7FFFFFFF, lanes))
     bits = tirx.Select(size > _words(_INFINITY, lanes), quiet, nearest)
-    bits = bits.astype(_typed(BITS, lanes))
+    bits = bits.astype(_typed(HELD, lanes))
     return tirx.Let(word, tirx.reinterpret(_typed("uint32", lanes), real), bits)
 
 
@@ -77,12 +77,12 @@ def truncated(real: Any) -> Any:
     """The bits of a float32 number (or vector) that is a bfloat16 number already."""
     lanes = _lanes(real)
     word = tirx.reinterpret(_typed("uint32", lanes), real)
-    return tirx.shift_right(word, _words(16, lanes)).astype(_typed(BITS, lanes))
+    return tirx.shift_right(word, _words(16, lanes)).astype(_typed(HELD, lanes))
 
 
 def rounded_natively(real: Any) -> Any:
     """:func:`rounded` of a vector of :data:`NATIVE_LANES` in one instruction."""
-    return tirx.call_pure_extern(_typed(BITS, NATIVE_LANES), "dlcc_bfloat16_round", real)
+    return tirx.call_pure_extern(_typed(HELD, NATIVE_LANES), "dlcc_bfloat16_round", real)
 
 
 def dot(acc: Any, a: Any, b: Any) -> Any:

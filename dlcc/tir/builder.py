@@ -15,7 +15,7 @@ from typing import Any
 from tvm import tirx
 from tvm.ir import StringImm
 
-from dlcc.tir import bfloat16, clamping, rounding
+from dlcc.tir import bfloat16, clamping, float16, rounding
 from dlcc.tir.build import LOWERED
 
 _UNBOUNDED = 2**31 - 1
@@ -162,11 +162,20 @@ class KernelBuilder:
         """float32 numbers in [low, high], ``low`` for NaN."""
         return clamping.clamp(value, low, high)
 
-    def to_bfloat16(self, value: Any) -> Any:
-        """float32 numbers rounded to bfloat16, as their bits."""
+    def rounded(self, value: Any, short: str) -> Any:
+        """float32 numbers rounded to ``bf16`` or ``f16``, as they are held."""
+        if short == "f16":
+            return float16.rounded(value)
         if self._bfloat16 and lanes_of(value) == bfloat16.NATIVE_LANES:
             return bfloat16.rounded_natively(value)
         return bfloat16.rounded(value)
+
+    @staticmethod
+    def widened(value: Any) -> Any:
+        """Real numbers of any type as float32: bfloat16 (held as uint16), float16, float32."""
+        held = str(value.ty.dtype).partition("x")[0]
+        by = {bfloat16.HELD: bfloat16.widened, float16.HELD: float16.widened}.get(held)
+        return value if by is None else by(value)
 
     @staticmethod
     def shuffle(value: Any, order: Sequence[int], *more: Any) -> Any:

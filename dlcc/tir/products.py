@@ -11,8 +11,8 @@ from tvm import te
 from dlcc import numerics
 from dlcc.ir import Affine, Node
 from dlcc.ops.base import op_of
-from dlcc.tir import bfloat16, expr
-from dlcc.tir.access import Reader, TirContext
+from dlcc.tir import expr
+from dlcc.tir.access import Reader, TirContext, short_float
 from dlcc.tir.staging import stage
 
 
@@ -45,15 +45,16 @@ def _broadcast(node: Node, ctx: TirContext, index: int) -> Reader:
     """Operand ``index`` by the output's leading indices; codes come centred, as int32."""
     read, type_ = ctx.read(index), node.input(index).type
     encoding, lead = type_.encoding, type_.shape[:-2]
-    narrow = op_of(node).multiplies_bfloat16(node) and not type_.is_bfloat16
+    factors = (node.input(i).type for i in op_of(node).multiplied)
+    short = None if type_.short_float else next(filter(None, map(short_float, factors)), None)
 
     def at(*i: Any) -> Any:
         outer: Sequence[Any] = i[len(i) - 2 - len(lead) : -2]
         zero = expr.const(0, "int32")
         place = [zero if d == 1 else v for v, d in zip(outer, lead, strict=True)]
         value = read(*place, *i[-2:])
-        if narrow:
-            return bfloat16.widened(bfloat16.rounded(value))
+        if short is not None:
+            return short.widened(short.rounded(value))
         return expr.centred(value, encoding) if isinstance(encoding, Affine) else value
 
     return at

@@ -61,6 +61,7 @@ class ArmFamily:
             isa.l2,
             (isa.lanes, 4),
             channel_multiple=isa.lanes,
+            short_floats=isa.short_floats,
             core=None if cpu is None else cpu.core(),
         )
 

@@ -61,6 +61,7 @@ def _target(name: str) -> Target:
         isa.l2,
         (32 if isa.dot == "amx" else isa.lanes, 4),  # vectors of channels, bytes of a dot product
         channel_multiple=isa.lanes,
+        short_floats=isa.short_floats,
     )
 
 

@@ -9,11 +9,19 @@ _V3 = ("avx", "avx2", "fma", "bmi1", "bmi2", "movbe", "f16c", "abm")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 
 SSE4 = Isa("sse4", "x86-64-v2", (), ("sse4_1", "sse4_2", "ssse3", "popcnt"), 4, 16, "madd", False)
-AVX2 = Isa("avx2", "x86-64-v3", (), _V3, 8, 16, "madd")
+AVX2 = Isa("avx2", "x86-64-v3", (), _V3, 8, 16, "madd", float16="widen")
 AVXVNNI = Isa(
-    "avxvnni", "x86-64-v3", ("+avxvnni",), (*_V3, "avx_vnni"), 8, 16, "vnni", l2=1280 << 10
+    "avxvnni",
+    "x86-64-v3",
+    ("+avxvnni",),
+    (*_V3, "avx_vnni"),
+    8,
+    16,
+    "vnni",
+    float16="widen",
+    l2=1280 << 10,
 )
-AVX512 = Isa("avx512", "x86-64-v4", (), _V4, 16, 32, "madd", l2=1 << 20)
+AVX512 = Isa("avx512", "x86-64-v4", (), _V4, 16, 32, "madd", float16="widen", l2=1 << 20)
 AVX512VNNI = Isa(
     "avx512vnni",
     "x86-64-v4",
@@ -22,12 +30,13 @@ AVX512VNNI = Isa(
     16,
     32,
     "vnni",
+    float16="widen",
     l2=1 << 20,
 )
 _VBMI = ("+avx512vnni", "+avx512vbmi", "+avx512vpopcntdq", "+avx512vbmi2")
 # CPUs with tiles have these
 _AMX_FLAGS = (*AVX512VNNI.flags, "avx512vbmi", "avx512_vpopcntdq", "avx512_vbmi2")
-_AMX_VECTORS = Isa("avx512vnni", "x86-64-v4", _VBMI, _AMX_FLAGS, 16, 32, "vnni")
+_AMX_VECTORS = Isa("avx512vnni", "x86-64-v4", _VBMI, _AMX_FLAGS, 16, 32, "vnni", float16="widen")
 AVX512BF16 = Isa(
     "avx512bf16",
     "x86-64-v4",
@@ -37,6 +46,7 @@ AVX512BF16 = Isa(
     32,
     "vnni",
     bfloat16="dot",
+    float16="widen",
     l2=1 << 20,
 )
 AMX = Isa(
@@ -48,6 +58,7 @@ AMX = Isa(
     32,
     "amx",
     bfloat16="amx",
+    float16="widen",
     l2=2 << 20,
     vectors=_AMX_VECTORS,
 )

@@ -1,4 +1,4 @@
-"""What the emitters of ARM's integer kernels share: the loops over runs and steps, and the stores.
+"""What the emitters of ARM's kernels of panels share: loops over runs and steps, and stores.
 
 The weights of a register block lie in the order in which it takes them, so that it reads one stream
 and loads two vectors with one instruction: *panels* of as many channel blocks as a register block

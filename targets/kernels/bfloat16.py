@@ -14,11 +14,6 @@ from targets.kernels.spec import ConvSpec
 _FULL_STEP, _FAIR_STEP = 32, 16
 
 
-def is_rounded(source: str, in_dtype: str) -> bool:
-    """Whether numbers of dtype ``source`` are rounded to become operands of ``in_dtype``."""
-    return source == "f32" and in_dtype == "bf16"
-
-
 def spare_channels(spec: ConvSpec, isa: Isa, *, amx: bool) -> int:
     """Channels of zeros that the staged copy of an input gets (0 for any other than bf16)."""
     if spec.in_dtype != "bf16" or isa.bfloat16 == "widen" or spec.groups > 1:

@@ -41,8 +41,8 @@ def step_cycles(unit: Unit, m: int, nr: int, steps: int) -> float:
     dots = unit.kind == "vnni" and not unit.bf16 and unit.lanes == 16
     latency = 5.0 if unit.kind != "fma" else 4.0
     loads = (0.68 if dots else 0.5) * (m + nr)
-    widening = 0.5 * nr if unit.kind == "madd" else nr if unit.bf16 and unit.kind == "fma" else 0.0
-    weights = steps * nr * (2 if unit.bf16 else 4) * unit.lanes
+    widening = 0.5 * nr if unit.kind == "madd" else nr if unit.short and unit.kind == "fma" else 0.0
+    weights = steps * nr * (2 if unit.short else 4) * unit.lanes
     from_l2 = (dots or unit.kind == "fma") and weights > L1_BYTES // 2
     streams = (0.2 if dots else 0.04) * nr * nr if from_l2 else 0.0
     cycles = max(factor * m * nr + widening, loads, latency)
@@ -126,8 +126,9 @@ def finish_cycles(gemm: Gemm, unit: Unit, pixels: int, channel_blocks: int) -> f
         return sve_blocks.finish_cycles(pixels, channel_blocks)
     if gemm.pixel_bundles:
         return 10.0 + 3 * pixels
-    if unit.kind == "fma":  # written out, from registers
-        return 30 + (2.5 * channel_blocks + 6) * pixels
+    if unit.kind in ("fma", "half"):  # written out, from registers
+        each = 2.5 if unit.kind == "fma" else 5.0
+        return 30 + (each * channel_blocks + 6) * pixels
     bundled = unit.lanes == 16 and gemm.integer and channel_blocks % 4 == 0
     if unit.kind == "vnni" and not unit.bf16:
         each = 3.0 if bundled else 4.0 if unit.lanes == 16 and channel_blocks % 2 == 0 else 5.5
@@ -165,7 +166,7 @@ def _items(gemm: Gemm, unit: Unit, rows: Cut, cols: Cut, channels: Cut) -> tuple
     blocks = min(channels.count, max(1, round(wanted / strips)))
     packed = gemm.runs * gemm.run * gemm.n * gemm.groups * np.dtype(unit.packed).itemsize
     m_major = packed <= L2_BYTES
-    if unit.kind in ("fma", "vnni"):  # of large operands the larger one is read once
+    if unit.kind in ("fma", "half", "vnni"):  # of large operands the larger one is read once
         pixels = gemm.images * max(gemm.a_image, gemm.rows * gemm.a_row, gemm.cols * gemm.a_col)
         m_major = m_major and packed <= max(NEAR_BYTES, pixels * SIZE[gemm.a_dtype])
         blocks = blocks if m_major else 1

@@ -39,7 +39,7 @@ from targets.kernels.pairs import (
     summed_text,
 )
 from targets.kernels.real_panel import RealCodes
-from targets.kernels.spec import FLOATS, SIZE, ConvSpec, ConvTransposeSpec, Epilogue
+from targets.kernels.spec import FLOATS, SIZE, ConvSpec, ConvTransposeSpec, Epilogue, rounding
 from targets.kernels.stage import Stage, aligned, fill_constant, rows_stage, stage_step
 
 
@@ -74,8 +74,8 @@ def _runs(spec: ConvSpec, width: int, merged: int) -> tuple[tuple[tuple[int, int
 def _stage_of(spec: ConvSpec, unit: Unit, spare: int) -> Stage | None:
     """The staged copy that this kernel needs, if any; ``spare`` of its channels are not stored."""
     source, dst = spec.stored or spec.in_dtype, unit.reads(spec.in_dtype)
-    rounded = bfloat16.is_rounded(source, spec.in_dtype)
-    overrun = unit.k > 1 and not spec.input_slack and not unit.bf16
+    rounded = rounding(source, spec.in_dtype)
+    overrun = unit.k > 1 and not spec.input_slack and not unit.short
     if not (any(spec.pads) or dst != source or rounded or spare or overrun):
         return None
     height, width = spec.padded
@@ -274,7 +274,7 @@ def conv2d(
     Args:
         spec: the layer.
         isa: the instruction set.
-        weights: ``[oc, c / groups, kh, kw]``, s8, f32 or the bits of bf16.
+        weights: ``[oc, c / groups, kh, kw]``, s8, f32, the bits of bf16, or f16.
         bias: ``[oc]``, s32 or f32. The input's zero point is folded in here: pass it unfolded.
         multiplier: ``[oc]`` f32, for u8 activations only: accumulator -> output units.
         ratio: ``[oc]`` f32, for a u8 residual: residual units -> accumulator units.
@@ -299,7 +299,7 @@ def conv2d(
     else:
         bias, multiplier = bias.astype(np.float32), None
     interleave = geo.gemm.interleave
-    if geo.unit.kind in arm_blocks.KINDS | sve_blocks.KINDS:
+    if geo.unit.kind in arm_blocks.KINDS | sve_blocks.KINDS | {"half"}:
         geo, packed = _packed_for_arm(geo, weights, block)
     else:
         packed = pack_weights(_weight_runs(weights, geo), geo.unit, interleave=interleave)
@@ -498,7 +498,7 @@ def _as_convolution(spec: ConvTransposeSpec, isa: Isa, amx: bool) -> tuple[ConvS
         spec.stride,
         source,
         geometry(conv, isa, amx=amx).unit.reads(spec.in_dtype),
-        bfloat16.is_rounded(source, spec.in_dtype),
+        rounding(source, spec.in_dtype),
         spare,
     )
     return conv, stage

@@ -27,7 +27,15 @@ from targets.kernels.conv import channel_constants, fold_zero_point
 from targets.kernels.depthwise_rows import RowItems
 from targets.kernels.gemm import Cut, even_cut
 from targets.kernels.skeleton import divide
-from targets.kernels.spec import FLOATS, NUMPY, SIZE, ConvSpec, OutType, ResidualType
+from targets.kernels.spec import (
+    FLOATS,
+    NUMPY,
+    SHORT_FLOATS,
+    SIZE,
+    ConvSpec,
+    OutType,
+    ResidualType,
+)
 from targets.kernels.stage import Stage, fill_constant, rows_stage, stage_step
 
 SHORT = 16
@@ -113,8 +121,8 @@ def _weight(em: _Emitter, at: Any) -> Any:
     value = kb.load(em.w, at, shape.lanes)
     if shape.in_dtype == "u8":
         value = _converted(em, value)
-    if shape.in_dtype == "bf16":
-        value = tir.bfloat16.widened(value)
+    if shape.in_dtype in SHORT_FLOATS:
+        value = kb.widened(value)
     return kb.let(value, "w")
 
 
@@ -145,8 +153,8 @@ def _kernel_row(
         x = kb.load(em.x, x_at + at * shape.c, lanes)
         if shape.in_dtype == "u8":
             x = _converted(em, x)
-        if shape.in_dtype == "bf16":
-            x = tir.bfloat16.widened(x)
+        if shape.in_dtype in SHORT_FLOATS:
+            x = kb.widened(x)
         if shape.shifted:
             x = x - kb.splat(kb.load(em.zero, 0), lanes)
         x = kb.let(x, "x")

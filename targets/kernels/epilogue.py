@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dlcc import tir
-from targets.kernels.spec import FLOATS, NUMPY, Epilogue, OutType, ResidualType
+from targets.kernels.spec import FLOATS, NUMPY, SHORT_FLOATS, Epilogue, OutType, ResidualType
 
 SCALARS = ("zero_point", "low", "high", "residual_zero_point")
 """What the elements of the constant ``scalars`` are."""
@@ -132,11 +132,9 @@ def finish(
         real = kb.cast(total, "float32") * channel.multiplier
     if out in FLOATS:
         if residual is not None:
-            if str(at.residual.dtype) == NUMPY["bf16"]:
-                residual = tir.bfloat16.widened(residual)
-            real = kb.pure("llvm.arithmetic.fence", "float32", lanes, real) + residual
+            real = kb.pure("llvm.arithmetic.fence", "float32", lanes, real) + kb.widened(residual)
         real = _clamp(kb, real, at, lanes)
-        real = kb.to_bfloat16(kb.let(real, "real")) if out == "bf16" else real
+        real = kb.rounded(kb.let(real, "real"), out) if out in SHORT_FLOATS else real
         kb.store_first(at.y, index, real, count)
         return
     zero = kb.cast(at.scalars[0], "int32")

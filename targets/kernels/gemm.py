@@ -18,7 +18,7 @@ from math import ceil, prod
 import numpy as np
 
 from targets.isa import Isa
-from targets.kernels.spec import FLOATS, OutType, ResidualType
+from targets.kernels.spec import FLOATS, NUMPY, SHORT_FLOATS, OutType, ResidualType
 
 MIN_ITEMS = 32
 """Work items that a layer is cut into at least, where its shape allows: twice 16 threads."""
@@ -117,14 +117,14 @@ _REAL = ("fma", "sve_fmla")
 class Unit:
     """How the inner product is computed.
 
-    ``kind``: fma | madd | pairs | vnni | amx, on ARM mlal | smull | sdot | usdot | mmla |
+    ``kind``: fma | madd | pairs | vnni | amx, on ARM half | mlal | smull | sdot | usdot | mmla |
     sve_usmmla | sve_fmla; ``lanes``: channels of a block; ``k``: elements of a run that one step
-    takes; ``registers``: vector registers the block may fill. ``bf16``: the operands are bfloat16,
-    multiplied by vdpbf16ps (vnni), tdpbf16ps (amx), or, widened, by fma. ``sums``: steps (pairs) or
-    multiplications (mlal) whose products are summed in 16 bits, ``extra``: there are extra steps
-    (:mod:`pairs`). ``elements``: numbers of a pixel's run that one register holds, by which fma
-    multiplies in turn (:mod:`by_element`; 1: each is loaded into all lanes). ``unroll``: steps that
-    are written out.
+    takes; ``registers``: vector registers the block may fill. ``short``: the operands are ``bf16``,
+    multiplied by vdpbf16ps (vnni), tdpbf16ps (amx), or, widened, by fma, or ``f16``, widened or
+    multiplied as they are (half: :mod:`arm_half`). ``sums``: steps (pairs) or multiplications
+    (mlal) whose products are summed in 16 bits, ``extra``: there are extra steps (:mod:`pairs`).
+    ``elements``: numbers of a pixel's run that one register holds, by which fma multiplies in turn
+    (:mod:`by_element`; 1: each is loaded into all lanes). ``unroll``: steps that are written out.
     """
 
     kind: str
@@ -132,27 +132,35 @@ class Unit:
     k: int
     registers: int
     fused: bool = True
-    bf16: bool = False
+    short: str = ""
     sums: int = 0
     extra: bool = False
     elements: int = 1
     unroll: int = UNROLL
 
     @property
+    def bf16(self) -> bool:
+        """Whether the operands are bfloat16."""
+        return self.short == "bf16"
+
+    @property
     def accumulator(self) -> str:
         """Dtype of the sums."""
-        return "float32" if self.kind in _REAL or self.bf16 else "int32"
+        return "float32" if self.kind in _REAL or self.short else "int32"
 
     @property
     def packed(self) -> str:
         """Dtype of packed weights."""
-        return "uint16" if self.bf16 else "float32" if self.kind in _REAL else "int8"
+        if self.short:
+            return NUMPY[self.short]
+        return "float32" if self.kind in _REAL else "int8"
 
     def reads(self, in_dtype: str) -> str:
         """Dtype that activations of ``in_dtype`` must have in memory."""
         if self.kind == "madd":
             return "i16"
-        return "f32" if self.bf16 and self.kind == "fma" else in_dtype
+        in_place = self.short == "f16" and self.elements > 1  # fcvtl widens several at once
+        return "f32" if self.short and self.kind == "fma" and not in_place else in_dtype
 
     @property
     def code_offset(self) -> int:
@@ -167,13 +175,16 @@ class Unit:
         for two, as it would keep accumulators in memory otherwise.
         """
         if self.elements > 1:
-            return 1 + self.bf16 if self.fused else 4
+            return 1 + bool(self.short) if self.fused else 4
         if self.kind == "fma" and self.registers > 16:
             return 3
         if self.kind == "pairs":
             return 5  # the ones, and codes and products of several steps that LLVM interleaves
         return 2 if self.kind == "madd" or not self.fused else 1
 
+
+HALF_TERMS = 16
+"""Products that are summed in half precision before they are added to sums in float32."""
 
 ARM_STEPS = {"mlal": 16, "sdot": 4, "usdot": 4, "mmla": 8}
 """Codes of a run that a step of ARM's units takes."""
@@ -185,18 +196,21 @@ def unit_for(isa: Isa, a_dtype: str, *, amx: bool = True, run: int = 0, pixels: 
     ``run``: 0 if the step is not to be fitted to it. ``pixels``: output pixels of all images, 0 if
     it is not known that there are few.
     """
-    if isa.dot == "sve" and a_dtype != "bf16":
+    if isa.dot == "sve" and a_dtype not in SHORT_FLOATS:
         kind, k = ("sve_fmla", 1) if a_dtype == "f32" else ("sve_usmmla", 8)
         return Unit(kind, isa.lanes, k, isa.registers)
     isa = isa.vectors if isa.dot == "sve" and isa.vectors else isa
-    if a_dtype == "f32":
-        return _fma_unit(isa)
+    if a_dtype == "f16" and isa.float16 == "multiply":
+        lanes = 2 * isa.lanes
+        return Unit("half", lanes, 1, isa.registers, short="f16", elements=lanes)
+    if a_dtype in ("f32", "f16"):
+        return fma_unit(isa, short="f16" if a_dtype == "f16" else "")
     if a_dtype == "bf16":
         if isa.bfloat16 == "amx" and amx and run % 2 == 0:
-            return Unit("amx", TILE, bf16_step(run), isa.registers, bf16=True)
+            return Unit("amx", TILE, bf16_step(run), isa.registers, short="bf16")
         if isa.bfloat16 == "widen" or run % 2:
-            return _fma_unit(isa, bf16=True)
-        return Unit("vnni", isa.lanes, 2, isa.registers, bf16=True)
+            return fma_unit(isa, short="bf16")
+        return Unit("vnni", isa.lanes, 2, isa.registers, short="bf16")
     if isa.dot == "madd":
         return Unit("madd", isa.lanes, 2, isa.registers)
     if isa.dot in ARM_STEPS:
@@ -208,7 +222,7 @@ def unit_for(isa: Isa, a_dtype: str, *, amx: bool = True, run: int = 0, pixels: 
     return Unit("vnni", isa.lanes, 4, isa.registers)
 
 
-def _fma_unit(isa: Isa, *, bf16: bool = False) -> Unit:
+def fma_unit(isa: Isa, *, short: str = "") -> Unit:
     """The unit for float32; 32-bit ARM multiplies by an element or fuses, but not both.
 
     Its loads into all lanes take no offset, and more than one step has more addresses than it has
@@ -221,7 +235,7 @@ def _fma_unit(isa: Isa, *, bf16: bool = False) -> Unit:
         1,
         isa.registers,
         isa.fma,
-        bf16,
+        short,
         elements=isa.lanes if by_element else 1,
         unroll=1 if isa.arch == "armv7" and isa.fma else UNROLL,
     )

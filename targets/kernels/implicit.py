@@ -7,6 +7,7 @@ from typing import Any
 from dlcc import tir
 from targets.kernels import amx, epilogue
 from targets.kernels.arm_dot import emit_dot_block
+from targets.kernels.arm_half import emit_half_block
 from targets.kernels.arm_mlal import emit_mlal_block
 from targets.kernels.arm_mmla import emit_mmla_block
 from targets.kernels.code_panel import Packing, coded_piece
@@ -28,6 +29,7 @@ _EMITTERS: dict[str, EmitBlock] = {
     "mmla": emit_mmla_block,
     "sve_usmmla": emit_sve_block,
     "sve_fmla": emit_sve_block,
+    "half": emit_half_block,
 }
 """What emits a block, by the kind of unit; the others' is :func:`emit_register_block`."""
 

@@ -26,7 +26,7 @@ from targets.isa import CLOCK, Isa
 from targets.kernels import epilogue
 from targets.kernels.conv import channel_constants
 from targets.kernels.gemm import pad_channels
-from targets.kernels.spec import ConvSpec, ResidualType
+from targets.kernels.spec import SHORT_FLOATS, ConvSpec, ResidualType
 
 ENTRIES = 16
 """Numbers of a table: one for each four-bit code."""
@@ -306,7 +306,11 @@ def refusal(spec: ConvSpec, isa: Isa) -> str:
     """Why the kernel cannot take a layer; "" if it can."""
     if spec.n * spec.oh * spec.ow != 1 or spec.kh * spec.kw != 1 or spec.groups != 1:
         return "it is no product of one row of activations and a matrix"
-    if spec.in_dtype != "f32" or spec.epilogue.out != "f32" or spec.epilogue.residual == "bf16":
+    if (
+        spec.in_dtype != "f32"
+        or spec.epilogue.out != "f32"
+        or spec.epilogue.residual in SHORT_FLOATS
+    ):
         return "the activations are not float32"
     if isa.lanes not in _PERMUTE and isa.arch != "aarch64":
         return "the instruction set does not permute 32-bit lanes"

@@ -21,7 +21,7 @@ from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from targets.isa import CLOCK, Isa
 from targets.kernels import epilogue
 from targets.kernels.conv import channel_constants
-from targets.kernels.spec import ConvSpec, ResidualType
+from targets.kernels.spec import SHORT_FLOATS, ConvSpec, ResidualType
 
 RUNS = 8
 """Runs of an item, where their sums fit the registers."""
@@ -217,7 +217,11 @@ def refusal(spec: ConvSpec, length: int, along: str = "output") -> str:
     """Why the kernel cannot take a layer; "" if it can."""
     if spec.n * spec.oh * spec.ow != 1 or spec.kh * spec.kw != 1 or spec.groups != 1:
         return "it is no product of one row of activations and a matrix"
-    if spec.in_dtype != "f32" or spec.epilogue.out != "f32" or spec.epilogue.residual == "bf16":
+    if (
+        spec.in_dtype != "f32"
+        or spec.epilogue.out != "f32"
+        or spec.epilogue.residual in SHORT_FLOATS
+    ):
         return "the activations are not float32"
     if length % 4 or length > 64:
         return f"runs of {length} {along}s fill no vectors"

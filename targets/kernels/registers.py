@@ -49,7 +49,7 @@ def load_a(ctx: Context, index: Any) -> Any:
     """One step of one pixel's run, in every lane."""
     kb, unit = ctx.kb, ctx.unit
     if unit.kind == "fma":
-        return kb.let(kb.splat(kb.load(ctx.a, index), unit.lanes), "a")
+        return kb.let(kb.splat(kb.widened(kb.load(ctx.a, index)), unit.lanes), "a")
     word = kb.reinterpret(kb.load(ctx.a, index, unit.k), "int32")
     word = arm_words.as_factor(kb, unit, word)
     if unit.bf16:
@@ -68,9 +68,10 @@ def load_b(ctx: Context, index: Any) -> Any:
     """One step of one channel block; s8 weights are widened for pmaddwd."""
     kb, unit = ctx.kb, ctx.unit
     value = kb.load(ctx.b, index, unit.lanes * unit.k)
-    if unit.bf16:
-        pairs = unit.kind == "vnni"
-        value = kb.reinterpret(value, "int32", unit.lanes) if pairs else tir.bfloat16.widened(value)
+    if unit.kind == "fma":
+        value = kb.widened(value)
+    elif unit.bf16:
+        value = kb.reinterpret(value, "int32", unit.lanes)
     if unit.kind == "madd" and str(ctx.b.dtype) != "int16":
         value = kb.cast(value, "int16")
     return kb.let(value, "b")
@@ -134,10 +135,8 @@ def _steps(
     b_step, size = gemm.b_row or unit.lanes * unit.k, unit.elements
     whole = count - count % size if size > 1 else 0
     for first in range(0, whole, size):
-        held = [
-            kb.let(kb.load(ctx.a, a_at + (r * gemm.a_row + c * gemm.a_col + first), size), "a")
-            for r, c in pixels
-        ]
+        starts = [a_at + (r * gemm.a_row + c * gemm.a_col + first) for r, c in pixels]
+        held = [kb.let(kb.widened(kb.load(ctx.a, start, size)), "a") for start in starts]
         for i in range(size):
             each = [kb.let(kb.shuffle(a, [i] * unit.lanes), "element") for a in held]
             _step(ctx, acc, pixels, nr, a_at, b_at + (first + i) * b_step, held=each)

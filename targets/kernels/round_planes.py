@@ -54,7 +54,7 @@ def round_planes_function(name: str, spec: RoundPlanes) -> Any:
             for channel in range(c):
                 start = kb.let((image * c + channel) * pixels + at, "plane")
                 halves = [
-                    kb.let(kb.to_bfloat16(kb.load(x, start + half, _HALF)), "half")
+                    kb.let(kb.rounded(kb.load(x, start + half, _HALF), "bf16"), "half")
                     for half in (0, _HALF)
                 ]
                 planes.append(kb.let(kb.shuffle(halves[0], range(STEP), halves[1]), "plane"))

@@ -16,7 +16,7 @@ import numpy as np
 from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from targets.isa import CLOCK, Isa
-from targets.kernels.spec import FLOATS, NUMPY, InType, OutType
+from targets.kernels.spec import FLOATS, NUMPY, SHORT_FLOATS, InType, OutType
 
 UNROLLED = 16
 """Vectors of a row up to which the code has no loops inside a row."""
@@ -81,12 +81,12 @@ class _Row:
     def real(self, at: Any, count: int) -> Any:
         """The numbers at ``at`` as float32; the first ``count`` lanes are loaded."""
         value = self.kb.load_first(self.x, at, self.lanes, count)
-        return tir.bfloat16.widened(value) if self.spec.in_dtype == "bf16" else value
+        return self.kb.widened(value)
 
     def put(self, at: Any, value: Any, count: int) -> None:
         """Stores the first ``count`` lanes of float32 numbers."""
-        if self.spec.out == "bf16":
-            value = self.kb.to_bfloat16(self.kb.let(value, "share"))
+        if self.spec.out in SHORT_FLOATS:
+            value = self.kb.rounded(self.kb.let(value, "share"), self.spec.out)
         self.kb.store_first(self.y, at, value, count)
 
     def kept(self, value: Any, other: Any, count: int) -> Any:

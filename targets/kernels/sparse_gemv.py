@@ -32,7 +32,7 @@ from targets.kernels.sparse_pack import (
     index_dtype,
     weight_matrix,
 )
-from targets.kernels.spec import ConvSpec
+from targets.kernels.spec import SHORT_FLOATS, ConvSpec
 from targets.kernels.stage import Stage
 
 CHAINS = 8
@@ -238,8 +238,8 @@ def refusal(spec: ConvSpec) -> str:
     """Why the kernel cannot take a layer; "" if it can."""
     if spec.n * spec.oh * spec.ow != 1 or spec.kh * spec.kw != 1 or spec.groups != 1:
         return "it is no product of one row of activations and a matrix"
-    if spec.in_dtype == "bf16":
-        return "the activations are bfloat16"
+    if spec.in_dtype in SHORT_FLOATS:
+        return "the activations are floats of 16 bits"
     return ""
 
 

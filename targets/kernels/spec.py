@@ -12,18 +12,28 @@ from typing import Literal
 
 import numpy as np
 
-InType = Literal["u8", "f32", "bf16"]
-OutType = Literal["u8", "s8", "f32", "bf16"]
-ResidualType = Literal["u8", "f32", "bf16"]
+InType = Literal["u8", "f32", "bf16", "f16"]
+RealType = Literal["f32", "bf16", "f16"]
+OutType = Literal["u8", "s8", "f32", "bf16", "f16"]
+ResidualType = Literal["u8", "f32", "bf16", "f16"]
 
-NUMPY = {"u8": "uint8", "s8": "int8", "f32": "float32", "i16": "int16", "bf16": "uint16"}
+NUMPY = {"u8": "uint8", "s8": "int8", "f32": "float32", "i16": "int16"}
+NUMPY |= {"bf16": "uint16", "f16": "float16"}
 """numpy's (and TVM's) names of the short dtype names used in specs."""
 
-SIZE = {"u8": 1, "s8": 1, "i16": 2, "bf16": 2, "f32": 4}
+SIZE = {"u8": 1, "s8": 1, "i16": 2, "bf16": 2, "f16": 2, "f32": 4}
 """Bytes of one element."""
 
-FLOATS = frozenset({"f32", "bf16"})
+SHORT_FLOATS = frozenset({"bf16", "f16"})
+"""Dtypes of real numbers that were rounded to 16 bits."""
+
+FLOATS = SHORT_FLOATS | {"f32"}
 """Dtypes of real numbers; the others hold codes."""
+
+
+def rounding(source: str, in_dtype: str) -> str:
+    """What numbers of dtype ``source`` are rounded to, to be operands of ``in_dtype``; "": not."""
+    return in_dtype if source == "f32" and in_dtype in SHORT_FLOATS else ""
 
 
 class Borders:
@@ -71,9 +81,9 @@ class Epilogue:
 
     u8 activations: ``t = acc + bias[c] (+ rint((r - residual_zero_point) * ratio[c]))``, then for
     an integer output ``clamp(rint(t * m[c]) + out_zero_point, lo, hi)`` with ``lo``, ``hi`` in q
-    units, or for an f32 output ``clamp(t * m[c] (+ r), lo, hi)`` in real units. f32 and bf16
-    activations: ``clamp(acc + bias[c] (+ r), lo, hi)`` in f32, rounded once for a bf16 output. A u8
-    residual belongs to an integer output, an f32 or bf16 residual to an f32 or bf16 output.
+    units, or for an f32 output ``clamp(t * m[c] (+ r), lo, hi)`` in real units. Activations of real
+    numbers: ``clamp(acc + bias[c] (+ r), lo, hi)`` in f32, rounded once for an output of 16 bits. A
+    u8 residual belongs to an integer output, a residual of real numbers to such an output.
     """
 
     out: OutType = "f32"
@@ -105,7 +115,8 @@ class ConvSpec:
 
     ``pads`` are (top, left, bottom, right) and hold ``in_zero_point``. Weights are
     ``[oc, c / groups, kh, kw]``: s8 (zero point 0) for u8 activations, f32 for f32, the bits of
-    bf16 for bf16. ``stored``: dtype in memory of an input that is rounded to bf16 as it is read.
+    bf16 for bf16, f16 for f16. ``stored``: dtype in memory of an input that is rounded to 16 bits
+    as it is read.
     ``input_slack``: ARENA_SLACK bytes after the input's end may be read; where they may not (a
     caller's own buffer), the kernel copies the input first if it would read them.
     """

@@ -1,8 +1,8 @@
 """Staging: copies of the input in the form that the inner kernels read without conditions.
 
 A padded copy (borders hold the zero point), a copy with rows and columns of zero points inserted
-(transposed convolution), u8 widened to i16 for pmaddwd, f32 rounded to bf16 or bf16 widened to f32,
-or simply a copy with readable slack.
+(transposed convolution), u8 widened to i16 for pmaddwd, f32 rounded to bf16 or f16, or these
+widened to f32, or simply a copy with readable slack.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dlcc import tir
 from dlcc.lowering.kernel import Footprint, KernelArg, KernelStep, name_key
 from targets.isa import Isa
 from targets.kernels.skeleton import divide
-from targets.kernels.spec import NUMPY, SIZE
+from targets.kernels.spec import NUMPY, SHORT_FLOATS, SIZE
 
 _LINE = 64
 _WRITTEN_OUT = 16
@@ -41,10 +41,10 @@ class Stage:
     """A staged copy ``[n, out_h, out_w, c]`` of an input ``[n, h, w, c]``.
 
     Input pixel (i, j) lands at ``(top + i * spread_h, left + j * spread_w)``; the rest is the fill
-    value. ``rounded``: f32 numbers are rounded to bf16 even if they stay f32. ``spare``: channels
-    beyond ``c`` of each pixel of the copy, which hold the fill value. ``slack``: 64 bytes after the
-    input's end may be read. ``lead``: elements before the first row of the copy. ``flip``: u8 codes
-    have their top bits flipped, which makes them s8 numbers, 128 less.
+    value. ``rounded``: dtype that f32 numbers are rounded to, even if they stay f32. ``spare``:
+    channels beyond ``c`` of each pixel of the copy, which hold the fill value. ``slack``: 64 bytes
+    after the input's end may be read. ``lead``: elements before the first row of the copy.
+    ``flip``: u8 codes have their top bits flipped, which makes them s8 numbers, 128 less.
     """
 
     n: int
@@ -58,7 +58,7 @@ class Stage:
     spread: tuple[int, int]
     src: str
     dst: str
-    rounded: bool = False
+    rounded: str = ""
     spare: int = 0
     slack: bool = False
     lead: int = 0
@@ -101,7 +101,7 @@ def aligned(stage: Stage) -> Stage:
 
 
 def rows_stage(
-    rows: int, c: int, src: str, dst: str, *, rounded: bool = False, spare: int = 0
+    rows: int, c: int, src: str, dst: str, *, rounded: str = "", spare: int = 0
 ) -> Stage:
     """A plain copy (or widening) of a ``[rows, c]`` matrix, one work item per row."""
     return Stage(1, rows, 1, c, rows, 1, 0, 0, (1, 1), src, dst, rounded, spare)
@@ -138,9 +138,9 @@ def _converted(kb: tir.KernelBuilder, stage: Stage, value: Any) -> Any:
     if stage.src == stage.dst and not stage.rounded:
         return value
     if stage.src == "f32":
-        bits = kb.let(kb.to_bfloat16(value), "bits")
-        return bits if stage.dst == "bf16" else tir.bfloat16.widened(bits)
-    return tir.bfloat16.widened(value) if stage.src == "bf16" else kb.cast(value, NUMPY[stage.dst])
+        short = kb.let(kb.rounded(value, stage.rounded), "short")
+        return short if stage.dst == stage.rounded else kb.widened(short)
+    return kb.widened(value) if stage.src in SHORT_FLOATS else kb.cast(value, NUMPY[stage.dst])
 
 
 def _flipped(kb: tir.KernelBuilder, value: Any) -> Any:
@@ -243,7 +243,7 @@ def stage_function(name: str, stage: Stage, *, native: bool = False) -> Any:
 
 def stage_step(stage: Stage, isa: Isa, source: KernelArg, fill: str, scratch: int) -> KernelStep:
     """The step that stages ``source`` into buffer ``scratch``; ``fill`` names a constant."""
-    native = stage.rounded and isa.bfloat16 != "widen"
+    native = stage.rounded == "bf16" and isa.bfloat16 != "widen"
     key = name_key("stage", stage, native)
     return KernelStep(
         key,

@@ -7,15 +7,15 @@ from typing import ClassVar
 
 from dlcc.ir import Affine, Node
 from dlcc.lowering.kernel import KernelPlan
-from dlcc.ops import op_of
 from dlcc.ops.softmax import Softmax
 from targets.kernels import conv, winograd
 from targets.kernels.blocking import ranked_blocks
 from targets.kernels.columns import columns_refusal
 from targets.kernels.depthwise import SHORT, depthwise, depthwise_cost, result_bits
 from targets.kernels.matmul import matmul, matmul_cost
-from targets.kernels.matmul_bf16 import matmul_bf16, matmul_bf16_cost
+from targets.kernels.matmul_short import matmul_short, matmul_short_cost
 from targets.kernels.softmax import softmax, softmax_cost
+from targets.kernels.spec import SHORT_FLOATS
 from targets.kernels.winograd_code import Winograd
 from targets.rows import layers, proofs
 from targets.rows.base import IsaRow
@@ -38,7 +38,7 @@ class _Row(IsaRow):
         """Types and shapes outside the GEMM family."""
         why = layers.refusal(node)
         coded = isinstance(node.input(0).type.encoding, Affine)
-        if not why and self.amx and not (coded or op_of(node).multiplies_bfloat16(node)):
+        if not why and self.amx and not (coded or layers.in_dtype(node) == "bf16"):
             why = "AMX tiles take 8-bit or bfloat16 activations"
         return why
 
@@ -90,10 +90,10 @@ class SveConvRow(ConvRow):
     name: ClassVar[str] = "implicit-gemm-sve"
 
     def refuses(self, node: Node) -> str:
-        """What is multiplied as bfloat16, for which NEON's row is."""
+        """What is multiplied as 16-bit floats, for which NEON's row is."""
         why = super().refuses(node)
-        if not why and op_of(node).multiplies_bfloat16(node):
-            why = "the operands are bfloat16"
+        if not why and layers.in_dtype(node) in SHORT_FLOATS:
+            why = "the operands are floats of 16 bits"
         return why
 
 
@@ -231,8 +231,8 @@ class DepthwiseRow(_Row):
         if why:
             return why
         spec = layers.conv_spec(node)
-        if spec.in_dtype == "bf16" != spec.stored:
-            return "the input is float32, to be rounded to bfloat16"
+        if spec.in_dtype in SHORT_FLOATS and spec.stored != spec.in_dtype:
+            return "the input is float32, to be rounded to 16 bits"
         if not spec.groups == spec.c == spec.oc:
             return f"{spec.groups} groups of {spec.c} channels to {spec.oc} are not depthwise"
         return ""
@@ -286,14 +286,14 @@ class MatmulRow(_Row):
     def cost(self, node: Node) -> float:
         """Packing of the second operand and the product."""
         spec = layers.matmul_spec(node)
-        cost = matmul_bf16_cost if spec.in_dtype == "bf16" else matmul_cost
+        cost = matmul_short_cost if spec.in_dtype in SHORT_FLOATS else matmul_cost
         return cost(spec, self.isa, amx=self.amx)
 
     def plan(self, node: Node) -> KernelPlan:
         """Pack, then the GEMM."""
         spec = layers.matmul_spec(node)
-        if spec.in_dtype == "bf16":
-            return matmul_bf16(spec, self.isa, amx=self.amx)
+        if spec.in_dtype in SHORT_FLOATS:
+            return matmul_short(spec, self.isa, amx=self.amx)
         multiplier = layers.matmul_multiplier(node) if spec.in_dtype == "u8" else None
         return matmul(spec, self.isa, multiplier, amx=self.amx)
 

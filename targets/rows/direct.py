@@ -8,7 +8,7 @@ from dlcc.ir import Node
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.ops import op_of
 from targets.kernels import direct
-from targets.kernels.spec import ConvSpec, ConvTransposeSpec
+from targets.kernels.spec import SHORT_FLOATS, ConvSpec, ConvTransposeSpec
 from targets.rows import layers
 from targets.rows.base import IsaRow
 
@@ -17,9 +17,9 @@ SECONDS_PER_MAC = 1e-9
 
 
 def _refusal(node: Node, spec: ConvSpec | ConvTransposeSpec, channel_axis: int) -> str:
-    """bfloat16, and sums that may leave 32 bits."""
-    if "bf16" in (spec.in_dtype, spec.stored, spec.epilogue.out, spec.epilogue.residual):
-        return "it takes no bfloat16"
+    """Floats of 16 bits, and sums that may leave 32 bits."""
+    if SHORT_FLOATS & {spec.in_dtype, spec.stored, spec.epilogue.out, spec.epilogue.residual}:
+        return "it takes no floats of 16 bits"
     if spec.in_dtype == "u8" and layers.known_codes(node):
         made = layers.layer_constants(node)
         if not direct.sums_fit(made.weights.swapaxes(0, channel_axis), made.bias):
@@ -34,7 +34,7 @@ class DirectConvRow(IsaRow):
     ops: ClassVar[tuple[str, ...]] = ("conv2d", "linear")
 
     def refuses(self, node: Node) -> str:
-        """Types outside the GEMM family, bfloat16, and sums that may leave 32 bits."""
+        """Types outside the GEMM family, floats of 16 bits, and sums that may leave 32 bits."""
         return layers.refusal(node) or _refusal(node, layers.conv_spec(node), 0)
 
     def cost(self, node: Node) -> float:

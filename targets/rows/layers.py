@@ -19,9 +19,20 @@ from math import prod
 import numpy as np
 
 from dlcc import numerics
-from dlcc.ir import BFLOAT16, Affine, Binary, Constant, Dense, Node, Sparse, TensorType, Value
+from dlcc.ir import (
+    Affine,
+    Binary,
+    Constant,
+    Dense,
+    Encoding,
+    Node,
+    ShortFloat,
+    Sparse,
+    TensorType,
+    Value,
+)
 from dlcc.ir.dtypes import F32
-from dlcc.ir.encodings import Array, BFloat16
+from dlcc.ir.encodings import Array
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.views import root
 from dlcc.ops import op_of
@@ -32,12 +43,14 @@ from targets.kernels.packed_bits import Codes
 from targets.kernels.pairs import PairSums
 from targets.kernels.softmax import SoftmaxSpec
 from targets.kernels.spec import (
+    NUMPY,
     ConvSpec,
     ConvTransposeSpec,
     Epilogue,
     InType,
     MatmulSpec,
     OutType,
+    RealType,
 )
 
 
@@ -45,9 +58,9 @@ from targets.kernels.spec import (
 class Constants:
     """Constants of a layer, not yet packed.
 
-    ``weights`` as in the IR (codes, float32, or bits of bfloat16), a linear layer's as [N,K,1,1];
-    ``bias`` int32 or float32 [channels]; ``multiplier`` and ``ratio`` (of the residual) float32
-    [channels] (integer layers, else None).
+    ``weights`` as in the IR (codes, float32, float16, or bits of bfloat16), a linear layer's as
+    [N,K,1,1]; ``bias`` int32 or float32 [channels]; ``multiplier`` and ``ratio`` (of the residual)
+    float32 [channels] (integer layers, else None).
     """
 
     weights: Array
@@ -78,7 +91,7 @@ def _activation_refusal(type_: TensorType) -> str:
     if type_.is_binary:
         return "is binary; these kernels take numbers of 8 bits and more"
     if type_.dtype != F32:
-        return f"is {type_.dtype}; these kernels take f32, bf16 and 8-bit activations"
+        return f"is {type_.dtype}; these kernels take f32, bf16, f16 and 8-bit activations"
     encoding = type_.encoding
     if isinstance(encoding, Affine) and (encoding.bits > 8 or encoding.axis is not None):
         return "is quantised, but not to at most 8 bits with one scale"
@@ -127,12 +140,21 @@ def _matmul_refusal(node: Node) -> str:
 def _memory_dtype(type_: TensorType) -> InType:
     if isinstance(type_.encoding, Affine):
         return "u8"
-    return "bf16" if type_.is_bfloat16 else "f32"
+    return real_dtype(type_.encoding)
 
 
-def _in_dtype(node: Node) -> InType:
-    """What is multiplied: bf16 where any operand is."""
-    return "bf16" if op_of(node).multiplies_bfloat16(node) else _memory_dtype(node.input(0).type)
+_SHORT: dict[str, RealType] = {"bfloat16": "bf16", "float16": "f16"}
+
+
+def real_dtype(encoding: Encoding) -> RealType:
+    """Short name of what real numbers are stored as."""
+    return _SHORT.get(encoding.name, "f32")
+
+
+def in_dtype(node: Node) -> InType:
+    """What is multiplied: 16-bit floats where any operand is."""
+    short = op_of(node).rounds_factors(node)
+    return _memory_dtype(node.input(0).type) if short is None else real_dtype(short)
 
 
 def _zero_point(type_: TensorType) -> int:
@@ -153,8 +175,7 @@ def epilogue(node: Node) -> Epilogue:
     zero = 0 if residual is None else _zero_point(residual.type)
     out = node.output.type.encoding
     if not isinstance(out, Affine):
-        real: OutType = "bf16" if node.output.type.is_bfloat16 else "f32"
-        return Epilogue(real, low, high, 0, kind, zero)
+        return Epilogue(real_dtype(out), low, high, 0, kind, zero)
     code_low, code_high = numerics.activation_codes(out, low, high)
     name: OutType = "s8" if out.signed else "u8"
     return Epilogue(name, float(code_low), float(code_high), out.zero_point, kind, zero)
@@ -170,7 +191,7 @@ def conv_spec(node: Node) -> ConvSpec:
             prod(x.type.shape[:-1]),
             x.type.shape[-1],
             weight.type.shape[0],
-            in_dtype=_in_dtype(node),
+            in_dtype=in_dtype(node),
             in_zero_point=_zero_point(x.type),
             epilogue=epilogue(node),
             input_slack=_has_slack(x),
@@ -190,7 +211,7 @@ def conv_spec(node: Node) -> ConvSpec:
         dilation=op.get(node, "dilations"),
         pads=op.get(node, "pads"),
         groups=op.get(node, "groups"),
-        in_dtype=_in_dtype(node),
+        in_dtype=in_dtype(node),
         in_zero_point=_zero_point(x.type),
         epilogue=epilogue(node),
         input_slack=_has_slack(x),
@@ -244,7 +265,7 @@ def conv_transpose_spec(node: Node) -> ConvTransposeSpec:
         pads=op.get(node, "pads"),
         output_padding=op.get(node, "output_padding"),
         groups=groups,
-        in_dtype=_in_dtype(node),
+        in_dtype=in_dtype(node),
         in_zero_point=_zero_point(node.input(0).type),
         epilogue=epilogue(node),
         stored=_memory_dtype(node.input(0).type),
@@ -260,7 +281,7 @@ def matmul_spec(node: Node) -> MatmulSpec:
         m,
         k,
         node.output.type.shape[-1],
-        in_dtype=_in_dtype(node),
+        in_dtype=in_dtype(node),
         a_zero_point=_zero_point(a.type),
         b_zero_point=_zero_point(b.type),
         transpose_b=bool(op_of(node).get(node, "transpose_b")),
@@ -301,7 +322,7 @@ def known_codes(node: Node) -> bool:
 
 def stored_weight(constant: Constant, type_: TensorType, codes: bool) -> Array:
     """A weight as it is stored if that is dense; else its codes, or (``codes`` false) decoded."""
-    if isinstance(type_.encoding, Dense | Affine | BFloat16):
+    if isinstance(type_.encoding, Dense | Affine | ShortFloat):
         return constant.parts["values"].reshape(type_.shape)
     return _spread(constant, type_, codes)
 
@@ -353,9 +374,10 @@ def layer_constants(node: Node) -> Constants:
     source = x.type.encoding
     if not isinstance(source, Affine):
         bias = float_bias(node)
-        if _in_dtype(node) != "bf16":
+        short = op_of(node).rounds_factors(node)
+        if short is None:
             return Constants(stored.astype(np.float32), bias.astype(np.float32))
-        return Constants(BFLOAT16.encode(stored)["values"].view(np.uint16), bias)
+        return Constants(short.encode(stored)["values"].view(NUMPY[real_dtype(short)]), bias)
     bias = np.zeros(channels, np.int32) if given is None else given.stored()
     encoding = affine_of(weight)
     assert encoding is not None
@@ -393,7 +415,7 @@ def softmax_spec(node: Node) -> SoftmaxSpec:
     """Spec of a ``softmax`` node along the last axis in memory."""
     type_ = node.input(0).type
     length = type_.physical_shape[-1]
-    out: OutType = "bf16" if node.output.type.is_bfloat16 else "f32"
+    out: OutType = real_dtype(node.output.type.encoding)
     if isinstance(node.output.type.encoding, Affine):
         out = "s8" if node.output.type.encoding.signed else "u8"
     return SoftmaxSpec(type_.elements // length, length, _memory_dtype(type_), out)

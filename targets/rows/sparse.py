@@ -27,7 +27,7 @@ from targets.kernels import (
     sparse_tiles,
 )
 from targets.kernels.sparse_layer import Layer
-from targets.kernels.spec import ConvSpec
+from targets.kernels.spec import SHORT_FLOATS, ConvSpec
 from targets.rows import layers
 from targets.rows.base import IsaRow
 
@@ -39,7 +39,7 @@ class _SparseRow(IsaRow):
     encodings: ClassVar[tuple[str, ...]] = (Sparse.name,)
 
     def refuses(self, node: Node) -> str:
-        """Inner encodings of other kernels, bfloat16, groups."""
+        """Inner encodings of other kernels, 16-bit floats, groups."""
         encoding = node.input(1).type.encoding
         assert isinstance(encoding, Sparse)
         why = layers.refusal(node)
@@ -49,8 +49,8 @@ class _SparseRow(IsaRow):
         codes = spec.in_dtype == "u8" and encoding.uniform is not None
         if not isinstance(encoding.inner, Dense | Affine) and not codes:
             return f"the stored weights are {encoding.inner.name}"
-        if spec.in_dtype == "bf16":
-            return "the activations are bfloat16"
+        if spec.in_dtype in SHORT_FLOATS:
+            return "the activations are floats of 16 bits"
         if spec.groups != 1:
             return f"the convolution has {spec.groups} groups"
         if spec.in_dtype == "u8" and self.isa.dot == "mlal":

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dlcc.ir import BFLOAT16
+from dlcc.ir import BFLOAT16, FLOAT16
 from dlcc.lowering.kernel import ARENA_SLACK
 from targets.cpu.levels import AMX, AVX2, AVX512BF16, LEVELS
 from targets.kernels.bfloat16 import spare_channels
 from targets.kernels.conv import conv2d, conv2d_transpose, conv_cost, geometry
 from targets.kernels.depthwise import depthwise
 from targets.kernels.gemm import bf16_step, unit_for
-from targets.kernels.matmul_bf16 import matmul_bf16, matmul_bf16_cost
-from targets.kernels.spec import ConvSpec, ConvTransposeSpec, Epilogue, MatmulSpec
+from targets.kernels.matmul_short import matmul_short, matmul_short_cost
+from targets.kernels.spec import NUMPY, ConvSpec, ConvTransposeSpec, Epilogue, MatmulSpec
 from tests.targets.footprints import check_footprints
 from tests.targets.reference import conv_accumulators, finish, transposed_accumulators
 from tests.targets.running import Runner, isa_params
@@ -63,49 +63,69 @@ DEPTHWISE = {
 }
 
 
-def rounded(real: np.ndarray) -> np.ndarray:
-    """The numbers after rounding to bfloat16, as float32."""
-    return BFLOAT16.decode(BFLOAT16.encode(real), real.shape)
+ENCODINGS = {"bf16": BFLOAT16, "f16": FLOAT16}
 
 
-def bits(real: np.ndarray) -> np.ndarray:
-    return BFLOAT16.encode(real)["values"].view(np.uint16)
+def rounded(real: np.ndarray, short: str = "bf16") -> np.ndarray:
+    """The numbers after rounding to 16 bits, as float32."""
+    return ENCODINGS[short].rounded(real)
 
 
-def stored(real: np.ndarray, dtype: str | None) -> np.ndarray:
-    """An operand in memory: as it is (f32), or its bits."""
-    return real if dtype == "f32" else bits(real)
+def bits(real: np.ndarray, short: str = "bf16") -> np.ndarray:
+    return ENCODINGS[short].encode(real)["values"].view(NUMPY[short])
 
 
-def check(got: np.ndarray, want: np.ndarray) -> None:
-    """Sums in float32; a bfloat16 result is rounded once more, by at most 2^-8 of itself."""
+def stored(real: np.ndarray, dtype: str | None, short: str = "bf16") -> np.ndarray:
+    """An operand in memory: as it is (f32), or in 16 bits."""
+    return real if dtype == "f32" else bits(real, short)
+
+
+def in_short(spec, short: str):
+    """A layer of bfloat16 as one of other 16-bit floats."""
+    swap = {"bf16": short}
+    epilogue = spec.epilogue
+    epilogue = replace(
+        epilogue,
+        out=swap.get(epilogue.out, epilogue.out),
+        residual=swap.get(epilogue.residual, epilogue.residual),
+    )
+    return replace(spec, in_dtype=short, epilogue=epilogue)
+
+
+def check(got: np.ndarray, want: np.ndarray, room: np.ndarray | float = 2e-5) -> None:
+    """Sums in float32; a result of 16 bits is rounded once more, by 2^-8 or 2^-11 of itself.
+
+    ``room``: of the sums.
+    """
     assert len(np.unique(want)) > 5
-    if got.dtype == np.float32:
-        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
-        return
-    real = got.view(BFLOAT16.storage(None).numpy).astype(np.float64)  # type: ignore[arg-type]
-    np.testing.assert_allclose(real, want, rtol=2**-8 + 1e-5, atol=2e-5)
+    step = {np.dtype(np.uint16): 2**-8, np.dtype(np.float16): 2**-11}.get(got.dtype, 0.0)
+    real = got.view(BFLOAT16.stored.numpy) if got.dtype == np.uint16 else got
+    error = np.abs(real.astype(np.float64) - want)
+    assert (error <= (step + 1e-5) * np.abs(want) + room).all(), error.max()
 
 
 class Case:
     """Random data for a layer, its plan and its exact result."""
 
-    def __init__(self, spec: ConvSpec, isa, seed: int = 0, plan=conv2d) -> None:
+    def __init__(
+        self, spec: ConvSpec, isa, seed: int = 0, plan=conv2d, short: str = "bf16"
+    ) -> None:
         rng = np.random.default_rng(seed)
-        spec = replace(spec, in_dtype="bf16")
+        spec = in_short(spec, short)
         x = rng.standard_normal((spec.n, spec.h, spec.w, spec.c)).astype(np.float32)
         w = rng.standard_normal((spec.oc, spec.c // spec.groups, spec.kh, spec.kw))
         w = (w / np.sqrt(w[0].size)).astype(np.float32)
         bias = rng.standard_normal(spec.oc).astype(np.float32)
-        acc = conv_accumulators(rounded(x), rounded(w), spec)
-        self.inputs, residual, kind = [stored(x, spec.stored)], None, spec.epilogue.residual
+        acc = conv_accumulators(rounded(x, short), rounded(w, short), spec)
+        self.magnitudes = conv_accumulators(abs(rounded(x, short)), abs(rounded(w, short)), spec)
+        self.inputs, residual = [stored(x, spec.stored, short)], None
+        kind = spec.epilogue.residual
         if kind is not None:
-            residual = rounded(rng.standard_normal(acc.shape).astype(np.float32))
-            self.inputs.append(stored(residual, kind))
+            residual = rounded(rng.standard_normal(acc.shape).astype(np.float32), short)
+            self.inputs.append(stored(residual, kind, short))
         self.want = finish(acc, spec.epilogue, bias, residual=residual)
-        self.plan = plan(spec, isa, bits(w), bias)
-        out = np.float32 if spec.epilogue.out == "f32" else np.uint16
-        self.out = np.full(acc.shape, 77, out)
+        self.plan = plan(spec, isa, bits(w, short), bias)
+        self.out = np.full(acc.shape, 77, NUMPY[spec.epilogue.out])
         self.slack = ARENA_SLACK if spec.input_slack else 0
 
 
@@ -116,11 +136,12 @@ def table(request):
     return cases, Runner([case.plan for case in cases.values()], request.param)
 
 
-def cases_on(isa) -> dict[str, Case]:
-    cases = {name: Case(spec, isa) for name, spec in CASES.items()}
+def cases_on(isa, short: str = "bf16") -> dict[str, Case]:
+    cases = {name: Case(spec, isa, short=short) for name, spec in CASES.items()}
     for name, spec in DEPTHWISE.items():
         epilogue = spec.epilogue if spec.epilogue != Epilogue() else CLAMPED
-        cases[name] = Case(replace(spec, epilogue=epilogue), isa, plan=depthwise)
+        spec = replace(spec, epilogue=epilogue)
+        cases[name] = Case(spec, isa, plan=depthwise, short=short)
     return cases
 
 
@@ -206,8 +227,8 @@ def test_products_of_activations(isa):
         )
         b = np.ascontiguousarray(b.swapaxes(1, 2)) if spec.transpose_b else b
         inputs = [stored(a, spec.a_stored), stored(b, spec.b_stored)]
-        made.append((matmul_bf16(spec, isa), inputs, want, spec))
-        assert 0 < matmul_bf16_cost(spec, isa) < 1e-3
+        made.append((matmul_short(spec, isa), inputs, want, spec))
+        assert 0 < matmul_short_cost(spec, isa) < 1e-3
     runner = Runner([plan for plan, *_ in made], isa)
     for plan, inputs, want, spec in made:
         out = np.zeros(want.shape, np.float32 if spec.epilogue.out == "f32" else np.uint16)

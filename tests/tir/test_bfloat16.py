@@ -33,7 +33,7 @@ def kernel(name: str, lanes: int, *, native: bool) -> Any:
     kb = tir.KernelBuilder(name, bfloat16=native)
     x, y, z = kb.pointer("x", "float32"), kb.pointer("y", "uint16"), kb.pointer("z", "float32")
     with kb.loop(kb.begin, kb.end, "i") as i:
-        bits = kb.let(kb.to_bfloat16(kb.load(x, i * lanes, lanes)), "bits")
+        bits = kb.let(kb.rounded(kb.load(x, i * lanes, lanes), "bf16"), "bits")
         kb.store(y, i * lanes, bits)
         kb.store(z, i * lanes, tir.bfloat16.widened(bits))
     return kb.build()

@@ -1,7 +1,7 @@
-"""Batched products of two activations on bfloat16.
+"""Batched products of two activations of 16 bits, bfloat16 or float16.
 
-Where the CPU multiplies pairs, the second operand is packed in pairs of rows; elsewhere both are
-widened to float32.
+Where the CPU multiplies pairs of bfloat16, the second operand is packed in pairs of rows; elsewhere
+both are widened to float32.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import numpy as np
 from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from targets.isa import CLOCK, Isa
-from targets.kernels.bfloat16 import is_rounded
 from targets.kernels.blocking import choose_blocking
 from targets.kernels.conv import channel_constants, features_of, gemm_step
-from targets.kernels.gemm import Gemm, Unit, unit_for
+from targets.kernels.gemm import Gemm, Unit, fma_unit, unit_for
 from targets.kernels.matmul import product_gemm
 from targets.kernels.pack import Pack, transpose_function
 from targets.kernels.skeleton import divide
-from targets.kernels.spec import NUMPY, SIZE, MatmulSpec
+from targets.kernels.spec import NUMPY, SIZE, MatmulSpec, rounding
 from targets.kernels.stage import Stage, fill_constant, rows_stage, stage_step
 
 
@@ -40,20 +39,22 @@ class _Plan:
 def _reduce(spec: MatmulSpec, isa: Isa, amx: bool) -> _Plan:
     if spec.epilogue.residual is not None:
         raise ValueError("a product of two activations takes no residual")
-    unit = unit_for(isa, "bf16", amx=amx, run=spec.k)
-    reads = unit.reads("bf16")
-    a_stored, b_stored = spec.a_stored or "bf16", spec.b_stored or "bf16"
+    short = spec.in_dtype
+    unit = unit_for(isa, short, amx=amx, run=spec.k)
+    unit = fma_unit(isa, short=short) if unit.kind == "half" else unit  # its weights are constant
+    reads = "f32" if unit.kind == "fma" else short
+    a_stored, b_stored = spec.a_stored or short, spec.b_stored or short
     a = b = pack = None
-    if a_stored != reads or is_rounded(a_stored, "bf16"):
-        rounded = is_rounded(a_stored, "bf16")
+    rounded = rounding(a_stored, short)
+    if a_stored != reads or rounded:
         a = rows_stage(spec.batch * spec.m, spec.k, a_stored, reads, rounded=rounded)
     unreadable = spec.n % unit.lanes != 0 and not spec.b_slack and not spec.transpose_b
-    if unit.kind == "fma" or unreadable or is_rounded(b_stored, "bf16"):
+    rounded = rounding(b_stored, short)
+    if unit.kind == "fma" or unreadable or rounded:
         rows, length = (spec.n, spec.k) if spec.transpose_b else (spec.k, spec.n)
-        rounded = is_rounded(b_stored, "bf16")
         b = rows_stage(spec.batch * rows, length, b_stored, reads, rounded=rounded)
     if unit.kind == "fma":
-        unit = replace(unit, bf16=False)  # on copies in float32
+        unit = replace(unit, short="")  # on copies in float32
         if spec.transpose_b:
             pack = Pack(spec.batch, spec.k, spec.n, True, unit.lanes, 1, 1, "float32")
     else:
@@ -63,11 +64,11 @@ def _reduce(spec: MatmulSpec, isa: Isa, amx: bool) -> _Plan:
     return _Plan(product_gemm(spec, reads, pack), unit, a, b, pack)
 
 
-def matmul_bf16(spec: MatmulSpec, isa: Isa, *, amx: bool = True) -> KernelPlan:
+def matmul_short(spec: MatmulSpec, isa: Isa, *, amx: bool = True) -> KernelPlan:
     """Plans ``y[b] = a[b] @ b[b]``; the plan's inputs are 0 ``a`` and 1 ``b``.
 
     Args:
-        spec: the layer, with ``in_dtype`` bf16.
+        spec: the layer, with ``in_dtype`` bf16 or f16.
         isa: the instruction set.
         amx: use AMX tiles where the instruction set has them; else its vector unit.
     """
@@ -91,12 +92,12 @@ def matmul_bf16(spec: MatmulSpec, isa: Isa, *, amx: bool = True) -> KernelPlan:
         steps.append(_pack_step(made.pack, operands[1], packed))
         operands[1] = packed
     steps.append(gemm_step(made.gemm, unit, *operands))
-    paired = unit.kind != "fma"
+    pairs = spec.in_dtype == "bf16" and (unit.kind != "fma" or isa.bfloat16 != "widen")
     return KernelPlan(
         tuple(steps),
         constants,
         scratch=tuple(scratch),
-        features=features_of(isa, replace(unit, bf16=paired or isa.bfloat16 != "widen")),
+        features=features_of(isa, replace(unit, short="bf16" if pairs else "")),
         kernel=f"matmul-{unit.kind}",
     )
 
@@ -136,8 +137,8 @@ def pack_pairs_function(name: str, pack: Pack) -> Any:
     return kb.build()
 
 
-def matmul_bf16_cost(spec: MatmulSpec, isa: Isa, *, amx: bool = True) -> float:
-    """Predicted seconds of :func:`matmul_bf16` on one thread (only good for comparison)."""
+def matmul_short_cost(spec: MatmulSpec, isa: Isa, *, amx: bool = True) -> float:
+    """Predicted seconds of :func:`matmul_short` on one thread (only good for comparison)."""
     made = _reduce(spec, isa, amx)
     _, cycles = choose_blocking(made.gemm, made.unit)
     copies = sum(stage.seconds for stage in (made.a, made.b) if stage is not None)
