@@ -54,12 +54,13 @@ def emulator_for(triple: str) -> str:
         DlccError: TARGET if there is none, or it is not installed.
     """
     name = _EMULATORS.get(triple.split("-")[0])
-    if name is None:
+    if name is None or "linux" not in triple.split("-"):
         raise DlccError(
             ExitCode.TARGET,
             f"instructions of {triple} cannot be counted",
             why=f"programs run in {', '.join(_EMULATORS.values())}, which emulate Linux",
-            fix="choose a target that runs Linux",
+            fix="choose a target that runs Linux; for Apple's cores, --target arm:dotprod --core "
+            "apple-m1",
         )
     if shutil.which(name) is None:
         raise DlccError(

@@ -151,6 +151,8 @@ class Board:
         """What code for ``triple`` with these CPU features needs and the board lacks."""
         if not triple.startswith(str(self.facts["architecture"])):
             return [triple.split("-")[0]]
+        if "linux" not in triple.split("-"):
+            return [triple.split("-")[-1]]
         return [name for name in features if name not in self.features]
 
     def _check_machine(self, artifact: Artifact) -> None:

@@ -67,7 +67,7 @@ def shared_library(artifact: Artifact) -> Path:
     Raises:
         DlccError: ARTIFACT, if it was compiled without one.
     """
-    path = artifact.path(".so")
+    path = artifact.path(".so") or artifact.path(".dylib")
     if path is None:
         raise DlccError(
             ExitCode.ARTIFACT,
@@ -115,13 +115,15 @@ class Model:
         artifact = self.artifact
         where = str(artifact.folder)
         path = shared_library(artifact)
-        architecture = artifact.manifest["triple"].split("-")[0]
-        if architecture != platform.machine() or platform.system() != "Linux":
+        architecture, *system = artifact.manifest["triple"].split("-")
+        here = platform.system() == "Linux" and "linux" in system
+        if architecture != platform.machine() or not here:
             raise DlccError(
                 ExitCode.ARTIFACT,
                 "the library is for another machine",
                 where=where,
-                why=f"it is for {artifact.manifest['triple']}, this is {platform.machine()}",
+                why=f"it is for {artifact.manifest['triple']}, this is "
+                f"{platform.machine()}-{platform.system().lower()}",
                 fix="compile the model for this machine's target",
             )
         fingerprint = int(artifact.manifest["fingerprint"], 16)

@@ -18,9 +18,13 @@ import ziglang
 
 import dlcc
 from dlcc.artifact import Artifact, account
+from dlcc.artifact.toolchain import zig_target
 from dlcc.artifact.write import write_artifact
 from dlcc.cli.verifying import _weights_image
+from dlcc.cycles.emulator import emulator_for
+from dlcc.errors import DlccError
 from dlcc.objects.macho import LC_BUILD_VERSION, LC_ID_DYLIB, MachOFile
+from targets import get_target, missing_here
 from tests.emulation.machine import NEWEST, run_network, start_network
 from tests.emulation.test_packaging import STRICT, network
 from tests.runtime.programs import zig
@@ -162,6 +166,18 @@ def test_two_networks_link_into_one_program(made, tmp_path):
         sizes = {name: record["size"] for name, record in one.manifest["files"].items()}
         rows = account(one)
         assert all(sum(r[2] for r in rows if r[0] == name) == sizes[name] for name in sizes)
+
+
+def test_linux_does_not_take_it_for_its_own(made):
+    with pytest.raises(DlccError, match="for another machine"):
+        dlcc.load(made.artifact.folder)
+    with pytest.raises(DlccError, match="cannot be counted") as caught:
+        emulator_for(made.program.triple)
+    assert "--core apple-m1" in caught.value.fix
+    with pytest.raises(DlccError, match="no runtime for aarch64-apple-ios"):
+        zig_target("aarch64-apple-ios15.0.0")
+    lacking = missing_here(get_target("arm:apple-m1"))
+    assert lacking == ["aarch64"]
 
 
 @NEWEST.missing
