@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -198,3 +200,33 @@ def test_bfloat16(isa):
         made = runner.run_all([(one.plan, one.inputs, one.out) for one in some], 2, slack)
         for one, got in zip(some, made, strict=True):
             bf16.check(got, one.want)
+
+
+BLOCKS = [(1, 1, 1), (1, 1, 6), (1, 2, 4), (1, 3, 2), (3, 1, 3), (1, 5, 4), (1, 7, 1), (2, 2, 5)]
+"""Register blocks: odd numbers of pixels, one register of codes at a time and two."""
+
+
+@pytest.mark.parametrize("isa", isa_params("dotprod", "i8mm"))
+def test_blocks_of_dot_products(isa):
+    rng = np.random.default_rng(3)
+    cases = []
+    for i, (kernel, block) in enumerate(itertools.product((1, 3), BLOCKS)):
+        c = (16, 37, 48, 112)[(i + i // 4) % 4]
+        pads = (kernel // 2,) * 4  # codes as they are, and staged
+        residual = "u8" if i % 3 == 0 else None
+        codes = Epilogue("u8", 3, 250, 9, residual, 77 if residual else 0)
+        spec = ConvSpec(1, 4, 7, c, 22, kernel, kernel, pads=pads, in_zero_point=5, epilogue=codes)
+        x = rng.choice([0, 255, 129], (1, 4, 7, c)).astype(np.uint8)
+        w = rng.choice([-128, 127, 3], (22, c, kernel, kernel)).astype(np.int8)
+        acc = conv_accumulators(x, w, spec)
+        bias = rng.integers(-99, 99, 22).astype(np.int32)
+        factor = np.full(22, 200 / np.abs(acc).max(), np.float32)
+        ratio = np.linspace(1, 99, 22, dtype=np.float32)
+        more = rng.integers(0, 256, (1, 4, 7, 22)).astype(np.uint8) if residual else None
+        plan = conv2d(spec, isa, w, bias, factor, ratio if residual else None, block=block)
+        inputs = [x] if more is None else [x, more]
+        cases.append((plan, inputs, finish(acc, codes, bias, factor, ratio, more)))
+    runner = Runner([plan for plan, _, _ in cases], isa)
+    jobs = [(plan, inputs, np.zeros(want.shape, np.uint8)) for plan, inputs, want in cases]
+    for (_, _, want), got in zip(cases, runner.run_all(jobs, 2), strict=True):
+        np.testing.assert_array_equal(got, want)
