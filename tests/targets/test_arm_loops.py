@@ -25,6 +25,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "arm-kernels.md"
 
 MULTIPLIED = {"sdot|sudot|usdot": 16, r"usmmla v\d+": 32, "smull2?": 8, "smlal2?": 8}
 MULTIPLIED |= {r"vmull\.s8": 8, r"vmlal\.s8": 8, r"usmmla z\d+": 64}
+MULTIPLIED |= {r"fm(la|ul) v\d+\.8h": 8, r"fmla v\d+\.4s": 4}
 """Multiply-accumulates of an instruction."""
 
 ISAS = {**LEVELS, "armv7": ARMV7, "cortex-a53": AARCH64["cortex-a53"].isa("cortex-a53")}
