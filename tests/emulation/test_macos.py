@@ -192,6 +192,32 @@ def test_the_library_runs(made, wanted, tmp_path):
     assert run_network(embedded, NEWEST, samples()) == wanted
 
 
+LLD = next(filter(None, map(shutil.which, ("ld64.lld", "ld64.lld-14", "ld64.lld-19"))), None)
+
+
+@NEWEST.missing
+@pytest.mark.skipif(LLD is None, reason="no ld64.lld")
+def test_another_linker_takes_the_object(made, wanted, tmp_path):
+    """LLVM's, which shares no code with zig's: its library runs, too, and exports no more."""
+    folder = again(made, tmp_path / "other", emit=("a", "o"))
+    listed = ", ".join(names_in(folder / "net.o", defined=False))
+    stub = tmp_path / "libSystem.tbd"
+    stub.write_text(
+        "--- !tapi-tbd\ntbd-version: 4\ntargets: [ arm64-macos ]\n"
+        "install-name: '/usr/lib/libSystem.B.dylib'\nexports:\n"
+        f"  - targets: [ arm64-macos ]\n    symbols: [ {listed}, dyld_stub_binder ]\n...\n"
+    )
+    command = [LLD, "-arch", "arm64", "-platform_version", "macos", "12.0", "12.0", "-dylib"]
+    for inputs in (["net.o"], ["-all_load", "libnet.a"]):
+        output = folder / "libnet.dylib"
+        arguments = [*inputs, stub, "-o", output]
+        done = subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        public = {f"_net_{name}" for name in PUBLIC.split()}
+        assert set(names_in(output, defined=True)) == public
+        assert run_network(folder, NEWEST, samples(), 2) == wanted
+
+
 @NEWEST.missing
 def test_refusals_are_in_words(made, tmp_path, monkeypatch):
     features = (*made.program.features, "i8mm")
