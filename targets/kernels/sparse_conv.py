@@ -156,7 +156,7 @@ def _cycles(kernel: SparseGemm, entries: int) -> float:
 def _best(spec: ConvSpec, isa: Isa, matrix: np.ndarray) -> tuple[SparseGemm, Geometry, float]:
     """The register block with the least predicted time, and that time."""
     geo = word_geometry(spec, isa)
-    unit, gemm = geo.unit, replace(geo.gemm, pixel_bundles=False)
+    unit, gemm = arm_words.proven(geo.unit, matrix), replace(geo.gemm, pixel_bundles=False)
     index = index_dtype(int(_places(spec, geo).max()) // unit.k)
     counts: dict[int, int] = {}
     ranked = []

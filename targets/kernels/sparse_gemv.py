@@ -9,7 +9,7 @@ their length: Gale et al. 2020, "Sparse GPU kernels for deep learning", section 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from typing import Any
@@ -262,7 +262,8 @@ def _predicted(kernel: SparseGemv, counts: np.ndarray, isa: Isa) -> tuple[Sparse
 
 def _best(spec: ConvSpec, isa: Isa, matrix: np.ndarray) -> tuple[SparseGemv, float]:
     ranked = []
-    for kernel in _candidates(spec, isa):
+    for made in _candidates(spec, isa):
+        kernel = replace(made, unit=arm_words.proven(made.unit, matrix))
         counts = entry_counts(matrix, kernel.rows, kernel.unit.k, kernel.pieces)
         ranked.append(_predicted(kernel, counts, isa))
     return frugal(ranked)

@@ -18,7 +18,6 @@ from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from targets.isa import Isa
 from targets.kernels import (
-    arm_words,
     sparse_conv,
     sparse_gather,
     sparse_gemv,
@@ -53,10 +52,6 @@ class _SparseRow(IsaRow):
             return "the activations are floats of 16 bits"
         if spec.groups != 1:
             return f"the convolution has {spec.groups} groups"
-        if spec.in_dtype == "u8" and self.isa.dot == "mlal":
-            weights = layers.layer_constants(node).weights
-            if (weights == arm_words.WORST).any():
-                return f"16 bits do not hold two products of weights of {arm_words.WORST}"
         return self._refuses(spec)
 
     def cost(self, node: Node) -> float:

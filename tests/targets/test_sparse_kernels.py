@@ -39,7 +39,16 @@ def zeros_of(rng, rows: int, columns: int, block: tuple[int, int], density: floa
 class SparseCase:
     """Random data for a spec with zeros in the weights, and the reference output."""
 
-    def __init__(self, spec: ConvSpec, block: tuple[int, int], density: float, seed: int) -> None:
+    def __init__(
+        self,
+        spec: ConvSpec,
+        block: tuple[int, int],
+        density: float,
+        seed: int,
+        *,
+        worst: bool = False,
+    ) -> None:
+        """``worst``: codes and weights of the largest sums."""
         rng = np.random.default_rng(seed)
         self.spec, shape, integer = spec, (spec.n, spec.h, spec.w, spec.c), spec.in_dtype == "u8"
         kernel = (spec.oc, spec.kh, spec.kw, spec.c)
@@ -47,6 +56,9 @@ class SparseCase:
         if integer:
             self.x = rng.integers(0, 256, shape, dtype=np.uint8)
             w = rng.integers(1, 128, kernel).astype(np.int8) * rng.choice([-1, 1], kernel)
+            if worst:
+                self.x, w = rng.choice(np.array([0, 255], np.uint8), shape), np.full_like(w, -128)
+                self.x[..., : spec.c // 2] = 0
             self.bias = rng.integers(-3000, 3000, spec.oc).astype(np.int32)
             factor = rng.uniform(5e-4, 2e-3, spec.oc).astype(np.float32)
         else:
@@ -126,6 +138,14 @@ def test_gemv_against_numpy(isa, dtype):
         for density in (0.0, 0.1, 0.5, 1.0)
     }
     check_all(cases, sparse_gemv, isa, (1, 3))
+
+
+@pytest.mark.parametrize("isa", isa_params("neon", "armv7"))
+def test_sums_of_the_lowest_weights_fit(isa):
+    for cases, plan in ((GEMV, sparse_gemv), (CONV, sparse_conv)):
+        spec, block = next(iter(cases.values()))
+        worst = SparseCase(typed(spec, "u8"), block, 0.4, 1, worst=True)
+        check_all({"worst": worst}, plan, isa, (1,))
 
 
 @pytest.mark.parametrize("isa", isa_params("avx2", "avx512vnni"))
