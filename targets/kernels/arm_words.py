@@ -34,10 +34,10 @@ def proven(unit: Unit, weights: np.ndarray) -> Unit:
 
 
 def as_factor(kb: tir.KernelBuilder, unit: Unit, word: Any) -> Any:
-    """A word of codes, int32, as the unit multiplies it."""
+    """A word of codes, int32, or a vector of them, as the unit multiplies it."""
     if not unit.code_offset:
         return word
-    return tir.tirx.bitwise_xor(word, kb.const(_SIGN_BITS, "int32"))
+    return tir.tirx.bitwise_xor(word, kb.const(_SIGN_BITS, "int32", tir.lanes_of(word)))
 
 
 def multiply_add(kb: tir.KernelBuilder, unit: Unit, acc: Any, a: Any, b: Any) -> Any:

@@ -257,6 +257,8 @@ def output_runs_cost(
     each = max(_CYCLES, vectors)
     if isa.arch != "x86":  # two pipes: the code, its place, and of each vector a load and a product
         each = 0.5 * (1.0 + (vectors > 1) + 2.0 * vectors)
+        if isa.dot == "mlal":  # such cores load once in a cycle
+            each = max(each, 1.0 + vectors)
     cycles = codes * each + kernel.k * kernel.items * 2.0
     size = codes * (1 if kernel.dtype == "uint8" else 2) // (2 if kernel.paired else 1)
     books = kernel.stages * kernel.entries * kernel.length * 4

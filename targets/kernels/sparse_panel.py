@@ -20,8 +20,8 @@ import numpy as np
 from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from targets.isa import CLOCK, Isa
-from targets.kernels import epilogue
-from targets.kernels.gemm import Unit, unit_for
+from targets.kernels import arm_words, epilogue
+from targets.kernels.gemm import ARM_STEPS, Unit, unit_for, word_unit
 from targets.kernels.planes import (
     Planes,
     Square,
@@ -39,6 +39,9 @@ from targets.kernels.tiles import L1_BYTES
 
 MOST_VECTORS = 14
 """Vectors of pixels of a block at most."""
+
+_PRODUCTS = 5
+"""Registers of products that smull sums in 16 bits."""
 
 CHUNK_BYTES = L1_BYTES * 5 // 8
 """Bytes of a chunk of planes: the sums and the weights want room beside it."""
@@ -157,10 +160,8 @@ def _accumulate(
         kb.store(acc, at, start)
     with kb.loop(bounds[0], bounds[1], "entry") as entry:
         place = kb.let(base + kb.cast(kb.load(index, entry), "int32"), "place")
-        words = [
-            kb.let(kb.load(x, place + v * unit.lanes, unit.lanes), "x")
-            for v in range(kernel.vectors)
-        ]
+        loaded = [kb.load(x, place + v * unit.lanes, unit.lanes) for v in range(kernel.vectors)]
+        words = [kb.let(arm_words.as_factor(kb, unit, word), "x") for word in loaded]
         for row in range(kernel.rows):
             weight = kb.load(values, entry * kernel.rows + row)
             weight = kb.let(kb.splat(weight, unit.lanes), "w")
@@ -177,17 +178,27 @@ def _product(kb: tir.KernelBuilder, unit: Unit, total: Any, x: Any, weight: Any)
         if not unit.fused:
             return total + x * weight
         return kb.pure("llvm.fma", "float32", unit.lanes, x, weight, total)
+    if unit.kind in arm_words.KINDS:
+        size = 4 * unit.lanes
+        codes = kb.reinterpret(x, "uint8" if unit.kind == "usdot" else "int8", size)
+        return arm_words.multiply_add(kb, unit, total, codes, kb.reinterpret(weight, "int8", size))
     dot = {16: "llvm.x86.avx512.vpdpbusd.512", 8: "llvm.x86.avx512.vpdpbusd.256"}[unit.lanes]
-    codes = (kb.reinterpret(v, "int8", 4 * unit.lanes) for v in (x, weight))
-    return kb.pure(dot, "int32", unit.lanes, total, *codes)
+    factors = (kb.reinterpret(v, "int8", 4 * unit.lanes) for v in (x, weight))
+    return kb.pure(dot, "int32", unit.lanes, total, *factors)
 
 
 # -- choice ------------------------------------------------------------------------------------
 
 
-def _candidates(spec: ConvSpec, isa: Isa, fit: bool) -> list[SparsePanel]:
+def _unit(spec: ConvSpec, isa: Isa, matrix: np.ndarray) -> Unit:
+    """How words of these weights are multiplied."""
+    unit = unit_for(isa, spec.in_dtype, amx=False)
+    return arm_words.proven(word_unit(unit), matrix) if unit.kind in ARM_STEPS else unit
+
+
+def _candidates(spec: ConvSpec, unit: Unit, fit: bool) -> list[SparsePanel]:
     """Rows and vectors that fit the registers."""
-    unit, epi = unit_for(isa, spec.in_dtype, amx=False), spec.epilogue
+    epi = spec.epilogue
     planes = planes_of(spec, unit.lanes)
     index = index_dtype(planes.image)
     packed = packs(epi.out, unit.lanes, epi.residual, fit)
@@ -196,6 +207,7 @@ def _candidates(spec: ConvSpec, isa: Isa, fit: bool) -> list[SparsePanel]:
     for rows in (1, 2, 4):
         for vectors in range(1, MOST_VECTORS + 1):
             shared = vectors if rows > 1 else 1
+            shared += _PRODUCTS if unit.kind == "smull" else 0
             if rows <= unit.lanes and rows * vectors + shared + 1 < unit.registers:
                 pixels = output_pixels(spec, planes, vectors * unit.lanes).size
                 blocks, groups = pixels // (vectors * unit.lanes), ceil(spec.oc / unit.lanes)
@@ -229,7 +241,10 @@ def _seconds(spec: ConvSpec, isa: Isa, kernel: SparsePanel, entries: int) -> flo
     crossing = kernel.chunks > 1 or (kernel.unit.kind == "fma" and spec.kw > 1)
     loads = kernel.vectors * (0.9 if crossing else 0.5) + kernel.rows * 0.5
     latency = 4.0 if kernel.unit.kind == "fma" else 5.0
-    step = max((0.5 if kernel.unit.fused else 1.0) * products, loads, latency) + 2.5
+    each = 0.5 if kernel.unit.fused else 1.0
+    if kernel.unit.kind in arm_words.KINDS:
+        each = arm_words.step_cycles(kernel.unit, kernel.vectors, kernel.rows) / products
+    step = max(each * products, loads, latency) + 2.5
     lanes = kernel.unit.lanes
     finish = (110.0 if kernel.square.packed else 15.0 * lanes) * kernel.vectors * kernel.groups
     per_list = 12.0 if kernel.chunks == 1 else 20.0 + products
@@ -244,7 +259,7 @@ def _best(
 ) -> tuple[SparsePanel, float]:
     depth = 4 if spec.in_dtype == "u8" else 1
     counts = {r: int(entry_counts(matrix, r, depth).sum()) for r in (1, 2, 4)}
-    kernels = _candidates(spec, isa, fit)
+    kernels = _candidates(spec, _unit(spec, isa, matrix), fit)
     ranked = [(kernel, _seconds(spec, isa, kernel, counts[kernel.rows])) for kernel in kernels]
     kernel, seconds = min(ranked, key=lambda entry: entry[1])
     return kernel, seconds + kernel.planes.seconds
@@ -282,7 +297,7 @@ def sparse_panel(layer: Layer, isa: Isa) -> KernelPlan:
         "weight": entries.values[order],
         "index": places.astype(kernel.index),
         "groups": np.concatenate([starts, pixels]).astype(np.int32),
-        **layer.channels(unit.lanes),
+        **layer.channels(unit.lanes, code_offset=unit.code_offset),
     }
     key = name_key(f"sparse_panel_{unit.kind}", kernel)
     items = kernel.planes.n * kernel.blocks * kernel.groups

@@ -191,7 +191,7 @@ class SparseTilesRow(_SparseRow):
 def sparse_rows(isa: Isa) -> list[KernelRow]:
     """All rows for sparse weights that this feature level can run."""
     if isa.arch != "x86":
-        return [SparseGemvRow(isa), SparseConvRow(isa)]
+        return [SparseGemvRow(isa), SparseConvRow(isa), SparsePanelRow(isa)]
     rows: list[KernelRow] = [
         SparseGemvRow(isa),
         SparseGatherRow(isa),

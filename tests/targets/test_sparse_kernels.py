@@ -327,7 +327,10 @@ def test_tiles_against_numpy(isa):
             case.check(runner.run(plans[key], case.inputs, case.out, cuts))
 
 
-@pytest.mark.parametrize("isa", isa_params("sse4", "avx2", "avxvnni", "avx512vnni", "amx"))
+X86_LEVELS = ("sse4", "avx2", "avxvnni", "avx512vnni", "amx")
+
+
+@pytest.mark.parametrize("isa", isa_params(*X86_LEVELS, "neon", "dotprod", "i8mm", "armv7"))
 @pytest.mark.parametrize("dtype", ["u8", "f32"])
 def test_panels_against_numpy(isa, dtype):
     blocks = {"3x3": (1, 1), "strided": (1, 4), "images": (4, 4), "dilated": (2, 4)}
@@ -343,9 +346,10 @@ def test_panels_against_numpy(isa, dtype):
     assert refused == {""}
     plans = {key: case.planned(sparse_panel, isa) for key, case in cases.items()}
     runner = Runner(list(plans.values()), isa)
-    for key, case in cases.items():
-        for cuts in (1, 3):
-            case.check(runner.run(plans[key], case.inputs, case.out, cuts))
+    jobs = [(plans[key], case.inputs, case.out) for key, case in cases.items()]
+    for cuts in (1, 3):
+        for case, got in zip(cases.values(), runner.run_all(jobs, cuts), strict=True):
+            case.check(got)
 
 
 @pytest.mark.parametrize("isa", isa_params("sse4", "avx2", "avx512vnni"))
