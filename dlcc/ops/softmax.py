@@ -63,7 +63,8 @@ class Softmax(_SoftmaxLike):
         x, axis = xs[0], self.axis(node)
         assert x is not None
         wide = x.astype(float_dtype(x), copy=False)
-        powers = np.exp(wide - wide.max(axis=axis, keepdims=True))
+        with np.errstate(invalid="ignore"):  # a row of -inf, all of it masked, has no softmax
+            powers = np.exp(wide - wide.max(axis=axis, keepdims=True))
         return [(powers / powers.sum(axis=axis, keepdims=True, dtype=powers.dtype)).astype(x.dtype)]
 
     def factors(self, node: Node) -> tuple[Array, Array]:

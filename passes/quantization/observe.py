@@ -10,6 +10,7 @@ import numpy as np
 
 from dlcc.analysis.execute import execute
 from dlcc.analysis.statistics import TensorStatistic
+from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Graph, Value
 from dlcc.ir.encodings import Array
 from passes.quantization.samples import Samples
@@ -60,11 +61,14 @@ class Observation:
         statistics: by value name.
         channels: by the name of a layer's result.
         probes: by the name of a layer's result: that result on the first few samples.
+        unbounded: names of values that hold infinities or NaN (masks of attention do, and rows
+            that are masked whole); they have no statistics.
     """
 
     statistics: dict[str, TensorStatistic] = field(default_factory=dict)
     channels: dict[str, ChannelStatistic] = field(default_factory=dict)
     probes: dict[str, Array] = field(default_factory=dict)
+    unbounded: set[str] = field(default_factory=set)
 
 
 def without_clamps(graph: Graph) -> Graph:
@@ -112,12 +116,13 @@ def observe(
         advance: told the part done, 0 to 1.
 
     Raises:
-        DlccError: an activation is not finite.
+        DlccError: an output of the network is not finite on data that was given.
     """
     network = without_clamps(samples.network)
     out = Observation()
     layers = {n.output: n for n in network.nodes if n.op in LAYERS}
     results = {v.name.removesuffix(PRE) for v in layers}
+    ends = set(network.outputs)
 
     def see(value: Value, array: Array) -> None:
         if value in layers:
@@ -126,13 +131,32 @@ def observe(
             return
         if value.name in results:
             out.probes.setdefault(value.name, array[:PROBES].copy())
-        if value.name in wanted:
+        if not (value.name in wanted or value in ends):
+            return
+        if not np.isfinite(array).all():
+            _refuse(value.name, samples, value in ends)
+            out.unbounded.add(value.name)
+        elif value.name in wanted:
             out.statistics.setdefault(value.name, TensorStatistic(value.name)).update(array)
 
     for index, feed in enumerate(samples.chunks()):
         execute(network, feed, see)
         advance(min(1.0, (index + 1) * samples.chunk / samples.count))
+    for name in out.unbounded:
+        out.statistics.pop(name, None)
     return out
+
+
+def _refuse(name: str, samples: Samples, is_output: bool) -> None:
+    """Complain about what cannot be meant: a network without a result on the data it is given."""
+    if is_output and samples.given:
+        raise DlccError(
+            ExitCode.DATA,
+            "the network's output holds NaN or infinite numbers",
+            where=name,
+            why="it does on the calibration data, without any quantisation",
+            fix="check the calibration data and the network",
+        )
 
 
 def _add(channels: dict[str, ChannelStatistic], name: str, array: Array, axis: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -112,6 +111,8 @@ class Quantiser(Pass):
         if self.equalise:
             self._equalise(graph, plan, samples, context, result)
         seen = observe(samples, set(plan.group), part(context, 0.15, 0.4, "observing"))
+        if seen.unbounded:
+            plan = self._without_unbounded(graph, plan, seen, widths, result)
         fixed = self.fixed(graph, plan, seen, widths)
         encoding_at = self._encoding_at(graph, plan, seen, samples)
         if fixed is not None:
@@ -134,6 +135,27 @@ class Quantiser(Pass):
         context.assigned.update(self.promises(fitter))
         result.statistics.update(quantize_nodes=borders[0], dequantize_nodes=borders[1])
         return result
+
+    def _without_unbounded(
+        self,
+        graph: Graph,
+        plan: Structure,
+        seen: Observation,
+        widths: BitWidths,
+        result: PassResult,
+    ) -> Structure:
+        """The plan with what reads or makes numbers without a range left float."""
+        rest = structure.analyse(
+            graph, self.exclude, widths.weights, widths.activations, seen.unbounded
+        )
+        for node in graph.nodes:
+            reason = rest.refused.get(key(node))
+            if reason and key(node) not in plan.refused:
+                result.remarks.append(self.remark("refused", node.loc or key(node), reason))
+                result.count("float_nodes")
+        result.statistics["float_layers"] = _float_layers(graph, rest)
+        self.assign(widths, graph, rest)
+        return rest
 
     # -- samples -------------------------------------------------------------------------------
 
@@ -253,8 +275,7 @@ class Quantiser(Pass):
                 result.remarks.append(
                     self.remark("note", node.loc, f"{node.op} on codes with a float result")
                 )
-        refused = Counter(n.op for n in graph.nodes if n.op in LAYERS and key(n) in plan.refused)
-        result.statistics["float_layers"] = sum(refused.values())
+        result.statistics["float_layers"] = _float_layers(graph, plan)
 
     def _account(
         self, graph: Graph, fitter: fit.Fitter, report: fit.FitReport, result: PassResult
@@ -289,6 +310,10 @@ class Quantiser(Pass):
         self, fitter: fit.Fitter, name: str, loc: str, bound: int, error: str, result: PassResult
     ) -> None:
         """Remark on a layer: its widths, its accumulator below ``bound``, its ``error``."""
+
+
+def _float_layers(graph: Graph, plan: Structure) -> int:
+    return sum(n.op in LAYERS and key(n) in plan.refused for n in graph.nodes)
 
 
 def _input_groups(graph: Graph, plan: Structure) -> dict[str, str]:

@@ -31,6 +31,9 @@ FEWEST = 16
 class Samples:
     """Samples, stacked and cut into chunks.
 
+    Inputs of different leading extents share no batch axis: a sample of such a network is one run
+    of it, and the runs are stacked along an axis of their own.
+
     Attributes:
         arrays: by input name, [count, ...] in the input's dtype.
         chunk: samples per chunk; divides ``count``.
@@ -55,6 +58,9 @@ class Samples:
 
     def chunks(self) -> Iterator[dict[str, Array]]:
         """Feeds of the rebatched network."""
+        if batch_size(self.network) is None:
+            yield from ({n: a[run] for n, a in self.arrays.items()} for run in range(self.count))
+            return
         for start in range(0, self.count, self.chunk):
             yield {n: a[start : start + self.chunk] for n, a in self.arrays.items()}
 
@@ -94,7 +100,8 @@ def read(graph: Graph, batches: Iterable[Mapping[str, Array]], wanted: int) -> S
             why="at least one sample is needed",
             fix="give some samples, or none at all to calibrate on synthetic inputs",
         )
-    return cut(graph, {name: np.concatenate(arrays) for name, arrays in taken.items()}, count)
+    join = np.stack if batch_size(graph) is None else np.concatenate
+    return cut(graph, {name: join(arrays) for name, arrays in taken.items()}, count)
 
 
 def cut(graph: Graph, arrays: Mapping[str, Array], given: int) -> Samples:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -118,6 +118,7 @@ def analyse(
     activation_bits: int,
     *,
     outputs: bool = False,
+    unbounded: Collection[str] = (),
 ) -> Structure:
     """Decide which nodes work on codes.
 
@@ -130,6 +131,7 @@ def analyse(
         weight_bits: width of weights.
         activation_bits: width of activations.
         outputs: the network's results are codes as any other.
+        unbounded: names of values that no range holds; what makes or reads them stays float.
     """
     out = Structure()
     tail = set() if outputs else _tail(graph)
@@ -139,7 +141,7 @@ def analyse(
         if node in tail:
             out.refused[key(node)] = "behind the last layer; the network's result stays float"
             continue
-        reason = _reason(node, exclude, limit)
+        reason = _reason(node, exclude, limit) or _unbounded(node, unbounded)
         if reason:
             if node.op not in _RECODING:
                 out.refused[key(node)] = reason
@@ -214,6 +216,15 @@ def _reason(node: Node, exclude: Sequence[str], limit: int) -> str:
         depth = node.input(0).type.shape[-1]
         if depth * 255 * 255 >= 1 << 30:
             return f"sums of {depth} products do not fit 32-bit accumulators"
+    return ""
+
+
+def _unbounded(node: Node, unbounded: Collection[str]) -> str:
+    """Why the numbers that meet in a node have no range that codes could cover, or ""."""
+    for value in (*activations(node), *node.outputs):
+        constant = value.is_constant and not np.isfinite(value.decoded()).all()
+        if constant or value.name in unbounded:
+            return f"no range holds the NaN or infinite numbers of %{value.name}"
     return ""
 
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dlcc.ir import Graph, Node, TensorType, Value
+from dlcc.analysis.rebatch import batch_size
+from dlcc.ir import BOOL, Graph, Node, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Quantised, build, op_of
 from passes.quantization.structure import LAYERS
@@ -46,8 +47,14 @@ def normalised_layers(graph: Graph) -> dict[str, tuple[Array, Array]]:
 def synthetic_inputs(
     graph: Graph, norms: Norms, rng: np.random.Generator, batches: int = COUNT
 ) -> dict[str, Array]:
-    """Stacked inputs by name, ``batches`` of the network's own batches, in the inputs' dtypes."""
-    return {v.name: _input(v, norms, rng, batches) for v in graph.inputs}
+    """Stacked inputs by name, ``batches`` of the network's own batches, in the inputs' dtypes.
+
+    They are joined along the batch axis, or along an axis of their own where the inputs share none.
+    """
+    arrays = {v.name: _input(v, norms, rng, batches) for v in graph.inputs}
+    if batch_size(graph) is None:
+        return {v.name: arrays[v.name].reshape(batches, *v.type.shape) for v in graph.inputs}
+    return arrays
 
 
 def fitted_inputs(graph: Graph, norms: Norms) -> list[str]:
@@ -60,6 +67,8 @@ def _input(value: Value, norms: Norms, rng: np.random.Generator, batches: int) -
     if not type_.rank:
         return np.zeros((batches,), type_.storage.numpy)
     shape = (type_.shape[0] * batches, *type_.shape[1:])
+    if type_.dtype == BOOL:
+        return rng.random(shape) < 0.5
     if not type_.dtype.is_float:
         return np.zeros(shape, type_.storage.numpy)
     x = noise(shape, rng)

@@ -13,7 +13,7 @@ from dlcc.analysis.rebatch import rebatched
 from dlcc.analysis.verify import verify
 from dlcc.errors import DlccError, ExitCode
 from dlcc.evaluate import fidelity
-from dlcc.ir import F32, Affine, Graph, Node, Sparse, TensorType, Value, print_graph
+from dlcc.ir import BOOL, F32, Affine, Graph, Node, Sparse, TensorType, Value, print_graph
 from dlcc.ir.encodings import Array
 from passes import PassContext, PassManager, PipelineResult
 from tests.passes.conftest import Net
@@ -349,6 +349,31 @@ def test_infinite_activations_are_refused(net: Net) -> None:
     with pytest.raises(DlccError) as caught:
         quantise(graph, data=[{"x": np.full((1, 4), 3e3, np.float32)}])
     assert caught.value.code is ExitCode.DATA
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_masks_of_attention_stay_float(net: Net, given: bool) -> None:
+    """-inf has no code: scores behind a mask stay float, and so does what reads them."""
+    x, allowed = net.input(2, 4, 8), net.graph.add_input("allowed", TensorType((4, 4), BOOL))
+    keys = net.op("transpose", net.linear(x, 8), perm=(0, 2, 1))
+    scores = net.op("matmul", net.linear(x, 8), keys)
+    hidden = net.graph.add_constant(np.float32([-np.inf]))
+    seen = net.op("where", allowed, scores, hidden, loc="mask")
+    rows = net.op("softmax", seen, axis=2, loc="attend")
+    graph = net.done(net.linear(net.op("matmul", rows, net.linear(x, 8)), 4, loc="head"))
+    before = graph.copy()
+    feeds = [f | {"allowed": np.tri(4, dtype=np.bool_)} for f in _real_feeds(graph, 8)]
+    context = PassContext(calibration=(lambda: iter(feeds)) if given else None)
+    result = PassManager("quantize").run(graph, context)
+    told = remarks(result, "refused")
+    assert "infinite" in told["mask"]
+    assert told["attend"] == "all of its operands are float"
+    assert result.records[0].statistics["float_layers"] == 0
+    np.testing.assert_allclose(outputs(graph, feeds), outputs(before, feeds), atol=0.05)
+
+
+def _real_feeds(graph: Graph, count: int) -> list[dict[str, Array]]:
+    return [{"x": f["x"]} for f in samples(graph, count)]
 
 
 @pytest.mark.parametrize("method", ["min-max", "moving-average", "percentile", "entropy", "mse"])
