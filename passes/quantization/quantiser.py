@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -98,9 +99,7 @@ class Quantiser(Pass):
         """
         result = PassResult()
         widths = self.widths()
-        plan = structure.analyse(
-            graph, self.exclude, widths.weights, widths.activations, outputs=self.outputs
-        )
+        plan = self._structure(graph, widths)
         self._explain(graph, plan, result)
         self.assign(widths, graph, plan)
         if not any(n.op in structure.ACCUMULATING and key(n) in plan.integer for n in graph.nodes):
@@ -136,6 +135,18 @@ class Quantiser(Pass):
         result.statistics.update(quantize_nodes=borders[0], dequantize_nodes=borders[1])
         return result
 
+    def _structure(
+        self, graph: Graph, widths: BitWidths, unbounded: Collection[str] = ()
+    ) -> Structure:
+        return structure.analyse(
+            graph,
+            self.exclude,
+            widths.weights,
+            widths.activations,
+            outputs=self.outputs,
+            unbounded=unbounded,
+        )
+
     def _without_unbounded(
         self,
         graph: Graph,
@@ -145,9 +156,7 @@ class Quantiser(Pass):
         result: PassResult,
     ) -> Structure:
         """The plan with what reads or makes numbers without a range left float."""
-        rest = structure.analyse(
-            graph, self.exclude, widths.weights, widths.activations, seen.unbounded
-        )
+        rest = self._structure(graph, widths, seen.unbounded)
         for node in graph.nodes:
             reason = rest.refused.get(key(node))
             if reason and key(node) not in plan.refused:

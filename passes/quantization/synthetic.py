@@ -68,7 +68,7 @@ def _input(value: Value, norms: Norms, rng: np.random.Generator, batches: int) -
         return np.zeros((batches,), type_.storage.numpy)
     shape = (type_.shape[0] * batches, *type_.shape[1:])
     if type_.dtype == BOOL:
-        return rng.random(shape) < 0.5
+        return _mask(shape, rng)
     if not type_.dtype.is_float:
         return np.zeros(shape, type_.storage.numpy)
     x = noise(shape, rng)
@@ -76,6 +76,13 @@ def _input(value: Value, norms: Norms, rng: np.random.Generator, batches: int) -
     if layer is not None:
         x = _fitted(x, layer, *norms[layer.loc])
     return x.astype(type_.storage.numpy)
+
+
+def _mask(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Bits by chance, but both of them in every row: a row that is masked whole has no softmax."""
+    bits = rng.random(shape) < 0.5
+    bits[..., :1], bits[..., 1:][..., -1:] = True, False
+    return bits
 
 
 def noise(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
