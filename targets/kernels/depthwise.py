@@ -3,6 +3,9 @@
 Products of u8 and s8 are accumulated in f32 while every partial sum stays below 2**24, where f32 is
 exact: the conversion is cheaper than a 32-bit integer multiplication. Larger kernels use int32.
 
+Taps of half precision are multiplied and summed as they are where the CPU can and they are few
+(:data:`targets.kernels.gemm.HALF_TERMS`); elsewhere 16-bit floats are widened.
+
 Where 16 bits are proven to hold every result, bias included, products and sums are computed modulo
 2**16 (vpmullw, vpaddw), twice as many channels at a time.
 """
@@ -25,7 +28,7 @@ from targets.kernels import depthwise_vnni as vnni
 from targets.kernels import epilogue
 from targets.kernels.conv import channel_constants, fold_zero_point
 from targets.kernels.depthwise_rows import RowItems
-from targets.kernels.gemm import Cut, even_cut
+from targets.kernels.gemm import HALF_TERMS, Cut, even_cut
 from targets.kernels.skeleton import divide
 from targets.kernels.spec import (
     FLOATS,
@@ -52,7 +55,7 @@ class Depthwise(RowItems):
     ``pads``: top and left padding (the output size tells the rest); taps on padding are left out.
     ``shifted``: the zero point is taken off every input, because taps that are left out may not
     count; else it is folded into the bias. ``short``: sums have 16 bits. ``native``: the CPU rounds
-    to bf16 itself.
+    to bf16 itself. ``half``: f16 is multiplied and summed as it is.
     """
 
     n: int
@@ -74,12 +77,15 @@ class Depthwise(RowItems):
     pads: tuple[int, int] = (0, 0)
     shifted: bool = False
     native: bool = False
+    half: bool = False
 
     @property
     def accumulator(self) -> str:
-        """Dtype of the accumulators: f32 where it is exact (or the input is f32)."""
+        """Dtype of the accumulators: f32 where it is exact, or the input is real numbers."""
         if self.short:
             return "int16"
+        if self.half:
+            return "float16"
         exact = self.kernel[0] * self.kernel[1] * 255 * 128 < 1 << 24
         return "float32" if self.in_dtype in FLOATS or exact else "int32"
 
@@ -109,8 +115,9 @@ class _Emitter:
 def _tap(em: _Emitter, acc: Any, slot: int, x: Any, w: Any) -> None:
     kb, lanes = em.kb, em.shape.lanes
     total = kb.load(acc, slot * lanes, lanes)
-    if em.shape.accumulator == "float32" and em.shape.fused:
-        kb.store(acc, slot * lanes, kb.pure("llvm.fma", "float32", lanes, x, w, total))
+    kind = em.shape.accumulator
+    if kind.startswith("float") and em.shape.fused:
+        kb.store(acc, slot * lanes, kb.pure("llvm.fma", kind, lanes, x, w, total))
     else:
         kb.store(acc, slot * lanes, total + x * w)
 
@@ -121,7 +128,7 @@ def _weight(em: _Emitter, at: Any) -> Any:
     value = kb.load(em.w, at, shape.lanes)
     if shape.in_dtype == "u8":
         value = _converted(em, value)
-    if shape.in_dtype in SHORT_FLOATS:
+    if shape.in_dtype in SHORT_FLOATS and not shape.half:
         value = kb.widened(value)
     return kb.let(value, "w")
 
@@ -153,7 +160,7 @@ def _kernel_row(
         x = kb.load(em.x, x_at + at * shape.c, lanes)
         if shape.in_dtype == "u8":
             x = _converted(em, x)
-        if shape.in_dtype in SHORT_FLOATS:
+        if shape.in_dtype in SHORT_FLOATS and not shape.half:
             x = kb.widened(x)
         if shape.shifted:
             x = x - kb.splat(kb.load(em.zero, 0), lanes)
@@ -213,6 +220,8 @@ def _strip(em: _Emitter, place: _Place, width: int, col: Any, first: int | None)
         value = kb.load(acc, i * lanes, lanes)
         if shape.in_dtype == "u8" and shape.accumulator != "int32":
             value = kb.cast(value, "int32")
+        if shape.half:
+            value = kb.widened(value)
         index = kb.let((place.pixel + col + i) * shape.c + channel, "y_at")
         epilogue.finish(kb, em.out, channels, value, index, place.valid, shape.out)
 
@@ -279,7 +288,9 @@ def _shape(spec: ConvSpec, isa: Isa, short: bool) -> tuple[Depthwise, Stage | No
     """The kernel's shape and the copy of the input with readable slack, if it needs one."""
     if not (spec.groups == spec.c == spec.oc):
         raise ValueError("depthwise: groups, input and output channels must be equal")
-    stage, lanes = None, isa.lanes * (2 if short else 1)
+    few = spec.kh * spec.kw <= HALF_TERMS
+    half = spec.in_dtype == "f16" and isa.float16 == "multiply" and few
+    stage, lanes = None, isa.lanes * (2 if short or half else 1)
     if spec.c % lanes and not spec.input_slack:
         stage = rows_stage(spec.n * spec.h * spec.w, spec.c, spec.in_dtype, spec.in_dtype)
     shape = Depthwise(
@@ -302,6 +313,7 @@ def _shape(spec: ConvSpec, isa: Isa, short: bool) -> tuple[Depthwise, Stage | No
         spec.pads[:2],
         any(spec.pads) and spec.in_dtype == "u8" and spec.in_zero_point != 0,
         spec.epilogue.out == "bf16" and isa.bfloat16 != "widen",
+        half,
     )
     return shape, stage
 

@@ -45,6 +45,7 @@ def pipeline(text: str, graph: Graph) -> str:
         ("", ""),
         ("[quantize]\nbits = 6", "quantize{bits=6}"),
         ("[round-to-bfloat16]", "round-to-bfloat16"),
+        ("[round-to-float16]", "round-to-float16"),
         (
             '[[layers]]\nmatch = "conv*"\nprune = { sparsity = 0.8, pattern = "2:4" }\n',
             None,
