@@ -281,6 +281,16 @@ class Toolchain:
         paths = ["-I", str(include)]
         self._run(["cc", *self._static_target, *flags, *paths, source, *libraries, "-o", output])
 
+    def link_bare(
+        self, source: str, output: str, defines: Mapping[str, str], include: Path, library: str
+    ) -> None:
+        """Makes a program that begins at ``_start`` of a C file and a library, and nothing else."""
+        flags = ["-ffreestanding", "-std=c11", "-O2", "-g0", "-Wall", "-Wextra"]
+        flags += [f"-D{name}={value}" for name, value in defines.items()]
+        made = f"{output}.o"
+        self._run(["cc", *self._target, *flags, "-I", str(include), "-c", source, "-o", made])
+        self._run(["ld.lld", "-e", "_start", made, library, "-o", output])
+
     def link_module(self, source: str, output: str, defines: Mapping[str, str]) -> None:
         """Compiles a C file to a shared library that uses symbols of the program that loads it."""
         flags = ["-shared", "-fPIC", "-fvisibility=hidden", "-std=c11", "-O2", "-g0", "-s"]

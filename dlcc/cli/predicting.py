@@ -98,6 +98,14 @@ def _core(target: Target, name: str | None) -> Core:
             where="--target",
             fix="name a core (`dlcc targets` lists them), or add --core with LLVM's name of one",
         )
+    if target.core.unpredicted:
+        raise DlccError(
+            ExitCode.TARGET,
+            f"cycles of {target.core.name} cannot be predicted",
+            where="--target",
+            why=target.core.unpredicted,
+            fix="count instructions on an emulated board (docs/cortex-m.md), or measure",
+        )
     return target.core
 
 
@@ -143,7 +151,7 @@ def _show(console: Console, target: Target, prediction: Prediction) -> None:
     columns = ("layer", "op", "kernel", ">MACs", ">instructions", ">cycles", ">MACs/cycle")
     console.table(Table((*columns, ">weights", ">activations", ">memory", ">share"), rows))
     time = "" if prediction.seconds is None else f", {seconds_text(prediction.seconds)}"
-    clock = f" at {prediction.clock * 1e-9:.1f} GHz" if prediction.clock else ""
+    clock = f" at {_clock_text(prediction.clock)}" if prediction.clock else ""
     macs = sum(layer.macs for layer in prediction.layers)
     console.line()
     console.line(
@@ -160,6 +168,10 @@ def _show(console: Console, target: Target, prediction: Prediction) -> None:
     if prediction.unknown:
         names = ", ".join(sorted({text.split()[0] for text in prediction.unknown}))
         console.line(f"The model knows nothing of {names}: taken to cost nothing but a slot.")
+
+
+def _clock_text(clock: float) -> str:
+    return f"{clock * 1e-9:.1f} GHz" if clock >= 1e9 else f"{clock * 1e-6:.0f} MHz"
 
 
 def _row(layer: LayerCycles) -> tuple[str, ...]:

@@ -11,14 +11,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from dlcc.artifact import Artifact
-from dlcc.artifact.toolchain import Toolchain
+from dlcc.artifact.toolchain import Toolchain, is_bare
 from dlcc.errors import DlccError, ExitCode
 
 _PLUGIN = Path(__file__).with_name("executed.c")
 _RUN = Path(__file__).with_name("run.c")
-_EMULATORS = {"x86_64": "qemu-x86_64", "aarch64": "qemu-aarch64", "armv7": "qemu-arm"}
+_RUN_BARE = Path(__file__).with_name("run_bare.c")
+_EMULATORS = {
+    "x86_64": "qemu-x86_64",
+    "aarch64": "qemu-aarch64",
+    "armv7": "qemu-arm",
+    # its CPU "max" runs Thumb code with the DSP instructions; QEMU 7 starts no CPU of M-profile
+    "thumbv7em": "qemu-arm",
+}
 _SECONDS = 1800.0
 _CHANGED_INTERFACE = 9
 """The version of QEMU from which plugins need version 2 of the interface."""
@@ -53,12 +61,13 @@ def emulator_for(triple: str) -> str:
     Raises:
         DlccError: TARGET if there is none, or it is not installed.
     """
-    name = _EMULATORS.get(triple.split("-")[0])
-    if name is None or "linux" not in triple.split("-"):
+    parts = triple.split("-")
+    name = _EMULATORS.get(parts[0])
+    if name is None or not (set(parts) & {"linux", "none"}):
         raise DlccError(
             ExitCode.TARGET,
             f"instructions of {triple} cannot be counted",
-            why=f"programs run in {', '.join(_EMULATORS.values())}, which emulate Linux",
+            why=f"programs run in {', '.join(sorted({*_EMULATORS.values()}))}, which emulate Linux",
             fix="choose a target that runs Linux; for Apple's cores, --target arm:dotprod --core "
             "apple-m1",
         )
@@ -146,6 +155,17 @@ def one_run(phases: Sequence[Counter[Block]]) -> dict[Block, int]:
     return {block: runs for block, runs in found.items() if runs}
 
 
+def _tensors(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What run_bare.c is told of inputs and outputs."""
+    sizes = [int(t["bytes"]) for role in ("inputs", "outputs") for t in manifest[role]]
+    return {
+        "INPUT_COUNT": str(len(manifest["inputs"])),
+        "OUTPUT_COUNT": str(len(manifest["outputs"])),
+        "TENSOR_SIZES": ",".join(map(str, sizes)),
+        "TENSOR_WORDS": str(sum(size // 8 + 1 for size in sizes)),
+    }
+
+
 def executed(artifact: Artifact, folder: Path, variant: str, cpu: str = "max") -> Executed:
     """Runs an artifact's static library once, on zeros and one thread.
 
@@ -171,9 +191,13 @@ def executed(artifact: Artifact, folder: Path, variant: str, cpu: str = "max") -
         )
     tools = Toolchain(triple, folder)
     names = {"NET_HEADER": f'"{symbol}.h"', "NET(x)": f"{symbol}_##x"}
-    names |= {"NET_VARIANT": f'"{variant}"'}
     place = artifact.folder.resolve()
-    tools.link_static(str(_RUN), "run", names, place, [str(place / library.name)])
+    if is_bare(triple):
+        names |= _tensors(artifact.manifest)
+        tools.link_bare(str(_RUN_BARE), "run", names, place, str(place / library.name))
+    else:
+        names |= {"NET_VARIANT": f'"{variant}"'}
+        tools.link_static(str(_RUN), "run", names, place, [str(place / library.name)])
     weights = place / f"{symbol}.weights"
     command = [folder / "run", *([weights] if weights.is_file() else [])]
     phases = count_phases(emulator, command, folder, ("-cpu", cpu))

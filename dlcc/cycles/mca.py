@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,6 +19,8 @@ _SIMULATED = 3000
 """Instructions of which a path is repeated to make at least this many, or 100 times."""
 _REPEATS = (100, 20, 4)
 _CALL = re.compile(r"(bl|blr|blx|call\w*|ret\w*|bx|syscall|svc)")
+_IT = re.compile(r"i(t[te]{0,3})")
+_CONDITION = re.compile(r"^(\w+?)(?:eq|ne|cs|hs|cc|lo|mi|pl|vs|vc|hi|ls|ge|lt|gt|le)(?=[.\s]|$)")
 _UNSUPPORTED = re.compile(r"<stdin>:(\d+):\d+: (?:error|warning)")
 _MOST_REFUSED = 200
 
@@ -138,7 +140,7 @@ class Machine:
         lines: list[str] = []
         for index, path in enumerate(paths):
             lines.append(f"# LLVM-MCA-BEGIN {index}")
-            lines += [_line(i) for i in path]
+            lines += _lines(path)
             lines.append("# LLVM-MCA-END")
         refused: list[str] = []
         while True:
@@ -170,8 +172,23 @@ class Machine:
         return cycles, _model(told["TargetInfo"]["Resources"]), refused
 
 
-def _line(instruction: Instruction) -> str:
-    return "nop" if _CALL.fullmatch(instruction.mnemonic) else instruction.text
+def _lines(path: Sequence[Instruction]) -> Iterator[str]:
+    """Instructions for llvm-mca: calls and returns do nothing, and conditions of Thumb are met.
+
+    Some models have nothing on ``it``; instructions behind it lose their conditions with it.
+    """
+    conditional = 0
+    for instruction in path:
+        block = _IT.fullmatch(instruction.mnemonic)
+        if block is not None:
+            conditional = len(block[1])
+            yield "nop"
+            continue
+        text = instruction.text
+        if conditional:
+            conditional -= 1
+            text = _CONDITION.sub(r"\1", text, count=1)
+        yield "nop" if _CALL.fullmatch(text.split(None, 1)[0]) else text
 
 
 def _model(units: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dlcc.artifact import Artifact
+from dlcc.artifact.toolchain import is_bare
 from dlcc.cycles.code import basic_blocks, disassemble
 from dlcc.cycles.emulator import executed
 from dlcc.cycles.mca import Machine, find_tools
@@ -19,7 +20,8 @@ from dlcc.lowering.target import Core
 
 NOTE = (
     "a prediction, not a measurement: instructions are counted in an emulator; cycles are those of "
-    "LLVM's scheduling model, with data in the first-level cache and branches foreseen"
+    "LLVM's scheduling model, with data in the first-level cache (memory and flash without wait "
+    "states where there is none) and branches foreseen"
 )
 
 
@@ -133,6 +135,8 @@ def predict(
     with tempfile.TemporaryDirectory(prefix="dlcc-cycles-") as work:
         run = executed(artifact, Path(work), told["variant"])
         options = ["--mattr=+all"] if triple.startswith("aarch64") else []
+        if is_bare(triple):
+            options = [f"--mcpu={core.name}"]
         functions = disassemble(tools.objdump, run.program, options)
     ways = list(paths(list(basic_blocks(functions, run.runs))))
     costs = machine.costs([way.instructions for way in ways])

@@ -77,6 +77,7 @@ class Core:
         l2_bytes: second-level cache.
         l2_read: bytes that one core reads from there in a cycle.
         memory: bytes per second that one core reads from memory.
+        unpredicted: why its cycles cannot be predicted; "" where they can.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Core:
     l2_bytes: int = 0
     l2_read: float = 0.0
     memory: float = 0.0
+    unpredicted: str = ""
 
 
 @dataclass(frozen=True)

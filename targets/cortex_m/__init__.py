@@ -41,6 +41,7 @@ class CortexMFamily:
             most_threads=1,
             alignment=ALIGNMENT,
             slack=SLACK,
+            core=core.predicted,
             packed_within=PACKED_WITHIN,
             tensors_in_arena=True,
         )

@@ -60,4 +60,4 @@ def test_absent_emulators_are_told_with_the_package(monkeypatch):
 
 def test_what_has_no_linux_is_refused():
     with pytest.raises(DlccError, match="cannot be counted"):
-        emulator.emulator_for("thumbv7em-none-eabihf")
+        emulator.emulator_for("thumbv8.1m.main-none-eabihf")

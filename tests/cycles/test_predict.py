@@ -69,9 +69,26 @@ def test_inspect_predicts_for_a_model_and_for_an_artifact(dlcc, cnn, artifact): 
     assert level.json()["seconds"] is None
 
 
+@needs_tools
+def test_a_microcontroller_has_the_instructions_of_its_board(dlcc, cnn, tmp_path):  # noqa: F811
+    """Every kernel runs in the emulator of Linux, and the model knows all of their instructions."""
+    out = tmp_path / "cnn"
+    assert dlcc("compile", cnn, "-o", out, "--target", "cortex-m7", "--integer-inputs").code == 0
+    told = dlcc("inspect", out, "--target", "cortex-m7", "--json").json()
+    assert (told["model"], told["unknown"]) == ("M7", [])
+    heavy = [layer for layer in told["layers"] if layer["macs"] > 500]
+    assert heavy
+    for layer in heavy:
+        assert layer["macs"] / 2 < layer["instructions"] < 20 * layer["macs"]
+        assert layer["instructions"] / 2 <= layer["cycles"] < 3 * layer["instructions"]
+    assert "at 400 MHz" in dlcc("inspect", out, "--target", "cortex-m7").out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--target", "cortex-m33"], "LLVM has no scheduling model of it"),
+        (["--target", "cortex-m55"], "emulator does not run its vectors"),
         (["--target", "arm:neon"], "no core to predict for"),
         (["--target", "arm:cortex-a72", "--core", "cortex-a53"], "names a core already"),
         (["--target", "cpu:avx2", "--core", "haswell"], "the artifact is not for cpu:avx2"),
