@@ -153,18 +153,19 @@ def _split(x: Expr, names: Names) -> tuple[Expr, Expr]:
     tiny = x < _f32(1.17549435e-38)
     normal = tirx.Select(tiny, x * _f32(8388608.0), x)
     bits = names(_bits(normal) - _i32(0x3F3504F3))
-    exponent = tirx.shift_right(bits, _i32(23)) - tirx.Select(tiny, _i32(23), _i32(0))
+    shift = (KernelBuilder.splat(_i32(n), lanes_of(x)) for n in (23, 0))
+    exponent = tirx.shift_right(bits, _i32(23)) - tirx.Select(tiny, *shift)
     mantissa = _float(tirx.bitwise_and(bits, _i32(0x7FFFFF)) + _i32(0x3F3504F3))
     return names(mantissa), names(exponent)
 
 
-def log(x: Expr) -> Expr:
+def log(x: Expr, names: Names | None = None) -> Expr:
     """Natural logarithm; -inf at 0, NaN below."""
-    names = Names()
+    names = names or Names()
     x = names(x)
     mantissa, exponent = _split(x, names)
     m = names(mantissa - _f32(1.0))
-    e = names(exponent.astype("float32"))
+    e = names(KernelBuilder.cast(exponent, "float32"))
     square = names(m * m)
     tail = _horner(
         m,
@@ -182,14 +183,15 @@ def log(x: Expr) -> Expr:
     )
     low = tail * m * square + e * _f32(-2.12194440e-4) - square * _f32(0.5)
     value = m + low + e * _f32(0.693359375)
+    low, bad = (KernelBuilder.splat(_f32(v), lanes_of(x)) for v in (-np.inf, np.nan))
     value = tirx.Select(x < _f32(float(np.finfo(np.float32).max)), value, x)  # inf and NaN
-    value = tirx.Select(x > _f32(0.0), value, _f32(-np.inf))
-    return names.close(tirx.Select(x < _f32(0.0), _f32(np.nan), value))
+    value = tirx.Select(x > _f32(0.0), value, low)
+    return names.close(tirx.Select(x < _f32(0.0), bad, value))
 
 
-def tanh(x: Expr) -> Expr:
+def tanh(x: Expr, names: Names | None = None) -> Expr:
     """Hyperbolic tangent."""
-    names = Names()
+    given, names = names, names or Names()
     x = names(x)
     square, size = names(x * x), names(te.abs(x))
     near = x + x * square * _horner(
@@ -202,7 +204,7 @@ def tanh(x: Expr) -> Expr:
             -3.33332819422e-1,
         ),
     )
-    far = names(_f32(1.0) - _f32(2.0) / (exp(size * _f32(2.0)) + _f32(1.0)))
+    far = names(_f32(1.0) - _f32(2.0) / (exp(size * _f32(2.0), given) + _f32(1.0)))
     signed = tirx.Select(x < _f32(0.0), _f32(0.0) - far, far)
     return names.close(tirx.Select(size < _f32(0.625), near, signed))
 
@@ -237,9 +239,9 @@ def erf(x: Expr) -> Expr:
     return names.close(above / below)
 
 
-def sigmoid(x: Expr) -> Expr:
+def sigmoid(x: Expr, names: Names | None = None) -> Expr:
     """1 / (1 + e^-x)."""
-    return _f32(1.0) / (_f32(1.0) + exp(_f32(0.0) - x))
+    return _f32(1.0) / (_f32(1.0) + exp(_f32(0.0) - x, names))
 
 
 def _quadrant(x: Expr, names: Names) -> tuple[Expr, Expr]:

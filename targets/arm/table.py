@@ -17,6 +17,7 @@ from targets.rows.dense import (
     WinogradRow,
 )
 from targets.rows.packed import packed_rows
+from targets.rows.recurrent import RecurrentRow
 from targets.rows.rounding import RoundPlanesRow
 from targets.rows.signs import sign_rows
 from targets.rows.sparse import sparse_rows
@@ -41,5 +42,6 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         RoundPlanesRow(isa),
         QuantizeRow(isa),
         *([TableRow(isa), WideLookupRow(isa)] if isa.arch == "aarch64" else []),
+        RecurrentRow(isa),
         DefaultRow(isa),
     )

@@ -15,6 +15,7 @@ from targets.rows.cortex_m import (
     PlainRow,
     PlainTransposedRow,
 )
+from targets.rows.recurrent import RecurrentRow
 
 
 def rows_for(core: Core) -> tuple[KernelRow, ...]:
@@ -28,5 +29,6 @@ def rows_for(core: Core) -> tuple[KernelRow, ...]:
         MeanRow(isa, clock),
         PlainConvRow(isa, clock),
         PlainTransposedRow(isa, clock),
+        RecurrentRow(isa),
         PlainRow(isa, clock),
     )

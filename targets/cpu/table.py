@@ -22,6 +22,7 @@ from targets.rows.dense import (
     WinogradRow,
 )
 from targets.rows.packed import packed_rows
+from targets.rows.recurrent import RecurrentRow
 from targets.rows.rounding import RoundPlanesRow
 from targets.rows.signs import sign_rows
 from targets.rows.sparse import sparse_rows
@@ -54,5 +55,6 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         RoundPlanesRow(isa),
         QuantizeRow(isa),
         TableRow(isa),
+        RecurrentRow(isa),
         DefaultRow(isa),
     )

@@ -6,8 +6,9 @@ from dlcc.lowering.target import KernelRow
 from targets.isa import Isa
 from targets.rows.default import DefaultRow
 from targets.rows.direct import DirectConvRow, DirectTransposedRow
+from targets.rows.recurrent import RecurrentRow
 
 
 def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
     """All rows: direct loops, and default TIR without vectors."""
-    return (DirectConvRow(isa), DirectTransposedRow(isa), DefaultRow(isa))
+    return (DirectConvRow(isa), DirectTransposedRow(isa), RecurrentRow(isa), DefaultRow(isa))
