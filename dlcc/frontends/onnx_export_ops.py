@@ -438,19 +438,31 @@ def _resize(writer: OnnxWriter, node: Node) -> str:
         "nearest_mode": str(op.get(node, "nearest_mode")),
         "cubic_coeff_a": float(op.get(node, "cubic_coeff")),
         "exclude_outside": int(op.get(node, "exclude_outside")),
+        "antialias": int(op.get(node, "antialias")),
     }
     coordinate = attributes["coordinate_transformation_mode"]
     if coordinate == "tf_half_pixel_for_nn" or (
         coordinate == "half_pixel_symmetric" and writer.opset < 19
     ):
         raise export_error(node, f"Resize of opset {writer.opset} has no mode {coordinate!r}")
+    if attributes.pop("antialias", 0):
+        if writer.opset < 18:
+            raise export_error(node, "Resize has antialias from opset 18 on", "use --opset 18")
+        attributes["antialias"] = 1
+    roi = ""
+    if coordinate == "tf_crop_and_resize":
+        (top, left, bottom, right) = (float(v) for v in op.get(node, "roi"))
+        region = (0.0, 0.0, top, left, 1.0, 1.0, bottom, right)
+        roi = writer.constant(np.asarray(region, np.float32), "roi")
+        attributes["extrapolation_value"] = float(op.get(node, "extrapolation"))
+        scales = ()
     source = writer.operand(node, 0)
     if scales:
         factors = writer.constant(np.asarray((1.0, 1.0, *scales), np.float32), "scales")
         operands = [source, "", factors]
         _check_scaled_size(node, scales)
     else:
-        operands = [source, "", "", writer.integers(node.output.type.shape, "sizes")]
+        operands = [source, roi, "", writer.integers(node.output.type.shape, "sizes")]
     return writer.emit("Resize", operands, node, writer.result_name(node), **attributes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from dlcc.frontends.onnx_export import OnnxWriter, export_error, exports
 from dlcc.ir import Node
 from dlcc.ops.base import op_of
+from dlcc.ops.grid_sample import GridSample
 from dlcc.ops.pool_indices import MaxPoolIndices
 from dlcc.ops.unfold import Fold, Unfold
 
@@ -76,3 +78,47 @@ def _max_pool_indices(writer: OnnxWriter, node: Node) -> str:
         pads=[*(line[4] for line in lines), *last],
         storage_order=int(op.get(node, "column_major")),
     )
+
+
+@exports("grid_sample")
+def _grid_sample(writer: OnnxWriter, node: Node) -> str:
+    """Channels moved to where ONNX has them; a grid in pixels normalised and reversed."""
+    op = op_of(node)
+    assert isinstance(op, GridSample)
+    mode, padding, coordinates = (str(op.get(node, key)) for key in op.attributes)
+    sizes, rank = node.input(0).type.shape[1:-1], node.input(0).type.rank - 2
+    grid = writer.operand(node, 1)
+    if rank not in (2, 3) or (writer.opset < 20 and rank == 3):
+        raise export_error(node, f"GridSample of opset {writer.opset} has no {rank} axes")
+    pixels = node.input(1).type.shape[1:-1]
+    if len(pixels) != rank:  # ONNX's grid has as many axes as the image
+        folded = (*pixels[: rank - 1], math.prod(pixels[rank - 1 :]))
+        shape = (node.input(1).type.shape[0], *folded, *(1,) * (rank - len(folded)), rank)
+        grid = writer.emit("Reshape", [grid, writer.integers(shape, "shape")], node)
+    if coordinates == "pixels":
+        if padding != "zeros":
+            raise export_error(node, "a grid in pixels has zeros outside in ONNX")
+        half = writer.constant(np.asarray(0.5, np.float32), "half")
+        factors = writer.constant(np.asarray([2 / d for d in sizes], np.float32), "factors")
+        one = writer.constant(np.asarray(1.0, np.float32), "one")
+        scaled = writer.emit("Mul", [writer.emit("Add", [grid, half], node), factors], node)
+        order = writer.integers(range(rank)[::-1], "order")
+        normal = writer.emit("Sub", [scaled, one], node)
+        grid = writer.emit("Gather", [normal, order], node, axis=-1)
+    old = {"linear": "bilinear", "cubic": "bicubic"}
+    image = writer.emit("Transpose", [writer.operand(node, 0)], node,
+                        perm=[0, rank + 1, *range(1, rank + 1)])  # fmt: skip
+    sampled = writer.emit(
+        "GridSample",
+        [image, grid],
+        node,
+        mode=old.get(mode, mode) if writer.opset < 20 else mode,
+        padding_mode=padding,
+        align_corners=int(coordinates == "corners"),
+    )
+    result, wanted = writer.result_name(node), node.output.type.shape
+    last = [0, *range(2, rank + 2), 1]
+    if len(pixels) == rank:
+        return writer.emit("Transpose", [sampled], node, result, perm=last)
+    moved = writer.emit("Transpose", [sampled], node, perm=last)
+    return writer.emit("Reshape", [moved, writer.integers(wanted, "shape")], node, result)

@@ -1,4 +1,4 @@
-"""Resizing of images: nearest, linear, cubic; importers of Resize and Upsample."""
+"""Resizing of images: nearest, linear, cubic; importers are in :mod:`dlcc.ops.resize_onnx`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
-from dlcc.ir import Node, TensorType, Value
+from dlcc.ir import Affine, Node, TensorType
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Interval, Op, Quantised, type_error
 from dlcc.ops.integer import evaluate_mixed, float_dtype
-from dlcc.ops.weights import reshape_value
 
 if TYPE_CHECKING:
     from dlcc.tir.access import TirContext
@@ -24,6 +22,7 @@ COORDINATES = (
     "align_corners",
     "asymmetric",
     "tf_half_pixel_for_nn",
+    "tf_crop_and_resize",
 )
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
@@ -34,7 +33,10 @@ class Resize2d(Op):
     Attributes: ``mode`` nearest, linear or cubic; ``coordinate`` how output pixels map to input
     ones; ``nearest_mode`` the rounding of nearest; ``scales`` (height, width) where they are not
     exactly output / input; ``cubic_coeff`` the a of Keys' kernel; ``exclude_outside`` drops taps
-    outside the image and rescales the rest.
+    outside the image and rescales the rest; ``antialias`` widens the kernels of linear and cubic
+    where an axis shrinks, so that every input pixel counts. With tf_crop_and_resize ``roi`` (start
+    height, start width, end height, end width; 0 and 1 are the outermost pixels) is what is shown,
+    and ``extrapolation`` stands outside the image.
 
     Nearest moves codes; linear and cubic are float.
     """
@@ -48,6 +50,9 @@ class Resize2d(Op):
         "scales": (),
         "cubic_coeff": -0.75,
         "exclude_outside": False,
+        "antialias": False,
+        "roi": (0.0, 0.0, 1.0, 1.0),
+        "extrapolation": 0.0,
     }
     quantised = Quantised.INTEGER
 
@@ -71,14 +76,14 @@ class Resize2d(Op):
             int32 [taps, extent] input indices and float32 weights of the same shape (nearest: one
             tap of weight 1).
         """
-        size, out = node.input(0).type.shape[axis + 2], self.get(node, "sizes")[axis]
-        scales = self.get(node, "scales")
-        scale = float(scales[axis]) if scales else out / size
-        where = source_positions(self.get(node, "coordinate"), size, out, scale)
+        size, where, scale = self._positions(node, axis)
         mode = self.get(node, "mode")
         if mode == "nearest":
             index = nearest_index(self.get(node, "nearest_mode"), where)
-            indices, weights = index[None], np.ones((1, out))
+            indices, weights = index[None], np.ones((1, len(where)))
+        elif self.get(node, "antialias") and scale < 1:
+            a = float(self.get(node, "cubic_coeff")) if mode == "cubic" else None
+            indices, weights = wide_taps(where, scale, a)
         elif mode == "linear":
             base = np.floor(where)
             indices = np.stack([base, base + 1])
@@ -92,13 +97,46 @@ class Resize2d(Op):
             weights = weights / weights.sum(axis=0)
         return np.clip(indices, 0, size - 1).astype(np.int32), weights.astype(np.float32)
 
+    def _positions(self, node: Node, axis: int) -> tuple[int, Array, float]:
+        """Input size, input position of every output pixel, and scale of spatial ``axis``."""
+        size, out = node.input(0).type.shape[axis + 2], self.get(node, "sizes")[axis]
+        scales, coordinate = self.get(node, "scales"), self.get(node, "coordinate")
+        scale = float(scales[axis]) if scales else out / size
+        if coordinate == "tf_crop_and_resize":
+            start, end = (float(self.get(node, "roi")[k]) for k in (axis, axis + 2))
+            return size, cropped_positions(size, out, start, end), scale
+        return size, source_positions(coordinate, size, out, scale), scale
+
+    def outside(self, node: Node, axis: int) -> Array:
+        """Which of the output pixels of spatial ``axis`` lie outside the image, as bools."""
+        size, where, _ = self._positions(node, axis)
+        if self.get(node, "coordinate") != "tf_crop_and_resize":
+            return np.zeros(where.shape, np.bool_)
+        return np.asarray((where < 0) | (where > size - 1))
+
+    def beyond(self, node: Node) -> Any:
+        """``extrapolation`` as it is stored."""
+        value, encoding = float(self.get(node, "extrapolation")), node.output.type.encoding
+        if isinstance(encoding, Affine):
+            return encoding.quantise(np.asarray(value)).reshape(-1)[0]
+        return node.output.type.dtype.numpy.type(value)
+
+    def _extrapolated(self, node: Node, out: Array, value: Any) -> Array:
+        rows, columns = (self.outside(node, axis) for axis in (0, 1))
+        if rows.any() or columns.any():
+            out = np.where(rows[:, None] | columns, out.dtype.type(value), out)
+        return out
+
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """Rows, then columns; the sums in float32."""
         x = xs[0]
         assert x is not None
         if self.get(node, "mode") == "nearest":
             rows, columns = self.taps(node, 0)[0][0], self.taps(node, 1)[0][0]
-            return [np.ascontiguousarray(x[:, :, rows][:, :, :, columns])]
+            moved = np.ascontiguousarray(x[:, :, rows][:, :, :, columns])
+            coded = x.dtype == node.output.type.storage.numpy
+            value = self.beyond(node) if coded else float(self.get(node, "extrapolation"))
+            return [self._extrapolated(node, moved, value)]
         dtype = float_dtype(x)
         out = x.astype(dtype, copy=False)
         for axis in (0, 1):
@@ -108,6 +146,7 @@ class Resize2d(Op):
                 np.take(out, index, axis=axis + 2) * weight.astype(dtype).reshape(shape)
                 for index, weight in zip(indices, weights, strict=True)
             )
+        out = self._extrapolated(node, np.asarray(out), float(self.get(node, "extrapolation")))
         return [np.rint(out).astype(x.dtype) if x.dtype.kind in "iu" else out.astype(x.dtype)]
 
     def evaluate_integer(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
@@ -120,19 +159,25 @@ class Resize2d(Op):
     def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
         """The operand's range; cubic weights may overshoot it."""
         assert xs[0] is not None
+        x = xs[0]
+        if self.outside(node, 0).any() or self.outside(node, 1).any():
+            value = float(self.get(node, "extrapolation"))
+            x = x.union(Interval(value, value))
         if self.get(node, "mode") != "cubic":
-            return [xs[0]]
+            return [x]
         gain = float(
             np.prod([np.abs(self.taps(node, axis)[1]).sum(axis=0).max() for axis in (0, 1)])
         )
-        largest = max(abs(xs[0].low), abs(xs[0].high)) * gain
+        largest = max(abs(x.low), abs(x.high)) * gain
         return [Interval(-largest, largest)]
 
     def compute(self, node: Node, ctx: TirContext) -> None:
         """Tables of taps (:mod:`dlcc.tir.resampling`)."""
         from dlcc.tir.resampling import emit
 
-        emit(node, ctx, [self.taps(node, axis) for axis in (0, 1)])
+        taps = [self.taps(node, axis) for axis in (0, 1)]
+        outside = [self.outside(node, axis) for axis in (0, 1)]
+        emit(node, ctx, taps, outside, self.beyond(node))
 
 
 def source_positions(coordinate: str, size: int, out: int, scale: float) -> Array:
@@ -151,6 +196,31 @@ def source_positions(coordinate: str, size: int, out: int, scale: float) -> Arra
         adjustment = out / (scale * size)
         return np.asarray(size / 2 * (1 - adjustment) + centred)
     return centred
+
+
+def cropped_positions(size: int, out: int, start: float, end: float) -> Array:
+    """float64 input positions of a crop from ``start`` to ``end`` (TensorFlow's CropAndResize)."""
+    if out == 1:
+        return np.asarray([0.5 * (start + end) * (size - 1)])
+    return np.asarray(
+        start * (size - 1) + np.arange(out) * ((end - start) * (size - 1) / (out - 1))
+    )
+
+
+def wide_taps(where: Array, scale: float, a: float | None) -> tuple[Array, Array]:
+    """Indices and weights of a kernel stretched by 1 / ``scale``: the triangle, or Keys' with a."""
+    reach = (1 if a is None else 2) / scale
+    count = int(np.ceil(reach))
+    steps = np.arange(1 - count, count + 1)[:, None]
+    indices = np.floor(where) + steps
+    distance = np.abs(indices - where) * scale
+    if a is None:
+        weights = np.maximum(1 - distance, 0)
+    else:
+        near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
+        far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+        weights = np.where(distance <= 1, near, np.where(distance < 2, far, 0))
+    return indices, weights / weights.sum(axis=0)
 
 
 def nearest_index(mode: str, where: Array) -> Array:
@@ -177,106 +247,3 @@ def cubic_weights(offset: Array, a: float) -> Array:
         return np.asarray(((a * d - 5 * a) * d + 8 * a) * d - 4 * a)
 
     return np.stack([far(1 + offset), near(offset), near(1 - offset), far(2 - offset)])
-
-
-# -- ONNX --------------------------------------------------------------------------------------
-
-
-def _resized(
-    node: OnnxNode, sizes: Sequence[int], scales: Sequence[float], attrs: dict[str, Any]
-) -> Sequence[Value]:
-    """A resize2d over the last two axes, with the leading ones flattened as needed."""
-    x = node.input(0)
-    rank = x.type.rank
-    shape = x.type.shape
-    changed = [i for i in range(rank) if sizes[i] != shape[i] or abs(scales[i] - 1.0) > 1e-12]
-    if not changed:
-        return [x]
-    channels_last = rank == 4 and set(changed) <= {1, 2}
-    if channels_last:
-        (x,) = node.build("transpose", [x], {"perm": (0, 3, 1, 2)}, suffix=".nchw")
-        sizes, scales = ([v[i] for i in (0, 3, 1, 2)] for v in (sizes, scales))  # type: ignore[assignment]
-        shape = x.type.shape
-    elif changed[0] < rank - 2:
-        raise Unsupported(f"resizes axes {changed} of {rank}: only the last two are supported")
-    height = (1, 1.0) if rank == 1 else (int(sizes[-2]), float(scales[-2]))
-    lead = int(np.prod(shape[:-2], dtype=np.int64)) if rank > 2 else 1
-    flat = shape if rank == 4 else (1, lead, 1 if rank == 1 else shape[-2], shape[-1])
-    image = reshape_value(node, x, flat, ".image")
-    exact = height[0] == flat[2] * height[1] and sizes[-1] == flat[3] * scales[-1]
-    attrs = {
-        **attrs,
-        "sizes": (height[0], int(sizes[-1])),
-        "scales": () if exact else (height[1], float(scales[-1])),
-    }
-    (made,) = node.build("resize2d", [image], attrs)
-    if channels_last:
-        return node.build("transpose", [made], {"perm": (0, 2, 3, 1)}, suffix=".nhwc")
-    return [reshape_value(node, made, tuple(int(s) for s in sizes), ".shape")]
-
-
-@onnx_op("Upsample")
-def import_upsample(node: OnnxNode) -> Sequence[Value]:
-    """Upsample (opset 7 to 9): asymmetric coordinates, floor for nearest."""
-    scales = node.attrs.get("scales")
-    if scales is None:
-        scales = tuple(float(s) for s in node.constant(1, "the scales").reshape(-1))
-    sizes = [int(np.floor(d * s)) for d, s in zip(node.input(0).type.shape, scales, strict=True)]
-    attrs = {
-        "mode": node.attrs.get("mode", "nearest"),
-        "coordinate": "asymmetric",
-        "nearest_mode": "floor",
-    }
-    return _resized(node, sizes, scales, attrs)
-
-
-@onnx_op("Resize", since=10)
-def import_resize_10(node: OnnxNode) -> Sequence[Value]:
-    """Resize of opset 10: as Upsample."""
-    return import_upsample(node)
-
-
-@onnx_op("Resize", since=11)
-def import_resize(node: OnnxNode) -> Sequence[Value]:
-    """Resize by scales or sizes, for all modes but region-of-interest cropping."""
-    coordinate = node.attrs.get("coordinate_transformation_mode", "half_pixel")
-    if coordinate not in COORDINATES:
-        raise Unsupported(f"coordinate mode {coordinate}")
-    if node.attrs.get("antialias", 0):
-        raise Unsupported("antialias")
-    sizes, scales = _targets(node)
-    attrs = {
-        "mode": node.attrs.get("mode", "nearest"),
-        "coordinate": coordinate,
-        "nearest_mode": node.attrs.get("nearest_mode", "round_prefer_floor"),
-        "cubic_coeff": float(node.attrs.get("cubic_coeff_a", -0.75)),
-        "exclude_outside": bool(node.attrs.get("exclude_outside", 0)),
-    }
-    return _resized(node, sizes, scales, attrs)
-
-
-def _targets(node: OnnxNode) -> tuple[list[int], list[float]]:
-    """Output sizes and scales of every axis."""
-    shape = node.input(0).type.shape
-    rank = len(shape)
-    axes = [int(a) % rank for a in node.attrs.get("axes", range(rank))]
-    given = node.optional(2)
-    if given is not None and given.type.elements:
-        known = node.constant(2, "the scales").reshape(-1)
-        scales = [1.0] * rank
-        for axis, scale in zip(axes, known, strict=True):
-            scales[axis] = float(scale)
-        return [int(np.floor(d * s)) for d, s in zip(shape, scales, strict=True)], scales
-    wanted = [int(s) for s in node.constant(3, "the sizes").reshape(-1)]
-    sizes = list(shape)
-    policy = node.attrs.get("keep_aspect_ratio_policy", "stretch")
-    if policy == "stretch":
-        for axis, size in zip(axes, wanted, strict=True):
-            sizes[axis] = size
-        return sizes, [s / d for s, d in zip(sizes, shape, strict=True)]
-    ratios = [size / shape[axis] for axis, size in zip(axes, wanted, strict=True)]
-    ratio = min(ratios) if policy == "not_larger" else max(ratios)
-    scales = [ratio if i in axes else 1.0 for i in range(rank)]
-    for axis in axes:
-        sizes[axis] = int(np.floor(shape[axis] * ratio + 0.5))
-    return sizes, scales

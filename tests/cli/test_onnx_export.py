@@ -119,6 +119,8 @@ UNARY_ATTRIBUTES = [
     ("resize2d", {"sizes": (10, 12), "mode": "linear", "scales": (1.5, 1.4),
                   "coordinate": "asymmetric"}),
     ("resize2d", {"sizes": (14, 18), "coordinate": "asymmetric", "nearest_mode": "floor"}),
+    ("resize2d", {"sizes": (5, 6), "mode": "linear", "coordinate": "tf_crop_and_resize",
+                  "roi": (0.1, -0.2, 0.9, 1.1), "extrapolation": 1.5}),
     ("lrn", {"size": 3, "alpha": 0.1}), ("layer_norm", {"axis": -1}), ("rms_norm", {"axis": 2}),
     ("group_norm", {"groups": 2}), ("instance_norm", {}),
     ("argmax", {"axis": 2}), ("argmin", {"axis": 1, "keepdims": False}),
@@ -271,10 +273,31 @@ def test_opset_dependent_forms():
         to_onnx(columns, opset=17)
     with pytest.raises(DlccError, match="negative"):
         to_onnx(graph_of("fold", [(2, 4, 6, 15)], {**fold, "pads": (0, -1, 0, 0)}), opset=18)
+    smooth = graph_of("resize2d", [IMAGE], {"sizes": (3, 9), "mode": "linear", "antialias": True})
+    check_float(smooth, opset=18)
+    with pytest.raises(DlccError, match="opset 18"):
+        to_onnx(smooth, opset=17)
     wrapped = graph_of("pad", [IMAGE], {"pads": (0, 0, 1, 1, 0, 0, 1, 1), "mode": "wrap"})
     check_float(wrapped, opset=19)
     with pytest.raises(DlccError, match="opset 19"):
         to_onnx(wrapped, opset=17)
+
+
+def test_samples_at_positions():
+    for rank in (2, 3):
+        shapes = [(2, *range(4, 4 + rank), 3), (2, *range(3, 3 + rank), rank)]
+        for mode, padding in (("linear", "zeros"), ("nearest", "border"), ("linear", "reflection")):
+            attrs = {"mode": mode, "padding": padding, "coordinates": "corners"}
+            check_float(graph_of("grid_sample", shapes, attrs), opset=17 if rank == 2 else 20)
+    deep = graph_of("grid_sample", [(2, 4, 5, 3), (2, 3, 2, 4, 2)], {"coordinates": "pixels"})
+    check_float(deep, low=-1.0, high=5.0)
+    for graph, opset, why in (
+        (graph_of("grid_sample", [(1, 5, 3), (1, 4, 1)]), 20, "no 1 axes"),
+        (graph_of("grid_sample", [(1, 5, 5, 3), (1, 4, 2)], {"coordinates": "pixels",
+                  "padding": "border"}), 20, "zeros outside"),
+    ):  # fmt: skip
+        with pytest.raises(DlccError, match=why):
+            to_onnx(graph, opset=opset)
 
 
 def test_every_op_can_be_exported():

@@ -26,7 +26,6 @@ EXPECTED = {
     r"output \d \('\w+'\) is used": "by-products: Mean, Var, a mask",
     r"a diagonal": "Einsum of a repeated letter",
     r"must be known at compile time": "its shape depends on the data, even as a second input",
-    r"mode tf_crop_and_resize|antialias|axes|keep_aspect_ratio": "Resize beyond images",
     r"elements do not fit shape": "the shape's first entry is a run-time size",
 }
 """Refusals of ops that have an importer, and why they are right."""
