@@ -92,7 +92,8 @@ class Machine:
         tools: LLVM's.
         triple: LLVM's triple.
         core: LLVM's name of the core.
-        mattr: features on top.
+        mattr: features on top; those that are taken away stay, as assembly may use what the
+            compiler does not.
 
     Raises:
         DlccError: TARGET if this LLVM does not know the core.
@@ -110,8 +111,9 @@ class Machine:
         self.core, self._tools = core, tools
         self._command = [tools.mca, f"-mtriple={triple}", f"-mcpu={core}", "--json"]
         self._command += ["--all-views=false", "--summary-view"]
-        if mattr:
-            self._command.append(f"-mattr={','.join(mattr)}")
+        added = [feature for feature in mattr if feature.startswith("+")]
+        if added:
+            self._command.append(f"-mattr={','.join(added)}")
 
     def costs(self, paths: Sequence[Sequence[Instruction]]) -> Costs:
         """Cycles of one pass through the instructions of each path, run again and again.

@@ -59,7 +59,7 @@ class ArmFamily:
             isa.flags,
             rows_for(isa),
             isa.l2,
-            (isa.lanes, 4),
+            (isa.without_amx().lanes, 4),
             channel_multiple=isa.lanes,
             short_floats=isa.short_floats,
             core=None if cpu is None else cpu.core(),

@@ -11,7 +11,13 @@ from dlcc.ops.softmax import Softmax
 from targets.kernels import conv, winograd
 from targets.kernels.blocking import ranked_blocks
 from targets.kernels.columns import columns_refusal
-from targets.kernels.depthwise import SHORT, depthwise, depthwise_cost, result_bits
+from targets.kernels.depthwise import (
+    SHORT,
+    depthwise,
+    depthwise_cost,
+    is_depthwise,
+    result_bits,
+)
 from targets.kernels.matmul import matmul, matmul_cost
 from targets.kernels.matmul_short import matmul_short, matmul_short_cost
 from targets.kernels.softmax import softmax, softmax_cost
@@ -90,10 +96,14 @@ class SveConvRow(ConvRow):
     name: ClassVar[str] = "implicit-gemm-sve"
 
     def refuses(self, node: Node) -> str:
-        """What is multiplied as 16-bit floats, for which NEON's row is."""
+        """What NEON's rows do better: floats of 16 bits, and depthwise layers, most of whose
+        products would be by zeros.
+        """
         why = super().refuses(node)
         if not why and layers.in_dtype(node) in SHORT_FLOATS:
             why = "the operands are floats of 16 bits"
+        if not why and is_depthwise(layers.conv_spec(node)):
+            why = "the layer is depthwise"
         return why
 
 

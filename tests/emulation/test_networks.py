@@ -15,6 +15,7 @@ from tests.emulation.machine import (
     CORTEX_A72,
     CORTEX_A76,
     NEWEST,
+    SVE256,
     run_network,
     start_network,
 )
@@ -25,6 +26,7 @@ MACHINES = {
     "cortex-a76": (CORTEX_A76, "arm:dotprod"),
     "max": (NEWEST, "arm:i8mm"),
     "armv7": (ARMV7, "armv7"),
+    "sve256": (SVE256, "arm:neoverse-v1"),
 }
 
 
@@ -37,8 +39,13 @@ def digits(count: int) -> list[list[np.ndarray]]:
 
 
 def on_machines(*names: str) -> list:
+    """pytest parameters; those with SVE are slow ones, as test_sve.py has a network for them."""
     return [
-        pytest.param(*MACHINES[name], id=name, marks=MACHINES[name][0].missing)
+        pytest.param(
+            *MACHINES[name],
+            id=name,
+            marks=[MACHINES[name][0].missing, *([pytest.mark.slow] if name == "sve256" else [])],
+        )
         for name in names or MACHINES
     ]
 

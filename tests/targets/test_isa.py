@@ -26,6 +26,18 @@ def test_detect_refuses_unknown_machines(tmp_path):
     assert host_flags(str(tmp_path / "missing")) == frozenset()
 
 
+def test_long_vectors_are_a_feature(tmp_path):
+    path, length = tmp_path / "cpuinfo", tmp_path / "length"
+    path.write_text("Features\t: asimd sve i8mm\n")
+    for size, known in ((16, False), (32, True), (64, True)):
+        length.write_text(f"{size}\n")
+        made = host_flags.__wrapped__(str(path), str(length))
+        assert ("sve256" in made) == known
+    assert "sve256" not in host_flags(str(path), str(tmp_path / "missing"))
+    path.write_text("Features\t: asimd i8mm\n")
+    assert "sve256" not in host_flags.__wrapped__(str(path), str(length))
+
+
 def test_levels_below_amx():
     below = AMX.without_amx()
     assert below.dot == AVX512VNNI.dot

@@ -6,17 +6,23 @@ import re
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 
+from dlcc.driver import CompileOptions, optimise
+from dlcc.lowering.lower import prepare
 from targets.arm.levels import SVE256
-from targets.kernels.conv import conv2d, geometry
+from targets.kernels.conv import conv2d, conv2d_transpose, geometry
 from targets.kernels.gemm import Gemm, unit_for
-from targets.kernels.spec import ConvSpec, Epilogue
+from targets.kernels.spec import ConvSpec, ConvTransposeSpec, Epilogue
 from targets.kernels.sve_blocks import shapes
 from targets.kernels.sve_code import Reduction
+from targets.rows.dense import SveConvRow
 from tests.emulation.machine import NEWEST
+from tests.targets.reference import finish, transposed_accumulators
 from tests.targets.running import Runner, isa_params
 from tests.targets.test_gemm_kernels import Case, typed
+from tests.test_end_to_end import small_net
 
 CODES = Epilogue("u8", 3, 250, 100)
 FLAT = ConvSpec(1, 1, 23, 37, 43, in_zero_point=7, epilogue=CODES)
@@ -57,6 +63,22 @@ def test_blocks(isa, dtype):
             one.check(got)
 
 
+@pytest.mark.parametrize("isa", isa_params("sve256"))
+def test_transposed(isa):
+    spec = ConvTransposeSpec(
+        1, 5, 4, 12, 10, 3, 2, stride=(2, 2), pads=(1, 0, 1, 0), in_zero_point=7, epilogue=CODES
+    )
+    rng = np.random.default_rng(3)
+    x = rng.integers(0, 256, (1, 5, 4, 12), dtype=np.uint8)
+    w = rng.integers(-127, 128, (12, 10, 3, 2), dtype=np.int8)
+    acc = transposed_accumulators(x.astype(np.int64) - 7, w, spec)
+    bias, factor = np.zeros(10, np.int32), np.full(10, 60 / acc.std(), np.float32)
+    plan = conv2d_transpose(spec, isa, w, bias, factor, amx=False)
+    assert plan.kernel == "conv-sve_usmmla-t"
+    got = Runner([plan], isa).run(plan, [x], np.zeros(acc.shape, np.uint8), 2)
+    np.testing.assert_array_equal(got, finish(acc, CODES, bias, factor))
+
+
 def test_blocks_keep_to_the_registers():
     """No sum shares its register with anything, whatever the block."""
     for dtype in ("u8", "f32"):
@@ -94,3 +116,15 @@ def test_distances_of_any_size_are_added():
         "movk <k>, #0, lsl #48",
         "add <x0>, <x0>, <k>",
     ]
+
+
+def test_neon_keeps_what_it_does_better():
+    row = SveConvRow(SVE256)
+    for bits, refused in (
+        (32, {"the layer is depthwise"}),
+        (16, {"the operands are floats of 16 bits"}),
+    ):
+        made = optimise(small_net(), CompileOptions(bits=bits, target="arm:sve256")).graph
+        why = [row.refuses(node) for node in prepare(made).nodes if node.op in row.ops]
+        assert set(why) - {""} == refused
+        assert ("" in why) == (bits == 32)

@@ -14,6 +14,7 @@ typedef struct dlcc_cpu_feature {
 } dlcc_cpu_feature;
 
 static const dlcc_cpu_feature dlcc_cpu_features[] = {
+    {"sve256", 0, 32}, /* first: it is looked for at each run */
     {"fp", 1, 0},
     {"asimd", 1, 1},
     {"atomics", 1, 8},
@@ -27,7 +28,6 @@ static const dlcc_cpu_feature dlcc_cpu_features[] = {
     {"svei8mm", 2, 9},
     {"i8mm", 2, 13},
     {"bf16", 2, 14},
-    {"sve256", 0, 32},
     {NULL, 0, 0},
 };
 
