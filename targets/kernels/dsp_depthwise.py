@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,20 @@ import numpy as np
 from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, Overlap, name_key
 from targets.kernels.dsp import LOADS, load, turned
+from targets.kernels.packed_bits import Codes
 from targets.kernels.scalar_epilogue import Finish
 from targets.kernels.spec import NUMPY, SIZE, ConvSpec
+
+TAPS = 8
+"""Weights of four bits in a word."""
 
 
 @dataclass(frozen=True)
 class DspDepthwise:
-    """What determines the code: the layer's shape."""
+    """What determines the code: the layer's shape, and whether taps have four bits or eight."""
 
     spec: ConvSpec
+    packed: bool = False
 
     @property
     def outputs(self) -> int:
@@ -61,9 +67,16 @@ class DspDepthwise:
         return max(1, self.spec.kw // 2)
 
     @property
+    def tap_words(self) -> int:
+        """Words of a channel's weights."""
+        if self.packed:
+            return -(-self.spec.kh * self.spec.kw // TAPS)
+        return self.spec.kh * self.row_words
+
+    @property
     def stream_words(self) -> int:
         """Words of a channel: weights, bias, multiplier, ratio of the residual."""
-        return self.spec.kh * self.row_words + (3 if self.spec.epilogue.residual else 2)
+        return self.tap_words + (3 if self.spec.epilogue.residual else 2)
 
 
 def dsp_depthwise(
@@ -72,6 +85,8 @@ def dsp_depthwise(
     bias: np.ndarray,
     multiplier: np.ndarray,
     ratio: np.ndarray | None,
+    *,
+    packed: bool = False,
 ) -> KernelPlan:
     """The plan of a depthwise convolution.
 
@@ -81,8 +96,9 @@ def dsp_depthwise(
         bias: int32[c].
         multiplier: float32[c].
         ratio: float32[c], of a residual.
+        packed: the weights have at most four bits, and are stored in as many.
     """
-    layer = DspDepthwise(replace(spec, input_slack=True))
+    layer = DspDepthwise(replace(spec, input_slack=True), packed)
     key = name_key("dsp_depthwise", layer)
     args: list[KernelArg] = [("in", 0), ("const", "stream")]
     if spec.epilogue.residual:
@@ -97,7 +113,8 @@ def dsp_depthwise(
         {"stream": stream},
         (4 * layer.pitch * layer.rows,),
         overlaps={i: Overlap(exact=True) for i in inputs if fits},
-        kernel=f"smlad over a plane, {layer.outputs} outputs",
+        compressed=packed,
+        kernel=f"smlad over a plane, {'4 bits, ' if packed else ''}{layer.outputs} outputs",
     )
 
 
@@ -116,17 +133,36 @@ def _stream(
     multiplier: np.ndarray,
     ratio: np.ndarray | None,
 ) -> np.ndarray:
-    """int32[c, words]: taps t, t + 1, t + 1, t + 2 in a word, for even t; then the other terms."""
+    """int32[c, words]: the taps, then the other terms."""
+    parts = [_packed_taps(layer, weights) if layer.packed else _tap_words(layer, weights)]
+    parts += [bias.astype(np.int32)[:, None], multiplier.astype(np.float32).view(np.int32)[:, None]]
+    if layer.spec.epilogue.residual and ratio is not None:
+        parts.append(ratio.astype(np.float32).view(np.int32)[:, None])
+    return np.ascontiguousarray(np.concatenate(parts, axis=1))
+
+
+def _tap_words(layer: DspDepthwise, weights: np.ndarray) -> np.ndarray:
+    """Taps t, t + 1, t + 1, t + 2 of a row in a word, for even t."""
     channels, kh, kw = weights.shape
     padded = np.zeros((channels, kh, 2 * layer.row_words + 1), np.int8)
     padded[:, :, :kw] = weights
     starts = 2 * np.arange(layer.row_words)
     words = padded[:, :, starts[:, None] + np.array([0, 1, 1, 2])]
-    parts = [np.ascontiguousarray(words).reshape(channels, -1).view(np.int32)]
-    parts += [bias.astype(np.int32)[:, None], multiplier.astype(np.float32).view(np.int32)[:, None]]
-    if layer.spec.epilogue.residual and ratio is not None:
-        parts.append(ratio.astype(np.float32).view(np.int32)[:, None])
-    return np.ascontiguousarray(np.concatenate(parts, axis=1))
+    return np.ascontiguousarray(words).reshape(channels, -1).view(np.int32)
+
+
+def _packed_taps(layer: DspDepthwise, weights: np.ndarray) -> np.ndarray:
+    """Eight taps in a word, the first in its lowest bits.
+
+    Raises:
+        ValueError: a weight has more than four bits.
+    """
+    channels = len(weights)
+    taps = Codes.signed(4).unsigned(weights.reshape(channels, -1)) ^ np.uint8(8)
+    full = np.zeros((channels, layer.tap_words * TAPS), np.uint32)
+    full[:, : taps.shape[1]] = taps
+    fields = full.reshape(channels, -1, TAPS) << (4 * np.arange(TAPS, dtype=np.uint32))
+    return np.asarray(np.bitwise_or.reduce(fields, axis=2), np.uint32).view(np.int32)
 
 
 def depthwise_function(name: str, layer: DspDepthwise) -> Any:
@@ -182,21 +218,51 @@ class _Terms:
 def _load_terms(kb: Any, layer: DspDepthwise, stream: Any, channel: Any) -> _Terms:
     spec = layer.spec
     base = kb.let(channel * layer.stream_words, "base")
-    taps = []
-    for ky in range(spec.kh):
-        pairs = []
-        for i in range(layer.row_words):
-            word = kb.let(kb.load(stream, base + ky * layer.row_words + i), "word")
-            for value in (word, turned(kb, word)):
-                pairs.append(kb.let(kb.pure("llvm.arm.sxtb16", "int32", 1, value), "taps"))
-        taps.append(pairs)
-    tail = base + spec.kh * layer.row_words
+    taps = _unpacked(kb, layer, stream, base) if layer.packed else _taps(kb, layer, stream, base)
+    tail = base + layer.tap_words
     bias = kb.let(kb.load(stream, tail), "bias")
     multiplier = kb.let(kb.reinterpret(kb.load(stream, tail + 1), "float32"), "multiplier")
     ratio = None
     if spec.epilogue.residual:
         ratio = kb.let(kb.reinterpret(kb.load(stream, tail + 2), "float32"), "ratio")
     return _Terms(taps, bias, multiplier, ratio)
+
+
+def _taps(kb: Any, layer: DspDepthwise, stream: Any, base: Any) -> list[list[Any]]:
+    """Pairs of neighbouring taps by kernel row, from bytes."""
+    taps = []
+    for ky in range(layer.spec.kh):
+        pairs = []
+        for i in range(layer.row_words):
+            word = kb.let(kb.load(stream, base + ky * layer.row_words + i), "word")
+            for value in (word, turned(kb, word)):
+                pairs.append(kb.let(kb.pure("llvm.arm.sxtb16", "int32", 1, value), "taps"))
+        taps.append(pairs)
+    return taps
+
+
+def _unpacked(kb: Any, layer: DspDepthwise, stream: Any, base: Any) -> list[list[Any]]:
+    """The same from four bits: a tap is a signed field of a word (``sbfx``)."""
+    kw = layer.spec.kw
+    words = [kb.let(kb.load(stream, base + i), "word") for i in range(layer.tap_words)]
+
+    def tap(ky: int, kx: int) -> Any:
+        if kx >= kw:
+            return kb.const(0, "int32")
+        word, at = divmod(ky * kw + kx, TAPS)
+        upper = tir.tirx.shift_left(words[word], kb.const(28 - 4 * at, "int32"))
+        return kb.let(tir.tirx.shift_right(upper, kb.const(28, "int32")), "tap")
+
+    taps = []
+    for ky in range(layer.spec.kh):
+        row = [tap(ky, kx) for kx in range(2 * layer.row_words + 1)]
+        pairs = []
+        for low, high in pairwise(row):
+            lower = tir.tirx.bitwise_and(low, kb.const(0xFFFF, "int32"))
+            upper = tir.tirx.shift_left(high, kb.const(16, "int32"))
+            pairs.append(kb.let(tir.tirx.bitwise_or(lower, upper), "taps"))
+        taps.append(pairs)
+    return taps
 
 
 def _row(

@@ -123,6 +123,7 @@ class DspDepthwiseRow(_CodesRow):
 
     name: ClassVar[str] = "smlad-depthwise"
     ops: ClassVar[tuple[str, ...]] = ("conv2d",)
+    packed: ClassVar[bool] = False
 
     def refuses(self, node: Node) -> str:
         """Other groupings than one channel each."""
@@ -144,8 +145,33 @@ class DspDepthwiseRow(_CodesRow):
         made = layers.layer_constants(node)
         assert made.multiplier is not None
         return dsp_depthwise.dsp_depthwise(
-            layers.conv_spec(node), made.weights, made.bias, made.multiplier, made.ratio
+            layers.conv_spec(node),
+            made.weights,
+            made.bias,
+            made.multiplier,
+            made.ratio,
+            packed=self.packed,
         )
+
+
+class PackedDspDepthwiseRow(DspDepthwiseRow):
+    """The same over weights of at most four bits, unpacked once for each channel."""
+
+    name: ClassVar[str] = "smlad-depthwise-packed"
+    encodings: ClassVar[tuple[str, ...]] = (Affine.name, Ternary.name, Binary.name)
+    packed: ClassVar[bool] = True
+
+    def serves(self, node: Node) -> bool:
+        """Not asked about codes that fill their bytes."""
+        return super().serves(node) and layers.has_narrow_codes(node)
+
+    def refuses(self, node: Node) -> str:
+        """Codes of five bits and more."""
+        why = super().refuses(node)
+        uniform = node.input(1).type.encoding.uniform
+        if not why and uniform is not None and uniform.bits > 4:
+            return f"codes of {uniform.bits} bits exceed four"
+        return why
 
 
 class MeanRow(IsaRow):

@@ -7,12 +7,13 @@ import pytest
 
 from targets.cortex_m import CORES
 from targets.kernels.dsp_conv import dsp_conv
+from targets.kernels.dsp_depthwise import dsp_depthwise
 from targets.kernels.dsp_packed import stored_codes, sums_fit
 from targets.kernels.packed_bits import Codes
 from targets.kernels.spec import ConvSpec, Epilogue
 from tests.cortex_m.board import BOARDS, QEMU
 from tests.cortex_m.cases import run_plans
-from tests.cortex_m.test_kernels import CONVS, U8
+from tests.cortex_m.test_kernels import CONVS, DEPTHWISE, U8
 from tests.targets.test_code_panels import CodedCase
 
 SIGNS = Codes.signs()
@@ -30,6 +31,8 @@ TWICE = {"pointwise", "stem", "padded-residual", "whole-words", "one-row"}
 
 def _plan(case: CodedCase, core: str):
     constants = (case.w, case.bias, case.factor, case.ratio)
+    if case.spec.groups > 1:
+        return dsp_depthwise(case.spec, *constants, packed=True)
     return dsp_conv(case.spec, *constants, mve=CORES[core].helium, codes=case.codes)
 
 
@@ -43,6 +46,8 @@ def test_against_numpy(core, tmp_path):
         for seed, (name, spec) in enumerate(SHAPES.items())
         for kind in (KINDS[seed % 4], KINDS[(seed + 2) % 4])[: 2 if name in TWICE else 1]
     }
+    seeds = enumerate(DEPTHWISE.items())
+    cases |= {(n, "depthwise"): CodedCase(spec, Codes.signed(4), seed) for seed, (n, spec) in seeds}
     plans = [(_plan(case, core), case.inputs, case.out) for case in cases.values()]
     assert all(plan.compressed for plan, _, _ in plans)
     wrong = []
