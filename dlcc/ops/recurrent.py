@@ -152,8 +152,19 @@ class Recurrent(Op):
 
     def check(self, node: Node) -> None:
         """What else must hold; raises DlccError."""
-        if node.optional_input(1) is None and node.input(0).type.shape[0] != 1:
-            raise type_error(node, "without recurrent weights there is one step")
+        given = [node.optional_input(self.place(n)) for n in ("recurrent", "products", "lengths")]
+        recurrent, products, lengths = (value is not None for value in given)
+        if not recurrent and (node.input(0).type.shape[0] != 1 or lengths):
+            raise type_error(node, "without recurrent weights there is one step of all sequences")
+        if recurrent and products:
+            raise type_error(node, "products stand in place of recurrent weights")
+
+    def products(self, xs: Given, h: Array) -> Array:
+        """``h @ recurrent.T``, or what stands in its place."""
+        if "recurrent" in xs:
+            return np.asarray(h @ xs["recurrent"].T)
+        size = xs["gates"].shape[2]
+        return xs["products"][0] if "products" in xs else np.zeros((len(h), size), h.dtype)
 
     def step(
         self, node: Node, xs: Mapping[str, Array], x: Array, states: list[Array]
@@ -206,17 +217,17 @@ _ATTRIBUTES: Mapping[str, Any] = {"alpha": (), "beta": (), "clip": _INF, "revers
 
 
 class Lstm(Recurrent):
-    """lstm(gates, recurrent?, h0?, c0?, peephole?, lengths?): y, last h, last c.
+    """lstm(gates, recurrent?, h0?, c0?, peephole?, lengths?, products?): y, last h, last c.
 
     Gates i, o, f, c. With x' = x + recurrent @ h of each gate, p the peephole weights of i, o and
     f, and activations f, g, k: i = f(x'_i + p_i c), f = f(x'_f + p_f c) (1 - i with
     ``input_forget``), c' = f c + i g(x'_c), o = f(x'_o + p_o c'), h' = o k(c'). Arguments of f and
-    g are cut to [-clip, clip]. Without ``recurrent`` the gates hold that product already: T is 1
-    then. Hochreiter and Schmidhuber 1997; peepholes: Gers and Schmidhuber 2000.
+    g are cut to [-clip, clip]. Hochreiter and Schmidhuber 1997; peepholes: Gers and Schmidhuber
+    2000.
     """
 
     name = "lstm"
-    operands = ("gates", "recurrent?", "h0?", "c0?", "peephole?", "lengths?")
+    operands = ("gates", "recurrent?", "h0?", "c0?", "peephole?", "lengths?", "products?")
     attributes: ClassVar[Mapping[str, Any]] = {
         "activations": ("sigmoid", "tanh", "tanh"), "input_forget": False, **_ATTRIBUTES,
     }  # fmt: skip
@@ -230,8 +241,7 @@ class Lstm(Recurrent):
         """As in the class's docstring."""
         h, c = states
         f, g, k = self.activations_of(node)
-        if "recurrent" in xs:
-            x = x + h @ xs["recurrent"].T
+        x = x + self.products(xs, h)
         i, o, forget, cell = np.split(x, 4, axis=1)
         peeps = np.split(xs["peephole"], 3) if "peephole" in xs else (c.dtype.type(0),) * 3
         i = f.of(self.clipped(node, i + peeps[0] * c))
@@ -257,8 +267,8 @@ class Gru(Recurrent):
 
     Gates z, r, h. With activations f and g: z = f(x_z + R_z h), r = f(x_r + R_r h), n = g(x_h + R_h
     (r h)), or with ``reset_after`` n = g(x_h + r (R_h h + bias)); h' = (1 - z) n + z h. Arguments
-    are cut to [-clip, clip]. ``products`` holds R h + bias of all gates in place of ``recurrent``,
-    for ``reset_after``; T is 1 then. Cho et al. 2014; the variant is that of cuDNN.
+    are cut to [-clip, clip]. ``products`` are for ``reset_after`` alone. Cho et al. 2014; the
+    variant is that of cuDNN.
     """
 
     name = "gru"
@@ -274,11 +284,8 @@ class Gru(Recurrent):
         super().check(node)
         if node.optional_input(2) is not None and not self.get(node, "reset_after"):
             raise type_error(node, "the bias belongs to reset_after")
-        given = node.optional_input(5) is not None
-        if given == (node.optional_input(1) is not None):
-            raise type_error(node, "either the recurrent weights or the products are needed")
-        if given and (not self.get(node, "reset_after") or node.optional_input(4) is not None):
-            raise type_error(node, "products belong to reset_after, and to whole sequences")
+        if node.optional_input(5) is not None and not self.get(node, "reset_after"):
+            raise type_error(node, "products belong to reset_after")
 
     def step(
         self, node: Node, xs: Mapping[str, Array], x: Array, states: list[Array]
@@ -287,12 +294,13 @@ class Gru(Recurrent):
         (h,) = states
         f, g = self.activations_of(node)
         cut = 2 * h.shape[1]
-        products = xs["products"][0] if "products" in xs else h @ xs["recurrent"].T
+        products = self.products(xs, h)
         z, r = np.split(f.of(self.clipped(node, x[:, :cut] + products[:, :cut])), 2, axis=1)
         if self.get(node, "reset_after"):
             product = r * (products[:, cut:] + xs.get("bias", h.dtype.type(0)))
         else:
-            product = (r * h) @ xs["recurrent"][cut:].T
+            after = {k: v[cut:] if k == "recurrent" else v for k, v in xs.items()}
+            product = self.products(after, r * h)[:, -h.shape[1] :]
         n = g.of(self.clipped(node, x[:, cut:] + product))
         return [(1 - z) * n + z * h]
 
@@ -306,14 +314,13 @@ class Gru(Recurrent):
 
 
 class Rnn(Recurrent):
-    """rnn(gates, recurrent?, h0?, lengths?): y, last h; h' = f(x + R h). Elman 1990.
+    """rnn(gates, recurrent?, h0?, lengths?, products?): y, last h; h' = f(x + R h). Elman 1990.
 
-    Arguments of f are cut to [-clip, clip]. Without ``recurrent`` the gates hold R h already: T is
-    1 then.
+    Arguments of f are cut to [-clip, clip].
     """
 
     name = "rnn"
-    operands = ("gates", "recurrent?", "h0?", "lengths?")
+    operands = ("gates", "recurrent?", "h0?", "lengths?", "products?")
     attributes: ClassVar[Mapping[str, Any]] = {"activations": ("tanh",), **_ATTRIBUTES}
     gates = 1
     functions = ("tanh",)
@@ -323,9 +330,7 @@ class Rnn(Recurrent):
     ) -> list[Array]:
         """As in the class's docstring."""
         (f,) = self.activations_of(node)
-        if "recurrent" in xs:
-            x = x + states[0] @ xs["recurrent"].T
-        return [f.of(self.clipped(node, x))]
+        return [f.of(self.clipped(node, x + self.products(xs, states[0])))]
 
     def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
         """The range of the activation."""

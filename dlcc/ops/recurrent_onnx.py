@@ -89,12 +89,11 @@ class _Layer:
         start = len(self.node.graph.nodes)
         return fold_nodes(self.node.graph, start, [cast_to(self.node, value, I32, "/lengths")])[0]
 
-    def product(self, x: Value, weight: Value, extra: tuple[Value | None, ...], part: str) -> Value:
-        """X @ weight.T plus a bias [N], or plus a residual where ``extra`` has a second entry."""
-        bias, residual = (*extra, None)[:2]
+    def product(self, x: Value, weight: Value, bias: Value | None, part: str) -> Value:
+        """X @ weight.T plus a bias [N]."""
         if known(weight):
-            return self.make("linear", [x, weight, bias, residual], {}, part)
-        made = self.make("matmul", [x, weight, residual], {"transpose_b": True}, part)
+            return self.make("linear", [x, weight, bias], {}, part)
+        made = self.make("matmul", [x, weight], {"transpose_b": True}, part)
         return made if bias is None else self.make("add", [made, bias], {}, f"{part}.bias")
 
     def attributes(self, direction: int) -> dict[str, Any]:
@@ -181,7 +180,7 @@ def _direction(
     after = name == "gru" and bool(node.attrs.get("linear_before_reset", 0))
     bias, own = _biases(layer, index, recurrent.type.shape[-1], after, part)
     given: dict[str, Value | None] = {
-        "gates": layer.product(x, weight, (bias,), f"{part}/input"),
+        "gates": layer.product(x, weight, bias, f"{part}/input"),
         "recurrent": recurrent, "bias": own, "h0": states[0], "c0": states[1], "lengths": lengths,
     }  # fmt: skip
     if name == "lstm":
@@ -218,25 +217,21 @@ def _biases(
 
 def _one_step(layer: _Layer, given: dict[str, Value | None], after: bool, part: str) -> None:
     """Take the recurrent product of a single step out of the recurrence, where it comes first."""
-    gates, recurrent, h = given["gates"], given["recurrent"], given["h0"]
-    assert gates is not None
+    recurrent, h = given["recurrent"], given["h0"]
     assert recurrent is not None
-    if layer.op.name == "gru" and (not after or h is None):
-        return  # the reset gate comes before the product, or there is none
-    given["recurrent"] = None
     if h is None:
+        given["recurrent"] = None
         return
+    if layer.op.name == "gru" and not after:
+        return  # the reset gate comes before the product
     before = layer.make("reshape", [h], {"shape": (1, *h.type.shape)}, f"{part}/h0.step")
-    if not after:
-        given["gates"] = layer.product(before, recurrent, (None, gates), f"{part}/state")
-        return
     own = given["bias"]
     if own is not None:
         zeros = np.zeros(2 * own.type.elements, own.type.dtype.numpy)
         lead = layer.node.graph.add_constant(zeros, name="zeros")
         own = layer.make("concat", [lead, own], {"axis": 0}, f"{part}/b.product")
-    given["products"] = layer.product(before, recurrent, (own,), f"{part}/state")
-    given["bias"] = None
+    given["products"] = layer.product(before, recurrent, own, f"{part}/state")
+    given["recurrent"] = given["bias"] = None
 
 
 @onnx_op("LSTM", since=7)

@@ -296,6 +296,9 @@ def _keep_heads_float(graph: Graph, out: Structure, tail: set[Node], outputs: bo
             continue
         if outputs and graph.is_output(node.output):
             continue
+        slot = residual_slot(node)
+        if slot is not None and node.optional_input(slot) is not None:
+            continue  # what is added as codes is added to codes
         users = node.output.users
         used = bool(users) or graph.is_output(node.output)
         if used and all(user in tail or _is_float(user, out) for user in users):

@@ -263,17 +263,18 @@ class _Cell:
                     for v in range(self.block.vectors):
                         if count(v):
                             unit = kb.let(block * self.per_block + v * self.block.lanes, "unit")
-                            mine = self.sums_of(phase, sums, m, v)
                             place = _Place(row, unit, m * padded + unit, old, new, count(v))
-                            self.finish(phase, place, mine)
+                            self.finish(phase, place, self.sums_of(phase, sums, m, v, place))
 
             self.each_block(body)
 
-    def sums_of(self, phase: int, sums: Any, row: Any, vector: int) -> dict[int, Any]:
-        """The sums of one vector of units, by gate."""
+    def sums_of(self, phase: int, sums: Any, row: Any, vector: int, at: _Place) -> dict[int, Any]:
+        """The products of one vector of units, by gate."""
+        gates, block = self.spec.phases[phase], self.block
+        if "products" in self.spec.given:
+            return {g: self.gate(at, g, {}, "products") for g in gates}
         if sums is None:
             return {}
-        gates, block = self.spec.phases[phase], self.block
         start = row * (len(gates) * self.per_block)
         places = ((j * block.vectors + vector) * block.lanes for j in range(len(gates)))
         pairs = zip(gates, places, strict=True)
@@ -324,15 +325,13 @@ class _Cell:
     def gru(self, at: _Place, sums: dict[int, Any]) -> None:
         """Gates z and r, and where the reset gate comes after the product, the state."""
         h = self.kb.let(self.vector(self.state, at.old + at.state), "before")
-        if "products" in self.spec.given:
-            sums = {g: self.gate(at, g, {}, "products") for g in range(3)}
         z = self.apply(0, self.cut(self.gate(at, 0, sums)))
         r = self.apply(0, self.cut(self.gate(at, 1, sums)))
         if not self.spec.reset_after:
             self.kb.store(self.state, 3 * self.size + at.state, z)
             self.kb.store(self.state, 4 * self.size + at.state, r * h)
             return
-        product = sums[2]
+        product = sums.get(2, self.const(0.0))
         if "bias" in self.spec.given:
             product = product + self.vector(self.pointers["bias"], at.unit, at.count)
         n = self.apply(1, self.cut(self.gate(at, 2, {}) + r * product))

@@ -117,6 +117,23 @@ def test_weights_are_those_of_linear_layers() -> None:
     assert cell.optional_input(1) is None
 
 
+def test_all_weights_of_a_single_step_can_be_of_8_bits(tmp_path: Path) -> None:
+    made, inputs = recurrent("LSTM", "P", steps=1)
+    result = dlcc.compile(
+        import_onnx(made), tmp_path / "out", bits=8, calibration=lambda: iter([inputs] * 4)
+    )
+    layers = [n for n in result.optimised.graph.nodes if n.op == "linear"]
+    assert len(layers) == 2
+    for node in layers:
+        assert node.input(1).type.affine.bits == 8
+        assert node.input(0).type.affine.bits == 8
+        assert node.output.type.is_dense
+    with dlcc.load(tmp_path / "out") as network:
+        got = network.run(inputs)
+    for ours, theirs in zip(got.values(), runtime(made, inputs), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=0.02)
+
+
 def test_initial_states_of_zeros_are_none() -> None:
     made, _ = recurrent("GRU", "h")
     zeros = np.zeros((1, BATCH, UNITS), np.float32)

@@ -186,6 +186,16 @@ def test_output_of_a_pool_is_dequantised(net: Net) -> None:
     assert graph.outputs[0].type.is_dense
 
 
+def test_a_layer_that_adds_codes_gives_codes(net: Net) -> None:
+    """No kernel adds them to the float results that the network's outputs have otherwise."""
+    a = net.linear(net.input(1, 16), 8)
+    graph = net.done(net.op("add", net.linear(a, 8), a))
+    PassManager(FUSED).run(graph)
+    quantise(graph)
+    assert ops(graph) == ["quantize", "linear", "linear", "dequantize"]
+    assert isinstance(node(graph, "linear", 1).output.type.encoding, Affine)
+
+
 def test_softmax_behind_the_head_stays_float(net: Net) -> None:
     graph = net.done(net.op("softmax", net.linear(net.input(1, 16), 5), loc="probabilities"))
     result = quantise(graph)
