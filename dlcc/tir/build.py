@@ -36,6 +36,15 @@ LOWERED = "dlcc.lowered"
 """Attribute of functions made by :class:`dlcc.tir.builder.KernelBuilder`: no loop passes needed."""
 
 
+_AARCH64_OPTIONS = (
+    # one load of four registers in a row in place of two, for want of which others are spilled
+    "-disable-interleaved-load-combine:bool=1",
+    # LLVM 22 renames registers to pair loads and stores, and with tbl of four registers loses some
+    "-aarch64-load-store-renaming:bool=0",
+)
+"""What LLVM is told beside the target."""
+
+
 @dataclass(frozen=True)
 class LLVMTarget:
     """What LLVM generates code for.
@@ -60,10 +69,8 @@ class LLVMTarget:
             config["mcpu"] = self.mcpu
         if self.mattr:
             config["mattr"] = list(self.mattr)
-        if (
-            self.is_aarch64
-        ):  # loads of four registers in a row, for want of which others are spilled
-            config["cl-opt"] = ["-disable-interleaved-load-combine:bool=1"]
+        if self.is_aarch64:
+            config["cl-opt"] = list(_AARCH64_OPTIONS)
         if self.triple.startswith("thumb"):
             config["vector-width"] = 128  # of MVE; TVM has a warning where it is to guess
         if self.triple.endswith("eabihf"):
