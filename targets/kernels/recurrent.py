@@ -11,7 +11,7 @@ the candidates.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil, inf
 from typing import Any, Literal
@@ -24,6 +24,9 @@ from targets.isa import CLOCK, Isa
 
 UNROLLED = 4
 """Products of a unit's sum that the loop over the state makes in a turn."""
+
+GROUPS = 4
+"""Groups of rows that large weights are read for at once; more would leave threads idle."""
 
 FUNCTION_CYCLES = 20.0
 """Predicted cycles of one activation of a vector."""
@@ -83,14 +86,21 @@ class Block:
     """How a layer is cut.
 
     Attributes:
-        rows: sequences of a work item.
-        vectors: vectors of units whose sums are in registers together.
+        rows: sequences whose sums are in registers together.
+        vectors: vectors of units of which that is so.
         lanes: units of a vector.
+        groups: so many times ``rows`` sequences are a work item.
     """
 
     rows: int
     vectors: int
     lanes: int
+    groups: int = 1
+
+    @property
+    def item(self) -> int:
+        """Sequences of a work item."""
+        return self.rows * self.groups
 
     def padded(self, units: int) -> int:
         """Units filled up to whole vectors."""
@@ -98,15 +108,20 @@ class Block:
 
 
 def block_of(spec: RecurrentSpec, isa: Isa) -> Block:
-    """As many sums as registers hold, and no more rows than there are."""
+    """As many sums as registers hold, in rows as even as can be.
+
+    Weights that the second-level cache does not hold are read for several groups of rows at once.
+    """
     room = max(1, isa.registers - 5) if isa.lanes > 1 else 4
     gates = max(len(phase) for phase in spec.phases)
     rows = 1 if "lengths" in spec.given or isa.lanes == 1 else min(spec.batch, room // gates)
-    rows = max(1, rows)
+    rows = ceil(spec.batch / ceil(spec.batch / max(1, rows)))
+    large = rows > 1 and 4 * spec.gates * spec.units**2 > isa.l2
+    groups = min(GROUPS, ceil(spec.batch / rows)) if large else 1
     vectors = ceil(spec.units / isa.lanes)
     wanted = 1 if isa.lanes == 1 else max(1, min(room // (gates * rows), 8 // gates))
     fitting = [v for v in range(1, wanted + 1) if vectors % v == 0]
-    return Block(rows, fitting[-1], isa.lanes)
+    return Block(rows, fitting[-1], isa.lanes, groups)
 
 
 def packed_weights(spec: RecurrentSpec, block: Block, weights: np.ndarray) -> list[np.ndarray]:
@@ -130,11 +145,12 @@ class _Cell:
     block: Block
     functions: Sequence[Function]
     pointers: dict[str, Any]
+    now: _Now = field(init=False)
 
     @cached_property
     def size(self) -> int:
         """Numbers of a state of one work item."""
-        return self.block.rows * self.block.padded(self.spec.units)
+        return self.block.item * self.block.padded(self.spec.units)
 
     @property
     def state(self) -> Any:
@@ -247,26 +263,38 @@ class _Cell:
 
     def step(self, t: Any, old: Any, new: Any, first: Any, rows: int) -> None:
         """Step ``t`` of the item's sequences from ``first`` on; states at ``old``, to ``new``."""
-        kb, spec = self.kb, self.spec
-        padded = self.block.padded(spec.units)
-        for phase in range(len(spec.phases)):
-            before = old if phase == 0 else 4 * self.size
+        kb = self.kb
+        self.now = _Now(t, old, new, first)
+        for phase in range(len(self.spec.phases)):
 
-            def body(
-                block: Any, count: Callable[[int], int], phase: int = phase, before: Any = before
-            ) -> None:
-                sums = None
-                if "recurrent" in spec.given:
-                    sums = self.products(phase, block, before, rows)
-                with kb.loop(0, rows, "m") as m:
-                    row = kb.let((t * spec.batch + first + m) * spec.units, "row")
-                    for v in range(self.block.vectors):
-                        if count(v):
-                            unit = kb.let(block * self.per_block + v * self.block.lanes, "unit")
-                            place = _Place(row, unit, m * padded + unit, old, new, count(v))
-                            self.finish(phase, place, self.sums_of(phase, sums, m, v, place))
+            def body(block: Any, count: Callable[[int], int], phase: int = phase) -> None:
+                whole, left = divmod(rows, self.block.rows)
+                if whole:
+                    with kb.loop(0, whole, "group") as group:
+                        at = group * self.block.rows
+                        self.group(phase, block, count, at, self.block.rows)
+                if left:
+                    self.group(phase, block, count, whole * self.block.rows, left)
 
             self.each_block(body)
+
+    def group(
+        self, phase: int, block: Any, count: Callable[[int], int], start: Any, rows: int
+    ) -> None:
+        """One block of units of ``rows`` sequences, from ``start`` of the item's on."""
+        kb, spec, now = self.kb, self.spec, self.now
+        padded, sums = self.block.padded(spec.units), None
+        if "recurrent" in spec.given:
+            before = (4 * self.size if phase else now.old) + start * padded
+            sums = self.products(phase, block, before, rows)
+        with kb.loop(0, rows, "m") as m:
+            row = kb.let((now.t * spec.batch + now.first + start + m) * spec.units, "row")
+            for v in range(self.block.vectors):
+                if count(v):
+                    unit = kb.let(block * self.per_block + v * self.block.lanes, "unit")
+                    state = (start + m) * padded + unit
+                    place = _Place(row, unit, state, now.old, now.new, count(v))
+                    self.finish(phase, place, self.sums_of(phase, sums, m, v, place))
 
     def sums_of(self, phase: int, sums: Any, row: Any, vector: int, at: _Place) -> dict[int, Any]:
         """The products of one vector of units, by gate."""
@@ -351,16 +379,15 @@ class _Cell:
         kb, spec = self.kb, self.spec
         padded, lanes = self.block.padded(spec.units), self.block.lanes
         for k, name in enumerate(("h0", "c0")[: spec.states]):
-            for m in range(rows):
-                to = 2 * k * self.size + m * padded
+            with kb.loop(0, rows, "m") as m:
+                to = kb.let(m * padded + (2 * k * self.size), "to")
                 if name in spec.given:
                     start = kb.let((first + m) * spec.units, "start")
                     self.copy(self.pointers[name], start, self.state, to, out=False)
-                    if "lengths" not in spec.given:
-                        continue
-                empty = steps.equal(0) if name in spec.given else True
-                with kb.when(empty), kb.loop(0, padded // lanes, "unit") as unit:
-                    kb.store(self.state, to + unit * lanes, self.const(0.0))
+                if name not in spec.given or "lengths" in spec.given:
+                    empty = steps.equal(0) if name in spec.given else True
+                    with kb.when(empty), kb.loop(0, padded // lanes, "unit") as unit:
+                        kb.store(self.state, to + unit * lanes, self.const(0.0))
 
     def sequences(self, first: Any, rows: int) -> None:
         """All steps of ``rows`` sequences from ``first`` on."""
@@ -377,7 +404,7 @@ class _Cell:
             self.step(t, odd, kb.let(self.size - odd, "even"), first, rows)
         last = tir.tirx.truncmod(steps, 2) if "lengths" in spec.given else steps % 2
         for k, name in enumerate(("y_h", "y_c")[: spec.states]):
-            for m in range(rows):
+            with kb.loop(0, rows, "m") as m:
                 place = m * padded + (2 * self.size if k else last * self.size)
                 start = kb.let((first + m) * spec.units, "start")
                 self.copy(self.state, place, self.pointers[name], start, out=True)
@@ -386,6 +413,16 @@ class _Cell:
                 row = kb.let(((steps + rest) * spec.batch + first) * spec.units, "row")
                 with kb.loop(0, spec.units, "unit") as unit:
                     kb.store(self.pointers["y"], row + unit, kb.const(0.0, "float32"))
+
+
+@dataclass(frozen=True)
+class _Now:
+    """A step: its number, where h was and goes, and the item's first sequence."""
+
+    t: Any
+    old: Any
+    new: Any
+    first: Any
 
 
 @dataclass(frozen=True)
@@ -425,11 +462,11 @@ def recurrent_function(
     }
     cell = _Cell(kb, spec, block, functions, pointers)
     with kb.loop(kb.begin, kb.end, "item") as item:
-        first = kb.let(item * block.rows, "first")
-        whole, left = divmod(spec.batch, block.rows)
+        first = kb.let(item * block.item, "first")
+        whole, left = divmod(spec.batch, block.item)
         if whole:
             with kb.when(item < whole if left else True):
-                cell.sequences(first, block.rows)
+                cell.sequences(first, block.item)
         if left:
             with kb.when(item >= whole):
                 cell.sequences(first, left)
@@ -504,7 +541,7 @@ def recurrent(
             key,
             lambda: recurrent_function(key, spec, block, functions),
             tuple(args[name] for name in _parameters(spec)),
-            ceil(spec.batch / block.rows),
+            ceil(spec.batch / block.item),
             seconds=recurrent_cost(spec, isa),
         )
     )
@@ -512,9 +549,9 @@ def recurrent(
         tuple(steps),
         known,
         scratch=tuple(scratch),
-        thread_scratch=(4 * parts * block.rows * padded,),
+        thread_scratch=(4 * parts * block.item * padded,),
         features=isa.vector_flags(),
-        kernel=f"{spec.kind}, {block.rows} of {spec.batch} sequences at once",
+        kernel=f"{spec.kind}, {block.item} of {spec.batch} sequences at once",
     )
 
 
@@ -522,7 +559,7 @@ def recurrent_cost(spec: RecurrentSpec, isa: Isa) -> float:
     """Predicted seconds on one thread."""
     block = block_of(spec, isa)
     vectors = ceil(spec.units / block.lanes)
-    items = ceil(spec.batch / block.rows)
+    items = ceil(spec.batch / block.item)
     functions = spec.batch * vectors * len(spec.functions) * FUNCTION_CYCLES / CLOCK
     if "recurrent" not in spec.given:
         return spec.steps * functions
