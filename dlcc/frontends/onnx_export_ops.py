@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from dlcc.frontends.onnx_export import EXPORTERS, OnnxWriter, export_error, exports
+from dlcc.frontends.onnx_export import EXPORTERS, OPSETS, OnnxWriter, export_error, exports
 from dlcc.ir import Affine, DType, Node
 from dlcc.ops.base import op_of
 
@@ -490,6 +490,14 @@ def _cum_sum(writer: OnnxWriter, node: Node) -> str:
     attributes = {key: int(op.get(node, key)) for key in ("exclusive", "reverse")}
     operands = [writer.operand(node, 0), axis]
     return writer.emit("CumSum", operands, node, writer.result_name(node), **attributes)
+
+
+@exports("cum_prod", "bitcast")
+def _newer(writer: OnnxWriter, node: Node) -> str:
+    name = {"cum_prod": "CumProd", "bitcast": "BitCast"}[node.op]
+    raise export_error(
+        node, f"{name} exists from opset 26 on, and the newest written is {OPSETS[1]}"
+    )
 
 
 @exports("one_hot")

@@ -144,6 +144,12 @@ class Border:
             return value
         declared = _dtype(proto)
         if value.type.dtype == F32 and declared.numpy in NARROW:
+            maker = value.producer
+            if maker is not None and maker.op == "cast":
+                exact = maker.input(0)
+                bits = exact.producer is not None and exact.producer.op == "bitcast"
+                if bits and exact.type.dtype == declared:
+                    return exact
             node = build(
                 graph, "cast", [value], {"to": str(declared)}, loc=f"{proto.name}/cast",
                 names=[f"{proto.name}_{declared}"],

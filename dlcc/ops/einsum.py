@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -56,6 +56,29 @@ class _Einsum:
         value = self._build("reduce_sum", [term.value], axes=axes, keepdims=False)
         return _Term(value, "".join(c for c in term.letters if c in kept))
 
+    def diagonal(self, term: _Term) -> _Term:
+        """The term with each letter once: a repeated one walks along the diagonal of its axes."""
+        for letter in sorted(c for c in set(term.letters) if term.letters.count(c) > 1):
+            rest = [k for k, c in enumerate(term.letters) if c != letter]
+            same = [k for k, c in enumerate(term.letters) if c == letter]
+            shape, size = term.value.type.shape, term.size(letter)
+            value = self._build("transpose", [term.value], perm=(*rest, *same))
+            value = self.shaped(value, (*(shape[k] for k in rest), size ** len(same)))
+            ends, step = (size ** len(same),), sum(size**k for k in range(len(same)))
+            places = {"starts": (0,), "ends": ends, "axes": (len(rest),), "steps": (step,)}
+            value = self._build("slice", [value], **places)
+            term = _Term(value, "".join(term.letters[k] for k in rest) + letter)
+        return term
+
+    def squeezed(self, term: _Term, sizes: Mapping[str, int]) -> _Term:
+        """The term without the axes of one number that other operands repeat it along."""
+        gone = [k for k, c in enumerate(term.letters) if term.size(c) < sizes[c]]
+        if not gone:
+            return term
+        kept = [k for k in range(len(term.letters)) if k not in gone]
+        value = self.shaped(term.value, [term.value.type.shape[k] for k in kept])
+        return _Term(value, "".join(term.letters[k] for k in kept))
+
     def product(self, a: _Term, b: _Term, kept: set[str]) -> _Term:
         """The product of two terms, summed over the common letters that are not ``kept``."""
         a = self.without(a, kept | set(b.letters))
@@ -84,7 +107,7 @@ def _parsed(equation: str, values: Sequence[Value]) -> tuple[list[str], str]:
     """Letters of the operands and of the result; an ellipsis becomes capital letters of its own.
 
     Raises:
-        Unsupported: the equation does not fit, or takes a diagonal.
+        Unsupported: the equation does not fit.
     """
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
@@ -96,8 +119,8 @@ def _parsed(equation: str, values: Sequence[Value]) -> tuple[list[str], str]:
             depth = value.type.rank - (len(term) - 3)
             deepest = max(deepest, depth)
             terms[k] = term.replace("...", "".join(spare[:depth][::-1]))
-        if len(set(terms[k])) != value.type.rank or len(terms[k]) != value.type.rank:
-            raise Unsupported(f"equation {equation!r}: term {term!r} (a diagonal, or a wrong rank)")
+        if len(terms[k]) != value.type.rank:
+            raise Unsupported(f"equation {equation!r}: term {term!r} for {value.type.rank} axes")
     ellipsis = "".join(spare[:deepest][::-1])
     if not arrow:
         once = sorted(c for c in set(left) - set(",.") if left.count(c) == 1)
@@ -112,17 +135,26 @@ def _einsum(node: OnnxNode) -> Sequence[Value]:
     if len(equation.partition("->")[0].split(",")) != len(values):
         raise Unsupported(f"equation {equation!r} for {len(values)} operands")
     terms, result = _parsed(equation, values)
-    sizes: dict[str, set[int]] = {}
+    sizes: dict[str, int] = {}
     for term, value in zip(terms, values, strict=True):
         for letter, size in zip(term, value.type.shape, strict=True):
-            sizes.setdefault(letter, set()).add(size)
-    if any(len(s) > 1 for s in sizes.values()):
-        raise Unsupported(f"equation {equation!r}: broadcast axes")
+            known = sizes.get(letter, 1)
+            if 1 not in (size, known) and size != known:
+                raise Unsupported(f"equation {equation!r}: axes {letter!r} of {known} and {size}")
+            if (
+                term.count(letter) > 1
+                and len({value.type.shape[k] for k, c in enumerate(term) if c == letter}) > 1
+            ):
+                raise Unsupported(f"equation {equation!r}: a diagonal of unequal axes")
+            sizes[letter] = known if size == 1 else size
     work = _Einsum(node)
-    total = _Term(values[0], terms[0])
+    each = [
+        work.squeezed(work.diagonal(_Term(v, t)), sizes) for v, t in zip(values, terms, strict=True)
+    ]
+    total = each[0]
     for k in range(1, len(values)):
-        later = set(result).union(*terms[k + 1 :])
-        total = work.product(total, _Term(values[k], terms[k]), later)
+        later = set(result).union(*(t.letters for t in each[k + 1 :]))
+        total = work.product(total, each[k], later)
     total = work.ordered(work.without(total, set(result)), result)
     return [total.value]
 

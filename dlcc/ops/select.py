@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
+from dlcc.frontends.registry import OnnxNode, onnx_op
 from dlcc.ir import I64, Node, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Interval, Op, Quantised, type_error
@@ -83,11 +83,12 @@ class TopK(Op):
         ctx.output(1, lambda *i: indices[i].astype("int64"))
 
 
-class CumSum(Op):
-    """cum_sum(x) {axis, exclusive=false, reverse=false}: sums of all numbers up to each."""
+class _Cumulative(Op):
+    """Base of running sums and products along an axis."""
 
-    name = "cum_sum"
     attributes = {"axis": ..., "exclusive": False, "reverse": False}  # noqa: RUF012
+    kind: ClassVar[str]
+    ufunc: ClassVar[np.ufunc]
 
     def infer(self, node: Node) -> list[TensorType]:
         """The operand's type."""
@@ -97,31 +98,45 @@ class CumSum(Op):
         return [TensorType(x.shape, x.dtype)]
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
-        """Numpy's cumsum, flipped and shifted."""
+        """Numpy's accumulate, flipped and shifted."""
         x, axis = present(xs[0]), int(self.get(node, "axis"))
         source = np.flip(x, axis) if self.get(node, "reverse") else x
-        sums = np.cumsum(source, axis=axis, dtype=x.dtype)
         if self.get(node, "exclusive"):
-            sums = sums - source
-        return [np.flip(sums, axis) if self.get(node, "reverse") else sums]
+            first = np.full_like(source.take([0], axis), self.ufunc.identity)
+            source = np.concatenate([first, source.take(range(x.shape[axis] - 1), axis)], axis)
+        out = self.ufunc.accumulate(source, axis=axis, dtype=x.dtype)
+        return [np.flip(out, axis) if self.get(node, "reverse") else out]
 
     def compute(self, node: Node, ctx: TirContext) -> None:
-        """Each result sums the numbers that come before it."""
+        """Each result takes the numbers that come before it."""
         from dlcc.tir import expr
 
         x, axis = ctx.read(0), int(self.get(node, "axis"))
         reverse, exclusive = self.get(node, "reverse"), self.get(node, "exclusive")
-        dtype = str(node.output.type.dtype.numpy)
+        neutral = expr.neutral(self.kind, str(node.output.type.dtype.numpy))
 
         def part(i: Any, k: Any) -> Any:
             far, near = (i[axis], k) if reverse else (k, i[axis])
             counts = far < near if exclusive else far <= near
-            value = x(*i[:axis], k, *i[axis + 1 :])
-            return expr.select(counts, value, expr.const(0, dtype))
+            return expr.select(counts, x(*i[:axis], k, *i[axis + 1 :]), neutral)
 
         shape = node.input(0).type.shape
-        sums = ctx.stage(shape, expr.reduced("add", shape[axis], part), "sums")
-        ctx.output(0, lambda *i: sums[i])
+        totals = ctx.stage(shape, expr.reduced(self.kind, shape[axis], part), "totals")
+        ctx.output(0, lambda *i: totals[i])
+
+
+class CumSum(_Cumulative):
+    """cum_sum(x) {axis, exclusive=false, reverse=false}: sums of all numbers up to each."""
+
+    name = "cum_sum"
+    kind, ufunc = "add", np.add
+
+
+class CumProd(_Cumulative):
+    """cum_prod(x) {axis, exclusive=false, reverse=false}: products of all numbers up to each."""
+
+    name = "cum_prod"
+    kind, ufunc = "mul", np.multiply
 
 
 class Trilu(Movement):
@@ -226,12 +241,21 @@ def _top_k(node: OnnxNode) -> Sequence[Value]:
     return node.build("top_k", [x], attrs, outputs=2)
 
 
-@onnx_op("CumSum", since=11)
-def _cum_sum(node: OnnxNode) -> Sequence[Value]:
+def _cumulative(node: OnnxNode, op: str) -> Sequence[Value]:
     x = node.input(0)
     axis = axis_of(int(node.constant(1, "the axis").reshape(-1)[0]), x.type.rank)
     flags = {key: bool(node.attrs.get(key, 0)) for key in ("exclusive", "reverse")}
-    return node.build("cum_sum", [x], {"axis": axis, **flags})
+    return node.build(op, [x], {"axis": axis, **flags})
+
+
+@onnx_op("CumSum", since=11)
+def _cum_sum(node: OnnxNode) -> Sequence[Value]:
+    return _cumulative(node, "cum_sum")
+
+
+@onnx_op("CumProd", since=26)
+def _cum_prod(node: OnnxNode) -> Sequence[Value]:
+    return _cumulative(node, "cum_prod")
 
 
 @onnx_op("Trilu", since=14)
@@ -259,22 +283,6 @@ def _non_zero(node: OnnxNode) -> Sequence[Value]:
     x = node.constant(0, "the input (the result's shape depends on it)")
     places = np.asarray(np.nonzero(x), np.int64).reshape(x.ndim, -1)
     return [node.graph.add_constant(places, name=node.name)]
-
-
-@onnx_op("ReverseSequence", since=10)
-def _reverse_sequence(node: OnnxNode) -> Sequence[Value]:
-    x = node.input(0)
-    batch, time = int(node.attrs.get("batch_axis", 1)), int(node.attrs.get("time_axis", 0))
-    lengths = node.constant(1, "the lengths").reshape(-1)
-    if {batch, time} != {0, 1}:
-        raise Unsupported(f"axes {batch} and {time}")
-    steps = np.arange(x.type.shape[time])
-    places = np.stack([np.where(steps < n, n - 1 - steps, steps) for n in lengths.astype(int)])
-    table = places if time == 1 else places.T
-    spread = table.reshape(*table.shape, *(1,) * (x.type.rank - 2))
-    full = np.ascontiguousarray(np.broadcast_to(spread, x.type.shape)).astype(np.int64)
-    indices = node.graph.add_constant(full, name="places")
-    return node.build("gather_elements", [x, indices], {"axis": time})
 
 
 @onnx_op("Compress", since=9)

@@ -237,3 +237,10 @@ def shifted(name: str, a: Expr, b: Expr) -> Expr:
     if name == "shift_right" and type_.kind == "i":
         return tirx.shift_right(a, tirx.Select(far, like(width - 1, b), amount))
     return tirx.Select(far, like(0, a), getattr(tirx, name)(a, amount))
+
+
+def reinterpreted(x: Expr, dtype: str) -> Expr:
+    """The bits of ``x`` as a number of another type of the same width."""
+    if "bool" in (dtype_of(x), dtype):
+        return cast(x, dtype)
+    return x if dtype_of(x) == dtype else tirx.reinterpret(dtype, x)

@@ -293,6 +293,7 @@ def test_samples_at_positions():
     check_float(deep, low=-1.0, high=5.0)
     for graph, opset, why in (
         (graph_of("grid_sample", [(1, 5, 3), (1, 4, 1)]), 20, "no 1 axes"),
+        (graph_of("cum_prod", [(2, 3)], {"axis": 1}), 21, "CumProd exists from opset 26 on"),
         (graph_of("grid_sample", [(1, 5, 5, 3), (1, 4, 2)], {"coordinates": "pixels",
                   "padding": "border"}), 20, "zeros outside"),
     ):  # fmt: skip

@@ -24,7 +24,8 @@ EXPECTED = {
     r"function body needs": "the body is refused for a reason that stands here too",
     r"training.mode": "inference only",
     r"output \d \('\w+'\) is used": "by-products: Mean, Var, a mask",
-    r"a diagonal": "Einsum of a repeated letter",
+    r"results are random": "no numbers to agree with",
+    r"size of its result depends on the data": "shapes are fixed at compile time",
     r"must be known at compile time": "its shape depends on the data, even as a second input",
     r"elements do not fit shape": "the shape's first entry is a run-time size",
 }
@@ -63,7 +64,7 @@ def test_every_case_agrees_or_is_refused_for_a_known_reason() -> None:
         if why and case.name not in DIFFERENT:
             wrong.append(f"{case.name}: {why}")
     assert not wrong, "\n".join(wrong)
-    assert count["agrees"] > 1300, count
+    assert count["agrees"] > 1580, count
 
 
 def test_importers_are_for_ops_that_onnx_has() -> None:

@@ -32,6 +32,11 @@ def einsum(equation: str, *shapes: tuple[int, ...]):
         ("ab,cb", [(2, 3), (4, 3)]),
         ("...ij,...jk->...ik", [(2, 7, 3, 4), (2, 7, 4, 5)]),
         ("abc,ad->d", [(2, 3, 4), (2, 5)]),
+        ("...ij,...jk->...ik", [(2, 1, 3, 4), (7, 4, 5)]),
+        ("ij,jk->ik", [(3, 1), (4, 5)]),
+        ("ii", [(3, 3)]),
+        ("iji,ki->jk", [(3, 4, 3), (5, 3)]),
+        ("...iii->i...", [(2, 3, 3, 3)]),
     ],
 )
 def test_einsum(equation: str, shapes: list[tuple[int, ...]]) -> None:
@@ -50,9 +55,10 @@ def test_attention_scores_are_one_matmul() -> None:
 @pytest.mark.parametrize(
     ("equation", "shapes", "why"),
     [
-        ("ii->i", [(3, 3)], "a diagonal"),
+        ("ii->i", [(3, 1)], "a diagonal of unequal axes"),
+        ("iij->i", [(3, 3)], "for 2 axes"),
         ("ij,jk->ik", [(3, 3)], "for 1 operands"),
-        ("ij,jk->ik", [(3, 1), (4, 5)], "broadcast axes"),
+        ("ij,jk->ik", [(3, 2), (4, 5)], "axes 'j' of 2 and 4"),
     ],
 )
 def test_refusals(equation: str, shapes: list[tuple[int, ...]], why: str) -> None:
