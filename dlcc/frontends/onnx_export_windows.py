@@ -122,3 +122,35 @@ def _grid_sample(writer: OnnxWriter, node: Node) -> str:
         return writer.emit("Transpose", [sampled], node, result, perm=last)
     moved = writer.emit("Transpose", [sampled], node, perm=last)
     return writer.emit("Reshape", [moved, writer.integers(wanted, "shape")], node, result)
+
+
+@exports("roi_align", "max_roi_pool")
+def _regions(writer: OnnxWriter, node: Node) -> str:
+    """Channels moved to where ONNX has them."""
+    op = op_of(node)
+    image = writer.emit("Transpose", [writer.operand(node, 0)], node, perm=[0, 3, 1, 2])
+    height, width = (int(v) for v in op.get(node, "size"))
+    scale = float(op.get(node, "scale"))
+    if node.op == "max_roi_pool":
+        pooled = writer.emit(
+            "MaxRoiPool",
+            [image, writer.operand(node, 1)],
+            node,
+            pooled_shape=[height, width],
+            spatial_scale=scale,
+        )
+    else:
+        pooled = writer.emit(
+            "RoiAlign",
+            [image, writer.operand(node, 1), writer.operand(node, 2)],
+            node,
+            output_height=height,
+            output_width=width,
+            spatial_scale=scale,
+            sampling_ratio=int(op.get(node, "sampling")),
+            mode="max" if op.get(node, "maximum") else "avg",
+            coordinate_transformation_mode=(
+                "half_pixel" if op.get(node, "half_pixel") else "output_half_pixel"
+            ),
+        )
+    return writer.emit("Transpose", [pooled], node, writer.result_name(node), perm=[0, 2, 3, 1])

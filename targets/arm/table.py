@@ -18,6 +18,7 @@ from targets.rows.dense import (
 )
 from targets.rows.packed import packed_rows
 from targets.rows.recurrent import RecurrentRow
+from targets.rows.regions import RegionsRow
 from targets.rows.rounding import RoundPlanesRow
 from targets.rows.signs import sign_rows
 from targets.rows.sparse import sparse_rows
@@ -43,5 +44,6 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         QuantizeRow(isa),
         *([TableRow(isa), WideLookupRow(isa)] if isa.arch == "aarch64" else []),
         RecurrentRow(isa),
+        RegionsRow(isa),
         DefaultRow(isa),
     )

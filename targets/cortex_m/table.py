@@ -17,6 +17,7 @@ from targets.rows.cortex_m import (
     PlainTransposedRow,
 )
 from targets.rows.recurrent import RecurrentRow
+from targets.rows.regions import RegionsRow
 
 
 def rows_for(core: Core) -> tuple[KernelRow, ...]:
@@ -32,5 +33,6 @@ def rows_for(core: Core) -> tuple[KernelRow, ...]:
         PlainConvRow(isa, clock),
         PlainTransposedRow(isa, clock),
         RecurrentRow(isa),
+        RegionsRow(isa),
         PlainRow(isa, clock),
     )

@@ -7,8 +7,15 @@ from targets.isa import Isa
 from targets.rows.default import DefaultRow
 from targets.rows.direct import DirectConvRow, DirectTransposedRow
 from targets.rows.recurrent import RecurrentRow
+from targets.rows.regions import RegionsRow
 
 
 def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
     """All rows: direct loops, and default TIR without vectors."""
-    return (DirectConvRow(isa), DirectTransposedRow(isa), RecurrentRow(isa), DefaultRow(isa))
+    return (
+        DirectConvRow(isa),
+        DirectTransposedRow(isa),
+        RecurrentRow(isa),
+        RegionsRow(isa),
+        DefaultRow(isa),
+    )
