@@ -29,8 +29,8 @@ from dlcc.ops.shape import axis_of, integers, reshaped
 MOST_NODES = 10_000
 """Nodes that the copies of one loop's body may have together."""
 
-MOST_TRIPS = 10_000
-"""Trips of one loop, also where each of them is folded away."""
+MOST_COPIED = 50_000
+"""Nodes of bodies that are copied in all for one model, those that are folded away included."""
 
 
 class Importer(Protocol):
@@ -38,6 +38,7 @@ class Importer(Protocol):
 
     graph: Graph
     remarks: list[str]
+    copied: int
 
     def body(
         self, proto: onnx.GraphProto, scope: Scope, versions: Mapping[str, int], prefix: str
@@ -74,6 +75,13 @@ class Call:
             raise Unsupported(f"input {index} is no tensor")
         return value
 
+    def body(self, name: str = "body") -> onnx.GraphProto:
+        """The graph in attribute ``name``."""
+        graph = self.node.attrs[name]
+        if not isinstance(graph, onnx.GraphProto):
+            raise Unsupported(f"its attribute {name!r} is no graph")
+        return graph
+
     def built(self, op: str, inputs: Sequence[Value], attrs: Mapping[str, Any], part: str) -> Value:
         """A node of the IR, folded where its operands are known."""
         graph = self.importer.graph
@@ -85,16 +93,22 @@ class Call:
         names = [proto.name for proto in body.input]
         if len(names) != len(given):
             raise Unsupported(f"its body has {len(names)} inputs and is given {len(given)}")
+        self.importer.copied += max(1, len(body.node))
+        if self.importer.copied > MOST_COPIED:
+            raise Unsupported(
+                f"the bodies of loops and branches have more than {MOST_COPIED} nodes, each trip "
+                "counted"
+            )
         inner = Scope(dict(zip(names, given, strict=True)), parent=self.scope)
         return self.importer.body(body, inner, self.versions, prefix)
 
     def within_limits(self, trips: int, start: int) -> None:
         """Refuse a loop that has made more nodes since ``start`` than a program should have."""
         nodes = len(self.importer.graph.nodes) - start
-        if nodes > MOST_NODES or trips > MOST_TRIPS:
+        if nodes > MOST_NODES:
             raise Unsupported(
-                f"unrolled, it is too large: {nodes} nodes after {trips} trips, and the limits are "
-                f"{MOST_NODES} nodes and {MOST_TRIPS} trips"
+                f"unrolled, it is too large: {nodes} nodes after {trips} trips, and the limit is "
+                f"{MOST_NODES}"
             )
 
 
@@ -133,11 +147,11 @@ def branch(call: Call) -> list[Binding]:
     """If: the branch that a known condition takes, else both and a selection."""
     condition = call.tensor(0)
     taken = _known(condition)
-    attrs, name = call.node.attrs, call.node.name
+    name = call.node.name
     if taken is not None:
-        return call.run(attrs["then_branch" if taken else "else_branch"], [], "")
-    yes = call.run(attrs["then_branch"], [], f"{name}/then/")
-    no = call.run(attrs["else_branch"], [], f"{name}/else/")
+        return call.run(call.body("then_branch" if taken else "else_branch"), [], "")
+    yes = call.run(call.body("then_branch"), [], f"{name}/then/")
+    no = call.run(call.body("else_branch"), [], f"{name}/else/")
     call.importer.remarks.append(
         f"import: {name}: the condition is not known, so both branches are computed"
     )
@@ -162,7 +176,7 @@ def loop(call: Call) -> list[Binding]:
     copy's results are selected by whether the loop still runs there; a maximal trip count must be
     known then, and rows of a scan output cannot be counted.
     """
-    body = call.node.attrs["body"]
+    body = call.body()
     carried = list(call.operands[2:])
     rows: list[list[Binding]] = [[] for _ in body.output[1 + len(carried) :]]
     most = _trip_count(call)
@@ -170,7 +184,7 @@ def loop(call: Call) -> list[Binding]:
     start, trip = len(call.importer.graph.nodes), 0
     while runs is not False and (most is None or trip < most):
         prefix = f"{call.node.name}/{trip}/"
-        index = call.importer.graph.add_constant(np.asarray(trip, np.int64), name="trip")
+        index = call.importer.graph.add_constant(np.asarray(trip, np.int64), name=f"{prefix}trip")
         whole = call.importer.graph.add_constant(np.asarray(True), name="runs")
         results = call.run(body, [index, whole, *carried], prefix)
         if any(isinstance(v, Failed) for v in results):
@@ -267,7 +281,7 @@ def scan(call: Call) -> list[Binding]:
         return _scan_batches(call)
     attrs, count = call.node.attrs, int(call.node.attrs["num_scan_inputs"])
     states = len(call.operands) - count
-    outputs = len(attrs["body"].output) - states
+    outputs = len(call.body().output) - states
     scans = _Scans(
         attrs.get("scan_input_axes", (0,) * count),
         tuple(map(bool, attrs.get("scan_input_directions", (0,) * count))),
@@ -296,7 +310,7 @@ def _scanned(
             zip(inputs, axes, scans.input_backward, strict=True)
         ):
             parts.append(_place(call, value, axis, length - 1 - trip if back else trip, here, k))
-        results = call.run(call.node.attrs["body"], [*carried, *parts], f"{call.node.name}{here}/")
+        results = call.run(call.body(), [*carried, *parts], f"{call.node.name}{here}/")
         if any(isinstance(v, Failed) for v in results):
             return [FAILED] * len(results)
         carried = results[: len(carried)]
@@ -332,7 +346,7 @@ def _scan_batches(call: Call) -> list[Binding]:
         whole = inputs[0].type.shape[1]
         if not lengths.is_constant or set(integers(lengths.decoded())) != {whole}:
             raise Unsupported(f"its sequences are not all known to have the length {whole}")
-    outputs = len(attrs["body"].output) - len(states)
+    outputs = len(call.body().output) - len(states)
     backward = tuple(map(bool, attrs.get("directions", (0,) * count)))
     scans = _Scans((0,) * count, backward, (0,) * outputs, (False,) * outputs)
     batches: list[list[Binding]] = []
@@ -347,4 +361,4 @@ def _scan_batches(call: Call) -> list[Binding]:
 CONTROL: dict[str, Callable[[Call], list[Binding]]] = {"If": branch, "Loop": loop, "Scan": scan}
 """Ops with bodies."""
 
-__all__ = ["CONTROL", "MOST_NODES", "MOST_TRIPS", "Call"]
+__all__ = ["CONTROL", "MOST_COPIED", "MOST_NODES", "Call"]

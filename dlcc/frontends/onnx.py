@@ -7,7 +7,7 @@ arithmetic on shapes is folded while the graph is built.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,6 +125,7 @@ class _ModelImporter:
         self.remarks = remarks
         self.locs: set[str] = set()
         self.prefix = ""
+        self.copied = 0
         self.refusals: list[_Refusal] = []
         self.depth = 0
 
@@ -203,7 +204,8 @@ class _ModelImporter:
             self.graph,
         )  # fmt: skip
         if structural is not None:
-            return structural(Call(self, view, operands, scope, versions))
+            call = Call(self, view, operands, scope, versions)
+            return _well_formed(view, lambda: structural(call))
         if len(known) != len(operands):
             if proto.op_type == "Identity" and not domain:
                 return operands
@@ -212,16 +214,7 @@ class _ModelImporter:
             assert function is not None
             return self.expand(view, proto, function)
         start = len(self.graph.nodes)
-        try:
-            results = list(importer(view))
-            results = fold_nodes(self.graph, start, results)
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise model_error(
-                f"the {proto.op_type} node is malformed",
-                where=loc,
-                why=f"{type(error).__name__}: {error}",
-                fix="check the model with onnx.checker, or export it again",
-            ) from error
+        results = _well_formed(view, lambda: fold_nodes(self.graph, start, list(importer(view))))
         for index in range(len(results), len(proto.output)):
             if proto.output[index]:
                 raise Unsupported(f"output {index} ({proto.output[index]!r}) is used")
@@ -304,6 +297,23 @@ class _ModelImporter:
             raise Unsupported(f"no importer, and its function body needs {parts}")
         pairs = zip(function.output, proto.output, strict=False)
         return [self.binding(inner, scope) if outer else None for inner, outer in pairs]
+
+
+def _well_formed(node: OnnxNode, make: Callable[[], Sequence[Binding]]) -> Sequence[Binding]:
+    """The results of ``make``, whose errors are the model's.
+
+    Raises:
+        DlccError: MODEL, where attributes or operands are missing or of the wrong kind.
+    """
+    try:
+        return make()
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise model_error(
+            f"the {node.op_type} node is malformed",
+            where=node.name,
+            why=f"{type(error).__name__}: {error}",
+            fix="check the model with onnx.checker, or export it again",
+        ) from error
 
 
 def _tensor(name: str, result: Binding) -> Value:

@@ -122,7 +122,7 @@ def _concat(call: Call) -> list[Binding]:
 
 def _map(call: Call) -> list[Binding]:
     """SequenceMap: the body on every element; other tensors are given to each of them."""
-    items, body = _items(call), call.node.attrs["body"]
+    items, body = _items(call), call.body()
     columns: list[list[Value]] = [[] for _ in body.output]
     start = len(call.importer.graph.nodes)
     for k, item in enumerate(items):

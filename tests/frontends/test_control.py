@@ -193,7 +193,7 @@ def test_scan_cuts_and_stacks_along_any_axis() -> None:
     [
         (None, False, "no maximal trip count is known"),
         (8, True, "the sizes of its scan outputs"),
-        (2**62, False, f"limits are {control.MOST_NODES} nodes and {control.MOST_TRIPS} trips"),
+        (2**62, False, "nodes after .* trips, and the limit is 100"),
         ("count", False, "its trip count is known only at run time.*--constant"),
         (0, True, "it makes no trip"),
     ],
@@ -206,9 +206,34 @@ def test_loops_that_are_refused(
     constants = {"most": np.int64(trips)} if isinstance(trips, int) else {}
     outputs = ["y", *(["rows"] if scan else [])]
     made = node("Loop", [name, "", "x"], outputs, body=halving(scan))
-    with pytest.raises(DlccError, match=why.replace("10000 nodes", "100 nodes")) as error:
+    with pytest.raises(DlccError, match=why) as error:
         import_onnx(model([made], [X, COUNT], outputs, constants))
     assert error.value.code == ExitCode.UNSUPPORTED
+
+
+def test_trips_that_are_folded_away_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "MOST_COPIED", 300)
+    step = body([node("Identity", ["b_c"], ["b_o"])], ["i_k", "b_c", "v"], ["b_o", "v"])
+    made = node("Loop", ["most", "", "x"], ["y"], body=step)
+    with pytest.raises(DlccError, match="more than 300 nodes, each trip"):
+        import_onnx(model([made], [X], ["y"], {"most": np.int64(2**62)}))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        node("If", ["flag"], ["y"]),
+        node("Loop", ["", "flag", "x"], ["y"]),
+        node("Scan", ["x"], ["y"], num_scan_inputs=1),
+        node("Scan", ["x"], ["y"], body=body([], ["a"], ["a"])),
+        node("If", ["flag"], ["y"], then_branch=1, else_branch=2),
+        node("Loop", ["", "flag", "x"], ["y"], body=body([], ["i_k", "b_c", "v"], [])),
+    ],
+)
+def test_broken_nodes_are_errors_of_the_model(broken: onnx.NodeProto) -> None:
+    with pytest.raises(DlccError) as error:
+        import_onnx(model([broken], [X, FLAG], ["y"]))
+    assert error.value.code in (ExitCode.MODEL, ExitCode.UNSUPPORTED)
 
 
 def test_loop_with_a_bound_trip_count() -> None:
