@@ -116,6 +116,10 @@ class Op(ABC):
         """Multiply-accumulates (0 for ops that are not made of them)."""
         return 0
 
+    def scanned(self, node: Node) -> int:
+        """Numbers that default TIR looks at for all results, where each looks at many."""
+        return 0
+
     def compute(self, node: Node, ctx: TirContext) -> None:
         """Default TIR: declare every output through ``ctx`` (see :mod:`dlcc.tir.access`)."""
         raise type_error(node, "has no default TIR; a target's kernel table must serve it")

@@ -207,6 +207,12 @@ class _Scatter(Op):
             return [Interval(-np.inf, np.inf)]
         return [x.union(updates)]
 
+    def scanned(self, node: Node) -> int:
+        """Every place looks at all updates of its line, or at all rows of them."""
+        indices = node.input(1).type
+        lines = indices.shape[int(self.get(node, "axis"))] if "axis" in self.attributes else 0
+        return node.output.type.elements * (lines or indices.elements)
+
     def _combine(
         self, node: Node, ctx: TirContext, count: int, hit: Any, old: Any, new: Any
     ) -> None:

@@ -18,6 +18,7 @@ from targets.rows.cortex_m import (
 )
 from targets.rows.recurrent import RecurrentRow
 from targets.rows.regions import RegionsRow
+from targets.rows.scatter import ScatterRow
 
 
 def rows_for(core: Core) -> tuple[KernelRow, ...]:
@@ -34,5 +35,6 @@ def rows_for(core: Core) -> tuple[KernelRow, ...]:
         PlainTransposedRow(isa, clock),
         RecurrentRow(isa),
         RegionsRow(isa),
+        ScatterRow(isa),
         PlainRow(isa, clock),
     )

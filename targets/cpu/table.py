@@ -25,6 +25,7 @@ from targets.rows.packed import packed_rows
 from targets.rows.recurrent import RecurrentRow
 from targets.rows.regions import RegionsRow
 from targets.rows.rounding import RoundPlanesRow
+from targets.rows.scatter import ScatterRow
 from targets.rows.signs import sign_rows
 from targets.rows.sparse import sparse_rows
 from targets.rows.sparse_codes import SparseCodesRow
@@ -58,5 +59,6 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         TableRow(isa),
         RecurrentRow(isa),
         RegionsRow(isa),
+        ScatterRow(isa),
         DefaultRow(isa),
     )

@@ -8,6 +8,7 @@ from targets.rows.default import DefaultRow
 from targets.rows.direct import DirectConvRow, DirectTransposedRow
 from targets.rows.recurrent import RecurrentRow
 from targets.rows.regions import RegionsRow
+from targets.rows.scatter import ScatterRow
 
 
 def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
@@ -17,5 +18,6 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         DirectTransposedRow(isa),
         RecurrentRow(isa),
         RegionsRow(isa),
+        ScatterRow(isa),
         DefaultRow(isa),
     )

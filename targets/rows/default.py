@@ -77,7 +77,8 @@ class DefaultRow(IsaRow):
         macs = op.macs(node)
         codes = sum(v.type.elements for v in node.outputs if not v.type.is_dense)
         moved = sum(v.type.bytes for v in values) / BYTES_PER_SECOND
-        return max(moved, codes / ELEMENTS_PER_SECOND) + macs / MACS_PER_SECOND + 1e-7
+        looked_at = max(codes, op.scanned(node))
+        return max(moved, looked_at / ELEMENTS_PER_SECOND) + macs / MACS_PER_SECOND + 1e-7
 
     def plan(self, node: Node) -> KernelPlan:
         """One step; constants are passed in memory order."""
