@@ -237,6 +237,6 @@ def import_non_max_suppression(node: OnnxNode) -> Sequence[Value]:
     boxes, scores = (node.inputs[k] if k < len(node.inputs) else None for k in (0, 1))
     names = " and ".join(repr(v.name) for v in (boxes, scores) if v is not None)
     raise Unsupported(
-        "how many boxes it selects depends on their scores, and shapes are static here; cut the "
-        f"model before it (make {names} its outputs) and select boxes outside of the network"
+        "the size of its result depends on the data (how many boxes overlap); cut the model before "
+        f"it (make {names} its outputs) and select boxes outside of the network"
     )
