@@ -60,12 +60,46 @@ def _size(node: OnnxNode) -> Sequence[Value]:
 
 @onnx_op("Range", since=11)
 def _range(node: OnnxNode) -> Sequence[Value]:
+    length = _length_beyond(_scalar(node.input(0)), _scalar(node.input(1)))
+    if length is not None:
+        return _range_from(node, length)
     ends = [node.constant(k, what) for k, what in enumerate(("the start", "the end", "the step"))]
     start, limit, step = (v.reshape(-1)[0] for v in ends)
     if step == 0 or abs(float(limit - start) / float(step)) > _LARGEST:
         raise Unsupported(f"a range from {start} to {limit} by {step}")
     count = max(0, int(np.ceil((float(limit) - float(start)) / float(step))))
     return _constant(node, (start + np.arange(count) * step).astype(start.dtype))
+
+
+def _scalar(value: Value) -> Value:
+    """``value`` before reshapes."""
+    while value.producer is not None and value.producer.op == "reshape":
+        value = value.producer.input(0)
+    return value
+
+
+def _length_beyond(start: Value, limit: Value) -> int | None:
+    """N of a limit that is computed as start + n, integers of the run time."""
+    total = limit.producer
+    if start.is_constant or total is None or total.op != "add" or not start.type.dtype.is_integer:
+        return None
+    terms = [_scalar(total.input(k)) for k in (0, 1)]
+    for mine, other in (terms, terms[::-1]):
+        if mine is start and other.is_constant and other.type.elements == 1:
+            return int(other.decoded().reshape(-1)[0])
+    return None
+
+
+def _range_from(node: OnnxNode, length: int) -> list[Value]:
+    """The integers from a start of the run time on, ``length`` far."""
+    start, step = node.input(0), int(node.constant(2, "the step").reshape(-1)[0])
+    if step == 0 or length // step > _LARGEST:
+        raise Unsupported(f"a range of length {length} by {step}")
+    places = np.arange(0, length, step).astype(start.type.dtype.numpy)
+    if start.type.rank != 1:
+        (start,) = node.build("reshape", [start], {"shape": (1,)}, suffix="/start")
+    offsets = node.graph.add_constant(places, name=f"{node.name}/offsets")
+    return node.build("add", [start, offsets])
 
 
 @onnx_op("EyeLike", since=9)

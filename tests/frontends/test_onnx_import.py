@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from dlcc.analysis.verify import verify
+from dlcc.errors import DlccError
 from dlcc.frontends.onnx import import_onnx
 from dlcc.ir import Graph
 from tests.frontends.models import assert_same, feed, model, ops, tensor
@@ -322,3 +323,24 @@ def test_slices_along_two_axes_are_one() -> None:
     graph = checked(model(nodes, [X], ["y"], arrays))
     assert ops(graph) == ["slice"]
     assert graph.nodes[0].attrs["axes"] == (1, 2)
+
+
+@pytest.mark.parametrize(("length", "step"), [(5, 1), (7, 3), (-6, -2)])
+def test_range_from_a_start_of_the_run_time(length: int, step: int) -> None:
+    nodes = [
+        node("Add", ["n", "start"], ["end"]),
+        node("Range", ["start", "end", "step"], ["y"]),
+    ]
+    start = tensor("start", (), TensorProto.INT64)
+    y = tensor("y", None, TensorProto.INT64)
+    made = model(nodes, [start], [y], {"n": np.array(length), "step": np.array(step)})
+    assert_same(import_onnx(made), made, {"start": np.array(11)}, 0)
+
+
+def test_range_between_ends_of_the_run_time_is_refused() -> None:
+    ends = [tensor(n, (), TensorProto.INT64) for n in ("start", "end")]
+    made = model(
+        [node("Range", ["start", "end", "step"], ["y"])], ends, ["y"], {"step": np.array(1)}
+    )
+    with pytest.raises(DlccError, match="must be known at compile time"):
+        import_onnx(made)
