@@ -22,7 +22,6 @@ _REASONS = {
     "RandomNormalLike": _RANDOM,
     "RandomUniform": _RANDOM,
     "RandomUniformLike": _RANDOM,
-    "NonMaxSuppression": _DATA_DEPENDENT,
     "Unique": _DATA_DEPENDENT,
 }
 
