@@ -26,7 +26,6 @@ EXPECTED = {
     r"output \d \('\w+'\) is used": "by-products: Mean, Var, a mask",
     r"results are random": "no numbers to agree with",
     r"size of its result depends on the data": "shapes are fixed at compile time",
-    r"how many boxes it selects depends": "shapes are fixed at compile time",
     r"must be known at compile time": "its shape depends on the data, even as a second input",
     r"elements do not fit shape": "the shape's first entry is a run-time size",
 }
