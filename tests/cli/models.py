@@ -54,7 +54,7 @@ def unsupported(path: Path) -> Path:
     """Two nodes that no importer knows."""
     nodes = [
         h.make_node("Frobnicate", ["x"], ["a"], name="frob", domain="com.example"),
-        h.make_node("NonMaxSuppression", ["a", "a"], ["y"], name="nms"),
+        h.make_node("ImageDecoder", ["a"], ["y"], name="decode"),
     ]
     inputs = [h.make_tensor_value_info("x", T.FLOAT, [1, 4, 4])]
     outputs = [h.make_tensor_value_info("y", T.INT64, [1, 3])]
