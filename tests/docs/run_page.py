@@ -20,9 +20,13 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+
+from forked import commands
 
 _DIRECTIVE = re.compile(r"<!-- (file|needs|not run): (.+?) -->")
 _FENCE = re.compile(r"( *)```(\w*)\s*")
@@ -66,15 +70,24 @@ def blocks(text: str) -> Iterator[Block]:
 
 def run_page(page: Path) -> int:
     """Run a page; returns how many blocks ran or were written."""
+    found = [b for b in blocks(page.read_text("utf-8")) if b.directive != "not run"]
+    if not any(b.directive == "needs" and b.argument == "torch" for b in found):
+        # TVM imports it where it is installed, which takes longer than the rest of most pages
+        sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    path = [sysconfig.get_path("scripts"), os.environ["PATH"]]
+    with ExitStack() as stack:
+        if any(b.language == "sh" and "dlcc " in b.text for b in found):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            path.insert(0, str(stack.enter_context(commands(folder))))
+        return _run(page, found, {**os.environ, "PATH": os.pathsep.join(path)})
+
+
+def _run(page: Path, found: list[Block], environment: dict[str, str]) -> int:
     namespace: dict[str, object] = {"__name__": "__page__"}
-    environment = dict(os.environ)
-    environment["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), environment["PATH"]])
     sys.path.insert(0, os.getcwd())
     count = 0
-    for block in blocks(page.read_text("utf-8")):
+    for block in found:
         where = f"{page.name}:{block.line}"
-        if block.directive == "not run":
-            continue
         if block.directive == "needs" and importlib.util.find_spec(block.argument) is None:
             print(f"-- {where}: left out, {block.argument} is not installed", flush=True)
             continue
