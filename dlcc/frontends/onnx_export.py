@@ -5,7 +5,8 @@ with a DequantizeLinear behind them (per channel where the encoding is), and eve
 activation passes through a pair. An engine that fuses the pairs rounds as dlcc does up to one code;
 one that does not computes in float between them.
 
-Exporters of single ops stand in :mod:`dlcc.frontends.onnx_export_ops` and ``onnx_export_windows``.
+Exporters of single ops stand in :mod:`dlcc.frontends.onnx_export_ops`, ``onnx_export_windows`` and
+``onnx_export_recurrent``.
 """
 
 from __future__ import annotations
@@ -126,9 +127,17 @@ class OnnxWriter:
         """
         result = result or self.name(f"{node.outputs[0].name}_{op}")
         results = [*(self.name(f"{result}_unused") for _ in range(unused)), result]
-        name = self._node_name(node.loc or op, op)
-        self.nodes.append(helper.make_node(op, list(inputs), results, name=name, **attributes))
+        self.emit_several(op, inputs, node, results, **attributes)
         return result
+
+    def emit_several(
+        self, op: str, inputs: Sequence[str], node: Node, results: Sequence[str], **attributes: Any
+    ) -> None:
+        """Add an ONNX node named after ``node`` with these results."""
+        name = self._node_name(node.loc or op, op)
+        self.nodes.append(
+            helper.make_node(op, list(inputs), list(results), name=name, **attributes)
+        )
 
     def constant(self, array: Array, hint: str) -> str:
         """An initializer with this contents; equal ones are shared."""
@@ -264,10 +273,17 @@ class OnnxWriter:
 
     def define_several(self, node: Node, op: str, inputs: Sequence[str], **attributes: Any) -> None:
         """Add the ONNX node of an op with several dense results, which it defines."""
-        names = [self._results.get(v) or self.name(v.name) for v in node.outputs]
+        names = self.result_names(node)
+        self.emit_several(op, inputs, node, names, **attributes)
+        self.define_results(node, names)
+
+    def define_results(self, node: Node, names: Sequence[str]) -> None:
+        """``names`` are the dense results of an op that has several."""
         self._real.update(zip(node.outputs, names, strict=True))
-        name = self._node_name(node.loc or op, op)
-        self.nodes.append(helper.make_node(op, list(inputs), names, name=name, **attributes))
+
+    def result_names(self, node: Node) -> list[str]:
+        """Names that the last ONNX nodes of an op with several dense results give them."""
+        return [self._results.get(v) or self.name(v.name) for v in node.outputs]
 
     def result_name(self, node: Node) -> str:
         """Name that the last ONNX node of ``node`` should give its result."""
@@ -285,7 +301,11 @@ class OnnxWriter:
             DlccError: UNSUPPORTED, with every op that has no ONNX form.
         """
         # loading these registers the exporters
-        from dlcc.frontends import onnx_export_ops, onnx_export_windows  # noqa: F401
+        from dlcc.frontends import (  # noqa: F401
+            onnx_export_ops,
+            onnx_export_recurrent,
+            onnx_export_windows,
+        )
 
         missing = sorted({n.op for n in self.graph.nodes} - set(EXPORTERS))
         if missing:

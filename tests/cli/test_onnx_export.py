@@ -303,6 +303,7 @@ def test_samples_at_positions():
 
 def test_every_op_can_be_exported():
     import dlcc.frontends.onnx_export_ops
+    import dlcc.frontends.onnx_export_recurrent
     import dlcc.frontends.onnx_export_windows
 
     assert dlcc.frontends.onnx_export_ops.EXPORTERS is EXPORTERS
