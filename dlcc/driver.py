@@ -16,6 +16,7 @@ import passes as pass_library
 import targets as target_library
 from dlcc.accuracy import has_labels, labels_in, scores_output
 from dlcc.analysis.certificates import Assignment, Certificate, certify, digest, with_kernels
+from dlcc.analysis.footprint import check_footprint
 from dlcc.artifact import (
     Artifact,
     Pack,
@@ -24,6 +25,7 @@ from dlcc.artifact import (
     check_pack,
     write_artifact,
 )
+from dlcc.bounds import Progress, bounded
 from dlcc.data import Batches, load_npz, named_inputs, split_batches
 from dlcc.errors import DlccError, ExitCode
 from dlcc.frontends import load_graph
@@ -59,7 +61,6 @@ if TYPE_CHECKING:
     from dlcc.remote.board import Board
 
 Calibration = str | Path | Callable[[], Iterable[Mapping[str, Array]]]
-Progress = Callable[[str, float], None]
 
 
 DEFAULT_THREADS = 8
@@ -106,6 +107,8 @@ class CompileOptions:
         print_before: names of passes before which the IR is printed ("all" for every one).
         print_after: the same, after.
         dump_dir: write the IR after each pass there.
+        timeout: seconds; looked at between steps (the command line stops within them too).
+        max_memory: bytes that a tensor, and the network at work, may need; None: 4 GiB.
     """
 
     target: str | None = None
@@ -132,6 +135,8 @@ class CompileOptions:
     print_before: tuple[str, ...] = ()
     print_after: tuple[str, ...] = ()
     dump_dir: Path | None = None
+    timeout: float | None = None
+    max_memory: int | None = None
 
     @property
     def machine(self) -> str:
@@ -215,6 +220,7 @@ def optimise(
     pipeline = [] if recipe else options.pipeline(target)
     progress("import", 0.0)
     graph = model.copy() if isinstance(model, Graph) else import_model(model, options, remarks)
+    check_footprint(graph)
     progress("import", 1.0)
     if recipe is not None:
         pipeline = recipe.passes(graph)
@@ -336,6 +342,13 @@ def compile(
         DlccError: anything the user can mend.
     """
     chosen = options or CompileOptions(**changes)
+    with bounded(progress, chosen.timeout, chosen.max_memory) as told:
+        return _compiled(model, output, chosen, told)
+
+
+def _compiled(
+    model: str | Path | Graph | Any, output: str | Path, chosen: CompileOptions, progress: Progress
+) -> CompileResult:
     targets = target_library.without_rows(
         target_library.get_targets(chosen.machine), chosen.without
     )

@@ -26,6 +26,7 @@ class ExitCode(IntEnum):
     OUTPUT = 10
     VERIFICATION = 11
     REMOTE = 12
+    LIMIT = 13
 
 
 class DlccError(Exception):

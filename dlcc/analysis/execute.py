@@ -65,7 +65,7 @@ def execute(
     """
     check_inputs(graph, inputs)
     live: dict[Value, Array] = {v: inputs[v.name] for v in graph.inputs}
-    last_use = _last_uses(graph)
+    last_use = last_uses(graph)
     if observe is not None:
         for value in graph.inputs:
             observe(value, live[value])
@@ -96,7 +96,8 @@ def run_node(node: Node, live: Mapping[Value, Array]) -> list[Array]:
     ]
 
 
-def _last_uses(graph: Graph) -> dict[Node, list[Value]]:
+def last_uses(graph: Graph) -> dict[Node, list[Value]]:
+    """By node, the values (outputs of the graph left out) that nothing after it reads."""
     kept = set(graph.outputs)
     last: dict[Value, Node] = {}
     for node in graph.nodes:

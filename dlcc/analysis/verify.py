@@ -32,6 +32,33 @@ def verify(graph: Graph) -> None:
         raise _broken(f"value names are not unique: {twice[:5]}", "")
 
 
+def verify_file(graph: Graph, source: str) -> None:
+    """:func:`verify` for a graph that was read: what is wrong is the file's fault.
+
+    Raises:
+        DlccError: MODEL, what is wrong, at which node.
+    """
+    try:
+        for node in graph.nodes:
+            unknown = sorted(set(node.attrs) - set(op_of(node).attributes))
+            if unknown:
+                raise type_error(node, f"no attribute named {', '.join(unknown)}")
+        verify(graph)
+    except DlccError as error:
+        where = error.where or source
+        if error.code != ExitCode.INTERNAL:
+            raise
+        raise DlccError(ExitCode.MODEL, error.what, where=where, why=error.why) from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise DlccError(
+            ExitCode.MODEL,
+            "a node's operands, results or attributes do not fit its op",
+            where=source,
+            why=f"{type(error).__name__}: {error}",
+            fix="write .dlir files with `dlcc opt MODEL -o OUT.dlir`",
+        ) from None
+
+
 def _broken(why: str, where: str) -> DlccError:
     return DlccError(
         ExitCode.INTERNAL,

@@ -33,6 +33,7 @@ EXIT_CODES = {
     ExitCode.OUTPUT: "the output cannot be written",
     ExitCode.VERIFICATION: "--verify-numerics or --verify found a difference that must not be",
     ExitCode.REMOTE: "the board cannot be reached, refuses, or the network fails there",
+    ExitCode.LIMIT: "the compilation needs more than --timeout or --max-memory allow",
 }
 """What each exit code means: the text of ``--help`` and of docs/cli.md."""
 

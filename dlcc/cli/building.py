@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,22 +12,26 @@ import typer
 from dlcc.cli.common import (
     ConstantOption,
     JsonOption,
+    MemoryOption,
     QuietOption,
     ShapeOption,
+    TimeoutOption,
     check_artifact_place,
     check_dump_dir,
     check_writable_file,
     parse_constants,
     parse_list,
+    parse_memory,
     parse_shapes,
     split_names,
 )
 from dlcc.cli.console import Console, Table, bytes_text, count_text, seconds_text
 from dlcc.cli.progress import PhaseProgress
+from dlcc.cli.worker import run_bounded
 from dlcc.errors import DlccError, ExitCode
 
 if TYPE_CHECKING:
-    from dlcc.driver import CompileResult, Optimised
+    from dlcc.driver import CompileOptions, CompileResult, Optimised
     from dlcc.inspection import Report
     from passes.base import Remark
     from passes.manager import PassRecord
@@ -235,6 +240,8 @@ def compile_model(
     print_after: PrintAfterOption = None,
     dump_dir: DumpOption = None,
     verify_numerics: VerifyOption = 0,
+    timeout: TimeoutOption = None,
+    max_memory: MemoryOption = None,
     remarks: RemarksOption = "",
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -246,7 +253,7 @@ def compile_model(
     kinds = () if emit is None else parse_list(emit, "--emit", EMITS)
     check_artifact_place(output)
     check_dump_dir(dump_dir)
-    from dlcc.driver import CompileOptions, compile
+    from dlcc.driver import CompileOptions
 
     options = CompileOptions(
         target=target,
@@ -273,8 +280,18 @@ def compile_model(
         print_before=split_names(print_before),
         print_after=split_names(print_after),
         dump_dir=dump_dir,
+        max_memory=parse_memory(max_memory),
     )
     _check_remark_choice(remarks)
+    work = partial(_compile_and_show, console, model, output, options, remarks, quiet)
+    run_bounded(work, output, timeout, options.max_memory)
+
+
+def _compile_and_show(
+    console: Console, model: Path, output: Path, options: CompileOptions, remarks: str, quiet: bool
+) -> None:
+    from dlcc.driver import compile
+
     with PhaseProgress(quiet) as progress:
         result = compile(model, output, options=options, progress=progress)
     _show_compiled(console, model, result, remarks, progress.seconds)

@@ -46,6 +46,26 @@ VariantOption = Annotated[
     ),
 ]
 
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        help="Stop after this time; nothing is written then.",
+        show_default="none",
+    ),
+]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory",
+        metavar="BYTES|4G",
+        help="Most memory that compiling may take.",
+        show_default="4G for what the model asks for",
+    ),
+]
+
+_MEMORY = re.compile(r"([0-9]+)([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _SIZE = re.compile(r"[0-9]+")
 _SHAPE = re.compile(r"[0-9]+(?:[x,][0-9]+)*[x,]?")
 
@@ -73,6 +93,26 @@ def parse_shapes(texts: Sequence[str] | None) -> dict[str, int | tuple[int, ...]
             raise _bad_shape(text, "a size must be at least 1")
         shapes[name] = numbers[0] if _SIZE.fullmatch(size) else numbers
     return shapes
+
+
+def parse_memory(text: str | None) -> int | None:
+    """``"4G"`` -> 4 GiB in bytes; K, M, G and T are powers of 1024.
+
+    Raises:
+        DlccError: USAGE, with the text that cannot be read.
+    """
+    if text is None:
+        return None
+    match = _MEMORY.fullmatch(text.strip())
+    if match is None or not int(match[1]):
+        raise DlccError(
+            ExitCode.USAGE,
+            "the amount of memory cannot be read",
+            where=f"--max-memory {text}",
+            why="it is no positive number of bytes",
+            fix="write for example --max-memory 4G, or 4294967296",
+        )
+    return int(match[1]) << 10 * " KMGT".index(match[2].upper() or " ")
 
 
 def parse_constants(texts: Sequence[str] | None) -> dict[str, int | float | list[int | float]]:

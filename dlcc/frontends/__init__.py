@@ -51,9 +51,16 @@ def load_graph(
                     fix=f"leave --{option} out, or compile the .onnx file",
                 )
         import dlcc.ops  # noqa: F401  (registers the ops)
+        from dlcc.analysis.verify import verify_file
         from dlcc.ir.text import load
 
-        return load(file)
+        graph = load(file)
+        verify_file(graph, str(file))
+        if any(not v.type.elements for v in graph.values()):
+            from dlcc.frontends.fold import fold_nodes
+
+            graph.set_outputs(fold_nodes(graph, 0, graph.outputs), graph.output_names)
+        return graph
     from dlcc.frontends.onnx import import_onnx
 
     return import_onnx(file, shapes=shapes, constants=constants, remarks=remarks)

@@ -17,6 +17,7 @@ from onnx import helper, inliner
 import dlcc.ops
 from dlcc.errors import DlccError, ExitCode
 from dlcc.frontends.control import CONTROL, Call
+from dlcc.frontends.finite import check_factors
 from dlcc.frontends.fold import fold_nodes, remove_dead
 from dlcc.frontends.onnx_inputs import Border, Constants
 from dlcc.frontends.onnx_model import Tensors, attributes, opsets, ordered, read_model
@@ -142,8 +143,13 @@ class _ModelImporter:
             for proto, result in zip(self.model.graph.output, results, strict=True)
         ]
         if not outputs:
-            raise model_error("the model has no outputs")
-        self.graph.set_outputs(outputs, [proto.name for proto in self.model.graph.output])
+            raise model_error("the model has no outputs", fix="export the model again")
+        names = [proto.name for proto in self.model.graph.output]
+        twice = next((n for n in names if names.count(n) > 1), None)
+        if twice is not None:
+            raise model_error(f"the output {twice!r} is listed twice", fix="export the model again")
+        check_factors(self.graph)
+        self.graph.set_outputs(outputs, names)
         return self.graph
 
     def body(
@@ -307,7 +313,7 @@ def _well_formed(node: OnnxNode, make: Callable[[], Sequence[Binding]]) -> Seque
     """
     try:
         return make()
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise model_error(
             f"the {node.op_type} node is malformed",
             where=node.name,

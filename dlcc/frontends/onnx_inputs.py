@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from dlcc.bounds import check_shape
 from dlcc.errors import DlccError, ExitCode
 from dlcc.frontends.onnx_model import NARROW, Tensors
 from dlcc.frontends.registry import model_error
@@ -98,9 +99,13 @@ class Border:
         """
         for proto in self._inputs:
             if any(v.name == proto.name for v in graph.inputs):
-                raise model_error(f"the input {proto.name!r} is listed twice")
+                raise model_error(
+                    f"the input {proto.name!r} is listed twice", fix="export the model again"
+                )
             if proto.name not in self._known:
-                graph.add_input(proto.name, TensorType(self._shape(proto), _dtype(proto)))
+                declared = TensorType(self._shape(proto), _dtype(proto))
+                check_shape(declared.shape, declared.storage.bits / 8, proto.name)
+                graph.add_input(proto.name, declared)
         for value in graph.inputs:
             if value.type.elements:
                 yield value.name, self._widened(graph, value)
@@ -135,6 +140,7 @@ class Border:
             raise _bad_constant(
                 proto.name, f"{given.size} numbers do not fit its shape {list(shape)}"
             )
+        check_shape(shape, dtype.itemsize, proto.name)
         filled = exact.reshape(shape) if given.size == prod(shape) else np.full(shape, exact)
         return self._tensors.widened(filled)
 

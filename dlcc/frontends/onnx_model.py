@@ -6,7 +6,9 @@ never stands in memory twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ import networkx as nx
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
+from dlcc.bounds import check_shape
 from dlcc.errors import DlccError, ExitCode
 from dlcc.frontends.registry import Unsupported, model_error
 from dlcc.ir.dtypes import DType
@@ -51,7 +54,37 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise _not_onnx(path, "its contents are not a whole protobuf message") from None
     if not model.HasField("graph") or not model.opset_import:
         raise _not_onnx(path, "it holds no graph or names no opset")
+    if not _is_text(model):
+        raise _not_onnx(path, "a name in it is not UTF-8 text, or holds a zero byte")
     return model
+
+
+def _is_text(model: onnx.ModelProto) -> bool:
+    """Whether every name is text that a C string can hold; protobuf hands out others as bytes."""
+    lists = [f.node for f in model.functions]
+    names: list[object] = [o.domain for o in model.opset_import] + [model.graph.name]
+    for graph in _graphs(model.graph):
+        values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+        names += [v.name for v in values]
+        names += [s.values.name for s in graph.sparse_initializer]
+        names += [d.dim_param for v in graph.input for d in v.type.tensor_type.shape.dim]
+        lists.append(graph.node)
+    for nodes in lists:
+        for node in nodes:
+            names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+            names += [a.name for a in node.attribute]
+    return all(isinstance(name, str) and "\0" not in name for name in names)
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """``graph`` and the bodies in it, at any depth."""
+    waiting = [graph]
+    while waiting:
+        here = waiting.pop()
+        yield here
+        for attribute in (a for node in here.node for a in node.attribute):
+            waiting += [attribute.g] if attribute.HasField("g") else []
+            waiting += attribute.graphs
 
 
 def _not_onnx(path: Path, why: str) -> DlccError:
@@ -109,9 +142,11 @@ class Tensors:
         """
         if tensor.data_type == onnx.TensorProto.STRING:
             raise Unsupported(f"tensor {tensor.name!r} holds strings")
+        check_shape(tensor.dims, _element_bits(tensor) / 8, f"tensor {tensor.name!r}")
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             tensor = self._loaded(tensor)
         try:
+            _check_length(tensor)
             values = numpy_helper.to_array(tensor)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise model_error(
@@ -151,12 +186,14 @@ class Tensors:
         location = fields.get("location", "")
         path = self._external_path(tensor.name, location)
         try:
-            offset = int(fields.get("offset", "0") or 0)
-            length = int(fields.get("length", "-1") or -1)
+            offset = int(fields.get("offset") or 0)
+            mode = path.stat().st_mode
+            if not stat.S_ISREG(mode):  # opening a pipe would wait for a writer
+                raise ValueError("it is no regular file")
             with path.open("rb") as file:
                 size = path.stat().st_size
-                length = size - offset if length < 0 else length
-                if offset < 0 or offset + length > size:
+                length = int(fields.get("length") or size - offset)
+                if offset < 0 or length < 0 or offset + length > size:
                     raise ValueError(
                         f"bytes {offset} to {offset + length} lie beyond its {size} bytes"
                     )
@@ -187,10 +224,14 @@ class Tensors:
             why = f"{location!r} is not a plain path below the model's folder"
         else:
             base = self._folder.resolve()
-            path = (base / location).resolve()
-            if path.is_relative_to(base):
-                return path
-            why = f"{location!r} is a link that leads out of the model's folder"
+            try:
+                path = (base / location).resolve()
+            except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL
+                why = f"{location[:80]!r} is no path: {error}"
+            else:
+                if path.is_relative_to(base):
+                    return path
+                why = f"{location!r} is a link that leads out of the model's folder"
         raise DlccError(
             ExitCode.INPUT_FILE,
             f"external data of tensor {name!r} is refused",
@@ -198,6 +239,33 @@ class Tensors:
             why=why,
             fix="keep the model's data files in its folder",
         )
+
+
+_SHORT_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
+"""Element types of which several stand in a byte."""
+
+
+def _element_bits(tensor: onnx.TensorProto) -> int:
+    """Bits of an element in raw contents.
+
+    Raises:
+        Unsupported: there is no such element type.
+    """
+    try:
+        name = onnx.TensorProto.DataType.Name(tensor.data_type)
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    except (KeyError, ValueError):
+        raise Unsupported(f"tensor {tensor.name!r} has element type {tensor.data_type}") from None
+    return _SHORT_BITS.get(name, 8 * int(dtype.itemsize))
+
+
+def _check_length(tensor: onnx.TensorProto) -> None:
+    """Hold the raw contents' length against the shape: numpy takes some that do not fit."""
+    if not tensor.HasField("raw_data"):
+        return
+    need = -(-prod(tensor.dims) * _element_bits(tensor) // 8)
+    if need != len(tensor.raw_data):
+        raise ValueError(f"there are {len(tensor.raw_data)} bytes, and it needs {need}")
 
 
 def ordered(nodes: Iterable[onnx.NodeProto], known: Iterable[str]) -> list[onnx.NodeProto]:
@@ -239,7 +307,14 @@ def ordered(nodes: Iterable[onnx.NodeProto], known: Iterable[str]) -> list[onnx.
     except nx.NetworkXUnfeasible:
         cycle = [listed[a] for a, _ in nx.find_cycle(order)]
         names = " -> ".join(n.name or n.op_type for n in cycle)
-        raise model_error("the graph has a cycle", where=names) from None
+        raise model_error(
+            "the graph has a cycle", where=_shortened(names), fix="export the model again"
+        ) from None
+
+
+def _shortened(text: str, most: int = 400) -> str:
+    """``text``, its middle left out where it is longer than ``most`` characters."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
 def _captured(node: onnx.NodeProto) -> list[str]:
@@ -284,7 +359,20 @@ def attributes(node: onnx.NodeProto, tensors: Tensors) -> dict[str, Any]:
 def _densified(sparse: onnx.SparseTensorProto, tensors: Tensors) -> Array:
     values = tensors.array(sparse.values)
     indices = tensors.array(sparse.indices)
-    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    shape = tuple(sparse.dims)
+    where = f"sparse tensor {sparse.values.name!r}"
+    check_shape(shape, values.itemsize, where)
+    extents = np.asarray(shape if indices.ndim == 2 else [prod(shape)], np.int64)
+    rows = indices.reshape(len(indices), -1) if indices.ndim in (1, 2) else indices
+    fits = rows.shape == (values.size, len(extents)) and values.ndim == 1
+    if not fits or not np.all((rows >= 0) & (rows < extents)):
+        raise model_error(
+            f"the indices of {where} do not fit",
+            why=f"{list(indices.shape)} indices of {values.size} values in a tensor of "
+            f"{list(shape)}, all of which must lie inside",
+            fix="the model is damaged; export it again",
+        )
+    dense = np.zeros(shape, values.dtype)
     if indices.ndim == 2:
         dense[tuple(indices.T)] = values
     else:

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from dlcc.bounds import check_shape
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir.dtypes import DType
 from dlcc.ir.encodings import DENSE, Array, Dense, Encoding
@@ -37,8 +38,14 @@ from dlcc.ir.types import LAYOUTS, TensorType
 _INLINE = 8
 """Longer numeric lists go to the sidecar."""
 
+_MOST_NESTED = 16
+"""Lists and encodings within each other."""
+
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.$-]+")
 """Other names stand in quotes, as JSON strings."""
+
+_MOST_DIGITS = 19
+"""Digits of an axis' length."""
 
 Sidecar = dict[str, Array]
 
@@ -163,16 +170,18 @@ class _Parser:
 
     def __init__(self, text: str, sidecar: Mapping[str, Array], source: str) -> None:
         self.text, self.sidecar, self.source = text, sidecar, source
-        self.position = 0
+        self.position = self.depth = 0
         self.values: dict[str, Value] = {}
         self.names: set[str] = set()
 
+    def place(self) -> str:
+        return f"{self.source}:{self.text.count(chr(10), 0, self.position) + 1}"
+
     def fail(self, why: str) -> DlccError:
-        line = self.text.count("\n", 0, self.position) + 1
         return DlccError(
             ExitCode.MODEL,
             "the IR text cannot be read",
-            where=f"{self.source}:{line}",
+            where=self.place(),
             why=why,
             fix="write .dlir files with `dlcc opt MODEL -o OUT.dlir`",
         )
@@ -202,11 +211,17 @@ class _Parser:
         return False
 
     def string(self) -> str:
-        text = self.next("string")
+        return self.unquoted(self.next("string"))
+
+    def unquoted(self, text: str) -> str:
         try:
-            return str(json.loads(text))
+            plain = str(json.loads(text))
+            plain.encode()
         except ValueError:
-            raise self.fail(f"{text} is not a JSON string") from None
+            raise self.fail(f"{text} is not a JSON string of whole characters") from None
+        if "\0" in plain:
+            raise self.fail(f"{text} holds a zero byte")
+        return plain
 
     def array(self, key: str) -> Array:
         if key not in self.sidecar:
@@ -214,6 +229,14 @@ class _Parser:
         return self.sidecar[key]
 
     def attribute(self) -> Any:
+        self.depth += 1
+        if self.depth > _MOST_NESTED:
+            raise self.fail(f"lists are nested deeper than {_MOST_NESTED}")
+        value = self._attribute()
+        self.depth -= 1
+        return value
+
+    def _attribute(self) -> Any:
         kind, text = self.peek()
         if kind == "number":
             self.next()
@@ -256,7 +279,7 @@ class _Parser:
 
     def dimension(self) -> int:
         text = self.next("number")
-        if not text.isdecimal():
+        if not text.isdecimal() or len(text) > _MOST_DIGITS:
             raise self.fail(f"{text} is not the length of an axis")
         return int(text)
 
@@ -272,6 +295,9 @@ class _Parser:
         layout = ""
         if self.peek()[0] == "value" and self.peek()[1][1:] in LAYOUTS:
             layout = self.next()[1:]
+        if layout and len(shape) != len(LAYOUTS[layout]):
+            raise self.fail(f"layout {layout} is of {len(LAYOUTS[layout])} axes, not {len(shape)}")
+        check_shape(shape, encoding.storage(dtype).bits / 8, self.place())
         return TensorType(shape, dtype, encoding, layout)
 
     def operand(self) -> Value | None:
@@ -284,7 +310,7 @@ class _Parser:
         return self.values[name]
 
     def define(self, token: str, type_: TensorType) -> Value:
-        name = token[1:] if token[1] != '"' else str(json.loads(token[1:]))
+        name = token[1:] if token[1] != '"' else self.unquoted(token[1:])
         if name in self.names:
             raise self.fail(f"{token} is defined twice")
         self.names.add(name)
@@ -349,6 +375,8 @@ class _Parser:
                 self.constant(graph)
             elif self.accept("output"):
                 name = self.string()
+                if name in {n for n, _ in outputs}:
+                    raise self.fail(f"the output {name!r} is listed twice")
                 value = self.operand()
                 if value is None:
                     raise self.fail("an output needs a value")
@@ -357,6 +385,8 @@ class _Parser:
                 self.node(graph)
         if self.peek()[0] != "end":
             raise self.fail("text after the graph's closing brace")
+        if not outputs:
+            raise self.fail("the graph has no output")
         graph._names = self.names
         graph.set_outputs([v for _, v in outputs], [n for n, _ in outputs])
         return graph

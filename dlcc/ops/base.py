@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from dlcc import numerics
+from dlcc.bounds import check_shape
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Affine, AttrValue, Graph, Node, ShortFloat, TensorType, Value
 from dlcc.ir.encodings import Array
@@ -228,6 +229,19 @@ def _with_encoding(op: Op, node: Node, types: list[TensorType]) -> list[TensorTy
     return [t.with_(encoding=encoding) if t.dtype == dtype else t for t in types]
 
 
+def _check_scales(node: Node, type_: TensorType) -> None:
+    """One scale for each place of the axis that an encoding's scales lie along."""
+    encoding = type_.encoding
+    if not isinstance(encoding, Affine) or encoding.axis is None:
+        return
+    extent = type_.shape[encoding.axis] if encoding.axis < type_.rank else 0
+    if len(encoding.scales) not in (1, extent):
+        raise type_error(
+            node,
+            f"{len(encoding.scales)} scales along axis {encoding.axis} of {list(type_.shape)}",
+        )
+
+
 def build(
     graph: Graph,
     op: str,
@@ -273,6 +287,8 @@ def build(
     try:
         inferred = _with_encoding(definition, node, definition.infer(node))
         for value, type_ in zip(node.outputs, types or inferred, strict=True):
+            check_shape(type_.shape, type_.storage.bits / 8, loc)
+            _check_scales(node, type_)
             value.type = type_
     except (DlccError, ValueError):
         graph.erase(node)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from dlcc.bounds import check_shape
 from dlcc.ir import Affine, Node, TensorType
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Interval, Op, Quantised, type_error
@@ -210,6 +211,7 @@ class Conv2d(Op):
         window = window_of(node)
         if why := window.problem():
             raise type_error(node, why)
+        check_shape((*x.shape[:2], *window.padded), x.storage.bits / 8, node.loc)
         shape = (x.shape[0], weight.shape[0], *window.output)
         check_bias(node, weight.shape[0])
         check_residual(node, shape)
@@ -316,11 +318,15 @@ class ConvTranspose2d(Op):
         groups = self.get(node, "groups")
         if x.rank != 4 or weight.rank != 4:
             raise type_error(node, "input and weight must have 4 axes")
-        if x.shape[1] != weight.shape[0] or x.shape[1] % groups:
+        if groups < 1 or x.shape[1] != weight.shape[0] or x.shape[1] % groups:
             raise type_error(
                 node, f"{x.shape[1]} channels in {groups} groups do not fit the weight"
             )
+        steps = (*self.get(node, "strides"), *self.get(node, "dilations"), *weight.shape[2:])
+        if min(steps) < 1 or min(self.get(node, "output_padding")) < 0:
+            raise type_error(node, "kernel, strides and dilations must be at least 1")
         full, pads = self._full(node), self.get(node, "pads")
+        check_shape((x.shape[0], weight.shape[1] * groups, *full), 4, node.loc)
         out = tuple(full[i] - pads[i] - pads[i + 2] for i in (0, 1))
         if min(out) < 1:
             raise type_error(node, f"the output would be {out}")

@@ -45,6 +45,7 @@ def conv_geometry(
     pads = attrs.get("pads") or (0,) * (2 * rank)
     if not (len(kernel) == rank and len(pads) == 2 * rank):
         raise Unsupported(f"a kernel of {list(kernel)} with pads {list(pads)} in {rank}-D")
+    check_axes(node, rank, kernel)
     window = Window(
         chosen(size),
         chosen(kernel),
@@ -56,6 +57,20 @@ def conv_geometry(
     return Window(
         window.size, window.kernel, window.strides, window.dilations, auto_pads(mode, window)
     )
+
+
+def check_axes(node: OnnxNode, rank: int, kernel: Sequence[int]) -> None:
+    """Hold the attributes of a window against its axes and its kernel.
+
+    Raises:
+        Unsupported: there are more or fewer than axes, or ``kernel_shape`` is another kernel.
+    """
+    for name in ("strides", "dilations", "output_padding"):
+        if len(node.attrs.get(name) or (0,) * rank) != rank:
+            raise Unsupported(f"{name} {list(node.attrs[name])} in {rank}-D")
+    given = node.attrs.get("kernel_shape") or kernel
+    if tuple(given) != tuple(kernel):
+        raise Unsupported(f"kernel_shape {list(given)}, and a kernel of {list(kernel)}")
 
 
 def conv_attrs(window: Window, groups: int) -> dict[str, Any]:
@@ -143,6 +158,7 @@ def _transposed_line(
     """The geometry of a ConvTranspose along one spatial axis, its padding resolved."""
     rank, attrs = x.type.rank - 2, node.attrs
     size, kernel = x.type.shape[axis + 2], weight.type.shape[axis + 2]
+    check_axes(node, rank, weight.type.shape[2:])
     stride = int((attrs.get("strides") or (1,) * rank)[axis])
     dilation = int((attrs.get("dilations") or (1,) * rank)[axis])
     extra = int((attrs.get("output_padding") or (0,) * rank)[axis])

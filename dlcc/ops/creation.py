@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from dlcc.bounds import check_shape
 from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
 from dlcc.ir import DType, Value
 from dlcc.ir.encodings import Array
@@ -15,6 +17,13 @@ from dlcc.ops.shape import integers
 
 _LARGEST = 1 << 28
 """Elements of a created constant beyond which the model is refused."""
+
+
+def _check_created(node: OnnxNode, shape: Sequence[int], itemsize: int) -> None:
+    """Refuse a constant that is larger than a model's own could well be."""
+    check_shape(shape, itemsize, node.name)
+    if math.prod(shape) > _LARGEST:
+        raise Unsupported(f"a constant of shape {list(shape)} is too large")
 
 
 def _constant(node: OnnxNode, values: Array) -> list[Value]:
@@ -40,9 +49,8 @@ def _constant_node(node: OnnxNode) -> Sequence[Value]:
 @onnx_op("ConstantOfShape", since=9)
 def _constant_of_shape(node: OnnxNode) -> Sequence[Value]:
     shape = integers(node.constant(0, "the shape"))
-    if np.prod(shape, dtype=np.float64) > _LARGEST:
-        raise Unsupported(f"a constant of shape {list(shape)} is too large")
     value = np.asarray(node.attrs.get("value", np.zeros(1, np.float32))).reshape(-1)[0]
+    _check_created(node, shape, value.itemsize)
     return _constant(node, np.full(shape, value))
 
 
@@ -65,9 +73,10 @@ def _range(node: OnnxNode) -> Sequence[Value]:
         return _range_from(node, length)
     ends = [node.constant(k, what) for k, what in enumerate(("the start", "the end", "the step"))]
     start, limit, step = (v.reshape(-1)[0] for v in ends)
-    if step == 0 or abs(float(limit - start) / float(step)) > _LARGEST:
+    steps = (float(limit) - float(start)) / float(step) if step else math.nan
+    if not abs(steps) <= _LARGEST:
         raise Unsupported(f"a range from {start} to {limit} by {step}")
-    count = max(0, int(np.ceil((float(limit) - float(start)) / float(step))))
+    count = max(0, math.ceil(steps))
     return _constant(node, (start + np.arange(count) * step).astype(start.dtype))
 
 
@@ -106,6 +115,7 @@ def _range_from(node: OnnxNode, length: int) -> list[Value]:
 def _eye_like(node: OnnxNode) -> Sequence[Value]:
     x = node.input(0).type
     dtype = onnx_dtype(node.attrs["dtype"]) if "dtype" in node.attrs else x.dtype
+    _check_created(node, x.shape, dtype.numpy.itemsize)
     return _constant(
         node, np.eye(x.shape[0], x.shape[1], k=node.attrs.get("k", 0), dtype=dtype.numpy)
     )
@@ -122,8 +132,9 @@ def _dropout(node: OnnxNode) -> Sequence[Value]:
     if training is not None and bool(training.reshape(-1)[0]):
         raise Unsupported("dropout in training mode; export the model in evaluation mode")
     mask_dtype = DType.parse("bool")
-    mask = np.ones(node.input(0).type.shape, mask_dtype.numpy)
     results = [node.input(0)]
     if node.output_count > 1:
+        _check_created(node, node.input(0).type.shape, mask_dtype.numpy.itemsize)
+        mask = np.ones(node.input(0).type.shape, mask_dtype.numpy)
         results.append(node.graph.add_constant(mask, name=node.name + "/mask"))
     return results

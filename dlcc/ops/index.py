@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
+from dlcc.frontends.registry import OnnxNode, Unsupported, model_error, onnx_op
 from dlcc.ir import Node, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Interval, Op, type_error
@@ -43,6 +43,32 @@ def _inside(node: Node, indices: Array, size: int) -> Array:
     if places.size and (places.min() < 0 or places.max() >= size):
         raise IndexError(f"indices from {indices.min()} to {indices.max()} in an axis of {size}")
     return places
+
+
+def _check_constant(node: OnnxNode, sizes: Sequence[int]) -> None:
+    """Refuse constant indices outside the axes that they index.
+
+    Args:
+        node: its input 1 holds the indices.
+        sizes: the one axis that all index, or those of the places along the last axis.
+
+    Raises:
+        DlccError: MODEL, with the range of the indices.
+    """
+    value = node.input(1)
+    if not value.is_constant or not value.type.elements or not value.type.dtype.is_integer:
+        return
+    places = value.decoded()
+    for k, size in enumerate(sizes):
+        part = places if len(sizes) == 1 else places[..., k]
+        low, high = int(part.min()), int(part.max())
+        if low < -size or high >= size:
+            raise model_error(
+                f"indices lie outside an axis of {size}",
+                where=node.name,
+                why=f"they go from {low} to {high}",
+                fix="the model is damaged; export it again",
+            )
 
 
 def _checked_indices(node: Node, position: int = 1) -> TensorType:
@@ -344,6 +370,7 @@ class ScatterND(_Scatter):
 
 def _along(node: OnnxNode, op: str) -> Sequence[Value]:
     axis = axis_of(node.attrs.get("axis", 0), node.input(0).type.rank)
+    _check_constant(node, [node.input(0).type.shape[axis]])
     return node.build(op, [node.input(0), node.input(1)], {"axis": axis})
 
 
@@ -360,7 +387,15 @@ def _gather_elements(node: OnnxNode) -> Sequence[Value]:
 @onnx_op("GatherND", since=11)
 def _gather_nd(node: OnnxNode) -> Sequence[Value]:
     batch = node.attrs.get("batch_dims", 0)
+    _check_rows(node, batch)
     return node.build("gather_nd", [node.input(0), node.input(1)], {"batch_dims": batch})
+
+
+def _check_rows(node: OnnxNode, batch: int) -> None:
+    """:func:`_check_constant` for rows of indices, one for each axis from ``batch`` on."""
+    rows = node.input(1).type.shape
+    if rows and batch + rows[-1] <= node.input(0).type.rank:
+        _check_constant(node, node.input(0).type.shape[batch : batch + rows[-1]])
 
 
 def _scatter(node: OnnxNode, op: str, attrs: dict[str, Any]) -> Sequence[Value]:
@@ -375,9 +410,11 @@ def _scatter(node: OnnxNode, op: str, attrs: dict[str, Any]) -> Sequence[Value]:
 @onnx_op("ScatterElements", since=11)
 def _scatter_elements(node: OnnxNode) -> Sequence[Value]:
     axis = axis_of(node.attrs.get("axis", 0), node.input(0).type.rank)
+    _check_constant(node, [node.input(0).type.shape[axis]])
     return _scatter(node, "scatter_elements", {"axis": axis})
 
 
 @onnx_op("ScatterND", since=11)
 def _scatter_nd(node: OnnxNode) -> Sequence[Value]:
+    _check_rows(node, 0)
     return _scatter(node, "scatter_nd", {})

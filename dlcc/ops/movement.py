@@ -273,7 +273,7 @@ def _split(node: OnnxNode) -> Sequence[Value]:
         count = node.attrs.get("num_outputs", node.output_count)
         part = math.ceil(size / count)
         parts = tuple(max(0, min(part, size - k * part)) for k in range(count))
-    if sum(parts) != size:
+    if sum(parts) != size or min(parts, default=0) < 0:
         raise Unsupported(f"parts {list(parts)} do not add up to {size}")
     ends = np.cumsum(parts).tolist()
     return [
@@ -315,6 +315,8 @@ def _padded(node: OnnxNode, pads: Sequence[int], value: float) -> list[Value]:
     if any(p < 0 for p in pads):
         starts = [max(0, -p) for p in pads[:rank]]
         ends = [d + min(0, p) for d, p in zip(x.type.shape, pads[rank:], strict=True)]
+        if any(end < start for start, end in zip(starts, ends, strict=True)):
+            raise Unsupported(f"pads {list(pads)} cut more than there is of {list(x.type.shape)}")
         x = sliced(node, x, starts, ends, range(rank), [1] * rank, suffix="/cut")
     grown = tuple(max(0, p) for p in pads)
     if not any(grown):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from dlcc import numerics
+from dlcc.bounds import check_shape
 from dlcc.ir import Affine, Node, TensorType
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Interval, Op, Quantised, type_error
@@ -40,6 +41,7 @@ class _Pool(Op):
         window = self.window(node)
         if why := window.problem():
             raise type_error(node, why)
+        check_shape((*x.shape[:2], *window.padded), x.storage.bits / 8, node.loc)
         return [TensorType((*x.shape[:2], *window.output), x.dtype)]
 
     def compute(self, node: Node, ctx: TirContext) -> None:

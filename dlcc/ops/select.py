@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from dlcc.frontends.registry import OnnxNode, onnx_op
+from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
 from dlcc.ir import I64, Node, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Interval, Op, Quantised, type_error
@@ -293,4 +293,6 @@ def _compress(node: OnnxNode) -> Sequence[Value]:
     if "axis" not in node.attrs:
         x = reshaped(node, x, (x.type.elements,), "/flat")
     axis = axis_of(node.attrs.get("axis", 0), x.type.rank)
+    if kept.size and kept[-1] >= x.type.shape[axis]:
+        raise Unsupported(f"the condition keeps place {kept[-1]} of {x.type.shape[axis]}")
     return node.build("gather", [x, indices], {"axis": axis})

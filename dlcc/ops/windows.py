@@ -15,6 +15,10 @@ import numpy as np
 from dlcc.ir.encodings import Array
 
 Pair = tuple[int, int]
+
+_MOST = (1 << 31) - 1
+"""Kernels compute places along an axis in 32 bits."""
+
 Quad = tuple[int, int, int, int]
 
 
@@ -58,6 +62,8 @@ class Window:
         """Why this window is not valid, or ""."""
         if min(self.kernel) < 1 or min(self.strides) < 1 or min(self.dilations) < 1:
             return "kernel, strides and dilations must be at least 1"
+        if max(*self.kernel, *self.strides, *self.dilations, *map(abs, self.pads)) > _MOST:
+            return f"kernel, strides, dilations and pads must not be above {_MOST}"
         if min(self.output) < 1:
             return f"the window of {self.extent} does not fit the padded input {self.padded}"
         return ""

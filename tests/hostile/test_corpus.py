@@ -1,0 +1,144 @@
+"""Hostile files are refused in words or compiled right: no traceback, no hang, nothing left over.
+
+By default every file is read and a few are compiled; ``-m slow`` compiles them all, each in a
+process of its own that may take 60 s and 4 GB.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dlcc.cli import main
+from dlcc.errors import ExitCode
+from tests.hostile import probe
+from tests.hostile.case import Case
+from tests.hostile.corpus import corpus
+
+CASES = corpus()
+READ = [c for c in CASES if not c.slow]
+MEMORY = 4 << 30
+SECONDS = 60
+
+COMPILED = (
+    "external/valid", "names/include", "names/clash", "text/pair", "borders/input-also-output",
+    "borders/constant-output", "indices/slice-back",
+)  # fmt: skip
+"""Files that the default run compiles."""
+
+
+def test_corpus_is_large_and_the_same_for_a_seed() -> None:
+    names = [c.name for c in CASES]
+    assert len(names) >= 600
+    assert len(set(names)) == len(names)
+    assert [(c.name, c.contents) for c in corpus()] == [(c.name, c.contents) for c in CASES]
+    assert [c.contents for c in corpus(1)] != [c.contents for c in CASES]
+
+
+@pytest.mark.parametrize("family", sorted({c.name.split("/")[0] for c in READ}))
+def test_read(family: str) -> None:
+    for case in READ:
+        if case.name.startswith(f"{family}/"):
+            with probe.place() as folder:
+                taken = probe.imported(case, folder)
+            assert case.compiles in (None, taken), case.name
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled(name: str) -> None:
+    (case,) = (c for c in CASES if c.name == name)
+    with probe.place() as folder:
+        assert probe.compiled(case, folder)
+
+
+def _limits() -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [32, 8])
+@pytest.mark.parametrize("start", range(0, len(CASES), 16))
+def test_each_within_limits(start: int, bits: int, tmp_path: Path) -> None:
+    """A process works through 16 files at most, and 60 s for each that it takes alone."""
+    for group in _groups(CASES[start : start + 16]):
+        names = [c.name for c in group]
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.hostile.run", str(bits), *names],
+            capture_output=True, text=True, timeout=SECONDS * len(group), check=False,
+            env={**os.environ, "TMPDIR": str(tmp_path)}, preexec_fn=_limits,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-4000:]
+        results = json.loads(done.stdout.splitlines()[-1])
+        for case in group:
+            seconds, taken = results[case.name]
+            assert seconds < SECONDS, case.name
+            if bits == 32:
+                assert case.compiles in (None, taken), case.name
+
+
+def _groups(cases: list[Case]) -> list[list[Case]]:
+    """Slow ones alone, the others together."""
+    together = [c for c in cases if not c.slow]
+    return [[c] for c in cases if c.slow] + ([together] if together else [])
+
+
+# -- limits of the command line ------------------------------------------------------------------
+
+
+def _dlcc(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dlcc", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def _case(name: str, folder: Path) -> Path:
+    (case,) = (c for c in CASES if c.name == name)
+    return case.write(folder / "in")
+
+
+def test_timeout_stops_the_work_and_leaves_nothing(tmp_path: Path) -> None:
+    path = _case("nesting/loop-endless", tmp_path)
+    done = _dlcc("compile", path, "-o", tmp_path / "out", "-q", "--timeout", "0.5")
+    assert done.returncode == ExitCode.LIMIT, done.stderr
+    assert "took longer than 0.5 s" in done.stderr
+    assert "--timeout" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+def test_memory_limit_names_both_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = _case("sizes/tile", tmp_path)
+    assert main(["compile", str(path), "-o", str(tmp_path / "out"), "-q"]) == ExitCode.LIMIT
+    text = capsys.readouterr().err
+    assert "16.0 TiB are more than 4.0 GiB" in text
+    assert "--max-memory" in text
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.slow
+def test_within_limits_the_artifact_is_written(tmp_path: Path) -> None:
+    path = _case("text/pair", tmp_path)
+    limits = ["--timeout", "60", "--max-memory", "2G"]
+    done = _dlcc("compile", path, "-o", tmp_path / "out", "-q", "--bits", "32", *limits)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--max-memory", "lots"), ("--max-memory", "0"), ("--timeout", "-1"), ("--timeout", "nan")],
+)
+def test_limits_that_are_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    path = _case("text/pair", tmp_path)
+    out = tmp_path / "out"
+    assert main(["compile", str(path), "-o", str(out), "-q", option, value]) == ExitCode.USAGE
+    assert option in capsys.readouterr().err
+    assert not out.exists()
