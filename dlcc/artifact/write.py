@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Final
@@ -195,8 +196,7 @@ def _build(
     with as_file(files("dlcc.runtime").joinpath("c")) as include:
         tools.compile("model.c", "model.o", include=include)
         if packed:
-            (work / "unpack.zig").write_text(unpack_source(symbol), "utf-8")
-            tools.compile_zig("unpack.zig", "unpack.o")
+            (work / "unpack.o").write_bytes(_unpacker(unpack_source(symbol), program.triple))
             objects.append("unpack.o")
         if embed:
             (work / "weights.bin").write_bytes(image)
@@ -222,6 +222,18 @@ def _build(
         shared = library_name(symbol, "so", program.triple)
         facts["needed"] = _check_library(contents[shared])
     return contents, facts
+
+
+@lru_cache(maxsize=8)
+def _unpacker(source: str, triple: str) -> bytes:
+    """The object code of ``source``, which is the same for all networks of one name.
+
+    Making it takes longer than all other C code of a library.
+    """
+    with tempfile.TemporaryDirectory(prefix="dlcc-") as work:
+        (Path(work) / "unpack.zig").write_text(source, "utf-8")
+        Toolchain(triple, Path(work)).compile_zig("unpack.zig", "unpack.o")
+        return (Path(work) / "unpack.o").read_bytes()
 
 
 def _delivery(
