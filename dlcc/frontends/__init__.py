@@ -13,16 +13,16 @@ ShapeOptions = Mapping[str, int | tuple[int, ...]]
 
 
 def load_graph(
-    path: str | Path,
+    model: str | Path | Any,
     *,
     shapes: ShapeOptions | None = None,
     constants: Mapping[str, Any] | None = None,
     remarks: list[str] | None = None,
 ) -> Graph:
-    """Read a network from an ``.onnx`` or ``.dlir`` file.
+    """Read a network from an ``.onnx`` or ``.dlir`` file, or an ``onnx.ModelProto``.
 
     Args:
-        path: the file; other suffixes are tried as ONNX.
+        model: the file (other suffixes are tried as ONNX), or the model in memory.
         shapes: sizes of symbolic dimensions by name, or whole shapes by input name (ONNX only).
         constants: contents of inputs that are always the same, by name (ONNX only).
         remarks: gets one line per assumption that was made.
@@ -30,7 +30,11 @@ def load_graph(
     Raises:
         DlccError: the file is missing or damaged, or holds something that dlcc does not support.
     """
-    file = Path(path)
+    if not isinstance(model, str | Path):
+        from dlcc.frontends.onnx import import_onnx
+
+        return import_onnx(model, shapes=shapes, constants=constants, remarks=remarks)
+    file = Path(model)
     if not file.is_file():
         why = "it is a folder" if file.is_dir() else "there is no such file"
         raise DlccError(

@@ -33,7 +33,7 @@ FUNCTION_CYCLES = 20.0
 
 Kind = Literal["lstm", "gru", "rnn"]
 
-Function = Callable[[Any, tir.Statements], Any]
+Function = Callable[[Any, "tir.Statements"], Any]
 """An activation: of an expression, with names for what it uses several times."""
 
 

