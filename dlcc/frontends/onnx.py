@@ -207,7 +207,7 @@ class _ModelImporter:
         attrs = attributes(proto, self.tensors)
         view = OnnxNode(
             proto.op_type, loc, domain, versions[domain], known, attrs, len(proto.output),
-            self.graph,
+            self.graph, self.border.elements,
         )  # fmt: skip
         if structural is not None:
             call = Call(self, view, operands, scope, versions)
@@ -221,6 +221,9 @@ class _ModelImporter:
             return self.expand(view, proto, function)
         start = len(self.graph.nodes)
         results = _well_formed(view, lambda: fold_nodes(self.graph, start, list(importer(view))))
+        constant = proto.attribute[0].t if proto.op_type == "Constant" and not domain else None
+        if constant is not None and isinstance(results[0], Value):
+            self.border.remember(results[0], constant)
         for index in range(len(results), len(proto.output)):
             if proto.output[index]:
                 raise Unsupported(f"output {index} ({proto.output[index]!r}) is used")
@@ -252,7 +255,8 @@ class _ModelImporter:
                 array = attributes(holder, self.tensors)["value"]
             else:
                 array = self.tensors.array(proto)
-            owner.values[name] = self.graph.add_constant(array, name=name)
+            value = owner.values[name] = self.graph.add_constant(array, name=name)
+            self.border.remember(value, proto)
         return owner.values[name]
 
     # -- functions -----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from dlcc.bounds import check_shape
 from dlcc.errors import DlccError, ExitCode
 from dlcc.frontends.onnx_model import NARROW, Tensors
 from dlcc.frontends.registry import model_error
-from dlcc.ir import F32, DType, Graph, TensorType, Value
+from dlcc.ir import F32, Affine, DType, Graph, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import build
 
@@ -37,6 +37,9 @@ class Border:
         tensors: for remarks about float types.
         remarks: gets one line per assumption.
 
+    Attributes:
+        elements: the narrow types (of 4 bits, float8, ...) of values that are computed wider.
+
     Raises:
         DlccError: ``shapes`` or ``known`` names something that the model does not have.
     """
@@ -51,6 +54,7 @@ class Border:
     ) -> None:
         constants = {t.name for t in graph.initializer}
         constants |= {s.values.name for s in graph.sparse_initializer}
+        self.elements: dict[Value, DType] = {}
         self._inputs = [v for v in graph.input if v.name not in constants]
         self._tensors = tensors
         self._remarks = remarks
@@ -111,10 +115,16 @@ class Border:
                 yield value.name, self._widened(graph, value)
             else:  # known, whatever the caller gives: what is computed from it is folded
                 empty = np.zeros(value.type.shape, value.type.dtype.numpy)
-                yield value.name, graph.add_constant(self._tensors.widened(empty))
+                known = graph.add_constant(self._tensors.widened(empty))
+                if value.type.dtype.is_narrow:
+                    self.elements[known] = value.type.dtype
+                yield value.name, known
         for proto in self._inputs:
             if proto.name in self._known:
-                yield proto.name, graph.add_constant(self._bound(proto), name=proto.name)
+                bound = graph.add_constant(self._bound(proto), name=proto.name)
+                if _dtype(proto).is_narrow:
+                    self.elements[bound] = _dtype(proto)
+                yield proto.name, bound
 
     def _bound(self, proto: onnx.ValueInfoProto) -> Array:
         """What the input is bound to, in its type; one number fills its shape."""
@@ -144,33 +154,51 @@ class Border:
         filled = exact.reshape(shape) if given.size == prod(shape) else np.full(shape, exact)
         return self._tensors.widened(filled)
 
+    def remember(self, value: Value, tensor: onnx.TensorProto | onnx.SparseTensorProto) -> None:
+        """Note the narrow type of what ``tensor`` holds."""
+        kind = getattr(tensor, "data_type", 0)
+        if kind:
+            dtype = DType.of(np.dtype(helper.tensor_dtype_to_np_dtype(kind)))
+            if dtype.is_narrow:
+                self.elements[value] = dtype
+
     def output(self, graph: Graph, proto: onnx.ValueInfoProto, value: Value) -> Value:
         """``value`` in the element type that the model declares for this output."""
         if not proto.type.HasField("tensor_type"):
             return value
         declared = _dtype(proto)
-        if value.type.dtype == F32 and declared.numpy in NARROW:
-            maker = value.producer
-            if maker is not None and maker.op == "cast":
-                exact = maker.input(0)
-                bits = exact.producer is not None and exact.producer.op == "bitcast"
-                if bits and exact.type.dtype == declared:
-                    return exact
-            node = build(
-                graph, "cast", [value], {"to": str(declared)}, loc=f"{proto.name}/cast",
-                names=[f"{proto.name}_{declared}"],
-            )  # fmt: skip
-            return node.output
-        return value
+        if not declared.is_narrow and declared.numpy not in NARROW:
+            return value
+        maker = value.producer
+        if maker is not None and maker.op == "cast":
+            exact = maker.input(0)
+            if exact.producer is not None and exact.type.dtype == declared:
+                return exact
+        if isinstance(value.type.encoding, Affine):
+            codes = TensorType(value.type.shape, value.type.storage)
+            loc = f"{proto.name}/codes"
+            value = build(graph, "reinterpret", [value], loc=loc, types=[codes]).output
+        if value.type.dtype not in (F32, declared.computed):
+            return value
+        node = build(
+            graph, "cast", [value], {"to": str(declared)}, loc=f"{proto.name}/cast",
+            names=[f"{proto.name}_{declared}"],
+        )  # fmt: skip
+        return node.output
 
     def _widened(self, graph: Graph, value: Value) -> Value:
-        if value.type.dtype.numpy not in NARROW:
+        dtype = value.type.dtype
+        if not dtype.is_narrow and dtype.numpy not in NARROW:
             return value
-        self._tensors.remark_float(str(value.type.dtype.numpy))
+        wide = dtype.computed if dtype.is_narrow else F32
+        if dtype.is_float:
+            self._tensors.remark_float(str(dtype.numpy))
         node = build(
-            graph, "cast", [value], {"to": "f32"}, loc=f"{value.name}/cast",
-            names=[f"{value.name}_f32"],
+            graph, "cast", [value], {"to": str(wide)}, loc=f"{value.name}/cast",
+            names=[f"{value.name}_{wide}"],
         )  # fmt: skip
+        if dtype.is_narrow:
+            self.elements[node.output] = dtype
         return node.output
 
     def _shape(self, proto: onnx.ValueInfoProto) -> tuple[int, ...]:

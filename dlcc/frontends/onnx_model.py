@@ -159,17 +159,13 @@ class Tensors:
     def widened(self, values: Array) -> Array:
         """``values`` in a dtype that dlcc computes with: 4-bit integers as 8, floats as float32."""
         try:
-            DType.of(values)
+            dtype = DType.of(values)
         except KeyError:
-            name = str(values.dtype)
-            if name in ("int4", "int2"):
-                return values.astype(np.int8)
-            if name in ("uint4", "uint2"):
-                return values.astype(np.uint8)
-            if "float" not in name:
-                raise Unsupported(f"element type {name}") from None
-            self.remark_float(name)
-            return values.astype(np.float32)
+            raise Unsupported(f"element type {values.dtype}") from None
+        if dtype.is_narrow:
+            if dtype.is_float:
+                self.remark_float(str(values.dtype))
+            return values.astype(dtype.computed.numpy)
         if values.dtype in NARROW:
             self.remark_float(str(values.dtype))
             return values.astype(np.float32)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dlcc.errors import DlccError, ExitCode
-from dlcc.ir import AttrValue, Graph, Value
+from dlcc.ir import AttrValue, DType, Graph, Value
 from dlcc.ir.encodings import Array
 
 
@@ -20,7 +20,8 @@ class OnnxNode:
     """One ONNX node as an importer sees it.
 
     ``inputs`` are values of the graph (None where omitted); ``attrs`` are plain Python values
-    (tensors as numpy arrays, sequences as tuples).
+    (tensors as numpy arrays, sequences as tuples). ``elements`` are the model's own types of values
+    that are computed in wider ones: integers of 4 and 2 bits, float8, float4.
     """
 
     op_type: str
@@ -31,6 +32,7 @@ class OnnxNode:
     attrs: Mapping[str, Any]
     output_count: int
     graph: Graph
+    elements: Mapping[Value, DType] = field(default_factory=dict)
 
     def input(self, index: int) -> Value:
         """Operand ``index``. Raises Unsupported where it is missing."""
@@ -42,6 +44,16 @@ class OnnxNode:
     def optional(self, index: int) -> Value | None:
         """Operand ``index`` or None."""
         return self.inputs[index] if index < len(self.inputs) else None
+
+    def element(self, index: int) -> DType:
+        """The model's own element type of operand ``index``, narrow ones included."""
+        value = self.input(index)
+        if value in self.elements:
+            return self.elements[value]
+        maker = value.producer
+        if maker is not None and maker.op == "cast" and maker.input(0).type.dtype.is_narrow:
+            return maker.input(0).type.dtype
+        return value.type.storage
 
     def constant(self, index: int, what: str) -> Array:
         """Contents of operand ``index``, which must be known at compile time."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import ml_dtypes
 import numpy as np
 import onnx
 
 from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
-from dlcc.ir import DType, Node, TensorType, Value
+from dlcc.ir import F32, AttrValue, DType, Node, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Interval, Op, type_error
 from dlcc.ops.pointwise import present
@@ -19,14 +20,15 @@ if TYPE_CHECKING:
 
 
 class Cast(Op):
-    """cast(x) {to}: the numbers of ``x`` in element type ``to`` (its name, e.g. ``"i32"``).
+    """cast(x) {to, saturate=true}: the numbers of ``x`` in type ``to`` (its name, e.g. ``"i32"``).
 
     Float to integer truncates toward zero (numbers outside the range are undefined, as in C and
-    ONNX); anything to bool is ``x != 0``.
+    ONNX); anything to bool is ``x != 0``. To float8 and float4: nearest, half to even; what is too
+    large becomes the largest number, or without ``saturate`` infinity or NaN, whichever there is.
     """
 
     name = "cast"
-    attributes = {"to": ...}  # noqa: RUF012
+    attributes = {"to": ..., "saturate": True}  # noqa: RUF012
 
     def infer(self, node: Node) -> list[TensorType]:
         """The operand's shape with the new dtype."""
@@ -34,13 +36,28 @@ class Cast(Op):
             dtype = DType.parse(str(self.get(node, "to")))
         except KeyError:
             raise type_error(node, f"there is no element type {node.attrs.get('to')!r}") from None
+        if dtype.is_narrow and node.input(0).type.dtype not in (F32, dtype.computed):
+            raise type_error(node, f"{dtype} is made from f32 or {dtype.computed}")
+        if dtype.kind == "e8m0fnu":
+            raise type_error(node, "numbers are not rounded to powers of two")
         return [TensorType(node.input(0).type.shape, dtype)]
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """Numpy's astype."""
         dtype = DType.parse(str(self.get(node, "to"))).numpy
+        x = present(xs[0])
         with np.errstate(all="ignore"):
-            return [present(xs[0]).astype(dtype)]
+            if DType.of(dtype).is_narrow and x.dtype.kind == "f":
+                return [self._narrowed(node, x, DType.of(dtype))]
+            return [x.astype(dtype)]
+
+    def _narrowed(self, node: Node, x: Array, dtype: DType) -> Array:
+        if dtype.is_integer:
+            return x.astype(np.int32).astype(dtype.numpy)
+        if self.get(node, "saturate"):
+            limit = float(ml_dtypes.finfo(dtype.numpy).max)
+            x = np.clip(x, np.float32(-limit), np.float32(limit))
+        return x.astype(dtype.numpy)
 
     def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
         """The operand's, cut to integers where the result is one."""
@@ -53,11 +70,18 @@ class Cast(Op):
 
     def compute(self, node: Node, ctx: TirContext) -> None:
         """One conversion per element."""
-        from dlcc.tir import expr
+        from dlcc.tir import expr, minifloat
         from dlcc.tir.access import element
 
-        x = ctx.read(0)
-        dtype = element(node.output.type)
+        source, out = node.input(0).type.dtype, node.output.type.dtype
+        x, dtype = ctx.read(0), element(node.output.type)
+        if source.is_narrow:
+            numbers, codes = ctx.constant(minifloat.table(source)), x
+            x = lambda *i: numbers[codes(*i).astype("int32")]  # noqa: E731
+        if out.is_narrow:
+            kept = bool(self.get(node, "saturate"))
+            ctx.output(0, lambda *i: minifloat.narrowed(x(*i), out, saturate=kept))
+            return
 
         def body(*i: object) -> object:
             value = x(*i)
@@ -75,26 +99,55 @@ def cast_to(node: OnnxNode, value: Value, dtype: DType, suffix: str = "") -> Val
     return node.build("cast", [value], {"to": str(dtype)}, suffix=suffix)[0]
 
 
-def onnx_dtype(element: int) -> DType:
-    """The element type that dlcc computes with for an ONNX one: narrow and wide floats are f32.
+def own_dtype(element: int) -> DType:
+    """The element type that stands for an ONNX one.
 
     Raises:
         Unsupported: dlcc does not have the type.
     """
     try:
-        dtype = DType.of(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element)))
+        return DType.of(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element)))
     except (KeyError, TypeError):
         known = element in onnx.TensorProto.DataType.values()
         name = onnx.TensorProto.DataType.Name(element) if known else str(element)
         raise Unsupported(f"element type {name}") from None
-    return DType.parse("f32") if dtype.is_float else dtype
+
+
+def onnx_dtype(element: int) -> DType:
+    """The element type that dlcc computes with for an ONNX one.
+
+    Narrow and wide floats are f32, integers of 4 and 2 bits those of 8.
+
+    Raises:
+        Unsupported: dlcc does not have the type.
+    """
+    dtype = own_dtype(element)
+    return F32 if dtype.is_float else dtype.computed
+
+
+def _converted(node: OnnxNode, dtype: DType) -> Sequence[Value]:
+    """The operand as ``dtype``; of a narrow type its numbers in the type they are computed in."""
+    value = node.input(0)
+    if not dtype.is_narrow:
+        return [cast_to(node, value, F32 if dtype.is_float else dtype)]
+    if dtype.kind == "e8m0fnu":
+        raise Unsupported("a conversion to FLOAT8E8M0, which scales have and no activations")
+    wide = value if value.type.dtype in (F32, dtype.computed) else None
+    if wide is None:
+        wide = cast_to(node, value, dtype.computed, ".wide")
+    attrs: dict[str, AttrValue] = {
+        "to": str(dtype),
+        "saturate": bool(node.attrs.get("saturate", 1)),
+    }
+    (narrow,) = node.build("cast", [wide], attrs, suffix=f".{dtype}")
+    return [cast_to(node, narrow, dtype.computed)]
 
 
 @onnx_op("Cast")
 def _cast(node: OnnxNode) -> Sequence[Value]:
-    return [cast_to(node, node.input(0), onnx_dtype(node.attrs["to"]))]
+    return _converted(node, own_dtype(node.attrs["to"]))
 
 
 @onnx_op("CastLike")
 def _cast_like(node: OnnxNode) -> Sequence[Value]:
-    return [cast_to(node, node.input(0), node.input(1).type.dtype)]
+    return _converted(node, node.element(1))

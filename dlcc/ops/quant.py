@@ -14,9 +14,11 @@ import numpy as np
 
 from dlcc import numerics
 from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
-from dlcc.ir import F32, I32, U8, Affine, Binary, Node, TensorType, Value
+from dlcc.ir import F32, I32, U8, Affine, Binary, DType, Node, TensorType, Value
 from dlcc.ir.encodings import Array
+from dlcc.ops import late_scales
 from dlcc.ops.base import OPS, Interval, Op, Quantised, build, type_error
+from dlcc.ops.cast import own_dtype
 from dlcc.ops.integer import check_binary, quantise_real, signs_of
 
 if TYPE_CHECKING:
@@ -185,7 +187,9 @@ def optional_array(node: OnnxNode, index: int, what: str) -> Array | None:
     return None if node.optional(index) is None else known_array(node, index, what)
 
 
-def encoding_of(scale: Array, zero: Array | None, codes: np.dtype[Any], axis: int) -> Affine:
+def encoding_of(
+    scale: Array, zero: Array | None, codes: np.dtype[Any], axis: int, bits: int = 0
+) -> Affine:
     """Encoding of ONNX codes of dtype ``codes``.
 
     Args:
@@ -193,6 +197,7 @@ def encoding_of(scale: Array, zero: Array | None, codes: np.dtype[Any], axis: in
         zero: zero points, None for 0.
         codes: integer dtype of the codes.
         axis: the quantised axis, not negative; unused with one scale.
+        bits: width of the codes where it is less than that of ``codes``.
 
     Raises:
         Unsupported: not an integer type, or scales that no encoding can have.
@@ -204,7 +209,7 @@ def encoding_of(scale: Array, zero: Array | None, codes: np.dtype[Any], axis: in
     zeros = np.broadcast_to(zeros, scales.shape)
     try:
         return Affine(
-            codes.itemsize * 8,
+            bits or codes.itemsize * 8,
             codes.kind == "i",
             tuple(scales.tolist()),
             tuple(zeros.tolist()),
@@ -254,8 +259,6 @@ def code_dtype(value: Value) -> np.dtype[Any]:
 
 
 def _axis(node: OnnxNode, scale: Array, rank: int) -> int:
-    if node.attrs.get("block_size"):
-        raise Unsupported("block-wise scales on an activation")
     axis = int(node.attrs.get("axis", 1))
     if scale.size > 1 and (scale.ndim != 1 or not -rank <= axis < rank):
         raise Unsupported(f"scales of shape {list(scale.shape)} along axis {axis}")
@@ -274,45 +277,53 @@ def _safe_scale(scale: Array, codes: Array) -> tuple[Array, Array]:
 @onnx_op("QuantizeLinear", since=10)
 def import_quantize(node: OnnxNode) -> Sequence[Value]:
     """QuantizeLinear: the codes' type is the zero point's, or ``output_dtype``, or u8."""
+    codes = _output_codes(node)
+    if codes.is_float or not _is_known(node):
+        return late_scales.quantize(node, codes)
     x, scale = node.input(0), known_array(node, 1, "the scale")
     zero = optional_array(node, 2, "the zero point")
-    encoding = encoding_of(scale, zero, _output_codes(node, zero), _axis(node, scale, x.type.rank))
+    axis = _axis(node, scale, x.type.rank)
+    encoding = encoding_of(scale, zero, codes.computed.numpy, axis, codes.bits)
     type_ = TensorType(x.type.shape, F32, encoding)
     if x.is_constant and x.type.is_dense:
-        codes = quantise_real(x.decoded(), encoding)
-        return [node.graph.add_stored({"values": codes}, type_, name=x.name)]
+        stored = quantise_real(x.decoded(), encoding)
+        return [node.graph.add_stored({"values": stored}, type_, name=x.name)]
     made = build(node.graph, "quantize", [x], loc=node.name, types=[type_], names=[node.name])
     return made.outputs
 
 
-def _output_codes(node: OnnxNode, zero: Array | None) -> np.dtype[Any]:
-    if zero is not None:
-        return np.dtype(zero.dtype)
+def _output_codes(node: OnnxNode) -> DType:
+    if node.optional(2) is not None:
+        return node.element(2)
     declared = int(node.attrs.get("output_dtype", 0))
-    if not declared:
-        return np.dtype(np.uint8)
-    from onnx import helper
+    return own_dtype(declared) if declared else U8
 
-    name = str(np.dtype(helper.tensor_dtype_to_np_dtype(declared)))
-    widened = {"int4": "int8", "uint4": "uint8", "int2": "int8", "uint2": "uint8"}
-    try:
-        return np.dtype(widened.get(name, name))
-    except TypeError:
-        raise Unsupported(f"codes of type {name}") from None
+
+def _is_known(node: OnnxNode) -> bool:
+    """Whether an encoding says it: one scale or one per index, known, and so is the zero point."""
+    scale, zero = node.input(1), node.optional(2)
+    blocks = bool(node.attrs.get("block_size", 0)) and scale.type.elements > 1
+    return scale.is_constant and (zero is None or zero.is_constant) and not blocks
 
 
 @onnx_op("DequantizeLinear", since=10)
 def import_dequantize(node: OnnxNode) -> Sequence[Value]:
     """DequantizeLinear; a block-wise quantised constant becomes a float constant."""
-    x, scale = node.input(0), known_array(node, 1, "the scale")
+    x, known = node.input(0), node.input(0).is_constant and node.input(1).is_constant
+    blocks = known and bool(node.attrs.get("block_size"))
+    if node.element(0).is_float or not (blocks or _is_known(node)):
+        return late_scales.dequantize(node)
+    scale = known_array(node, 1, "the scale")
     zero = optional_array(node, 2, "the zero point")
-    if node.attrs.get("block_size") and x.is_constant:
+    if blocks:
         return [node.graph.add_constant(_blockwise(node, x.stored(), scale, zero), name=x.name)]
     if x.is_constant and not (scale > 0).all():
         scale, codes = _safe_scale(scale, x.stored())
         zero = None if zero is None else np.zeros_like(zero)
         x = node.graph.add_constant(codes, name=x.name)
-    encoding = encoding_of(scale, zero, code_dtype(x), _axis(node, scale, x.type.rank))
+    own = x.type.encoding
+    bits = own.bits if isinstance(own, Affine) and own.bits < 8 else 0
+    encoding = encoding_of(scale, zero, code_dtype(x), _axis(node, scale, x.type.rank), bits)
     codes_value = as_codes(node, x, encoding, ".codes")
     made = build(node.graph, "dequantize", [codes_value], loc=node.name, names=[node.name])
     return made.outputs

@@ -16,8 +16,8 @@ from tvm import te
 
 from dlcc.ir import BF16, Node, TensorType
 from dlcc.ir.encodings import Array
-from dlcc.ops.base import Quantised, op_of
-from dlcc.tir import bfloat16, float16
+from dlcc.ops.base import Quantised, op_of, type_error
+from dlcc.tir import bfloat16, float16, minifloat
 
 Reader = Callable[..., Any]
 
@@ -47,6 +47,8 @@ class TirContext:
         """Access to operand ``index`` by logical indices."""
         tensor, type_ = self.operands[index], self.node.input(index).type
         assert tensor is not None
+        if type_.storage.is_narrow and self.node.op != "cast":
+            raise type_error(self.node, f"{type_.storage} is read and written by casts only")
         read = self.view(tensor, type_)
         short = short_float(type_)
         if short is None:
@@ -125,4 +127,6 @@ def element(type_: TensorType) -> str:
 def _placeholder(type_: TensorType, name: str) -> te.Tensor:
     short = short_float(type_)
     dtype = str(type_.storage.numpy) if short is None else short.HELD
+    if type_.storage.is_narrow:
+        dtype = minifloat.HELD
     return te.placeholder(type_.physical_shape or (1,), dtype, name=name)

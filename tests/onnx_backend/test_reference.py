@@ -15,8 +15,8 @@ from dlcc.frontends.registry import IMPORTERS, importer_for
 from tests.onnx_backend.cases import DIFFERENT, Case, node_cases
 
 EXPECTED = {
-    r"has element type (string|float8\w*|float4\w*|u?int[24])": "not a type of the border",
-    r"element type (FLOAT8\w*|FLOAT4\w*|U?INT[24]|STRING)\b": "not a type of the IR",
+    r"has element type string": "not a type of the border",
+    r"a conversion to FLOAT8E8M0": "the type of scales that a training framework makes",
     r"holds strings|attribute \S+ of kind": "not numbers",
     r"opset 1 is not supported": "older than opset 7",
     r"is not a tensor|an input is a sequence": "sequences and optionals",
@@ -64,7 +64,7 @@ def test_every_case_agrees_or_is_refused_for_a_known_reason() -> None:
         if why and case.name not in DIFFERENT:
             wrong.append(f"{case.name}: {why}")
     assert not wrong, "\n".join(wrong)
-    assert count["agrees"] > 1580, count
+    assert count["agrees"] > 1720, count
 
 
 def test_importers_are_for_ops_that_onnx_has() -> None:

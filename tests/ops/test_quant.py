@@ -61,13 +61,37 @@ def test_requantize_follows_the_rounding_rule():
     np.testing.assert_array_equal(got, np.clip(scaled, 0, 255).astype(np.uint8))
 
 
-def test_scales_that_are_not_constants_are_refused():
+@pytest.mark.parametrize(("block", "shape"), [(0, ()), (0, (3,)), (2, (2, 3))])
+def test_scales_of_the_run_time(block: int, shape: tuple[int, ...]) -> None:
+    """One, one per column, or one per block of two rows (the last of one)."""
+    attrs = {"block_size": 2, "axis": 0} if block else {"axis": 1}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], **attrs),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"], **attrs),
+    ]
+    zero = tensor("z", shape, TensorProto.INT8)
+    inputs = [tensor("x", (3, 3)), tensor("s", shape), zero]
+    outputs = [tensor("q", None, TensorProto.INT8), tensor("y", None)]
+    graph = import_onnx(model(nodes, inputs, outputs, opset=21))
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 3)).astype(np.float32)
+    s = rng.uniform(0.004, 0.02, shape).astype(np.float32)
+    z = rng.integers(-9, 9, shape).astype(np.int8)
+    q, y = execute(graph, {"x": x, "s": s, "z": z}).values()
+    scale, zero_point = (np.repeat(v, 2, 0)[:3] if block else v for v in (s, z))
+    want = np.clip(np.rint(x / scale) + zero_point, -128, 127)
+    np.testing.assert_array_equal(q, want.astype(np.int8))
+    np.testing.assert_array_equal(y, (want.astype(np.float32) - zero_point) * scale)
+
+
+def test_scales_of_another_shape_are_refused():
     nodes = [helper.make_node("QuantizeLinear", ["x", "s"], ["y"], name="q")]
-    made = model(
-        nodes, [tensor("x", (2,)), tensor("s", ())], [tensor("y", None, TensorProto.UINT8)]
-    )
-    with pytest.raises(DlccError, match="known at compile time"):
-        import_onnx(made)
+    outputs = [tensor("y", None, TensorProto.UINT8)]
+    with pytest.raises(DlccError, match=r"scales of shape \[2\] along axis 1"):
+        import_onnx(model(nodes, [tensor("x", (2, 3)), tensor("s", (2,))], outputs))
+    nodes[0].attribute.append(helper.make_attribute("block_size", 2))
+    with pytest.raises(DlccError, match=r"for blocks of 2 along axis 1"):
+        import_onnx(model(nodes, [tensor("x", (2, 3)), tensor("s", (2,))], outputs))
 
 
 def test_scales_that_no_encoding_has_are_refused():
