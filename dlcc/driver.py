@@ -26,6 +26,7 @@ from dlcc.artifact import (
     write_artifact,
 )
 from dlcc.bounds import Progress, bounded
+from dlcc.codegen import build_object, print_sources
 from dlcc.data import Batches, load_npz, named_inputs, split_batches
 from dlcc.errors import DlccError, ExitCode
 from dlcc.frontends import load_graph
@@ -37,10 +38,11 @@ from dlcc.lowering.lower import lower_variants
 from dlcc.lowering.predict import CostModel
 from dlcc.lowering.target import Target
 from dlcc.lowering.tuning import TuningDatabase
-from dlcc.program import KernelSource, Program, Sample
+from dlcc.program import Program, Sample
 from dlcc.recording import record_sample
 from dlcc.tuner import CANDIDATES, ROUNDS, LayerTimes
 from dlcc.tuner import tune as measure_candidates
+from dlcc.verification import Verification, prepare
 from passes.base import Pass, PassContext, Remark
 from passes.borders import Borders, as_given
 from passes.compression.sensitivity import (
@@ -61,7 +63,6 @@ if TYPE_CHECKING:
     from dlcc.remote.board import Board
 
 Calibration = str | Path | Callable[[], Iterable[Mapping[str, Array]]]
-
 
 DEFAULT_THREADS = 8
 """Not this machine's core count: the same input and options give the same bytes everywhere."""
@@ -103,7 +104,8 @@ class CompileOptions:
         keep_ir: write the compiled graph into the artifact too (``.dlir`` and ``.npz``).
         without: rows of the target's kernel table that may not be used (``winograd``, say).
         fuse: run layers band by band where that keeps large values in the cache; same results.
-        verify_numerics: samples on which exact passes are checked (0: none).
+        verify_numerics: samples on which exact passes are checked, and the library, where this
+            machine runs it, before anything is written (0: none).
         print_before: names of passes before which the IR is printed ("all" for every one).
         print_after: the same, after.
         dump_dir: write the IR after each pass there.
@@ -192,6 +194,7 @@ class Optimised:
     recipe: Recipe | None = None
     assigned: Mapping[str, Assignment] = field(default_factory=dict)
     calibration: Batches | None = field(default=None, repr=False)
+    imported: Graph | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -226,6 +229,8 @@ def optimise(
         pipeline = recipe.passes(graph)
     pipeline += last
     before = {value.name: value.type for value in graph.inputs}
+    kept = options.verify_numerics and not last and not any(step.lossy for step in pipeline)
+    imported = graph.copy() if kept else None
     calibration, labels = _calibration(options.calibration, graph)
     samples = () if calibration is None else tuple(islice(calibration(), options.verify_numerics))
     widths = [width for step in pipeline if (width := step.layer_bits) is not None]
@@ -257,6 +262,7 @@ def optimise(
         recipe,
         context.assigned,
         calibration,
+        imported,
     )
 
 
@@ -290,35 +296,6 @@ def import_model(model: str | Path | Any, options: CompileOptions, remarks: list
     graph = load_graph(model, shapes=options.shapes, constants=options.constants, remarks=notes)
     remarks += [Remark("import", "", "note", note) for note in notes]
     return graph
-
-
-def build_object(functions: dict[str, Any], target: Target) -> bytes:
-    """Compile TIR functions for a target."""
-    from dlcc.tir.build import LLVMTarget, compile_object
-
-    return compile_object(functions, LLVMTarget(target.triple, target.mcpu, target.mattr))
-
-
-def print_sources(
-    functions: dict[str, Any], work_items: Mapping[str, int], target: Target
-) -> dict[str, KernelSource]:
-    """The kernels as portable C.
-
-    Raises:
-        DlccError: one is written for a machine's vectors or instructions.
-    """
-    from dlcc.tir.c99 import Unprintable, print_kernel
-
-    try:
-        return {name: print_kernel(name, f, work_items[name]) for name, f in functions.items()}
-    except Unprintable as error:
-        raise DlccError(
-            ExitCode.UNSUPPORTED,
-            "a kernel cannot be written as portable C",
-            where="--emit c",
-            why=f"for {target.name} it has {error}",
-            fix="compile for --target c",
-        ) from error
 
 
 def compile(
@@ -377,6 +354,8 @@ def _compiled(
     marks.append(time.perf_counter())
     optimised, sample = _recorded(optimised, program, chosen)
     optimised = _with_variants_left_out(optimised, program)
+    count = chosen.verify_numerics if "so" in emit else 0
+    optimised, check = _verified(optimised, program, targets, count) if count else (optimised, None)
     program.report.update(_report(optimised))
     progress("link", 0.0)
     layers = _narrowest(certificates, program)
@@ -398,6 +377,7 @@ def _compiled(
         sample=sample,
         manifest_extra=told,
         documents=files_of(optimised.graph) if chosen.keep_ir else None,
+        check=check,
     )
     progress("link", 1.0)
     marks.append(time.perf_counter())
@@ -413,6 +393,19 @@ def _with_variants_left_out(optimised: Optimised, program: Program) -> Optimised
     notes = [f"{name} has no kernels of its own: {why}" for name, why in left_out.items()]
     remarks = tuple(Remark("variants", "", "note", note) for note in notes)
     return replace(optimised, remarks=(*optimised.remarks, *remarks))
+
+
+def _verified(
+    optimised: Optimised, program: Program, targets: Sequence[Target], count: int
+) -> tuple[Optimised, Callable[[Path], None] | None]:
+    """What --verify-numerics holds the library to; a remark where this machine cannot run it."""
+    here = {t.name.rpartition(":")[2] for t in targets if not target_library.missing_here(t)}
+    feeds = optimised.calibration() if optimised.calibration else ()
+    made = prepare(optimised.graph, optimised.imported, program, here, feeds, count)
+    if isinstance(made, Verification):
+        return optimised, made.check
+    remark = Remark("verify-numerics", "", "note", made)
+    return replace(optimised, remarks=(*optimised.remarks, remark)), None
 
 
 def _narrowest(certificates: Sequence[Certificate], program: Program) -> list[Certificate]:
@@ -561,16 +554,8 @@ def _report(optimised: Optimised) -> dict[str, object]:
     return {"pipeline": optimised.pipeline, "passes": passes, "remarks": remarks}
 
 
-__all__ = [
-    "CompileOptions",
-    "CompileResult",
-    "Optimised",
-    "compile",
-    "import_model",
-    "optimise",
-    "sensitivity",
-    "tune",
-]
+__all__ = ["CompileOptions", "CompileResult", "Optimised", "compile", "import_model", "optimise"]
+__all__ += ["sensitivity", "tune"]
 
 
 def _missing(target: Target, board: Board | None) -> list[str]:

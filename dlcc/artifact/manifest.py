@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from dlcc import __version__
+from dlcc.artifact.schema import fault
 from dlcc.errors import DlccError, ExitCode
 from dlcc.program import TensorInfo
 
@@ -98,6 +99,9 @@ class Artifact:
             )
         if manifest.get("checksum") != checksum(manifest):
             raise _refuse(folder, f"{NAME} is corrupt", "its checksum does not fit its content")
+        wrong = fault(manifest)
+        if wrong:
+            raise _refuse(folder, f"{NAME} is not one that dlcc writes", wrong)
         return cls(folder, manifest)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.resources import as_file, files
@@ -63,6 +63,7 @@ def write_artifact(
     sample: Sample | None = None,
     manifest_extra: Mapping[str, object] | None = None,
     documents: Mapping[str, bytes] | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> manifests.Artifact:
     """Compiles, links and writes ``program``; equal arguments give equal bytes in every file.
 
@@ -79,6 +80,7 @@ def write_artifact(
         sample: recorded input and output for the example program, if it is to check one.
         manifest_extra: JSON values to add to manifest.json (source model, options, ...).
         documents: further files, of which the library knows nothing, by suffix of the C name.
+        check: given the whole artifact in a folder aside; what it raises stops the writing.
 
     Raises:
         DlccError: OUTPUT if the folder cannot be written or holds something else; USAGE for an
@@ -113,6 +115,8 @@ def write_artifact(
         contents[manifests.NAME] = manifests.dump_json(record)
         for name, content in contents.items():
             (folder / name).write_bytes(content)
+        if check is not None:
+            check(folder)
     return manifests.Artifact(Path(out_dir), record)
 
 

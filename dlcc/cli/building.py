@@ -186,7 +186,8 @@ VerifyOption = Annotated[
         "--verify-numerics",
         metavar="[N]",
         min=0,
-        help="Compare outputs before and after each pass on N samples (alone: 2; 0: off).",
+        help="Compare outputs before and after each pass, and the library's where it runs here, "
+        "on N samples (alone: 2; 0: off).",
     ),
 ]
 RemarksOption = Annotated[

@@ -141,7 +141,8 @@ def _assign_free(graph: Graph, node: Node, outputs: set[Value]) -> None:
 def _converted(graph: Graph, user: Node, value: Value, layout: str) -> Value:
     """``value`` in ``layout``, by its producer where that is free, else by a relayout node."""
     producer = value.producer
-    if producer is not None and _can_absorb(producer, value, layout):
+    absorbed = producer is not None and _can_absorb(producer, value, layout)
+    if absorbed and not graph.is_output(value):  # the caller reads row-major
         value.type = value.type.with_(layout=layout)
         return value
     for other in value.users:

@@ -27,7 +27,12 @@ def unsigned_twin(encoding: Affine) -> Affine:
 
 def _is_signed_activation(value: Value) -> bool:
     encoding = value.type.encoding
-    return isinstance(encoding, Affine) and encoding.signed and encoding.bits <= 8
+    return (
+        isinstance(encoding, Affine)
+        and encoding.signed
+        and encoding.bits <= 8
+        and encoding.axis is None  # rows of codes are the caller's: no kernel multiplies them
+    )
 
 
 def make_activations_unsigned(graph: Graph) -> None:

@@ -1,0 +1,126 @@
+"""What manifest.json has to hold for an artifact to be opened: names, types and ranges.
+
+The checksum tells damage, not intent: who changes a field can compute it anew. So nothing of the
+manifest is used before its type is known, and no name in it leaves the artifact's folder.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+Check = Callable[[Any], bool]
+
+_DTYPES: Final = {
+    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "bool": 1,
+    **{f"{sign}int{8 * size}": size for sign in ("", "u") for size in (1, 2, 4, 8)},
+}  # fmt: skip
+"""Types of the border, and the bytes of an element."""
+
+_MOST = 2**63 - 1
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _identifier(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[A-Za-z_]\w{0,254}", value, re.A) is not None
+
+
+def _size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
+
+
+def _count(value: Any) -> bool:
+    return _size(value) and value > 0
+
+
+def _hex(digits: int) -> Check:
+    return lambda value: (
+        isinstance(value, str) and re.fullmatch(rf"[0-9a-f]{{{digits}}}", value) is not None
+    )
+
+
+def _listing(check: Check) -> Check:
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def _record(**fields: Check) -> Check:
+    return lambda value: (
+        isinstance(value, dict)
+        and all(k in value and check(value[k]) for k, check in fields.items())
+    )
+
+
+def _files(value: Any) -> bool:
+    """Plain names of files in the folder itself, with their sizes and hashes."""
+    record = _record(size=_size, sha256=_hex(64))
+    return isinstance(value, dict) and all(
+        not re.search(r"[/\\\0]", name) and name not in ("", ".", "..") and record(row)
+        for name, row in value.items()
+    )
+
+
+def _tensor(value: Any) -> bool:
+    fields = _record(name=_text, dtype=_DTYPES.__contains__, shape=_listing(_size))
+    if not isinstance(value, dict) or not _text(value.get("dtype")) or not fields(value):
+        return False
+    elements = math.prod(value["shape"]) * _DTYPES[value["dtype"]]
+    zero, scale = value.get("zero_point", 0), value.get("scale")
+    number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    return (
+        value.get("bytes", elements) == elements <= _MOST
+        and (_size(zero) or _size(-zero if isinstance(zero, int) else None))
+        and (scale is None or (number and 0 < scale < math.inf))
+    )
+
+
+_step = _record(layer=_text, function=_text, work_items=_size, max_threads=_size)
+_better = _record(variant=_text, features=_listing(_text), steps=_listing(_step))
+
+_FIELDS: Final[Mapping[str, Check]] = {
+    "abi": _count,
+    "arena_bytes": _size,
+    "better": _listing(_better),
+    "certificates": _listing(_record()),
+    "emit": _listing(_text),
+    "features": _listing(_text),
+    "files": _files,
+    "fingerprint": _hex(16),
+    "inputs": _listing(_tensor),
+    "ir": _hex(64),
+    "name": _text,
+    "outputs": _listing(_tensor),
+    "pipeline": _text,
+    "recipe": _text,
+    "steps": _listing(_step),
+    "symbol": _identifier,
+    "target": _text,
+    "threads": _count,
+    "triple": _text,
+    "variant": _text,
+    "weights": _record(
+        embedded=lambda v: isinstance(v, bool), pack=_text, entries=_listing(_record())
+    ),
+}
+"""What each field has to be; those of the compiler's own callers may be missing."""
+
+_OPTIONAL: Final = {"certificates", "ir", "pipeline", "recipe", "target"}
+
+
+def fault(manifest: Mapping[str, Any]) -> str:
+    """The first field of a manifest that is missing or not what it has to be; "" if there is none.
+
+    Args:
+        manifest: JSON values.
+    """
+    for key, check in _FIELDS.items():
+        if key not in manifest:
+            if key not in _OPTIONAL:
+                return f"the field {key!r} is missing"
+        elif not check(manifest[key]):
+            return f"the field {key!r} is not what it has to be"
+    return ""

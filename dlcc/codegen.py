@@ -1,0 +1,41 @@
+"""TIR functions of a program -> machine code, or C source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dlcc.errors import DlccError, ExitCode
+from dlcc.lowering.target import Target
+from dlcc.program import KernelSource
+
+
+def build_object(functions: dict[str, Any], target: Target) -> bytes:
+    """Compile TIR functions for a target; b"" where there are none."""
+    from dlcc.tir.build import LLVMTarget, compile_object
+
+    if not functions:  # a network without numbers: LLVM has nothing to do
+        return b""
+    return compile_object(functions, LLVMTarget(target.triple, target.mcpu, target.mattr))
+
+
+def print_sources(
+    functions: dict[str, Any], work_items: Mapping[str, int], target: Target
+) -> dict[str, KernelSource]:
+    """The kernels as portable C.
+
+    Raises:
+        DlccError: one is written for a machine's vectors or instructions.
+    """
+    from dlcc.tir.c99 import Unprintable, print_kernel
+
+    try:
+        return {name: print_kernel(name, f, work_items[name]) for name, f in functions.items()}
+    except Unprintable as error:
+        raise DlccError(
+            ExitCode.UNSUPPORTED,
+            "a kernel cannot be written as portable C",
+            where="--emit c",
+            why=f"for {target.name} it has {error}",
+            fix="compile for --target c",
+        ) from error

@@ -1,0 +1,239 @@
+"""Random graphs against ONNX Runtime, the references, and themselves compiled."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+import dlcc
+from dlcc.analysis.execute import execute
+from dlcc.analysis.sample import SUMS as TOLERANCE
+from dlcc.analysis.sample import tolerances
+from dlcc.errors import DlccError
+from dlcc.frontends.onnx import import_onnx
+from dlcc.ir import Graph, Node
+from dlcc.ir.encodings import Array
+from tests.fuzz.graphs import Sample, random_model
+from tests.onnx_backend.merge import merged
+
+
+@dataclass(frozen=True)
+class Case:
+    """An imported sample with its reference outputs, in order."""
+
+    sample: Sample
+    graph: Graph = field(repr=False)
+
+    @cached_property
+    def wanted(self) -> list[Array]:
+        return list(quietly(self.graph, self.sample.feeds).values())
+
+
+@dataclass
+class Findings:
+    """What went wrong, one line each, and counts of what was looked at."""
+
+    wrong: dict[int, str] = field(default_factory=dict)
+    count: Counter[str] = field(default_factory=Counter)
+
+    def add(self, seed: int, bits: int, why: str) -> None:
+        self.wrong[seed] = f"{why}\n    python -m tests.fuzz {seed} --bits {bits}"
+
+
+def quietly(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """The reference's outputs, without numpy's remarks on overflow and the like."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return execute(graph, dict(feeds))
+
+
+def difference(got: Array, want: Array, share: float = TOLERANCE) -> str:
+    """How ``got`` differs; "" if it is near enough: floats within ``share`` of the largest."""
+    if got.shape != want.shape or got.dtype != want.dtype:
+        return f"{got.dtype}{list(got.shape)} instead of {want.dtype}{list(want.shape)}"
+    if want.dtype.kind != "f" or not share:
+        same = (got == want) | ((got != got) & (want != want))
+        if same.all():
+            return ""
+        place = tuple(np.argwhere(~same)[0].tolist())
+        return f"{got[place]} instead of {want[place]} at {place}, {np.sum(~same)} differ"
+    finite = np.isfinite(want)
+    strange = np.where(np.isnan(want), np.isnan(got), got == want)
+    if not strange[~finite].all() or not np.isfinite(got[finite]).all():
+        return "infinities or NaNs elsewhere"
+    error = np.abs(got[finite].astype(np.float64) - want[finite].astype(np.float64))
+    worst = float(error.max(initial=0.0))
+    peak = float(np.abs(want[finite].astype(np.float64)).max(initial=0.0))
+    return f"differs by {worst:.3g}, largest {peak:.3g}" if worst > share * peak else ""
+
+
+def imported(sample: Sample, bits: int, findings: Findings) -> Case | None:
+    """The case, its reference checked against ONNX Runtime where that has the ops."""
+    try:
+        case = Case(sample, import_onnx(sample.model))
+        results = case.wanted
+    except DlccError as error:
+        findings.add(sample.seed, bits, f"refused: {error}")
+        return None
+    except Exception as error:
+        findings.add(sample.seed, bits, f"import or reference: {type(error).__name__}: {error}")
+        return None
+    theirs = _onnxruntime(sample)
+    if theirs is None:
+        findings.count["ONNX Runtime has it not"] += 1
+        return case
+    for value, got, want in zip(sample.model.graph.output, results, theirs, strict=True):
+        why = difference(got, want)
+        if why:
+            ops = [n.op_type for n in sample.model.graph.node if value.name in n.output]
+            findings.add(sample.seed, bits, f"reference, {ops} {value.name}: {why}")
+            return None
+    return case
+
+
+def _onnxruntime(sample: Sample) -> list[Array] | None:
+    import onnxruntime as ort
+
+    ort.set_default_logger_severity(4)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    contents = sample.model.SerializeToString()
+    try:
+        session = ort.InferenceSession(contents, options, providers=["CPUExecutionProvider"])
+        results: list[Array] = session.run(None, sample.feeds)
+    except Exception as error:
+        if "NOT_IMPLEMENTED" in str(error):
+            return None
+        raise AssertionError(f"no valid graph, seed {sample.seed}: {error}") from error
+    return results
+
+
+def check(seeds: Sequence[int], bits: int = 32, nodes: int = 0) -> Findings:
+    """All of ``seeds`` imported, compiled as one library, run and compared."""
+    findings = Findings()
+    cases = []
+    for seed in seeds:
+        case = imported(random_model(seed, nodes), bits, findings)
+        if case is not None:
+            cases.append(case)
+    _compiled(cases, bits, findings)
+    return findings
+
+
+def _compiled(cases: Sequence[Case], bits: int, findings: Findings) -> None:
+    """Compile together; halve what fails until what is at fault stands alone."""
+    if not cases:
+        return
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            _compare(cases, bits, Path(folder) / "all", findings)
+    except Exception as error:
+        name = error.where.split("/")[0] if isinstance(error, DlccError) else ""
+        alone = [c for c in cases if c.sample.key == name] or cases
+        if len(alone) == 1:
+            findings.add(alone[0].sample.seed, bits, f"compile: {type(error).__name__}: {error}")
+            _compiled([c for c in cases if c is not alone[0]], bits, findings)
+            return
+        half = len(cases) // 2
+        _compiled(cases[:half], bits, findings)
+        _compiled(cases[half:], bits, findings)
+
+
+def _compare(cases: Sequence[Case], bits: int, folder: Path, findings: Findings) -> None:
+    whole = merged({c.sample.key: c.graph for c in cases})
+    feeds = {f"{c.sample.key}.{n}": a for c in cases for n, a in c.sample.feeds.items()}
+    feeds = {v.name: feeds[v.name] for v in whole.inputs}
+    more = {"calibration": lambda: iter([feeds])} if bits == 8 else {}
+    result = dlcc.compile(whole, folder, bits=bits, threads=1, sample="none", **more)
+    model = dlcc.load(folder)
+    got = model.run(feeds)
+    model.close()
+    if bits == 32:
+        references = {f"{c.sample.key}.{k}": a for c in cases for k, a in enumerate(c.wanted)}
+        levels = {
+            f"{c.sample.key}.{k}": EXACT if v.name in c.sample.exact else TOLERANCE
+            for c in cases
+            for k, v in enumerate(c.sample.model.graph.output)
+        }
+    else:
+        references = quietly(result.optimised.graph, feeds)
+        levels = shares(result.optimised.graph)
+    for case in cases:
+        for k, _ in enumerate(case.graph.outputs):
+            name = f"{case.sample.key}.{k}"
+            share = levels[name]
+            findings.count[_name(share)] += 1
+            why = "" if share == OPEN else difference(got[name], references[name], share)
+            if why:
+                findings.add(
+                    case.sample.seed, bits, f"compiled, output {k} ({_name(share)}): {why}"
+                )
+        findings.count["graphs"] += 1
+
+
+EXACT, OPEN = 0.0, np.inf
+_NAMES = {EXACT: "exact", TOLERANCE: "sums", OPEN: "open"}
+
+_JUMPS = {
+    "floor",
+    "ceil",
+    "round",
+    "sign",
+    "equal",
+    "less",
+    "greater",
+    "less_equal",
+    "greater_equal",
+    "argmax",
+    "argmin",
+    "topk",
+    "hardmax",
+    "shrink",
+    "thresholded_relu",
+    "is_nan",
+    "is_inf",
+    "mod",
+}
+
+
+def _name(share: float) -> str:
+    return _NAMES.get(share, "a code off")
+
+
+def shares(graph: Graph) -> dict[str, float]:
+    """What may differ, by output: as the compiler states it, and anything behind a jump.
+
+    In a quantised graph an op that is not continuous can stand behind floats that are summed in
+    some order; whatever follows depends on that order.
+    """
+    stated = dict(zip(graph.output_names, tolerances(graph), strict=True))
+    jumps = [n for n in graph.nodes if n.op in _JUMPS or _cuts(n)]
+    if not jumps:
+        return stated
+    twin = graph.copy()
+    places = {n: k for k, n in enumerate(graph.nodes)}
+    before = [twin.nodes[places[n]].input(0) for n in jumps]
+    twin.set_outputs(before, [f"j{k}" for k in range(len(before))])
+    loose = {n for n, share in zip(jumps, tolerances(twin), strict=True) if share}
+    for node in graph.nodes:
+        if any(v is not None and v.producer in loose for v in node.inputs):
+            loose.add(node)
+    behind = {
+        n for n, v in zip(graph.output_names, graph.outputs, strict=True) if v.producer in loose
+    }
+    return {name: OPEN if name in behind else share for name, share in stated.items()}
+
+
+def _cuts(node: Node) -> bool:
+    return node.op == "cast" and not node.output.type.dtype.is_float
+
+
+__all__ = ["Findings", "check", "difference"]
