@@ -16,6 +16,8 @@ Check = Callable[[Any], bool]
 _DTYPES: Final = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "bool": 1,
     **{f"{sign}int{8 * size}": size for sign in ("", "u") for size in (1, 2, 4, 8)},
+    **dict.fromkeys(("int2", "int4", "uint2", "uint4", "float4_e2m1fn"), 1),
+    **{f"float8_{k}": 1 for k in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz", "e8m0fnu")},
 }  # fmt: skip
 """Types of the border, and the bytes of an element."""
 
