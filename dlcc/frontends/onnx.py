@@ -22,6 +22,7 @@ from dlcc.frontends.fold import fold_nodes, remove_dead
 from dlcc.frontends.onnx_inputs import Border, Constants
 from dlcc.frontends.onnx_model import Tensors, attributes, opsets, ordered, read_model
 from dlcc.frontends.registry import OnnxNode, Unsupported, importer_for, model_error
+from dlcc.frontends.schemas import check_attributes, check_operands
 from dlcc.frontends.scopes import FAILED, Binding, Failed, Scope
 from dlcc.frontends.sequences import SEQUENCES
 from dlcc.ir import Graph, Value
@@ -204,6 +205,10 @@ class _ModelImporter:
         if any(isinstance(v, Failed) for v in operands):
             return [FAILED] * len(proto.output)
         known = tuple(v for v in operands if v is None or isinstance(v, Value))
+        if not domain:
+            check_attributes(proto, loc)
+            if structural is None:
+                check_operands(proto.op_type, known)
         attrs = attributes(proto, self.tensors)
         view = OnnxNode(
             proto.op_type, loc, domain, versions[domain], known, attrs, len(proto.output),

@@ -17,8 +17,6 @@ import dlcc
 from dlcc.ir.encodings import Array
 
 FOLDER = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-SMALL = "light_shufflenet"
-"""The one that the default run compiles."""
 NETWORKS = (
     "light_bvlc_alexnet",
     "light_densenet121",
@@ -83,10 +81,8 @@ def seeded(model: onnx.ModelProto) -> onnx.ModelProto:
     return changed
 
 
-@pytest.mark.parametrize(
-    "name",
-    [n if n == SMALL else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
 def test_gives_the_recorded_output(name: str, tmp_path: Path) -> None:
     model = onnx.load(FOLDER / f"{name}.onnx")
     recorded = onnx.load_tensor(FOLDER / f"{name}_output_0.pb")

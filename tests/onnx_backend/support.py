@@ -1,0 +1,114 @@
+"""docs/support.md: which ONNX operators are read, which of ONNX's cases are refused, and why.
+
+    python -m tests.onnx_backend.support     writes the page
+
+A test compares the page with what this module would write.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from dlcc.errors import DlccError
+from dlcc.frontends.registry import IMPORTERS
+from tests.onnx_backend.cases import Case, node_cases
+
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "support.md"
+
+_NODE = re.compile(r"\S+: (\w+) \([\w.]+ opset \d+\): (.*)")
+
+_HEAD = """# ONNX support
+
+Written by `python -m tests.onnx_backend.support` from the importers and from the node cases of
+onnx {version} (`onnx.backend.test`); a test fails when it is stale. A case that is read is imported,
+and `pytest tests/onnx_backend` finds that the numpy reference gives the outputs that the standard's
+data says; with `-m slow` all of them are compiled and run as well.
+
+{read} of {total} cases are read. Models may use opsets 7 to {newest}.
+
+## Operators
+
+"From" is the oldest opset for which the operator has an importer of its own; operators without one
+are read through the function that the standard defines them by. "Cases" counts those of ONNX that
+are read.
+
+| operator | domain | from | cases |
+|---|---|---|---|
+"""
+
+_REFUSED = """
+## Refused cases
+
+Each is refused with a message that names the node and the reason.
+
+| operator | cases | reason |
+|---|---|---|
+"""
+
+
+def _refusal(case: Case) -> DlccError | None:
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            case.imported()
+    except DlccError as error:
+        return error
+    return None
+
+
+def _reasons(error: DlccError) -> Iterable[tuple[str, str]]:
+    """Operator ("" if it is not about one) and reason, without names of the model."""
+    found = [_NODE.fullmatch(line.strip()) for line in error.why.splitlines()]
+    nodes = {(m[1], m[2]) for m in found if m}
+    if nodes:
+        return nodes
+    what = error.what if error.what.startswith(("'", "input", "ONNX")) else error.why
+    if "shape of input" in what:
+        what = error.why
+    return {("", re.sub(r"(input )?'\w+'", "an input or output", what))}
+
+
+def _operators(read: Counter[str], total: Counter[str]) -> Iterable[str]:
+    own = {(op, domain): versions[0][0] for (domain, op), versions in IMPORTERS.items()}
+    expanded = {(op, "") for op in read if onnx.defs.has(op) and (op, "") not in own}
+    for op, domain in sorted({*own, *expanded}):
+        since = str(max(own[op, domain], 7)) if (op, domain) in own else "by its function"
+        cases = f"{read[op]} of {total[op]}" if total[op] and not domain else "-"
+        yield f"| {op} | {domain or 'ai.onnx'} | {since} | {cases} |"
+
+
+def page() -> str:
+    """The text of docs/support.md.
+
+    A case belongs to the operator in its model if there is one, else to all of them.
+    """
+    read: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    refused: dict[tuple[str, str], list[str]] = defaultdict(list)
+    count = 0
+    for case in node_cases().values():
+        total.update(case.op_types)
+        error = _refusal(case)
+        if error is None:
+            count += 1
+            read.update(case.op_types)
+            continue
+        for op, reason in _reasons(error):
+            refused[op or "/".join(case.op_types), reason].append(case.name)
+    head = _HEAD.format(
+        version=onnx.__version__, read=count, total=len(node_cases()),
+        newest=onnx.defs.onnx_opset_version(),
+    )  # fmt: skip
+    rows = [f"| {op} | {len(names)} | {why} |" for (op, why), names in sorted(refused.items())]
+    return head + "\n".join([*_operators(read, total), ""]) + _REFUSED + "\n".join([*rows, ""])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

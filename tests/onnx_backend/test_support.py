@@ -1,0 +1,19 @@
+"""docs/support.md says what is read and refused today."""
+
+from __future__ import annotations
+
+import re
+
+import onnx
+import pytest
+
+from tests.onnx_backend.support import PAGE, page
+
+
+def test_the_page_is_not_stale() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    made_with = re.search(r"^onnx ([\d.]+)", text, re.MULTILINE)
+    assert made_with
+    if made_with[1] != onnx.__version__:
+        pytest.skip(f"the page is that of onnx {made_with[1]}, this is {onnx.__version__}")
+    assert text == page(), "run python -m tests.onnx_backend.support"
