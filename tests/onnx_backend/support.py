@@ -27,9 +27,9 @@ _NODE = re.compile(r"\S+: (\w+) \([\w.]+ opset \d+\): (.*)")
 _HEAD = """# ONNX support
 
 Written by `python -m tests.onnx_backend.support` from the importers and from the node cases of
-onnx {version} (`onnx.backend.test`); a test fails when it is stale. A case that is read is imported,
-and `pytest tests/onnx_backend` finds that the numpy reference gives the outputs that the standard's
-data says; with `-m slow` all of them are compiled and run as well.
+onnx {version} (`onnx.backend.test`); a test fails when it is stale. A case that is read is
+imported, and `pytest tests/onnx_backend` finds that the numpy reference gives the outputs that the
+standard's data says; with `-m slow` all of them are compiled and run as well.
 
 {read} of {total} cases are read. Models may use opsets 7 to {newest}.
 
