@@ -88,8 +88,11 @@ class AddBeforeReshape(_Before):
     pattern = op("add", op("reshape", any_("x")), any_("y"))
 
     def check(self, m: Match) -> str | None:
-        if m.value("y").type.shape != m.root.output.type.shape or m.value("y").is_constant:
+        other, result = m.value("y").type, m.root.output.type
+        if other.shape != result.shape or other.elements != m.value("x").type.elements:
             return "the other operand has another shape"
+        if m.value("y").is_constant:
+            return "the other operand is a constant"
         if m.graph.use_count(m.value("x")) != 1:
             return "the layer's result has other readers"
         return super().check(m)

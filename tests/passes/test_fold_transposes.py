@@ -134,3 +134,11 @@ def test_a_constant_along_another_axis_stays_behind_the_reshape(net: Any, run: A
     y = net.op("reshape", net.conv(net.input(2, 3, 1, 6), 4, pads=(1, 1, 1, 1)), shape=(2, 4, 6))
     graph = net.done(net.op("mul", y, net.const(np.ones((4, 1), np.float32))))
     assert not run(graph, PASS).modified
+
+
+def test_a_sum_that_repeats_the_layers_result_stays_behind_the_reshape(net: Any, run: Any) -> None:
+    """[18] + [18,18]: the result of the layer has not as many numbers as the sum."""
+    row = net.op("reshape", net.linear(net.input(1, 4), 18), shape=(18,))
+    graph = net.done(net.op("add", row, net.input(18, 18, name="z")))
+    run(graph, PASS)
+    assert ops(graph) == ["linear", "reshape", "add"]
