@@ -47,8 +47,21 @@ def status_error(status: int, text: str, where: str) -> DlccError:
     return DlccError(code, what, where=where, why=why, fix=fix)
 
 
+class TensorStruct(ctypes.Structure):
+    """``<name>_tensor_t``."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("dtype", ctypes.c_char_p),
+        ("rank", ctypes.c_uint32),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("bytes", ctypes.c_uint64),
+        ("alignment", ctypes.c_uint32),
+    )
+
+
 class InfoStruct(ctypes.Structure):
-    """``<name>_info_t``; the tables of tensors and names are read from the manifest instead."""
+    """``<name>_info_t`` up to the tables of names, which are read from the manifest instead."""
 
     _fields_ = (
         ("abi", ctypes.c_uint32),
@@ -64,6 +77,8 @@ class InfoStruct(ctypes.Structure):
         ("compiler", ctypes.c_char_p),
         ("triple", ctypes.c_char_p),
         ("weights_file", ctypes.c_char_p),
+        ("inputs", ctypes.POINTER(TensorStruct)),
+        ("outputs", ctypes.POINTER(TensorStruct)),
     )
 
 
@@ -71,6 +86,14 @@ class VariantStruct(ctypes.Structure):
     """The part of ``<name>_variant_t`` that the manifest cannot tell: which one it is."""
 
     _fields_ = (("name", ctypes.c_char_p),)
+
+
+Tensors = list[tuple[str, str, tuple[int, ...]]]
+"""Name, dtype and shape of each."""
+
+
+def _tensor(tensor: TensorStruct) -> tuple[str, str, tuple[int, ...]]:
+    return tensor.name.decode(), tensor.dtype.decode(), tuple(tensor.shape[: tensor.rank])
 
 
 class Library:
@@ -182,6 +205,13 @@ class Library:
             status = self._create_variant(name, threads, variant.encode(), place)
         if status != 0:
             raise self.failure(status)
+
+    @property
+    def border(self) -> tuple[Tensors, Tensors]:
+        """Names, dtypes and shapes of the inputs and the outputs, as the library has them."""
+        info = self._info().contents
+        inputs, outputs = info.inputs[: info.input_count], info.outputs[: info.output_count]
+        return [_tensor(t) for t in inputs], [_tensor(t) for t in outputs]
 
     @property
     def instance(self) -> ctypes.c_void_p:

@@ -128,7 +128,20 @@ class Model:
             )
         fingerprint = int(artifact.manifest["fingerprint"], 16)
         weights = artifact.path(".weights")
-        return Library(path, artifact.symbol, weights, threads, fingerprint, variant)
+        library = Library(path, artifact.symbol, weights, threads, fingerprint, variant)
+        tables = (artifact.inputs, artifact.outputs)
+        stated = tuple([(t.name, t.dtype, t.shape) for t in table] for table in tables)
+        library_border = library.border
+        if library_border != stated:  # buffers are made by the manifest, and written by the library
+            library.close()
+            raise DlccError(
+                ExitCode.ARTIFACT,
+                "the manifest has other inputs or outputs than the library",
+                where=where,
+                why=f"{stated} instead of {library_border}",
+                fix="compile the model again",
+            )
+        return library
 
     @property
     def name(self) -> str:

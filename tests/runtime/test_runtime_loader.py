@@ -390,6 +390,14 @@ def _edit(path: Path, **fields: object) -> None:
     path.write_bytes(manifest.dump_json(record))
 
 
+def _larger(path: Path) -> object:
+    """The manifest's inputs, the first of them with twice the rows."""
+    inputs = json.loads(path.read_text())["inputs"]
+    inputs[0] |= {"shape": [2 * inputs[0]["shape"][0], *inputs[0]["shape"][1:]]}
+    inputs[0]["bytes"] *= 2
+    return inputs
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no manifest": (lambda d: (d / "manifest.json").unlink(), "there is no manifest"),
     "manifest cut": (lambda d: _cut(d / "manifest.json", 200), "is not JSON"),
@@ -405,6 +413,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
             (d / "manifest.json").read_text().replace('"arena_bytes": 1664', '"arena_bytes": 64')
         ),
         "checksum does not fit",
+    ),
+    "inputs changed": (
+        lambda d: _edit(d / "manifest.json", inputs=_larger(d / "manifest.json")),
+        "other inputs or outputs than the library",
     ),
     "newer version": (lambda d: _edit(d / "manifest.json", version=99), "version is 99"),
     "weights cut": (lambda d: _cut(d / "rows.weights", 100), "has 100 bytes"),
