@@ -12,6 +12,9 @@ Kernel ABI (plain C, default calling convention)::
 A kernel computes its work items ``[begin, end)``; items are independent, so any split over threads
 gives the same bytes. It returns 0. Each ``arg`` is an address aligned as the program says, apart
 from the caller's inputs and outputs, which need only the alignment of their dtype.
+
+Programs for a GPU (:attr:`Program.device`) have kernels without the last two parameters, which
+their :class:`Launch` replaces; all four memories are the device's.
 """
 
 from __future__ import annotations
@@ -44,6 +47,19 @@ class Arg:
 
 
 @dataclass(frozen=True)
+class Launch:
+    """How a GPU runs a kernel: blocks of the grid, threads of a block, as (x, y, z).
+
+    ``shared_bytes``: shared memory that is asked for at the launch, beside what the kernel declares
+    itself.
+    """
+
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    shared_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class Step:
     """One kernel call: ``work_items`` independent items, split over at most ``max_threads``."""
 
@@ -53,6 +69,8 @@ class Step:
     work_items: int
     max_threads: int = 0
     """0: as many as the instance has; else more threads than that would make it slower."""
+    launch: Launch | None = None
+    """For kernels of a GPU, and only for these."""
 
     @property
     def calls(self) -> tuple[Step, ...]:
@@ -231,6 +249,9 @@ class Program:
     ``object_code`` is a relocatable object for ``triple`` that defines every step's functions.
     ``features`` are the CPU features the code needs (names as in Linux's /proc/cpuinfo, e.g.
     ``avx512_vnni``, ``amx_int8``); the library refuses to start where one is missing.
+
+    Where ``device`` is "cuda", ``object_code`` is a cubin, ``features`` is its architecture
+    (``sm_80``), and ``triple`` is that of the host, which launches the kernels.
     """
 
     name: str
@@ -253,6 +274,8 @@ class Program:
     that the CPU can."""
     alignment: int = ALIGNMENT
     """Bytes: alignment of arena and weights offsets."""
+    device: Literal["", "cuda"] = ""
+    """What runs the kernels, where it is not the CPU."""
     input_places: tuple[int, ...] = ()
     """Arena offsets where the inputs may stand when the program starts; they are overwritten
     there. Empty: no input may stand in the arena."""

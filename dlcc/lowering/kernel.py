@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dlcc.program import FilterTransform
+from dlcc.program import FilterTransform, Launch
 
 ARENA_SLACK = 64
 """Bytes that must be readable after the end of every ``in`` and ``scratch`` buffer.
@@ -62,6 +62,7 @@ class KernelStep:
         seconds: predicted on one thread; 0: the layer's whole prediction. Bounds the threads.
         footprint: tells what each item touches of the arguments that are neither constants nor
             thread scratch; None: unknown, and the step is never interleaved with its neighbours.
+        launch: the grid and blocks of a GPU's kernel; None on a CPU.
     """
 
     name_key: str
@@ -70,6 +71,7 @@ class KernelStep:
     work_items: int
     seconds: float = 0.0
     footprint: Callable[[], Footprint] | None = None
+    launch: Launch | None = None
 
 
 @dataclass(frozen=True)

@@ -306,7 +306,8 @@ class _Assembler:
             else:
                 args = tuple(_final_arg(arg) for arg in run[0].args)
                 step = run[0].step
-                yield Step(run[0].layer, run[0].function, args, step.work_items, most)
+                name, items = run[0].function, step.work_items
+                yield Step(run[0].layer, name, args, items, most, step.launch)
 
 
 def _starts(steps: int, groups: Sequence[Group]) -> Iterator[int]:
@@ -520,6 +521,7 @@ def _program(prepared: Graph, part: _Part, arena_bytes: int, content: bytes) -> 
         threads=assembler.threads,
         variant=part.variant.name,
         alignment=target.alignment,
+        device=target.device,
         input_places=assembler.tensor_places("input"),
         output_places=assembler.tensor_places("output"),
         sources=part.sources,

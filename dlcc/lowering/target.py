@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import BFLOAT16, Node
@@ -113,6 +113,8 @@ class Target:
         core: where it names one, as predictions know it.
         packed_within: how much longer a row may take that is made for the weight's encoding, and so
             stores fewer bytes, than one over decoded weights; a factor of predicted times.
+        device: what runs the kernels, where it is not the CPU; ``triple`` is the host's then, and
+            ``mcpu`` the device's architecture.
         tensors_in_arena: memory is so scarce that the arena has places for the network's inputs and
             outputs too, which share it with everything else.
     """
@@ -134,6 +136,7 @@ class Target:
     core: Core | None = None
     packed_within: float = NEARLY
     tensors_in_arena: bool = False
+    device: Literal["", "cuda"] = ""
 
     @property
     def facts(self) -> dict[str, int]:
