@@ -80,10 +80,15 @@ def header_source(program: Program, symbol: str) -> str:
         "arena_bytes": program.arena_bytes,
         "scales": scale_lines(program, symbol),
     }
+    text = _api_header(values)
+    return text.replace("@tensors@", "\n".join(tensors) or " *   no inputs, no outputs")
+
+
+def _api_header(values: Mapping[str, object]) -> str:
     text = files("dlcc.runtime").joinpath("c", "api.h.in").read_text("utf-8")
     for key, value in values.items():
         text = text.replace(f"@{key}@", str(value))
-    return text.replace("@tensors@", "\n".join(tensors) or " *   no inputs, no outputs")
+    return text
 
 
 def _address(arg: Arg) -> str:
@@ -163,14 +168,16 @@ def _tensor_table(role: str, tensors: tuple[TensorInfo, ...]) -> list[str]:
     return [*lines, "  {0}", "};"]
 
 
-def _info_table(program: Program, symbol: str, *, fingerprint: int, weights_bytes: int) -> str:
-    return f"""static const dlcc_info dlcc_model_info = {{
+def _info_table(
+    program: Program, symbol: str, *, fingerprint: int, weights_bytes: int, embed: bool
+) -> str:
+    return f"""const dlcc_info dlcc_model_info = {{
   .abi = DLCC_CODE(ABI),
   .input_count = {len(program.inputs)},
   .output_count = {len(program.outputs)},
   .step_count = {most_steps(program)},
   .max_threads = {program.threads},
-  .weights_embedded = DLCC_EMBEDDED,
+  .weights_embedded = {int(embed)},
   .arena_bytes = UINT64_C({program.arena_bytes}),
   .weights_bytes = UINT64_C({weights_bytes}),
   .fingerprint = UINT64_C({fingerprint:#018x}),
@@ -188,13 +195,20 @@ def _info_table(program: Program, symbol: str, *, fingerprint: int, weights_byte
 """
 
 
-def _packed_sizes(program: Program, work_bytes: int | None) -> list[str]:
-    if work_bytes is None:
-        return []
-    return [
-        f"#define DLCC_CONTENT_BYTES UINT64_C({len(program.weights)})",
-        f"#define DLCC_WORK_BYTES UINT64_C({work_bytes})",
-    ]
+def runtime_source(symbol: str, defines: Mapping[str, int]) -> tuple[str, str]:
+    """The header ``<symbol>.h`` of no network in particular, and the C file that is the runtime.
+
+    Args:
+        symbol: what the names that the linker sees begin with.
+        defines: the macros that ``runtime.h`` asks for.
+    """
+    lines = [*_names(symbol), *(f"#define {name} {value}" for name, value in defines.items())]
+    lines += [f'#include "{symbol}.h"', '#include "runtime.h"', ""]
+    return _api_header({"name": symbol, "NAME": symbol.upper(), "scales": ""}), "\n".join(lines)
+
+
+def _names(symbol: str) -> list[str]:
+    return [f"#define DLCC_NAME(x) {symbol}_##x", f"#define DLCC_CODE(x) {symbol.upper()}_##x"]
 
 
 def unpack_source(symbol: str) -> str:
@@ -248,7 +262,7 @@ def _reading_tables(program: Program) -> list[str]:
         row = "".join(f"{{{start}, {end}}}, " for start, end in parts)
         lines.append(f"static const dlcc_part_of dlcc_parts_{index}[] = {{{row}{{0, 0}}}};")
         rows.append(f"  {{dlcc_parts_{index}, UINT64_C({part_hash(content, parts):#018x})}},")
-    return [*lines, "static const dlcc_reading dlcc_readings[] = {", *rows, "};"]
+    return [*lines, "const dlcc_reading dlcc_readings[] = {", *rows, "};"]
 
 
 def model_source(
@@ -261,7 +275,7 @@ def model_source(
     embed: bool,
     work_bytes: int | None = None,
 ) -> str:
-    """The C file that, with the runtime it includes, is the whole library but the kernels.
+    """The C file of what the runtime does not know of a network: its steps and tables.
 
     Args:
         program: a checked program.
@@ -273,14 +287,9 @@ def model_source(
         work_bytes: memory that unpacking takes where the weights file is packed; None: it is not.
     """
     parts = [
-        f"#define DLCC_NAME(x) {symbol}_##x",
-        f"#define DLCC_CODE(x) {symbol.upper()}_##x",
-        f"#define DLCC_EMBEDDED {int(embed)}",
-        f"#define DLCC_PACKED {int(work_bytes is not None)}",
-        f"#define DLCC_PARTS {int(bool(program.better) and work_bytes is None)}",
-        *_packed_sizes(program, work_bytes),
+        *_names(symbol),
         f'#include "{symbol}.h"',
-        '#include "runtime.h"',
+        '#include "tables.h"',
         "",
     ]
     if any(isinstance(step, FusedStep) for p in program.variants for step in p.steps):
@@ -293,11 +302,19 @@ def model_source(
         tables = f"dlcc_features_{index}, dlcc_layers_{index}"
         parts.append(f"  {{{c_string(variant.variant)}, {len(variant.steps)}, {tables}}},")
     parts.append("};")
-    if program.better and work_bytes is None:
+    if work_bytes is not None:
+        parts.append(
+            f"const dlcc_packed_sizes dlcc_packed = {{{len(program.weights)}, {work_bytes}}};"
+        )
+    elif program.better:
         parts += _reading_tables(program)
     tables = ", ".join(f"dlcc_steps_{index}" for index in range(len(program.variants)))
-    parts.append(f"static const dlcc_step *const dlcc_variant_steps[] = {{{tables}}};")
-    parts.append(_info_table(program, symbol, fingerprint=fingerprint, weights_bytes=weights_bytes))
+    parts.append(f"const dlcc_step *const dlcc_variant_steps[] = {{{tables}}};")
+    parts.append(
+        _info_table(
+            program, symbol, fingerprint=fingerprint, weights_bytes=weights_bytes, embed=embed
+        )
+    )
     return "\n".join(parts)
 
 

@@ -7,7 +7,6 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +23,6 @@ from dlcc.artifact.csource import (
     header_source,
     model_source,
     step_functions,
-    unpack_source,
     weights_assembly,
 )
 from dlcc.artifact.folder import replace_folder
@@ -32,6 +30,7 @@ from dlcc.artifact.names import c_identifier, check_name
 from dlcc.artifact.packaging import Delivery, package_files
 from dlcc.artifact.packed import pack as pack_weights
 from dlcc.artifact.portable import c_files
+from dlcc.artifact.runtime import RuntimeKind, runtime_object, unpack_object
 from dlcc.artifact.stack import stack_bytes
 from dlcc.artifact.storage import (
     Pack,
@@ -196,11 +195,18 @@ def _build(
         work_bytes=packed.work_bytes if packed else None,
     )
     (work / "model.c").write_text(source, "utf-8")
+    kind = RuntimeKind(
+        embedded=embed,
+        packed=packed is not None,
+        parts=bool(program.better) and packed is None,
+        single=program.threads == 1,
+    )
+    (work / "runtime.o").write_bytes(runtime_object(kind, symbol, program.triple))
     tools = Toolchain(program.triple, work)
     with as_file(files("dlcc.runtime").joinpath("c")) as include:
         tools.compile("model.c", "model.o", include=include)
         if packed:
-            (work / "unpack.o").write_bytes(_unpacker(unpack_source(symbol), program.triple))
+            (work / "unpack.o").write_bytes(unpack_object(symbol, program.triple))
             objects.append("unpack.o")
         if embed:
             (work / "weights.bin").write_bytes(image)
@@ -209,7 +215,7 @@ def _build(
             (work / "weights.S").write_text(assembly, "utf-8")
             tools.compile("weights.S", "weights.o", include=include)
             objects.append("weights.o")
-    tools.merge(["model.o", *objects], f"{symbol}.o")
+    tools.merge(["runtime.o", "model.o", *objects], f"{symbol}.o")
     steps = [name for variant in step_functions(program) for name in variant]
     stack = stack_bytes((work / f"{symbol}.o").read_bytes(), f"{symbol}_run", steps)
     report = {**program.report, "storage": storage_report(program, options.pack, image, packed)}
@@ -226,18 +232,6 @@ def _build(
         shared = library_name(symbol, "so", program.triple)
         facts["needed"] = _check_library(contents[shared])
     return contents, facts
-
-
-@lru_cache(maxsize=8)
-def _unpacker(source: str, triple: str) -> bytes:
-    """The object code of ``source``, which is the same for all networks of one name.
-
-    Making it takes longer than all other C code of a library.
-    """
-    with tempfile.TemporaryDirectory(prefix="dlcc-") as work:
-        (Path(work) / "unpack.zig").write_text(source, "utf-8")
-        Toolchain(triple, Path(work)).compile_zig("unpack.zig", "unpack.o")
-        return (Path(work) / "unpack.o").read_bytes()
 
 
 def _delivery(

@@ -31,6 +31,13 @@ def isolate(object_code: bytes, rename: Callable[[str], str]) -> tuple[bytes, di
     return elf.isolate(object_code, rename)
 
 
+def rename_symbols(object_code: bytes, rename: Callable[[str], str]) -> bytes:
+    """See :func:`dlcc.objects.elf.rename_symbols`."""
+    if object_code[:4] == macho.MAGIC:
+        return macho.rename_symbols(object_code, rename)
+    return elf.rename_symbols(object_code, rename)
+
+
 __all__ = [
     "ObjectError",
     "ObjectFile",
@@ -39,4 +46,5 @@ __all__ = [
     "is_object",
     "isolate",
     "read_object",
+    "rename_symbols",
 ]

@@ -185,6 +185,31 @@ def isolate(object_code: bytes, rename: Callable[[str], str]) -> tuple[bytes, di
     Raises:
         ElfError: the object cannot be read or has no symbol table.
     """
+    renamed: dict[str, str] = {}
+
+    def change(symbol: Symbol) -> str | None:
+        if symbol.section == 0:
+            return None
+        renamed[symbol.name] = rename(symbol.name)
+        return renamed[symbol.name]
+
+    return _changed(object_code, change, _STV_HIDDEN), renamed
+
+
+def rename_symbols(object_code: bytes, rename: Callable[[str], str]) -> bytes:
+    """Renames the global symbols of a relocatable object, those included that others define.
+
+    Raises:
+        ElfError: the object cannot be read or has no symbol table.
+    """
+    return _changed(object_code, lambda symbol: rename(symbol.name), 0)
+
+
+def _changed(object_code: bytes, change: Callable[[Symbol], str | None], visibility: int) -> bytes:
+    """The object with other names for its global symbols (None: the old one).
+
+    What has a new name also has that visibility, unless it is 0.
+    """
     elf = ElfFile(object_code)
     tables = [s for s in elf.sections if s.type == SHT_SYMTAB]
     if not tables:
@@ -194,18 +219,17 @@ def isolate(object_code: bytes, rename: Callable[[str], str]) -> tuple[bytes, di
     # The old strings stay in front: section names may live in the same table.
     strings = bytearray(object_code[old_strings.offset : old_strings.offset + old_strings.size])
     data = bytearray(object_code)
-    renamed: dict[str, str] = {}
     for index, symbol in enumerate(elf.symbols()):
-        if not symbol.is_global or symbol.section == 0:
+        name = change(symbol) if symbol.is_global else None
+        if name is None or (name == symbol.name and not visibility):
             continue
         at = table.offset + index * elf.layout.symbol.size
         _, info, other, *place = elf.layout.read_symbol(data, at)
-        renamed[symbol.name] = rename(symbol.name)
-        row = (len(strings), info, (other & ~3) | _STV_HIDDEN, *place)
-        elf.layout.write_symbol(data, at, row)
-        strings += renamed[symbol.name].encode() + b"\0"
+        other = (other & ~3) | visibility if visibility else other
+        elf.layout.write_symbol(data, at, (len(strings), info, other, *place))
+        strings += name.encode() + b"\0"
     at = elf.section_offset + table.link * elf.layout.section.size
     fields = list(elf.layout.section.unpack_from(data, at))
     fields[4], fields[5] = len(data), len(strings)
     elf.layout.section.pack_into(data, at, *fields)
-    return bytes(data + strings), renamed
+    return bytes(data + strings)

@@ -318,6 +318,31 @@ def isolate(object_code: bytes, rename: Callable[[str], str]) -> tuple[bytes, di
     Raises:
         MachOError: the object cannot be read or has no symbol table.
     """
+    renamed: dict[str, str] = {}
+
+    def change(row: Nlist, name: str) -> str | None:
+        if not row.is_defined:
+            return None
+        renamed[name] = rename(name)
+        return renamed[name]
+
+    return _changed(object_code, change, N_PEXT), renamed
+
+
+def rename_symbols(object_code: bytes, rename: Callable[[str], str]) -> bytes:
+    """As :func:`dlcc.objects.elf.rename_symbols`, by the names in C.
+
+    Raises:
+        MachOError: the object cannot be read or has no symbol table.
+    """
+    return _changed(object_code, lambda _, name: rename(name), 0)
+
+
+def _changed(object_code: bytes, change: Callable[[Nlist, str], str | None], mark: int) -> bytes:
+    """The object with other names for its external symbols (None: the old one), which get a mark.
+
+    ``mark``: bits of the symbols' types.
+    """
     file = MachOFile(object_code)
     place = file.command(LC_SYMTAB)
     if place is None:
@@ -325,15 +350,15 @@ def isolate(object_code: bytes, rename: Callable[[str], str]) -> tuple[bytes, di
     fields = list(SYMTAB.unpack_from(object_code, place[0]))
     data = bytearray(object_code)
     strings = bytearray(object_code[fields[4] : fields[4] + fields[5]])
-    renamed: dict[str, str] = {}
     for index, row in enumerate(file.nlists):
-        if row.type & N_STAB or not row.is_external or not row.is_defined:
+        if row.type & N_STAB or not row.is_external:
             continue
-        name = row.name.removeprefix("_")
-        renamed[name] = rename(name)
-        changed = (len(strings), row.type | N_PEXT, row.section, row.description, row.value)
+        name = change(row, row.name.removeprefix("_"))
+        if name is None:
+            continue
+        changed = (len(strings), row.type | mark, row.section, row.description, row.value)
         NLIST.pack_into(data, fields[2] + index * NLIST.size, *changed)
-        strings += f"_{renamed[name]}\0".encode()
+        strings += f"_{name}\0".encode()
     fields[4], fields[5] = len(data), len(strings)
     SYMTAB.pack_into(data, place[0], *fields)
-    return bytes(data + strings), renamed
+    return bytes(data + strings)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dlcc.objects import ObjectError, isolate, read_object
+from dlcc.objects import ObjectError, isolate, read_object, rename_symbols
 from dlcc.objects.macho import N_EXT, MachOError, MachOFile
 from dlcc.objects.merge import merge
 from tests.runtime.programs import zig
@@ -77,6 +77,17 @@ def test_isolated_symbols_are_renamed_and_hidden(objects: list[bytes]) -> None:
     defined = [s.name for s in read_object(code).symbols() if s.is_global and s.section]
     assert defined == ["net_kernel"]
     assert external(merge([code])).get("_net_kernel") is None
+
+
+def test_renamed_symbols_still_meet(objects: list[bytes]) -> None:
+    renamed = [rename_symbols(code, lambda name: name.replace("kernel", "net")) for code in objects]
+    before, after = (
+        [{s.name for s in read_object(code).symbols() if s.is_global} for code in group]
+        for group in (objects, renamed)
+    )
+    assert all("kernel" in names for names in before)
+    assert after == [{n.replace("kernel", "net") for n in names} for names in before]
+    assert external(merge(renamed)) == external(merge(objects))
 
 
 def test_what_cannot_be_merged_is_refused(objects: list[bytes]) -> None:

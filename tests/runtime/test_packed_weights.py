@@ -19,6 +19,7 @@ from dlcc.artifact import Artifact, account, coder, manifest, packed, write_arti
 from dlcc.artifact.coder import UNCODED, Stream, code
 from dlcc.artifact.csource import unpack_source
 from dlcc.artifact.forms import FORMS, KINDS, Form, smallest, store
+from dlcc.artifact.runtime import STEM
 from dlcc.artifact.toolchain import Toolchain
 from dlcc.artifact.weights import content_hash
 from dlcc.errors import DlccError, ExitCode
@@ -302,9 +303,9 @@ def test_a_failed_check_of_the_reader_is_an_error(
     fault: str, kernels: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No damage is known that gets that far, so a fault is put into the reader."""
-    text = unpack_source("net").replace("unpacker.run(", f"{FAULTS[fault]}\n    unpacker.run(")
+    text = unpack_source(STEM).replace("unpacker.run(", f"{FAULTS[fault]}\n    unpacker.run(")
     assert FAULTS[fault] in text
-    monkeypatch.setattr("dlcc.artifact.write.unpack_source", lambda _symbol: text)
+    monkeypatch.setattr("dlcc.artifact.runtime.unpack_source", lambda _symbol: text)
     program = _program(kernels, _patterns("uint8"))
     write_artifact(program, tmp_path / "out", pack="size")
     for _ in range(2):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dlcc.artifact.csource import header_source, model_source
+from dlcc.artifact.csource import header_source, model_source, runtime_source
+from dlcc.artifact.runtime import RuntimeKind
 from dlcc.artifact.weights import weights_image
 from dlcc.program import Program
 from tests.runtime.programs import HERE, RUNTIME, chain_program
@@ -22,6 +23,8 @@ def _sources(program: Program, folder: Path) -> None:
     )
     (folder / "chain.h").write_text(header_source(program, "chain"))
     (folder / "model.c").write_text(source)
+    kind = RuntimeKind(embedded=False, packed=False, parts=False, single=False)
+    (folder / "runtime.c").write_text(runtime_source("chain", kind.defines)[1])
     (folder / "chain.weights").write_bytes(image)
 
 
@@ -33,6 +36,7 @@ def test_stress(sanitizer: str, kernels: bytes, tmp_path: Path) -> None:
     _sources(chain_program(kernels, steps=60), tmp_path)
     command = [gcc, "-std=gnu11", "-O1", "-g", f"-fsanitize={sanitizer}", "-Wall", "-Wextra"]
     command += ["-Werror", "-I", str(RUNTIME), "-I", str(tmp_path), str(tmp_path / "model.c")]
+    command += [str(tmp_path / "runtime.c")]
     command += [str(HERE / "kernels.c"), str(HERE / "stress.c"), "-D_GNU_SOURCE", "-pthread"]
     built = subprocess.run([*command, "-o", str(tmp_path / "stress")], capture_output=True)
     if b"cannot find" in built.stderr:

@@ -2,6 +2,8 @@
 #ifndef DLCC_BANDS_H
 #define DLCC_BANDS_H
 
+#include <string.h>
+
 /* Makes a window hold the value's bytes from start[band] on. `first` is the first band of this
  * thread's range, for which the window is empty. Returns where the value's first byte would lie. */
 static uintptr_t dlcc_window(char *memory, const int32_t *start, const int32_t *kept, int32_t band,

@@ -15,8 +15,12 @@ struct DLCC_NAME(instance) {
   const char *varying;    /* a feature that it needs of the thread that runs it, or NULL */
 };
 
+static int dlcc_most_threads(void) {
+  return DLCC_SINGLE ? 1 : (int)dlcc_model_info.max_threads;
+}
+
 static dlcc_status dlcc_check_threads(int threads) {
-  const int most = (int)dlcc_model_info.max_threads;
+  const int most = dlcc_most_threads();
   if (threads >= 0 && threads <= most) return DLCC_CODE(OK);
   return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT),
                    "threads is %d, this library runs on 1 to %d (0: choose); "
@@ -47,7 +51,7 @@ static dlcc_status dlcc_instance_open(dlcc_instance *instance, const char *weigh
   if (status == DLCC_CODE(OK)) status = dlcc_arena_open(instance, arena, arena_bytes);
   if (status != DLCC_CODE(OK)) return status;
   if (threads == 0) {
-    const int cpus = dlcc_cpu_count(), most = (int)dlcc_model_info.max_threads;
+    const int cpus = dlcc_cpu_count(), most = dlcc_most_threads();
     threads = cpus < most ? cpus : most;
   }
   return dlcc_pool_start(&instance->pool, threads);

@@ -6,8 +6,6 @@
 
 #include <setjmp.h>
 
-#define DLCC_HIDDEN __attribute__((visibility("hidden")))
-
 extern DLCC_HIDDEN int DLCC_NAME(unpack)(const char *file, size_t file_bytes, char *content,
                                          size_t content_bytes, char *work, size_t work_bytes);
 DLCC_HIDDEN _Noreturn void DLCC_NAME(unpack_panic)(void);
@@ -22,7 +20,7 @@ static __attribute__((noinline)) int dlcc_unpack(const char *file, size_t file_b
   jmp_buf exit;
   dlcc_unpack_exit = &exit;
   if (_setjmp(exit) != 0) return 1;
-  return DLCC_NAME(unpack)(file, file_bytes, content, DLCC_CONTENT_BYTES, work, DLCC_WORK_BYTES);
+  return DLCC_NAME(unpack)(file, file_bytes, content, dlcc_packed.content, work, dlcc_packed.work);
 }
 
 static uint64_t dlcc_padded(uint64_t bytes) {
@@ -31,12 +29,12 @@ static uint64_t dlcc_padded(uint64_t bytes) {
 
 /* Replaces the mapped image by its content in memory of its own. */
 static dlcc_status dlcc_weights_unpack(dlcc_weights *weights, const char *image, const char *path) {
-  const uint64_t bytes = dlcc_padded(DLCC_CONTENT_BYTES);
+  const uint64_t bytes = dlcc_padded(dlcc_packed.content);
   dlcc_weights_header header;
   memcpy(&header, image, sizeof header);
   void *work = NULL;
   dlcc_status status = dlcc_allocate(&weights->unpacked, bytes, "the unpacked weights");
-  if (status == DLCC_CODE(OK)) status = dlcc_allocate(&work, DLCC_WORK_BYTES, "unpacking");
+  if (status == DLCC_CODE(OK)) status = dlcc_allocate(&work, dlcc_packed.work, "unpacking");
   if (status != DLCC_CODE(OK)) return status;
   const uint32_t floats = dlcc_cpu_float_enter();
   const int damaged = dlcc_unpack(image + sizeof header, header.file_bytes - sizeof header,

@@ -92,7 +92,7 @@ static dlcc_status dlcc_weights_verify(const dlcc_weights *weights, const char *
     return dlcc_fail(bad, "%s belongs to another network or another compilation than this library",
                      path);
 #if DLCC_PACKED
-  const int fits = header.content_bytes == DLCC_CONTENT_BYTES;
+  const int fits = header.content_bytes == dlcc_packed.content;
 #else
   const int fits = header.content_bytes <= header.file_bytes - sizeof header &&
                    header.unpacked_hash == 0;
