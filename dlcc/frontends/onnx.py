@@ -19,6 +19,7 @@ from dlcc.errors import DlccError, ExitCode
 from dlcc.frontends.control import CONTROL, Call
 from dlcc.frontends.finite import check_factors
 from dlcc.frontends.fold import fold_nodes, remove_dead
+from dlcc.frontends.old_opsets import FIRST_KNOWN, respelled
 from dlcc.frontends.onnx_inputs import Border, Constants
 from dlcc.frontends.onnx_model import Tensors, attributes, opsets, ordered, read_model
 from dlcc.frontends.registry import OnnxNode, Unsupported, importer_for, model_error
@@ -43,7 +44,7 @@ def import_onnx(
     remarks: list[str] | None = None,
     name: str = "",
 ) -> Graph:
-    """Import an ONNX model (opset 7 to the newest that the installed onnx package knows).
+    """Import an ONNX model (any opset to the newest that the installed onnx package knows).
 
     Args:
         source: a file or a model in memory. External data is read only from below the file's
@@ -196,7 +197,8 @@ class _ModelImporter:
         domain = "" if proto.domain == "ai.onnx" else proto.domain
         if domain not in versions:
             raise Unsupported(f"the model imports no opset of domain {domain!r}")
-        importer = importer_for(domain, proto.op_type, versions[domain])
+        opset = versions[domain] if domain else max(versions[domain], FIRST_KNOWN)
+        importer = importer_for(domain, proto.op_type, opset)
         structural = None if domain else _STRUCTURAL.get(proto.op_type)
         function = None
         if importer is None and structural is None:
@@ -206,9 +208,9 @@ class _ModelImporter:
             return [FAILED] * len(proto.output)
         known = tuple(v for v in operands if v is None or isinstance(v, Value))
         if not domain:
-            check_attributes(proto, loc)
+            check_attributes(proto, loc, versions[domain])
             if structural is None:
-                check_operands(proto.op_type, known)
+                check_operands(proto.op_type, known, versions[domain])
         attrs = attributes(proto, self.tensors)
         view = OnnxNode(
             proto.op_type, loc, domain, versions[domain], known, attrs, len(proto.output),
@@ -225,7 +227,9 @@ class _ModelImporter:
             assert function is not None
             return self.expand(view, proto, function)
         start = len(self.graph.nodes)
-        results = _well_formed(view, lambda: fold_nodes(self.graph, start, list(importer(view))))
+        results = _well_formed(
+            view, lambda: fold_nodes(self.graph, start, list(importer(respelled(view))))
+        )
         constant = proto.attribute[0].t if proto.op_type == "Constant" and not domain else None
         if constant is not None and isinstance(results[0], Value):
             self.border.remember(results[0], constant)

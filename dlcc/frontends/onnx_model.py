@@ -25,7 +25,7 @@ from dlcc.frontends.registry import Unsupported, model_error
 from dlcc.ir.dtypes import DType
 from dlcc.ir.encodings import Array
 
-OLDEST_OPSET = 7
+OLDEST_OPSET = 1
 
 NARROW = {np.dtype(np.float16), np.dtype(np.float64), np.dtype(ml_dtypes.bfloat16)}
 """Float types that are computed in float32."""
@@ -101,7 +101,7 @@ def opsets(model: onnx.ModelProto) -> dict[str, int]:
     """Opset version by domain ("" is ONNX itself).
 
     Raises:
-        DlccError: ONNX's opset is older than 7, newer than the installed onnx knows, or missing.
+        DlccError: ONNX's opset is older than 1, newer than the installed onnx knows, or missing.
     """
     versions = {
         "" if o.domain == "ai.onnx" else o.domain: int(o.version) for o in model.opset_import

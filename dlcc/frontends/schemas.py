@@ -12,6 +12,7 @@ from functools import cache
 import onnx
 from onnx import helper
 
+from dlcc.frontends.old_opsets import FIRST_KNOWN
 from dlcc.frontends.registry import Unsupported, model_error
 from dlcc.ir import Value
 
@@ -26,20 +27,23 @@ _WIDENED = {
 
 
 @cache
-def _newest(op_type: str) -> onnx.defs.OpSchema | None:
+def _schema(op_type: str, opset: int | None = None) -> onnx.defs.OpSchema | None:
+    """The schema of an op as ``opset`` has it, by default as the newest one does."""
     try:
-        return onnx.defs.get_schema(op_type)
+        return onnx.defs.get_schema(op_type, *([] if opset is None else [opset]))
     except onnx.defs.SchemaError:
         return None
 
 
-def check_attributes(proto: onnx.NodeProto, where: str) -> None:
+def check_attributes(proto: onnx.NodeProto, where: str, opset: int) -> None:
     """Refuse attributes of ONNX's own ops that are of another kind than the op's.
+
+    Kinds have changed before opset 7 and not since.
 
     Raises:
         DlccError: MODEL, with the attribute's name and both kinds.
     """
-    schema = _newest(proto.op_type)
+    schema = _schema(proto.op_type, opset if opset < FIRST_KNOWN else None)
     if schema is None:
         return
     for attribute in proto.attribute:
@@ -56,22 +60,22 @@ def check_attributes(proto: onnx.NodeProto, where: str) -> None:
             )
 
 
-def check_operands(op_type: str, operands: Sequence[Value | None]) -> None:
-    """Refuse operands of ONNX's own ops whose element type no opset allows.
+def check_operands(op_type: str, operands: Sequence[Value | None], opset: int) -> None:
+    """Refuse operands of ONNX's own ops whose element type neither ``opset`` nor the newest allow.
 
     Raises:
         Unsupported: with the operand's place and type.
     """
-    schema = _newest(op_type)
-    if schema is None or not schema.inputs:
-        return
+    found = [_schema(op_type), _schema(op_type, opset) if opset < FIRST_KNOWN else None]
+    schemas = [schema for schema in found if schema is not None and schema.inputs]
     for index, value in enumerate(operands):
-        formal = schema.inputs[min(index, len(schema.inputs) - 1)]
-        if value is None or not formal.types:
+        formals = [schema.inputs[min(index, len(schema.inputs) - 1)] for schema in schemas]
+        if value is None or not all(formal.types for formal in formals):
             continue
-        if not formal.types.intersection(_spelled(value)):
+        allowed = {kind for formal in formals for kind in formal.types}
+        if formals and not allowed.intersection(_spelled(value)):
             raise Unsupported(
-                f"input {index} ({formal.name!r}) is {value.type.dtype}, which ONNX does not "
+                f"input {index} ({formals[0].name!r}) is {value.type.dtype}, which ONNX does not "
                 "allow there"
             )
 

@@ -130,7 +130,11 @@ def _identity(node: OnnxNode) -> Sequence[Value]:
 def _dropout(node: OnnxNode) -> Sequence[Value]:
     training = node.optional_constant(2, "training_mode")
     if training is not None and bool(training.reshape(-1)[0]):
-        raise Unsupported("dropout in training mode; export the model in evaluation mode")
+        ratio = node.optional_constant(1, "the ratio")
+        if ratio is None or ratio.reshape(-1)[0] != 0:
+            raise Unsupported(
+                "in training mode its results are random; export the model in evaluation mode"
+            )
     mask_dtype = DType.parse("bool")
     results = [node.input(0)]
     if node.output_count > 1:

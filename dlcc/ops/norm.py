@@ -327,11 +327,13 @@ class LpNorm(_Normalisation):
 
 @onnx_op("BatchNormalization")
 def import_batch_norm(node: OnnxNode) -> Sequence[Value]:
-    """BatchNormalization in inference mode."""
-    if node.attrs.get("training_mode", 0):
-        raise Unsupported("training mode; export the model in eval mode")
+    """BatchNormalization; in training mode by the batch's own statistics."""
     if not node.attrs.get("spatial", 1):
         raise Unsupported("spatial=0")
+    if node.attrs.get("training_mode", 0):
+        from dlcc.ops.batch_statistics import normalised
+
+        return normalised(node)
     operands = [node.input(i) for i in range(5)]
     return node.build("batch_norm", operands, {"epsilon": node.attrs.get("epsilon", 1e-5)})
 

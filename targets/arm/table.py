@@ -16,11 +16,9 @@ from targets.rows.dense import (
     SveConvRow,
     WinogradRow,
 )
+from targets.rows.loops import loop_rows
 from targets.rows.packed import packed_rows
-from targets.rows.recurrent import RecurrentRow
-from targets.rows.regions import RegionsRow
 from targets.rows.rounding import RoundPlanesRow
-from targets.rows.scatter import ScatterRow
 from targets.rows.signs import sign_rows
 from targets.rows.sparse import sparse_rows
 
@@ -44,8 +42,6 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         RoundPlanesRow(isa),
         QuantizeRow(isa),
         *([TableRow(isa), WideLookupRow(isa)] if isa.arch == "aarch64" else []),
-        RecurrentRow(isa),
-        RegionsRow(isa),
-        ScatterRow(isa),
+        *loop_rows(isa),
         DefaultRow(isa),
     )

@@ -16,9 +16,7 @@ from targets.rows.cortex_m import (
     PlainRow,
     PlainTransposedRow,
 )
-from targets.rows.recurrent import RecurrentRow
-from targets.rows.regions import RegionsRow
-from targets.rows.scatter import ScatterRow
+from targets.rows.loops import loop_rows
 
 
 def rows_for(core: Core) -> tuple[KernelRow, ...]:
@@ -33,8 +31,6 @@ def rows_for(core: Core) -> tuple[KernelRow, ...]:
         MeanRow(isa, clock),
         PlainConvRow(isa, clock),
         PlainTransposedRow(isa, clock),
-        RecurrentRow(isa),
-        RegionsRow(isa),
-        ScatterRow(isa),
+        *loop_rows(isa),
         PlainRow(isa, clock),
     )

@@ -21,11 +21,9 @@ from targets.rows.dense import (
     SoftmaxRow,
     WinogradRow,
 )
+from targets.rows.loops import loop_rows
 from targets.rows.packed import packed_rows
-from targets.rows.recurrent import RecurrentRow
-from targets.rows.regions import RegionsRow
 from targets.rows.rounding import RoundPlanesRow
-from targets.rows.scatter import ScatterRow
 from targets.rows.signs import sign_rows
 from targets.rows.sparse import sparse_rows
 from targets.rows.sparse_codes import SparseCodesRow
@@ -57,8 +55,6 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
         RoundPlanesRow(isa),
         QuantizeRow(isa),
         TableRow(isa),
-        RecurrentRow(isa),
-        RegionsRow(isa),
-        ScatterRow(isa),
+        *loop_rows(isa),
         DefaultRow(isa),
     )

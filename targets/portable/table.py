@@ -6,9 +6,7 @@ from dlcc.lowering.target import KernelRow
 from targets.isa import Isa
 from targets.rows.default import DefaultRow
 from targets.rows.direct import DirectConvRow, DirectTransposedRow
-from targets.rows.recurrent import RecurrentRow
-from targets.rows.regions import RegionsRow
-from targets.rows.scatter import ScatterRow
+from targets.rows.loops import loop_rows
 
 
 def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
@@ -16,8 +14,6 @@ def rows_for(isa: Isa) -> tuple[KernelRow, ...]:
     return (
         DirectConvRow(isa),
         DirectTransposedRow(isa),
-        RecurrentRow(isa),
-        RegionsRow(isa),
-        ScatterRow(isa),
+        *loop_rows(isa),
         DefaultRow(isa),
     )

@@ -19,6 +19,7 @@ import onnx
 from dlcc.errors import DlccError
 from dlcc.frontends.registry import IMPORTERS
 from tests.onnx_backend.cases import Case, node_cases
+from tests.onnx_backend.runtime import record
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "support.md"
 
@@ -31,7 +32,8 @@ onnx {version} (`onnx.backend.test`); a test fails when it is stale. A case that
 imported, and `pytest tests/onnx_backend` finds that the numpy reference gives the outputs that the
 standard's data says; with `-m slow` all of them are compiled and run as well.
 
-{read} of {total} cases are read. Models may use opsets 7 to {newest}.
+{read} of {total} cases are read. Models may use opsets 1 to {newest}; "from" below
+is 7 for what opsets 1 to 6 have as well.
 
 ## Operators
 
@@ -46,10 +48,12 @@ are read.
 _REFUSED = """
 ## Refused cases
 
-Each is refused with a message that names the node and the reason.
+Each is refused with a message that names the node and the reason. The last column but one counts
+those that ONNX Runtime {runtime} passes, {passed} in all; `python -m tests.onnx_backend.runtime`
+records which they are.
 
-| operator | cases | reason |
-|---|---|---|
+| operator | cases | ONNX Runtime | reason |
+|---|---|---|---|
 """
 
 
@@ -106,8 +110,15 @@ def page() -> str:
         version=onnx.__version__, read=count, total=len(node_cases()),
         newest=onnx.defs.onnx_opset_version(),
     )  # fmt: skip
-    rows = [f"| {op} | {len(names)} | {why} |" for (op, why), names in sorted(refused.items())]
-    return head + "\n".join([*_operators(read, total), ""]) + _REFUSED + "\n".join([*rows, ""])
+    taken = record()
+    missed = set(taken["not_passed"])
+    passed = {key: sum(n not in missed for n in names) for key, names in refused.items()}
+    rows = [
+        f"| {op} | {len(names)} | {passed[op, why]} | {why} |"
+        for (op, why), names in sorted(refused.items())
+    ]
+    why = _REFUSED.format(runtime=taken["onnxruntime"], passed=sum(passed.values()))
+    return head + "\n".join([*_operators(read, total), ""]) + why + "\n".join([*rows, ""])
 
 
 if __name__ == "__main__":

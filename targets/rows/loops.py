@@ -1,0 +1,15 @@
+"""Rows of every target for ops with loops of their own: in turn, or as long as data say."""
+
+from __future__ import annotations
+
+from dlcc.lowering.target import KernelRow
+from targets.isa import Isa
+from targets.rows.determinant import DeterminantRow
+from targets.rows.recurrent import RecurrentRow
+from targets.rows.regions import RegionsRow
+from targets.rows.scatter import ScatterRow
+
+
+def loop_rows(isa: Isa) -> tuple[KernelRow, ...]:
+    """All of them."""
+    return (RecurrentRow(isa), RegionsRow(isa), ScatterRow(isa), DeterminantRow(isa))
