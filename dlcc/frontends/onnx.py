@@ -14,6 +14,7 @@ from pathlib import Path
 import onnx
 from onnx import helper, inliner
 
+import dlcc.frontends.contrib
 import dlcc.ops
 from dlcc.errors import DlccError, ExitCode
 from dlcc.frontends.control import CONTROL, Call
@@ -214,7 +215,7 @@ class _ModelImporter:
         attrs = attributes(proto, self.tensors)
         view = OnnxNode(
             proto.op_type, loc, domain, versions[domain], known, attrs, len(proto.output),
-            self.graph, self.border.elements,
+            self.graph, self.border.elements, tuple(proto.output),
         )  # fmt: skip
         if structural is not None:
             call = Call(self, view, operands, scope, versions)

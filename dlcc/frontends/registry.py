@@ -21,7 +21,8 @@ class OnnxNode:
 
     ``inputs`` are values of the graph (None where omitted); ``attrs`` are plain Python values
     (tensors as numpy arrays, sequences as tuples). ``elements`` are the model's own types of values
-    that are computed in wider ones: integers of 4 and 2 bits, float8, float4.
+    that are computed in wider ones: integers of 4 and 2 bits, float8, float4. ``outputs`` are the
+    results' names in the model, "" where one is omitted.
     """
 
     op_type: str
@@ -33,6 +34,11 @@ class OnnxNode:
     output_count: int
     graph: Graph
     elements: Mapping[Value, DType] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+
+    def wants(self, index: int) -> bool:
+        """Whether result ``index`` has a name, so that it may be read."""
+        return index < len(self.outputs) and bool(self.outputs[index])
 
     def input(self, index: int) -> Value:
         """Operand ``index``. Raises Unsupported where it is missing."""

@@ -208,6 +208,8 @@ class MatmulToLinear(Rule):
     def check(self, m: Match) -> str | None:
         if m.value("b").type.rank != 2 or m.value("a").type.rank < 2:
             return "the constant is not one matrix"
+        if not m.value("a").type.dtype.is_float:
+            return "it multiplies integers, which layers do not"
         return "both operands are constant" if m.value("a").is_constant else None
 
     def rewrite(self, m: Match) -> list[Value]:
