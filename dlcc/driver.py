@@ -349,7 +349,7 @@ def _compiled(
         chooser=chooser,
         fuse=chosen.fuse,
         print_sources=print_sources if "c" in emit else None,
-        every=chosen.machine not in target_library.SEVERAL,
+        every=bool(target.device) or chosen.machine not in target_library.SEVERAL,
     )
     marks.append(time.perf_counter())
     optimised, sample = _recorded(optimised, program, chosen)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from dlcc.errors import DlccError, ExitCode
 from dlcc.lowering.target import Target
-from targets import arm, cortex_m, cpu, portable
+from targets import arm, cortex_m, cpu, cuda, portable
 
 
 class Family(Protocol):
@@ -37,9 +37,10 @@ _ALL: tuple[Family, ...] = (
     arm.ARMV7_FAMILY,
     *cortex_m.FAMILIES,
     portable.FAMILY,
+    cuda.FAMILY,
 )
 FAMILIES = {family.name: family for family in _ALL}
-SEVERAL = {"arm": ("neon", "dotprod", "i8mm")}
+SEVERAL = {"arm": ("neon", "dotprod", "i8mm"), "cuda": ("sm_80", "sm_90")}
 """Families whose name alone stands for these levels, as far as they pay. Too few cores have vectors
 of 256 bits for ``sve256`` to be among them."""
 

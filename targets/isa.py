@@ -38,6 +38,7 @@ class Isa:
         arch: whose instructions these are.
         cached_read: bytes per second of weights from the second-level cache, ``memory_read`` from
             memory, where :data:`CLOCK` cycles pass in a second.
+        item_elements: results of default TIR that a work item aims at; 1: a GPU's thread.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Isa:
     arch: Architecture = "x86"
     cached_read: float = 150e9
     memory_read: float = 30e9
+    item_elements: int = 4096
 
     def without_amx(self) -> Isa:
         """What a level has without its tiles or without SVE (itself where it has neither)."""

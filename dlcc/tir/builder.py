@@ -17,6 +17,7 @@ from tvm.ir import StringImm
 
 from dlcc.tir import bfloat16, clamping, float16, rounding
 from dlcc.tir.build import LOWERED
+from dlcc.tir.loops import items_loop
 
 _UNBOUNDED = 2**31 - 1
 """Declared length of pointer parameters: their true length is the caller's business."""
@@ -230,6 +231,9 @@ class KernelBuilder:
         self._scopes.append([])
         yield var
         body = self._close()
+        if start is self.begin and stop is self.end:
+            self._emit(items_loop(var, start, stop, body))
+            return
         low = tirx.IntImm("int32", start) if isinstance(start, int) else start
         extent = stop - start
         extent = tirx.IntImm("int32", extent) if isinstance(extent, int) else extent

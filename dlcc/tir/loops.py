@@ -25,6 +25,11 @@ def _int(value: int) -> Any:
     return tirx.IntImm("int32", value)
 
 
+def items_loop(var: Any, begin: Any, end: Any, body: Any) -> Any:
+    """The loop of ``var`` over the work items of a call."""
+    return tirx.For(var, begin, end - begin, tirx.ForKind.SERIAL, body, None, {ITEMS: 1})
+
+
 def _vector_loops(loop: Any, body: Any) -> Any:
     """``loop`` in pieces of 1 x lanes, 1 x lanes/2, ... iterations; each piece vectorised."""
     lanes, left, base = int(loop.annotations[VECTOR]), int(loop.extent), 0
@@ -94,7 +99,7 @@ def split_loops(func: Any) -> Any:
 
     def replace(loop: Any, body: Any) -> Any:
         if ITEMS in loop.annotations:
-            return tirx.For(loop.loop_var, begin, end - begin, tirx.ForKind.SERIAL, body)
+            return items_loop(loop.loop_var, begin, end, body)
         return _vector_loops(loop, body) if VECTOR in loop.annotations else None
 
     body = rewrite_loops(func.body, replace)

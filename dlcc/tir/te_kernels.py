@@ -16,9 +16,6 @@ from tvm import s_tir, te
 
 from dlcc.tir.loops import ITEMS, VECTOR
 
-ITEM_ELEMENTS = 4096
-"""Output elements that one work item aims at: some microseconds of work, tens of items a layer."""
-
 
 def elementwise_like(
     name: str,
@@ -27,6 +24,7 @@ def elementwise_like(
     lanes: int,
     *,
     item_axes: int | None = None,
+    item_elements: int = 4096,
 ) -> tuple[Any, int]:
     """A kernel ``name(inputs..., outputs..., begin, end)`` that computes ``outputs``.
 
@@ -40,6 +38,8 @@ def elementwise_like(
         item_axes: how many leading output axes a work item fixes; ``None``: all but the last.
             An axis that a reduction runs over for the whole row (softmax, layer norm) must not be
             among them.
+        item_elements: output elements that one work item aims at: some microseconds of work, tens
+            of items a layer. 1: every element is an item, as far as ``item_axes`` allows.
 
     Returns:
         The scheduled PrimFunc and its number of work items.
@@ -60,7 +60,7 @@ def elementwise_like(
     _inline(schedule, results)
     counts = []
     for block in results:
-        loop, row, count = _item_loop(schedule, block, item_axes)
+        loop, row, count = _item_loop(schedule, block, item_axes, item_elements)
         _compute_inside(schedule, block, row)
         if lanes == 1:
             _start_apart(schedule, loop)
@@ -107,7 +107,9 @@ def _divisor(count: int, limit: int) -> int:
     return max(d for d in range(1, max(1, min(count, limit)) + 1) if count % d == 0)
 
 
-def _item_loop(schedule: Any, block: Any, item_axes: int | None) -> tuple[Any, Any, int]:
+def _item_loop(
+    schedule: Any, block: Any, item_axes: int | None, item_elements: int
+) -> tuple[Any, Any, int]:
     """Fuses leading axes of ``block`` into the work-item loop.
 
     Returns it, the loop inside it over single rows (where temporaries belong: a work item's rows
@@ -116,10 +118,12 @@ def _item_loop(schedule: Any, block: Any, item_axes: int | None) -> tuple[Any, A
     """
     loops = _spatial_loops(schedule, block)
     extents = [int(schedule.get(loop).extent) for loop in loops]
+    if item_axes is None and item_elements == 1:
+        item_axes = len(loops)
     axes = len(loops) - 1 if item_axes is None else min(item_axes, len(loops))
     if axes == 0 and item_axes is None:  # one axis only: cut it into chunks
-        chunk = _divisor(extents[0], ITEM_ELEMENTS)
-        if chunk * 16 < min(extents[0], ITEM_ELEMENTS):  # a prime, say: one item is better
+        chunk = _divisor(extents[0], item_elements)
+        if chunk * 16 < min(extents[0], item_elements):  # a prime, say: one item is better
             chunk = extents[0]
         outer, _ = schedule.split(loops[0], [extents[0] // chunk, chunk])
         return outer, outer, extents[0] // chunk
@@ -128,7 +132,7 @@ def _item_loop(schedule: Any, block: Any, item_axes: int | None) -> tuple[Any, A
         return unit, unit, 1
     outer = schedule.fuse(*loops[:axes]) if axes > 1 else loops[0]
     count, inside = prod(extents[:axes]), prod(extents[axes:])
-    rows = _divisor(count, max(1, ITEM_ELEMENTS // max(inside, 1)))
+    rows = _divisor(count, max(1, item_elements // max(inside, 1)))
     if rows == 1 and count > 1:
         return outer, outer, count
     outer, row = schedule.split(outer, [count // rows, rows])

@@ -127,6 +127,11 @@ class DefaultRow(IsaRow):
         from dlcc import tir
 
         func, items = tir.elementwise_like(
-            key, placeholders, context.results, self.isa.lanes, item_axes=context.item_axes
+            key,
+            placeholders,
+            context.results,
+            self.isa.lanes,
+            item_axes=context.item_axes,
+            item_elements=self.isa.item_elements,
         )
         return _Kernel(lambda: func, items)

@@ -30,7 +30,8 @@ def _passes() -> list[Any]:
     ]
 
 
-def _module(name: str, func: Any) -> Any:
+def scalar_module(name: str, func: Any) -> Any:
+    """A module of ``func`` alone, for a machine without vectors."""
     target = tvm.target.Target({"kind": "c"})
     mod = tvm.IRModule({name: func.with_attr("global_symbol", name)})
     return tirx.transform.BindTarget(target.with_host(target))(mod)
@@ -40,7 +41,7 @@ def lower_scalar(name: str, func: Any, work_items: int) -> Any:
     """``func`` as scalar loops, computing the items ``[0, work_items)``; begin and end are gone."""
     rounding.register_operators()
     with tvm.transform.PassContext(opt_level=3):
-        mod = _module(name, func)
+        mod = scalar_module(name, func)
         scheduled = func.attrs is None or LOWERED not in func.attrs
         if scheduled:
             mod = tvm.ir.transform.Sequential(block_passes())(mod)

@@ -42,12 +42,15 @@ class Function:
         skip: variables whose declarations nobody reads.
     """
 
+    expressions_of: type[Expressions] = Expressions
+    """What prints its expressions."""
+
     def __init__(self, params: list[Any], body: Any, skip: frozenset[Any] = frozenset()) -> None:
         self.names = Names()
         self._skip = skip
         self._roots: dict[Any, Any] = {}
         self._scalars: set[Any] = set()
-        self.expressions = Expressions(self.names, self._element)
+        self.expressions = self.expressions_of(self.names, self._element)
         self.used = self.expressions.used
         self.parameters = [self.names.give(param) for param in params]
         self._declare_aliases(body)

@@ -1,0 +1,72 @@
+"""NVIDIA GPUs: ``cuda:sm_80`` and so on name an architecture, ``cuda`` the common ones."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from dlcc.errors import DlccError, ExitCode
+from dlcc.lowering.target import Target
+from targets.cuda.architectures import ARCHITECTURES
+from targets.cuda.table import rows_for
+
+TRIPLE = "x86_64-unknown-linux-gnu"
+"""Of the host."""
+
+ALIGNMENT = 256
+"""Bytes, of buffers in device memory: what cuMemAlloc gives."""
+
+SLACK = 64
+
+
+class CudaFamily:
+    """The GPUs."""
+
+    name = "cuda"
+
+    def variants(self) -> list[str]:
+        """Architectures, oldest first."""
+        return list(ARCHITECTURES)
+
+    def target(self, variant: str) -> Target:
+        """The target of an architecture.
+
+        Raises:
+            DlccError: there is no such architecture.
+        """
+        if variant not in ARCHITECTURES:
+            raise DlccError(
+                ExitCode.TARGET,
+                f"no target 'cuda:{variant}'",
+                where="--target",
+                why=f"the architectures are {', '.join(ARCHITECTURES)}",
+                fix="name the newest one that is not newer than the GPU; a plus joins several",
+            )
+        return _target(variant)
+
+    def missing(self, target: Target) -> list[str]:
+        """What code for ``target`` runs on, where this machine has no such GPU."""
+        from dlcc.cuda.device import compute_capability, runs
+
+        found = compute_capability()
+        return [] if found is not None and runs(target.mcpu, found) else [target.mcpu]
+
+
+@cache
+def _target(variant: str) -> Target:
+    architecture = ARCHITECTURES[variant]
+    return Target(
+        f"cuda:{variant}",
+        TRIPLE,
+        variant,
+        (),
+        (variant,),
+        rows_for(architecture),
+        most_threads=1,
+        alignment=ALIGNMENT,
+        slack=SLACK,
+        short_floats=("float16", "bfloat16"),
+        device="cuda",
+    )
+
+
+FAMILY = CudaFamily()

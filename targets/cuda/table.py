@@ -1,0 +1,26 @@
+"""The kernel table of NVIDIA's GPUs."""
+
+from __future__ import annotations
+
+from dlcc.lowering.target import KernelRow
+from targets.cuda.architectures import Architecture
+from targets.isa import Isa
+from targets.rows.default import DefaultRow
+from targets.rows.grid import GridRow
+from targets.rows.grid_layers import GridConvRow, GridConvTransposeRow
+from targets.rows.recurrent import RecurrentRow
+from targets.rows.regions import RegionsRow
+from targets.rows.scatter import ScatterRow
+
+
+def thread_of(architecture: Architecture) -> Isa:
+    """What one thread is to generators of scalar code."""
+    name = architecture.name
+    return Isa(name, name, (), (name,), 1, 64, "madd", l2=0, item_elements=1)
+
+
+def rows_for(architecture: Architecture) -> tuple[KernelRow, ...]:
+    """All rows."""
+    thread = thread_of(architecture)
+    scalar = (RecurrentRow(thread), RegionsRow(thread), ScatterRow(thread), DefaultRow(thread))
+    return (GridConvRow(), GridConvTransposeRow(), *map(GridRow, scalar))
