@@ -11,7 +11,6 @@ same side both ways; where one does not, or without fused multiply-add, the kern
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -59,28 +58,28 @@ def reciprocal(scale: float, low: int, high: int) -> tuple[float, float] | None:
         return None
     halves = np.arange(low - 1, high + 1).astype(np.float32) + np.float32(0.5)
     centre = (halves.astype(np.float64) * np.float64(s)).astype(np.float32)
+    # A number rounds to a half if it is none beyond the midpoints next to it: a half's last
+    # mantissa bit is 0. float64 holds the midpoints, and products of two float32 or of a midpoint
+    # and a float32, exactly; so are differences of numbers this near (Sterbenz 1974).
+    below, above = (_midpoints(halves, sign) for sign in (-1, 1))
     for step in range(-4, 5):
-        places = (centre.view(np.int32) + step).view(np.float32)
-        small = places * second
-        for half, x, part in zip(halves, places, small, strict=True):
-            exact = Fraction(float(x)) / Fraction(float(s))
-            ours = Fraction(float(x)) * Fraction(float(first)) + Fraction(float(part))
-            if _side(exact, half) != _side(ours, half):
-                return None
+        x = (centre.view(np.int32) + step).view(np.float32)
+        small = (x * second).astype(np.float64)
+        product = x.astype(np.float64) * np.float64(first)
+        over = x > above * np.float64(s)
+        under = x < below * np.float64(s)
+        if ((product - above > -small) != over).any() or (
+            (product - below < -small) != under
+        ).any():
+            return None
     return float(first), float(second)
 
 
-def _side(value: Fraction, half: np.float32) -> int:
-    """Whether ``value`` rounded to float32 is below (-1), equal to or above (1) ``half``.
-
-    The midpoints next to ``half`` round to it: its last mantissa bit is 0.
-    """
-    for sign in (-1, 1):
-        neighbour = np.nextafter(half, np.float32(sign * np.inf))
-        middle = (Fraction(float(half)) + Fraction(float(neighbour))) / 2
-        if (value - middle) * sign > 0:
-            return sign
-    return 0
+def _midpoints(halves: np.ndarray, sign: int) -> np.ndarray:
+    """The float64 midway between each float32 and its neighbour above (1) or below (-1)."""
+    neighbours = np.nextafter(halves, np.float32(sign * np.inf))
+    middle: np.ndarray = (halves.astype(np.float64) + neighbours.astype(np.float64)) / 2
+    return middle
 
 
 def parameters(scale: float, zero_point: int, low: int, high: int) -> np.ndarray:
