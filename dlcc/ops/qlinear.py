@@ -18,8 +18,7 @@ from dlcc.ir import F32, I32, Affine, AttrValue, TensorType, Value
 from dlcc.ir.encodings import DENSE, Array, Encoding
 from dlcc.ops import late_weights, volumes
 from dlcc.ops.base import build
-from dlcc.ops.conv_onnx import conv_attrs, conv_geometry, known_convolution, spatial_rank
-from dlcc.ops.linear import build_matmul
+from dlcc.ops.conv_onnx import conv_attrs, conv_geometry, spatial_rank
 from dlcc.ops.pool_onnx import average_operands, geometry, pooled
 from dlcc.ops.quant import as_codes, code_dtype, encoding_of, known_array, optional_array
 from dlcc.ops.weights import reshape_value
@@ -159,7 +158,7 @@ def _layer(
 # -- layers ------------------------------------------------------------------------------------
 
 
-def _convolution(
+def convolution(
     node: OnnxNode, x: Value, weight: Weight, bias: Value | None, out: Encoding
 ) -> Value:
     """A convolution of codes in one to three dimensions."""
@@ -190,7 +189,7 @@ def import_qlinear_conv(node: OnnxNode) -> Sequence[Value]:
         return _late_qlinear(node)
     x, weight = operand(node, 0), _weight(node, 3, 0)
     out = result(node, 6, code_dtype(x))
-    return [_convolution(node, x, weight, bias_codes(node, 8, x.type.affine, weight), out)]
+    return [convolution(node, x, weight, bias_codes(node, 8, x.type.affine, weight), out)]
 
 
 @onnx_op("QLinearMatMul", since=10)
@@ -335,70 +334,10 @@ def import_qlinear_concat(node: OnnxNode) -> Sequence[Value]:
     return [typed(node, "concat", same, {"axis": axis}, out)]
 
 
-# -- integer results ----------------------------------------------------------------------------
+# -- weights of the run time --------------------------------------------------------------------
 
 
-def _unit(codes: np.dtype[Any], zero: int) -> Affine:
-    """Scale 1: the real values are the integers themselves."""
-    return Affine.per_tensor(codes.itemsize * 8, codes.kind == "i", 1.0, zero)
-
-
-def _integer_operands(
-    node: OnnxNode, axis: int
-) -> tuple[Value, Weight | None, Value | None, Value | None]:
-    """x, the known weight, and the zero points (x, weight) that are only known at run time."""
-    x = node.input(0)
-    zeros = node.optional(2), node.optional(3)
-    late = [z if z is not None and not z.is_constant else None for z in zeros]
-    weight = None
-    if node.input(1).is_constant and late[1] is None:
-        codes, zero = node.input(1).stored(), optional_array(node, 3, "the zero point")
-        weight = centred_weight(codes, np.ones(1, np.float32), zero, axis % codes.ndim)
-    return x, weight, late[0], late[1]
-
-
-def _as_float(node: OnnxNode, value: Value, zero: Value | None, suffix: str) -> Value:
-    """float32 of ``value - zero``."""
-    (real,) = node.build("cast", [value], {"to": str(F32)}, suffix=suffix)
-    if zero is None:
-        return real
-    (offset,) = node.build("cast", [zero], {"to": str(F32)}, suffix=suffix + ".zero")
-    return node.build("sub", [real, offset], suffix=suffix + ".centred")[0]
-
-
-def _as_int32(node: OnnxNode, value: Value) -> list[Value]:
-    (rounded,) = node.build("round", [value], suffix=".round")
-    return node.build("cast", [rounded], {"to": str(I32)})
-
-
-def _unit_codes(node: OnnxNode, x: Value) -> Value:
-    zero = optional_array(node, 2, "the zero point")
-    if zero is not None and zero.size != 1:
-        raise Unsupported("a zero point per row")
-    value = 0 if zero is None else int(zero.reshape(-1)[0])
-    return as_codes(node, x, _unit(code_dtype(x), value), ".codes")
-
-
-@onnx_op("ConvInteger", since=10)
-def import_conv_integer(node: OnnxNode) -> Sequence[Value]:
-    """ConvInteger; int32 sums throughout where the weight is only known at run time.
-
-    With a known weight the int32 result passes through float32, which is exact below 2^24; every
-    consumer known (a cast to float) rounds there anyway.
-    """
-    x, weight, late, _ = _integer_operands(node, 0)
-    if weight is None:
-        return [_late_convolution(node, 0, 1, (2, 3), None)]
-    if late is None:
-        made = _convolution(node, _unit_codes(node, x), weight, None, DENSE)
-    else:
-        kernel = node.graph.add_constant(weight.real(), name=node.name + ".weight")
-        view = replace(node, name=node.name + ".conv")
-        made = known_convolution(view, _as_float(node, x, late, ".x"), kernel, None)
-    return _as_int32(node, made)
-
-
-def _centred_integers(node: OnnxNode, index: int, zero: int, axis: int | None) -> Value:
+def centred_integers(node: OnnxNode, index: int, zero: int, axis: int | None) -> Value:
     """Operand ``index`` minus operand ``zero`` (a scalar, or one per index of ``axis``), int32."""
     (value,) = node.build("cast", [node.input(index)], {"to": str(I32)}, suffix=f".codes{index}")
     if node.optional(zero) is None:
@@ -411,12 +350,12 @@ def _centred_integers(node: OnnxNode, index: int, zero: int, axis: int | None) -
     return node.build("sub", [value, offset], suffix=f".centred{index}")[0]
 
 
-def _late_convolution(
+def late_convolution(
     node: OnnxNode, x: int, weight: int, zeros: tuple[int, int], bias: Value | None
 ) -> Value:
     """int32 sums of a convolution whose weight is only known at run time, by operand numbers."""
-    image = _centred_integers(node, x, zeros[0], None)
-    kernel = _centred_integers(node, weight, zeros[1], 0)
+    image = centred_integers(node, x, zeros[0], None)
+    kernel = centred_integers(node, weight, zeros[1], 0)
     groups, rank = int(node.attrs.get("group", 1)), spatial_rank(node, image.type.rank)
     size, taps = image.type.shape[2:], kernel.type.shape[2:]
     lines = [conv_geometry(node, size, taps, (axis,)) for axis in range(rank)]
@@ -426,7 +365,7 @@ def _late_convolution(
 def _late_qlinear(node: OnnxNode) -> Sequence[Value]:
     """QLinearConv with a weight of run time: int32 sums, requantised by float32 operations."""
     bias = node.optional(8)
-    acc = _late_convolution(replace(node, name=node.name + ".sums"), 0, 3, (2, 5), bias)
+    acc = late_convolution(replace(node, name=node.name + ".sums"), 0, 3, (2, 5), bias)
     x_scale, w_scale = known_array(node, 1, "the scale"), known_array(node, 4, "the weight's scale")
     out = result(node, 6, code_dtype(node.input(0)))
     factors = x_scale.astype(np.float64).reshape(-1) * w_scale.astype(np.float64).reshape(-1)
@@ -443,21 +382,3 @@ def _late_qlinear(node: OnnxNode) -> Sequence[Value]:
     (clipped,) = node.build("clip", [shifted], limits, suffix=".clipped")
     (codes,) = node.build("cast", [clipped], {"to": str(out.storage(F32))}, suffix=".codes")
     return [as_codes(node, codes, out, "")]
-
-
-@onnx_op("MatMulInteger", since=10)
-def import_matmul_integer(node: OnnxNode) -> Sequence[Value]:
-    """MatMulInteger; int32 results pass through float32 (see :func:`import_conv_integer`)."""
-    x, weight, late_a, late_b = _integer_operands(node, -1)
-    if weight is not None and weight.codes.ndim == 2 and late_a is None:
-        linear = weight.moved((1, 0))
-        made = _layer(node, "linear", _unit_codes(node, x), linear, None, {}, DENSE, ".product")
-        return _as_int32(node, made)
-    zero = late_a if late_a is not None else node.optional(2)
-    a = _as_float(node, x, zero, ".a")
-    if weight is not None:
-        b = node.graph.add_constant(weight.real(), name=node.name + ".weight")
-    else:
-        b = _as_float(node, node.input(1), late_b or node.optional(3), ".b")
-    view = replace(node, name=node.name + ".product")
-    return _as_int32(node, build_matmul(view, a, b)[0])
