@@ -73,3 +73,108 @@ DLCC float dlcc_fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 
 /* All threads of the block arrive, and see what the others have written to shared memory. */
 DLCC void dlcc_sync(void) { __syncthreads(); }
+
+/* 16 aligned bytes of shared or global memory in four registers. */
+DLCC void dlcc_load16(uint32_t *to, const void *from) {
+  const uint4 words = *(const uint4 *)from;
+  to[0] = words.x, to[1] = words.y, to[2] = words.z, to[3] = words.w;
+}
+
+#if __CUDA_ARCH__ >= 800
+/* 16 aligned bytes from global to shared memory, beside what the thread does meanwhile. */
+DLCC void dlcc_copy16(void *shared, const void *global) {
+  const uint32_t to = (uint32_t)__cvta_generic_to_shared(shared);
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+}
+
+/* The copies since the last such call are a group. */
+DLCC void dlcc_copy_commit(void) { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+/* All groups of this thread but the last `GROUPS` have arrived. */
+#define DLCC_WAIT(GROUPS) \
+  DLCC void dlcc_copy_wait_##GROUPS(void) { \
+    asm volatile("cp.async.wait_group " #GROUPS ";" ::: "memory"); \
+  }
+#else
+DLCC void dlcc_copy16(void *shared, const void *global) {
+  *(uint4 *)shared = *(const uint4 *)global;
+}
+DLCC void dlcc_copy_commit(void) {}
+#define DLCC_WAIT(GROUPS) DLCC void dlcc_copy_wait_##GROUPS(void) {}
+#endif
+DLCC_WAIT(0)
+DLCC_WAIT(1)
+DLCC_WAIT(2)
+DLCC_WAIT(3)
+
+/* The same from one of two places. */
+DLCC void dlcc_copy16_if(void *shared, const void *global, const void *other, int32_t inside) {
+  dlcc_copy16(shared, inside ? global : other);
+}
+
+/* Sums of 16 bytes of products: of codes, or of real numbers from the first to the last. */
+DLCC void dlcc_dot16_u8s8(int32_t *sum, const uint32_t *a, const uint32_t *b) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+#if __CUDA_ARCH__ >= 610
+    asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(*sum) : "r"(a[i]), "r"(b[i]));
+#else
+#pragma unroll
+    for (int k = 0; k < 32; k += 8)
+      *sum += (int32_t)(a[i] >> k & 255u) * (int32_t)(int8_t)(b[i] >> k);
+#endif
+  }
+}
+DLCC void dlcc_dot16_f32(float *sum, const uint32_t *a, const uint32_t *b) {
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+    *sum = __fmaf_rn(__uint_as_float(a[i]), __uint_as_float(b[i]), *sum);
+}
+DLCC void dlcc_dot16_f16(float *sum, const uint32_t *a, const uint32_t *b) {
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    const uint16_t left = (uint16_t)(a[i / 2] >> i % 2 * 16);
+    const uint16_t right = (uint16_t)(b[i / 2] >> i % 2 * 16);
+    *sum = __fmaf_rn(f32_of_f16(left), f32_of_f16(right), *sum);
+  }
+}
+DLCC void dlcc_dot16_bf16(float *sum, const uint32_t *a, const uint32_t *b) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    *sum = __fmaf_rn(__uint_as_float(a[i] << 16), __uint_as_float(b[i] << 16), *sum);
+    *sum = __fmaf_rn(__uint_as_float(a[i] & 0xFFFF0000u), __uint_as_float(b[i] & 0xFFFF0000u), *sum);
+  }
+}
+
+#if __CUDA_ARCH__ >= 800
+/* Four matrices of 8 rows of 16 bytes each: lane i gives the address of row i % 8 of matrix i / 8
+ * and gets bytes i % 4 * 4 to + 3 of row i / 4 of each. */
+DLCC void dlcc_ldmatrix4(uint32_t *to, const void *shared) {
+  const uint32_t from = (uint32_t)__cvta_generic_to_shared(shared);
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(from)
+               : "memory");
+}
+
+/* sum += a * b of a warp: 16 rows of 32 bytes times 8 columns of 32 bytes; each lane has rows
+ * lane / 4 and + 8, columns lane % 4 * 2 and + 1 of the sums. */
+DLCC void dlcc_mma_u8s8(int32_t *sum, const uint32_t *a, const uint32_t *b) {
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 "
+               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+r"(sum[0]), "+r"(sum[1]), "+r"(sum[2]), "+r"(sum[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+DLCC void dlcc_mma_f16(float *sum, const uint32_t *a, const uint32_t *b) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+DLCC void dlcc_mma_bf16(float *sum, const uint32_t *a, const uint32_t *b) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+#endif

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dlcc.lowering.target import KernelRow
-from targets.cuda.architectures import Architecture
+from targets.cuda.architectures import CLOCK, Architecture
 from targets.isa import Isa
+from targets.kernels.grid_machine import Machine
 from targets.rows.default import DefaultRow
 from targets.rows.grid import GridRow
-from targets.rows.grid_layers import GridConvRow, GridConvTransposeRow
+from targets.rows.grid_layers import GridConvRow, GridConvTransposeRow, GridGemmRow
 from targets.rows.recurrent import RecurrentRow
 from targets.rows.regions import RegionsRow
 from targets.rows.scatter import ScatterRow
@@ -23,4 +24,12 @@ def rows_for(architecture: Architecture) -> tuple[KernelRow, ...]:
     """All rows."""
     thread = thread_of(architecture)
     scalar = (RecurrentRow(thread), RegionsRow(thread), ScatterRow(thread), DefaultRow(thread))
-    return (GridConvRow(), GridConvTransposeRow(), *map(GridRow, scalar))
+    machine = Machine(
+        architecture.multiprocessors, CLOCK, architecture.mma, architecture.shared_bytes
+    )
+    return (
+        GridGemmRow(machine),
+        GridConvRow(machine),
+        GridConvTransposeRow(machine),
+        *map(GridRow, scalar),
+    )

@@ -9,11 +9,22 @@ from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from dlcc.ops import op_of
 from targets.kernels import grid_direct
+from targets.kernels.grid_gemm import best_tile, gemm_refusal, grid_gemm, predicted
+from targets.kernels.grid_items import on_grid
+from targets.kernels.grid_machine import LAUNCH_SECONDS, Machine
 from targets.rows import layers
-from targets.rows.grid import on_grid
 
-SECONDS_PER_MAC = 1e-12
-"""Nominal, of threads that share nothing."""
+TERM_CYCLES = 8
+"""That a thread waits for the operands of one product of its sum."""
+
+PRODUCTS = 24
+"""Products of a multiprocessor in a cycle where threads share nothing."""
+
+
+def _direct_seconds(terms: int, results: int, machine: Machine) -> float:
+    """Of ``results`` sums of ``terms`` products, a thread each."""
+    together = results * terms / (machine.multiprocessors * PRODUCTS)
+    return LAUNCH_SECONDS + max(together, terms * TERM_CYCLES) / machine.clock
 
 
 class GridConvRow(KernelRow):
@@ -22,13 +33,17 @@ class GridConvRow(KernelRow):
     name: ClassVar[str] = "grid-conv"
     ops: ClassVar[tuple[str, ...]] = ("conv2d", "linear")
 
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
     def refuses(self, node: Node) -> str:
         """Types outside the GEMM family."""
         return layers.refusal(node)
 
     def cost(self, node: Node) -> float:
-        """Products at a nominal rate."""
-        return layers.conv_spec(node).macs * SECONDS_PER_MAC
+        """Products, and the wait for operands."""
+        results = node.output.type.elements
+        return _direct_seconds(layers.conv_spec(node).macs // results, results, self.machine)
 
     def plan(self, node: Node) -> KernelPlan:
         """One step."""
@@ -44,16 +59,45 @@ class GridConvTransposeRow(KernelRow):
     name: ClassVar[str] = "grid-conv-transpose"
     ops: ClassVar[tuple[str, ...]] = ("conv_transpose2d",)
 
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
     def refuses(self, node: Node) -> str:
         """Types outside the GEMM family."""
         return layers.refusal(node)
 
     def cost(self, node: Node) -> float:
-        """Products at a nominal rate."""
-        return op_of(node).macs(node) * SECONDS_PER_MAC
+        """Products, and the wait for operands."""
+        results = node.output.type.elements
+        return _direct_seconds(op_of(node).macs(node) // results, results, self.machine)
 
     def plan(self, node: Node) -> KernelPlan:
         """One step."""
         made, spec = layers.layer_constants(node), layers.conv_transpose_spec(node)
         parts = made.weights, made.bias, made.multiplier
         return on_grid(grid_direct.grid_conv2d_transpose(spec, *parts))
+
+
+class GridGemmRow(KernelRow):
+    """Convolutions and linear layers of one group as blocked products of matrices."""
+
+    name: ClassVar[str] = "grid-gemm"
+    ops: ClassVar[tuple[str, ...]] = ("conv2d", "linear")
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def refuses(self, node: Node) -> str:
+        """Types outside the GEMM family, and groups."""
+        return layers.refusal(node) or gemm_refusal(layers.conv_spec(node))
+
+    def cost(self, node: Node) -> float:
+        """Of the best tile."""
+        spec = layers.conv_spec(node)
+        return predicted(spec, best_tile(spec, self.machine), self.machine)
+
+    def plan(self, node: Node) -> KernelPlan:
+        """A copy of the input where pixels are too narrow, the products, and a sum of parts."""
+        made, spec = layers.layer_constants(node), layers.conv_spec(node)
+        parts = made.weights, made.bias, made.multiplier, made.ratio
+        return grid_gemm(spec, *parts, self.machine)
