@@ -72,6 +72,11 @@ class Quantize(Quantiser):
     def _rules(self, name: str) -> WidthRules:
         return WidthRules.read(getattr(self, name), f"option {name} of pass {self.name!r}")
 
+    @property
+    def codes_recurrent(self) -> bool:
+        """Unless scales are powers of two: the scale of states is none."""
+        return self.fixed_point is None
+
     def widths(self) -> BitWidths:
         """One width, where no other is given."""
         return BitWidths(self.bits, self.bits)

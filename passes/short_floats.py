@@ -68,7 +68,7 @@ class RoundToShortFloat(Pass):
             return "already has operands in another encoding"
         if any(v.type.dtype.is_float and v.type.dtype != F32 for v in values):
             return "not on float32 numbers"
-        if op.quantised is Quantised.FLOAT:
+        if op.quantised in (Quantised.FLOAT, Quantised.WEIGHTS):
             return f"{node.op} has no form on rounded numbers"
         if op.multiplied and node.op != "matmul" and not node.input(_WEIGHT).is_constant:
             return "its weight is not constant"

@@ -30,6 +30,8 @@ from dlcc.ir import Affine, Graph, Node, Value, print_graph
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import op_of
 from dlcc.ops.integer import affine_of, codes_of, weight_scales
+from dlcc.ops.recurrent import Recurrent, weight_codes
+from dlcc.ops.recurrent_codes import STATE
 
 REGISTER = 32
 """Width of the integers in which every kernel's sums end."""
@@ -125,7 +127,7 @@ def certify(
         operands = _operands(node)
         if operands is None:
             continue
-        promise = (assigned or {}).get(node.output.name)
+        promise = (assigned or {}).get(node.outputs[0].name)
         made = _certificate(node, *operands, promise)
         if made.bits > REGISTER:
             raise _overflow(made)
@@ -137,6 +139,9 @@ def certify(
 
 def _operands(node: Node) -> tuple[Affine, Affine] | None:
     """Codes of both factors of an integer layer; None for any other node."""
+    if isinstance(op_of(node), Recurrent):
+        codes = weight_codes(node)
+        return None if codes is None else (STATE, codes)
     slots = op_of(node).multiplied
     if not slots:
         return None
@@ -155,7 +160,7 @@ def _certificate(
     constant = node.input(1).is_constant
     return Certificate(
         node.loc,
-        node.output.name,
+        node.outputs[0].name,
         node.op,
         _terms(node),
         total.low,

@@ -114,6 +114,9 @@ def _check_types(node: Node) -> None:
     affine = [t for t in types if isinstance(t.encoding, Affine)]
     if affine and op.quantised is Quantised.FLOAT:
         raise type_error(node, "has no integer form but has a quantised operand or result")
+    moving = [v.type.encoding for v in activations(node)]
+    if op.quantised is Quantised.WEIGHTS and any(isinstance(e, Affine) for e in moving):
+        raise type_error(node, "takes codes as weights, but as no other operand or result")
     short = {t.encoding.name for t in types if t.short_float}
     if affine and short:
         raise type_error(node, f"mixes integer codes and {min(short)} numbers")

@@ -1,6 +1,8 @@
 """ONNX forms of recurrent layers, whose input projection is a layer before them.
 
 ONNX's LSTM, GRU and RNN hold that projection: here it multiplies by the identity, which is exact.
+Recurrent weights that are codes are dequantised in front of the layer, whose states stay float: the
+states' codes (:mod:`dlcc.ops.recurrent_codes`) have no form in ONNX.
 """
 
 from __future__ import annotations

@@ -37,6 +37,8 @@ class Quantised(Enum):
     """Moves or selects numbers: works on the codes; inputs and output share one encoding."""
     TABLE = "table"
     """A function of one real argument: a table with one entry per input code."""
+    WEIGHTS = "weights"
+    """Multiplies constants that are codes as integers; operands and results stay float."""
     FLOAT = "float"
     """Has no integer form; its operands and results stay float."""
 

@@ -7,19 +7,24 @@ steps, each of which multiplies the state before it. Shapes: T steps, B sequence
 gates in ONNX's order. A sequence shorter than T has its length in ``lengths``: what lies behind is
 not read, and is 0 in the results; going backward starts at its end. Lengths outside 0..T count as
 the nearer end.
+
+Recurrent weights may be codes (:mod:`dlcc.ops.recurrent_codes`): then states become codes too
+before they are multiplied, and all else stays float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
-from dlcc.ir import I32, Node, TensorType
+from dlcc.ir import F32, I32, Affine, Node, TensorType
 from dlcc.ir.encodings import Array
-from dlcc.ops.base import OPS, Interval, Op, type_error
+from dlcc.ops import recurrent_codes
+from dlcc.ops.base import OPS, Interval, Op, Quantised, type_error
 from dlcc.ops.integer import float_dtype
 
 _INF = float("inf")
@@ -92,6 +97,10 @@ class Activation:
         op: Any = OPS[self.name]
         return op.expression(self._node(), x)
 
+    def exact(self, of: recurrent_codes.Floats, x: Any) -> Any:
+        """As layers with coded weights have it: the same bytes everywhere."""
+        return recurrent_codes.FUNCTIONS[self.name](of, x, self.alpha, self.beta)
+
 
 class Recurrent(Op):
     """Base of the three: steps over time, from arrays of states to arrays of states.
@@ -102,6 +111,7 @@ class Recurrent(Op):
         states: results after the first one, which is the first state of every step.
     """
 
+    quantised = Quantised.WEIGHTS
     gates: ClassVar[int] = 0
     functions: ClassVar[tuple[str, ...]] = ()
     states: ClassVar[int] = 1
@@ -115,6 +125,12 @@ class Recurrent(Op):
         names = self.get(node, "activations")
         alphas, betas = (self.get(node, k) or (0.0,) * len(names) for k in ("alpha", "beta"))
         return tuple(Activation(*one) for one in zip(names, alphas, betas, strict=True))
+
+    def functions_of(self, node: Node) -> list[Callable[[Array], Array]]:
+        """The activations, of arrays."""
+        of, known = recurrent_codes.NumpyFloats(), self.activations_of(node)
+        coded = weight_codes(node) is not None
+        return [partial(f.exact, of) if coded else f.of for f in known]
 
     def sizes(self, node: Node) -> tuple[int, int, int]:
         """T, B and H."""
@@ -158,9 +174,14 @@ class Recurrent(Op):
             raise type_error(node, "without recurrent weights there is one step of all sequences")
         if recurrent and products:
             raise type_error(node, "products stand in place of recurrent weights")
+        why = "" if weight_codes(node) is None else codes_refusal(node)
+        if why:
+            raise type_error(node, why)
 
     def products(self, xs: Given, h: Array) -> Array:
         """``h @ recurrent.T``, or what stands in its place."""
+        if "scales" in xs:
+            return recurrent_codes.products(h, xs["recurrent"], xs["scales"])
         if "recurrent" in xs:
             return np.asarray(h @ xs["recurrent"].T)
         size = xs["gates"].shape[2]
@@ -178,6 +199,10 @@ class Recurrent(Op):
         given = {k: v for k, v in zip(names, xs, strict=False) if v is not None}
         dtype = float_dtype(*xs)
         given = {k: v if k == "lengths" else v.astype(dtype, copy=False) for k, v in given.items()}
+        codes = weight_codes(node)
+        if codes is not None:
+            width = given["recurrent"].shape[0]
+            given["scales"] = recurrent_codes.multipliers(codes, width)
         steps, batch, units = self.sizes(node)
         zero = np.zeros((batch, units), dtype)
         states = [given.get(name, zero).copy() for name in ("h0", "c0")[: self.states]]
@@ -195,6 +220,10 @@ class Recurrent(Op):
         kind = node.input(0).type.dtype.numpy
         return [part.astype(kind) for part in (y, *states)]
 
+    def evaluate_integer(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
+        """The same; the recurrent weights are codes."""
+        return self.evaluate(node, xs)
+
     def clipped(self, node: Node, x: Array) -> Array:
         """``x`` within the attribute ``clip``."""
         limit = float(self.get(node, "clip"))
@@ -211,6 +240,36 @@ class Recurrent(Op):
         first = xs[place] if place < len(xs) else None
         made = inner.union(Interval(0.0, 0.0))
         return made if first is None else made.union(first)
+
+
+def weight_codes(node: Node) -> Affine | None:
+    """The encoding of recurrent weights that are multiplied as integers; None for float ones."""
+    value = node.optional_input(1)
+    encoding = None if value is None or not value.is_constant else value.type.encoding
+    return encoding if isinstance(encoding, Affine) else None
+
+
+def codes_refusal(node: Node) -> str:
+    """Why the recurrent weights of a node cannot be codes that kernels multiply, or ""."""
+    op = OPS[node.op]
+    value = node.optional_input(1)
+    assert isinstance(op, Recurrent)
+    if value is None:
+        return "it has no recurrent weights"
+    if not value.is_constant or value.type.dtype != F32 or node.input(0).type.dtype != F32:
+        return "its recurrent weights are no constant float32 numbers"
+    names = {f.name for f in op.activations_of(node)}
+    wide = sorted(names - set(recurrent_codes.FUNCTIONS))
+    if wide:
+        return f"its states pass through {wide[0]}, which has no bounds or no integer-exact form"
+    codes = weight_codes(node)
+    if codes is not None:
+        whole = codes.signed and codes.bits <= 8 and not any(codes.zero_points)
+        if not whole or codes.axis not in (None, 0):
+            return "coded recurrent weights are signed, of at most 8 bits, one scale for each row"
+    if value.type.shape[1] * 128 * recurrent_codes.STEPS >= 1 << 31:
+        return f"sums of {value.type.shape[1]} products do not fit 32-bit accumulators"
+    return ""
 
 
 _ATTRIBUTES: Mapping[str, Any] = {"alpha": (), "beta": (), "clip": _INF, "reverse": False}
@@ -240,17 +299,17 @@ class Lstm(Recurrent):
     ) -> list[Array]:
         """As in the class's docstring."""
         h, c = states
-        f, g, k = self.activations_of(node)
+        f, g, k = self.functions_of(node)
         x = x + self.products(xs, h)
         i, o, forget, cell = np.split(x, 4, axis=1)
         peeps = np.split(xs["peephole"], 3) if "peephole" in xs else (c.dtype.type(0),) * 3
-        i = f.of(self.clipped(node, i + peeps[0] * c))
-        forget = f.of(self.clipped(node, forget + peeps[2] * c))
+        i = f(self.clipped(node, i + peeps[0] * c))
+        forget = f(self.clipped(node, forget + peeps[2] * c))
         if self.get(node, "input_forget"):
             forget = 1 - i
-        c = forget * c + i * g.of(self.clipped(node, cell))
-        o = f.of(self.clipped(node, o + peeps[1] * c))
-        return [o * k.of(c), c]
+        c = forget * c + i * g(self.clipped(node, cell))
+        o = f(self.clipped(node, o + peeps[1] * c))
+        return [o * k(c), c]
 
     def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
         """A product of two bounded numbers; the cell is not bounded."""
@@ -292,16 +351,16 @@ class Gru(Recurrent):
     ) -> list[Array]:
         """As in the class's docstring."""
         (h,) = states
-        f, g = self.activations_of(node)
+        f, g = self.functions_of(node)
         cut = 2 * h.shape[1]
         products = self.products(xs, h)
-        z, r = np.split(f.of(self.clipped(node, x[:, :cut] + products[:, :cut])), 2, axis=1)
+        z, r = np.split(f(self.clipped(node, x[:, :cut] + products[:, :cut])), 2, axis=1)
         if self.get(node, "reset_after"):
             product = r * (products[:, cut:] + xs.get("bias", h.dtype.type(0)))
         else:
-            after = {k: v[cut:] if k == "recurrent" else v for k, v in xs.items()}
+            after = {k: v[cut:] if k in ("recurrent", "scales") else v for k, v in xs.items()}
             product = self.products(after, r * h)[:, -h.shape[1] :]
-        n = g.of(self.clipped(node, x[:, cut:] + product))
+        n = g(self.clipped(node, x[:, cut:] + product))
         return [(1 - z) * n + z * h]
 
     def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
@@ -329,8 +388,8 @@ class Rnn(Recurrent):
         self, node: Node, xs: Mapping[str, Array], x: Array, states: list[Array]
     ) -> list[Array]:
         """As in the class's docstring."""
-        (f,) = self.activations_of(node)
-        return [f.of(self.clipped(node, x + self.products(xs, states[0])))]
+        (f,) = self.functions_of(node)
+        return [f(self.clipped(node, x + self.products(xs, states[0])))]
 
     def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
         """The range of the activation."""

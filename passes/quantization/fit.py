@@ -22,17 +22,17 @@ from dlcc.ops.conv import window_of
 from passes.compression import refit
 from passes.compression.rows import conv_rows, groups_of, sampled
 from passes.compression.side_by_side import Ahead, gather, why_not_fitted
-from passes.compression.stepping import Live, step, use_counts
-from passes.quantization import weights
+from passes.compression.stepping import Live, operands, step, use_counts
+from passes.quantization import recurrent, weights
 from passes.quantization.observe import Observation
 from passes.quantization.rewrite import layer_constants, set_layer
 from passes.quantization.rounding import Rounding
 from passes.quantization.samples import Samples
 from passes.quantization.stored import stored_weights
 from passes.quantization.structure import (
-    ACCUMULATING,
     LAYERS,
     Structure,
+    fitted,
     is_pruned,
     key,
     output_axis,
@@ -206,7 +206,7 @@ class Fitter:
         """Set every integer layer's constants; execute the twin on the samples as far as needed."""
         feeds = list(self.samples.chunks())
         live: Live = {v: [f[v.name] for f in feeds] for v in self.twin.inputs}
-        last = _last_layer(self.twin, self.structure)
+        last = max(fitted(self.twin, self.structure), default=-1)
         uses = use_counts(self.twin)
         work = np.cumsum([1 + sum(v.type.elements for v in n.outputs) for n in self.twin.nodes])
         for index, node in enumerate(self.twin.nodes):
@@ -216,6 +216,8 @@ class Fitter:
             if node.op in LAYERS and key(node) in self.structure.integer:
                 with single_threaded_blas():
                     self._fit(node, live)
+            elif key(node) in self.structure.recurrent:
+                self._fit_recurrent(node, live)
             elif node.op == "matmul" and key(node) in self.structure.integer:
                 self.report.accumulator[key(node)] = bound = _matmul_bound(node)
                 if bound >= weights.ACCUMULATOR:
@@ -230,6 +232,23 @@ class Fitter:
     def _fit(self, node: Node, live: Live) -> None:
         layer = self._layer(node, live)
         self._set(layer, self._quantised(layer, self.widths.weight(key(node)), layer.floor))
+
+    def _fit_recurrent(self, node: Node, live: Live) -> None:
+        """Codes of the weights that multiply states."""
+        bits, moments = self.widths.weight(key(node)), None
+        if self.options.rounding != "nearest":
+            count = len(live[node.input(0)])
+            with single_threaded_blas():
+                moments = recurrent.state_moments(
+                    node, [operands(node, live, run) for run in range(count)]
+                )
+        made = recurrent.quantised(node, bits, moments, self.options.rounding)
+        for graph, twin in ((self.target, self._nodes[key(node)]), (self.twin, node)):
+            recurrent.set_codes(graph, twin, bits, made)
+        self.report.accumulator[key(node)] = recurrent.reach(made)
+        self.report.layers += 1
+        self.report.bits[key(node)] = bits
+        self.report.exact += int(made.exact)
 
     def _layer(self, node: Node, live: Live) -> Layer:
         """What the codes of a layer depend on."""
@@ -333,7 +352,7 @@ class Fitter:
         probe = self.observation.probes.get(key(node))
         if probe is None:
             return
-        encoding = node.output.type.encoding
+        encoding = node.outputs[0].type.encoding
         real = encoding.dequantise(result) if isinstance(encoding, Affine) else result
         noise = float(np.square(real[: len(probe)] - probe, dtype=np.float64).sum())
         signal = float(np.square(probe, dtype=np.float64).sum())
@@ -377,14 +396,6 @@ def _matmul_bound(node: Node) -> int:
     reach = [max(t.affine.code_range[1] - t.affine.zero_point, t.affine.zero_point) for t in (a, b)]
     residual = math.ceil(_residual_reach(node) / (a.affine.scale * b.affine.scale))
     return int(a.shape[-1] * reach[0] * reach[1] + residual)
-
-
-def _last_layer(graph: Graph, structure: Structure) -> int:
-    """Index of the last node whose sums are looked at."""
-    found = [
-        i for i, n in enumerate(graph.nodes) if n.op in ACCUMULATING and key(n) in structure.integer
-    ]
-    return max(found, default=-1)
 
 
 def _spread(node: Node, per_column: Array, outputs: int) -> Array:

@@ -13,6 +13,7 @@ from dlcc.analysis.statistics import TensorStatistic
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Graph, Value
 from dlcc.ir.encodings import Array
+from passes.quantization.recurrent import is_recurrent
 from passes.quantization.samples import Samples
 from passes.quantization.structure import LAYERS
 
@@ -122,6 +123,7 @@ def observe(
     out = Observation()
     layers = {n.output: n for n in network.nodes if n.op in LAYERS}
     results = {v.name.removesuffix(PRE) for v in layers}
+    results |= {n.outputs[0].name for n in network.nodes if is_recurrent(n)}
     ends = set(network.outputs)
 
     def see(value: Value, array: Array) -> None:

@@ -73,6 +73,11 @@ class Quantiser(Pass):
         """Whether narrow weights are fitted to the float network before they are rounded."""
         return self.rounding != "nearest"
 
+    @property
+    def codes_recurrent(self) -> bool:
+        """Whether the weights of recurrent layers' states become codes."""
+        return False
+
     @abstractmethod
     def widths(self) -> BitWidths:
         """Widths of the codes, as far as they are known before the layers are fitted."""
@@ -102,7 +107,7 @@ class Quantiser(Pass):
         plan = self._structure(graph, widths)
         self._explain(graph, plan, result)
         self.assign(widths, graph, plan)
-        if not any(n.op in structure.ACCUMULATING and key(n) in plan.integer for n in graph.nodes):
+        if not structure.fitted(graph, plan):
             result.remarks.append(self.remark("note", "", "nothing to quantise"))
             return result
         result.modified = True
@@ -145,6 +150,7 @@ class Quantiser(Pass):
             widths.activations,
             outputs=self.outputs,
             unbounded=unbounded,
+            recurrent=self.codes_recurrent,
         )
 
     def _without_unbounded(

@@ -11,6 +11,8 @@ import numpy as np
 from dlcc.ir import F32, Affine, Dense, Encoding, Graph, Node, Sparse, Ternary, Value
 from dlcc.ops.base import Quantised, op_of
 from passes.names import named
+from passes.quantization.recurrent import is_recurrent
+from passes.quantization.recurrent import reason as recurrent_reason
 
 LAYERS = ("conv2d", "conv_transpose2d", "linear")
 """Ops with constant weights."""
@@ -82,12 +84,14 @@ class Structure:
         dense_result: keys of integer layers whose result stays float.
         group: value name -> representative; values of one group share one encoding.
         refused: key -> why the node stays float.
+        recurrent: keys of recurrent nodes whose weights become codes, and nothing else of them.
     """
 
     integer: set[str] = field(default_factory=set)
     dense_result: set[str] = field(default_factory=set)
     group: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    recurrent: set[str] = field(default_factory=set)
 
     def find(self, name: str) -> str:
         """Representative of a value's group."""
@@ -119,6 +123,7 @@ def analyse(
     *,
     outputs: bool = False,
     unbounded: Collection[str] = (),
+    recurrent: bool = False,
 ) -> Structure:
     """Decide which nodes work on codes.
 
@@ -132,6 +137,7 @@ def analyse(
         activation_bits: width of activations.
         outputs: the network's results are codes as any other.
         unbounded: names of values that no range holds; what makes or reads them stays float.
+        recurrent: recurrent weights become codes.
     """
     out = Structure()
     tail = set() if outputs else _tail(graph)
@@ -141,7 +147,13 @@ def analyse(
         if node in tail:
             out.refused[key(node)] = "behind the last layer; the network's result stays float"
             continue
-        reason = _reason(node, exclude, limit) or _unbounded(node, unbounded)
+        if is_recurrent(node) and recurrent and not named(exclude, node.loc):
+            reason = recurrent_reason(node)
+            if not reason:
+                out.recurrent.add(key(node))
+                continue
+        else:
+            reason = _reason(node, exclude, limit) or _unbounded(node, unbounded)
         if reason:
             if node.op not in _RECODING:
                 out.refused[key(node)] = reason
@@ -162,6 +174,15 @@ def analyse(
         if key(node) in out.integer:
             _share(out, node)
     return out
+
+
+def fitted(graph: Graph, plan: Structure) -> list[int]:
+    """Indices of the nodes with sums of integers."""
+    return [
+        i
+        for i, n in enumerate(graph.nodes)
+        if key(n) in plan.recurrent or (n.op in ACCUMULATING and key(n) in plan.integer)
+    ]
 
 
 def activations(node: Node) -> list[Value]:
@@ -202,6 +223,8 @@ def _reason(node: Node, exclude: Sequence[str], limit: int) -> str:
         known = weight.type.is_dense or is_pruned(weight) or weight_codes(node) is not None
         if weight.type.dtype == F32 and not known:
             return _encoding_reason(weight.type.encoding)
+    if is_recurrent(node):
+        return f"{node.op} multiplies its states by float weights here"
     if op.quantised is Quantised.FLOAT:
         return f"{node.op} has no integer form"
     if any(v.type.dtype != F32 for v in floats) or not floats:

@@ -93,11 +93,13 @@ def assign(
     Raises:
         DlccError: USAGE, a pattern names no layer.
     """
-    layers = [n for n in graph.nodes if n.op in LAYERS]
+    layers = [n for n in graph.nodes if n.op in LAYERS or key(n) in plan.recurrent]
     weights.check(layers)
     inputs.check(layers)
     wanted: dict[str, int] = {}
     for node in graph.nodes:
+        if key(node) in plan.recurrent:
+            widths.of_layer[key(node)] = weights.of(node.loc, widths.weights)
         if node.op not in ACCUMULATING or key(node) not in plan.integer:
             continue
         widths.of_layer[key(node)] = weights.of(node.loc, widths.weights)

@@ -7,9 +7,11 @@ from typing import ClassVar, cast
 from dlcc.ir import F32, I32, Node
 from dlcc.lowering.kernel import KernelArg, KernelPlan
 from dlcc.ops import op_of
-from dlcc.ops.recurrent import Activation, Recurrent
+from dlcc.ops.recurrent import Activation, Recurrent, weight_codes
+from dlcc.ops.recurrent_codes import TirFloats, multipliers
 from targets.kernels import recurrent
-from targets.kernels.recurrent import Kind, RecurrentSpec
+from targets.kernels.recurrent_cell import Function
+from targets.kernels.recurrent_spec import Kind, RecurrentSpec
 from targets.rows.base import IsaRow
 
 
@@ -35,12 +37,13 @@ def _spec(node: Node) -> RecurrentSpec:
         op.activations_of(node),
         tuple(name for name, value in pairs if value is not None),
         clip=float(op.get(node, "clip")),
+        coded=weight_codes(node) is not None,
         **flags,
     )
 
 
 class RecurrentRow(IsaRow):
-    """LSTM, GRU and RNN in float32, all steps in one kernel."""
+    """LSTM, GRU and RNN, all steps in one kernel: float32, or products of codes as integers."""
 
     name: ClassVar[str] = "recurrent"
     ops: ClassVar[tuple[str, ...]] = ("lstm", "gru", "rnn")
@@ -63,19 +66,27 @@ class RecurrentRow(IsaRow):
     def plan(self, node: Node) -> KernelPlan:
         """One step; another one before where the weights are not known."""
         spec = _spec(node)
-        functions = cast("tuple[Activation, ...]", spec.functions)
         places: dict[str, KernelArg] = {}
         constants = {}
         for name, value in zip(("gates", *_operand_names(node)), node.inputs, strict=False):
             if value is None:
                 continue
-            if value.is_constant:
+            codes = weight_codes(node) if name == "recurrent" else None
+            if codes is not None:
+                constants[name] = value.stored()
+                constants["multipliers"] = multipliers(codes, value.type.shape[0])
+            elif value.is_constant:
                 constants[name] = value.decoded()
             else:
                 places[name] = ("in", len(places))
-        return recurrent.recurrent(
-            spec, self.isa, [f.expression for f in functions], places, constants
-        )
+        return recurrent.recurrent(spec, self.isa, _functions(spec), places, constants)
+
+
+def _functions(spec: RecurrentSpec) -> list[Function]:
+    known = cast("tuple[Activation, ...]", spec.functions)
+    if not spec.coded:
+        return [f.expression for f in known]
+    return [lambda x, names, f=f: f.exact(TirFloats(names), x) for f in known]  # type: ignore[misc]
 
 
 def _operand_names(node: Node) -> list[str]:

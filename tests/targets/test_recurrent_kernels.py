@@ -12,11 +12,12 @@ import dlcc
 from dlcc.analysis.execute import execute
 from dlcc.artifact import write_artifact
 from dlcc.driver import build_object
-from dlcc.ir import Graph, TensorType
+from dlcc.ir import DENSE, Affine, Graph, TensorType
 from dlcc.ir.dtypes import I32
+from dlcc.ir.encodings import Encoding
 from dlcc.lowering.lower import lower
 from dlcc.ops import OPS, build
-from dlcc.ops.recurrent import ACTIVATIONS, Recurrent
+from dlcc.ops.recurrent import ACTIVATIONS, Recurrent, weight_codes
 from targets.cpu import levels
 
 DEFAULTS = {"steps": 5, "batch": 3, "units": 6, "given": "recurrent h0"}
@@ -47,7 +48,23 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         ("rnn", {}, {"activations": (name,), "alpha": (a or 0.0,), "beta": (b or 0.0,)})
         for name, (a, b) in ACTIVATIONS.items()
     ),
-]
+    # weights of 8 bits, whose results are the reference's bytes
+    *(
+        (op, {"units": units, "batch": batch, "bits": bits}, {"reverse": batch == 1})
+        for op, units, batch, bits in (
+            ("lstm", 64, 9, 8), ("lstm", 37, 1, 4), ("gru", 6, 3, 8), ("gru", 64, 9, 8),
+            ("rnn", 37, 1, 8),
+        )
+    ),
+    ("lstm", {"given": "recurrent h0 c0 peephole lengths", "bits": 8}, {"clip": 0.4}),
+    ("gru", {"given": "recurrent bias lengths", "bits": 8}, {"reset_after": True}),
+    (
+        "lstm",
+        {"given": "recurrent", "bits": 8},
+        {"activations": ("hard_sigmoid", "tanh", "tanh"), "alpha": (0.2, 0.0, 0.0),
+         "beta": (0.5, 0.0, 0.0), "input_forget": True},
+    ),
+]  # fmt: skip
 
 
 def add_layer(graph: Graph, number: int) -> list[Any]:
@@ -72,7 +89,11 @@ def add_layer(graph: Graph, number: int) -> list[Any]:
             values.append(graph.add_input(f"{name}_{number}", TensorType(wanted)))
         else:
             weight = rng.normal(size=wanted) / np.sqrt(has["units"])  # large ones make chaos
-            values.append(graph.add_constant(weight.astype(np.float32)))
+            encoding: Encoding = DENSE
+            if name == "recurrent" and "bits" in has:
+                scales = np.abs(weight).max(axis=1) / ((1 << (has["bits"] - 1)) - 1)
+                encoding = Affine.symmetric(has["bits"], scales, 0)
+            values.append(graph.add_constant(weight.astype(np.float32), encoding=encoding))
     return build(graph, op, values, attrs, loc=f"c{number}", outputs=1 + cell.states).outputs
 
 
@@ -85,6 +106,12 @@ def feed(graph: Graph) -> dict[str, np.ndarray]:
         else rng.uniform(-0.5, 0.5, size=v.type.shape).astype(np.float32)
         for v in graph.inputs
     }
+
+
+def exact_names(graph: Graph) -> set[str]:
+    """Outputs of layers with coded weights: the same bytes everywhere."""
+    coded = [v for n in graph.nodes if weight_codes(n) is not None for v in n.outputs]
+    return {graph.output_names[graph.outputs.index(v)] for v in coded}
 
 
 def every_case() -> Graph:
@@ -100,10 +127,14 @@ def check(target: str, folder: Path, threads: tuple[int, ...] = (1, 3)) -> None:
     write_artifact(program, folder)
     inputs = feed(graph)
     wanted = execute(graph, inputs)
+    exact = exact_names(graph)
+    assert exact
     for count in threads:
         with dlcc.load(folder, threads=count) as network:
             got = network.run(inputs)
         for name, want in wanted.items():
+            if name in exact:
+                np.testing.assert_array_equal(got[name], want, err_msg=name)
             scale = max(1.0, float(np.abs(want).max()))
             np.testing.assert_allclose(got[name], want, rtol=0, atol=3e-6 * scale, err_msg=name)
 
