@@ -166,9 +166,12 @@ def inspect_artifact(
         facts["shown_variant"] = told["variant"]
     facts["weight_bytes"] = manifest["weights"]["content_bytes"]
     facts["pack"] = manifest["weights"]["pack"]
-    if facts["pack"] == "size":
-        facts["stored_weight_bytes"] = int(report["storage"]["file_bytes"])
-    layers = _artifact_layers(manifest, report, times, told)
+    try:
+        if facts["pack"] == "size":
+            facts["stored_weight_bytes"] = int(report["storage"]["file_bytes"])
+        layers = _artifact_layers(manifest, report, times, told)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise _bad_report(artifact, f"{type(error).__name__}: {error}") from None
     if profile:
         facts["profiled_threads"] = used
         if limits is not None:
@@ -206,15 +209,19 @@ def _read_report(artifact: Artifact) -> dict[str, Any]:
     path = artifact.folder / "report.json"
     try:
         report = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DlccError(
-            ExitCode.ARTIFACT,
-            "cannot read report.json",
-            where=str(artifact.folder),
-            why=str(error),
-            fix="compile the model again",
-        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _bad_report(artifact, str(error)) from None
     return report if isinstance(report, dict) else {}
+
+
+def _bad_report(artifact: Artifact, why: str) -> DlccError:
+    return DlccError(
+        ExitCode.ARTIFACT,
+        "cannot read report.json",
+        where=str(artifact.folder),
+        why=why,
+        fix="compile the model again",
+    )
 
 
 def _artifact_layers(

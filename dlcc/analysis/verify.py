@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dlcc.errors import DlccError, ExitCode
-from dlcc.ir import Affine, Graph, Node, Value
+from dlcc.ir import Affine, Dense, Graph, Node, Value
 from dlcc.ops.base import Quantised, activations, op_of, type_error
 from dlcc.ops.integer import check_binary
 
@@ -43,6 +43,8 @@ def verify_file(graph: Graph, source: str) -> None:
             unknown = sorted(set(node.attrs) - set(op_of(node).attributes))
             if unknown:
                 raise type_error(node, f"no attribute named {', '.join(unknown)}")
+        for value in graph.constants():
+            _check_contents(value)
         verify(graph)
     except DlccError as error:
         where = error.where or source
@@ -57,6 +59,32 @@ def verify_file(graph: Graph, source: str) -> None:
             why=f"{type(error).__name__}: {error}",
             fix="write .dlir files with `dlcc opt MODEL -o OUT.dlir`",
         ) from None
+
+
+def _check_contents(value: Value) -> None:
+    """Hold what a constant stores against its type.
+
+    Raises:
+        DlccError: MODEL, they do not fit.
+        LookupError, ValueError: the same, where decoding finds it.
+    """
+    type_ = value.type
+    if isinstance(type_.encoding, Dense | Affine):
+        found = value.stored()
+        fits = found.dtype == type_.storage.numpy
+    else:
+        found = value.decoded()
+        fits = found.shape == type_.shape
+    if fits and isinstance(type_.encoding, Affine) and found.size:
+        low, high = type_.encoding.code_range
+        fits = low <= found.min() and found.max() <= high
+    if not fits:
+        raise DlccError(
+            ExitCode.MODEL,
+            f"the contents of @{value.name} do not fit its type",
+            why=f"they are {found.dtype}{list(found.shape)}, or codes out of its range",
+            fix="write .dlir files with `dlcc opt MODEL -o OUT.dlir`",
+        )
 
 
 def _broken(why: str, where: str) -> DlccError:

@@ -119,8 +119,12 @@ def _archive_spans(manifest: dict[str, Any], data: bytes) -> list[_Span]:
         name = header[:16].decode("ascii", "replace").strip()
         content = at + _AR_HEADER
         end = content + size
+        if not content <= end <= len(data):
+            raise ValueError(f"a member of the library has {size} bytes")
         if name.startswith(_AR_LONG_NAME):
             content += int(name.removeprefix(_AR_LONG_NAME))
+            if not at + _AR_HEADER <= content <= end:
+                raise ValueError("a member's name is longer than the member")
             name = data[at + _AR_HEADER : content].rstrip(b"\0").decode("ascii", "replace")
         spans.append((at, content - at, "member header"))
         member = data[content:end]

@@ -80,6 +80,33 @@ def _tensor(value: Any) -> bool:
     )
 
 
+def _one_of(*values: str) -> Check:
+    return lambda value: isinstance(value, str) and value in values
+
+
+def _weights(value: Any) -> bool:
+    """The section ``weights``, and what packed files and several variants have beside."""
+    if not _weights_fields(value):
+        return False
+    packed = value["pack"] == "size"
+    return (
+        (not packed or (_packed_fields(value) and all(map(_packed_entry, value["entries"]))))
+        and _listing(_variant_bytes)(value.get("variants", []))
+        and all(_listing(_text)(entry.get("variants", [])) for entry in value["entries"])
+    )
+
+
+_entry = _record(layer=_text, name=_text, offset=_size, size=_size)
+_packed_entry = _record(form=_text, stored=_size)
+_weights_fields = _record(
+    content_bytes=_size,
+    embedded=lambda v: isinstance(v, bool),
+    entries=_listing(_entry),
+    header_bytes=_size,
+    pack=_one_of("speed", "size"),
+)
+_packed_fields = _record(streams=_listing(_record(kind=_text, size=_size)), table_bytes=_size)
+_variant_bytes = _record(added_bytes=_size, code_bytes=_size, read_bytes=_size, variant=_text)
 _step = _record(layer=_text, function=_text, work_items=_size, max_threads=_size)
 _better = _record(variant=_text, features=_listing(_text), steps=_listing(_step))
 
@@ -104,9 +131,7 @@ _FIELDS: Final[Mapping[str, Check]] = {
     "threads": _count,
     "triple": _text,
     "variant": _text,
-    "weights": _record(
-        embedded=lambda v: isinstance(v, bool), pack=_text, entries=_listing(_record())
-    ),
+    "weights": _weights,
 }
 """What each field has to be; those of the compiler's own callers may be missing."""
 

@@ -279,7 +279,7 @@ def scan(call: Call) -> list[Binding]:
     """Scan: a copy of the body for every place along the scanned axes."""
     if call.node.opset < 9:
         return _scan_batches(call)
-    attrs, count = call.node.attrs, int(call.node.attrs["num_scan_inputs"])
+    attrs, count = call.node.attrs, _scan_inputs(call, len(call.operands))
     states = len(call.operands) - count
     outputs = len(call.body().output) - states
     scans = _Scans(
@@ -290,6 +290,14 @@ def scan(call: Call) -> list[Binding]:
     )
     tensors = [call.tensor(k) for k in range(len(call.operands))]
     return _scanned(call, tensors[:states], tensors[states:], scans, "")
+
+
+def _scan_inputs(call: Call, operands: int) -> int:
+    """How many of the operands are cut."""
+    count = int(call.node.attrs["num_scan_inputs"])
+    if not 1 <= count <= operands:
+        raise Unsupported(f"{count} of its {operands} operands are scanned")
+    return count
 
 
 def _scanned(
@@ -338,7 +346,7 @@ def _place(call: Call, value: Value, axis: int, index: int, part: str, number: i
 
 def _scan_batches(call: Call) -> list[Binding]:
     """Scan of opset 8: everything has a batch axis in front, and the scanned one follows."""
-    attrs, count = call.node.attrs, int(call.node.attrs["num_scan_inputs"])
+    attrs, count = call.node.attrs, _scan_inputs(call, len(call.operands) - 1)
     tensors = [call.tensor(k) for k in range(1, len(call.operands))]
     states, inputs = tensors[: len(tensors) - count], tensors[len(tensors) - count :]
     lengths = call.operand(0)

@@ -360,7 +360,11 @@ def _function_body(
     types = [
         b"" if v is None else _type_proto(v).SerializeToString() for v in node.inputs
     ]  # fmt: skip
-    body = schema.get_context_dependent_function(proto.SerializeToString(), types)
+    try:
+        body = schema.get_context_dependent_function(proto.SerializeToString(), types)
+    except RuntimeError as error:  # of the C++ code that builds it
+        why = str(error).splitlines()[0]
+        raise Unsupported(f"no importer, and its function body cannot be made: {why}") from None
     if not body:
         raise Unsupported("no importer, and its function body does not cover this case")
     function.ParseFromString(body)

@@ -47,6 +47,15 @@ def read_model(path: Path) -> onnx.ModelProto:
             why=error.strerror or str(error),
             fix="give the path of an .onnx or .dlir file",
         ) from None
+    return parse_model(contents, path)
+
+
+def parse_model(contents: bytes, path: Path) -> onnx.ModelProto:
+    """The model that ``contents`` of the file ``path`` are; that is only named in errors.
+
+    Raises:
+        DlccError: INPUT_FILE, it is not a whole ONNX model.
+    """
     model = onnx.ModelProto()
     try:
         model.ParseFromString(contents)
@@ -101,11 +110,18 @@ def opsets(model: onnx.ModelProto) -> dict[str, int]:
     """Opset version by domain ("" is ONNX itself).
 
     Raises:
-        DlccError: ONNX's opset is older than 1, newer than the installed onnx knows, or missing.
+        DlccError: ONNX's opset is older than 1, newer than the installed onnx knows, or missing; a
+            version is none.
     """
     versions = {
         "" if o.domain == "ai.onnx" else o.domain: int(o.version) for o in model.opset_import
     }
+    wrong = next((d for d, v in versions.items() if not 0 <= v < 1 << 31), None)
+    if wrong is not None:
+        raise model_error(
+            f"the model imports opset {versions[wrong]} of domain {wrong!r}",
+            fix="the model is damaged; export it again",
+        )
     newest = onnx.defs.onnx_opset_version()
     version = versions.setdefault("", newest)
     if not OLDEST_OPSET <= version <= newest:

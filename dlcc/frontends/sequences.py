@@ -6,11 +6,11 @@ depends on data, is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dlcc.frontends.control import Call
+from dlcc.frontends.control import MOST_NODES, Call
 from dlcc.frontends.fold import fold_nodes
 from dlcc.frontends.registry import Unsupported
 from dlcc.frontends.scopes import EMPTY, FAILED, Binding, Empty, Failed, ValueList
@@ -81,17 +81,22 @@ def _split(call: Call) -> list[Binding]:
     axis = axis_of(call.node.attrs.get("axis", 0), x.type.rank)
     size = x.type.shape[axis]
     single = split is None and not call.node.attrs.get("keepdims", 1)
-    parts = [1] * size
+    parts: Sequence[int] = range(size)
+    step = 1
     if split is not None:
         given = call.tensor(1)
         if not given.is_constant:
             raise Unsupported("the split (input 1) must be known at compile time")
-        parts = list(integers(given.decoded()))
+        parts = integers(given.decoded())
         if not given.type.rank:
             step = parts[0]
             if step < 1:
                 raise Unsupported(f"parts of {step}")
-            parts = [min(step, size - at) for at in range(0, size, step)]
+            parts = range(0, size, step)
+    if len(parts) > MOST_NODES:
+        raise Unsupported(f"it has {len(parts)} parts, and the limit is {MOST_NODES}")
+    if isinstance(parts, range):
+        parts = [min(step, size - at) for at in range(0, size, step)]
     if sum(parts) != size or min(parts, default=0) < 0:
         raise Unsupported(f"parts {parts} do not add up to {size}")
     start, at, cuts = len(call.importer.graph.nodes), 0, []

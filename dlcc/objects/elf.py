@@ -104,6 +104,8 @@ class ElfFile:
             layout.section.unpack_from(data, self.section_offset + i * layout.section.size)
             for i in range(fields[12])
         ]
+        if rows and fields[13] >= len(rows):
+            raise ElfError(f"the names are in section {fields[13]} of {len(rows)}")
         names = rows[fields[13]][4] if rows else 0
         self.sections = [
             Section(self._text(names + r[0]), r[1], r[2], r[4], r[5], r[6], r[7]) for r in rows
@@ -117,13 +119,27 @@ class ElfFile:
             raise ElfError("a name is cut off")
         return self.data[offset:end].decode("utf-8", "replace")
 
+    def _strings(self, section: Section) -> int:
+        """Where the table of strings starts that a section's names are in."""
+        if section.link >= len(self.sections):
+            raise ElfError(f"{section.name} has its names in section {section.link}")
+        return self.sections[section.link].offset
+
+    def _rows(self, section: Section, row: str) -> Iterator[tuple[int, ...]]:
+        """The rows that a section consists of."""
+        if section.size % struct.calcsize(row):
+            raise ElfError(f"a row of {section.name} is cut off")
+        return struct.iter_unpack(row, self.data[section.offset : section.offset + section.size])
+
     def symbols(self, table: int = SHT_SYMTAB) -> list[Symbol]:
         """The symbols of the first table of that type, in file order ([0] is the null symbol)."""
         for section in self.sections:
             if section.type != table:
                 continue
-            strings = self.sections[section.link].offset
+            strings = self._strings(section)
             starts = range(section.offset, section.offset + section.size, self.layout.symbol.size)
+            if section.size % self.layout.symbol.size:
+                raise ElfError(f"a row of {section.name} is cut off")
             rows = (self.layout.read_symbol(self.data, at) for at in starts)
             return [
                 Symbol(self._text(strings + n), info >> 4, info & 15, index, value, size)
@@ -144,9 +160,8 @@ class ElfFile:
         for section in self.sections:
             if section.type != SHT_DYNAMIC:
                 continue
-            strings = self.sections[section.link].offset
-            content = self.data[section.offset : section.offset + section.size]
-            rows = struct.iter_unpack(self.layout.dynamic, content)
+            strings = self._strings(section)
+            rows = self._rows(section, self.layout.dynamic)
             return [self._text(strings + value) for tag, value in rows if tag == _DT_NEEDED]
         return []
 
@@ -163,8 +178,7 @@ class ElfFile:
             entry = self.layout.relocation
             if section.type == SHT_RELA:
                 entry += entry[-1].lower()
-            content = self.data[section.offset : section.offset + section.size]
-            for row in struct.iter_unpack(entry, content):
+            for row in self._rows(section, entry):
                 addend = row[2] if section.type == SHT_RELA else None
                 yield row[0], row[1] >> self.layout.symbol_shift, addend
 

@@ -78,6 +78,23 @@ def _checked_indices(node: Node, position: int = 1) -> TensorType:
     return indices
 
 
+def _check_named(node: Node, indices: TensorType, sizes: Sequence[int]) -> None:
+    """Axes that indices name have something to name."""
+    if indices.elements and 0 in sizes:
+        raise type_error(node, "an index into an axis of size 0")
+
+
+def _fit_elsewhere(indices: TensorType, x: TensorType, axis: int) -> bool:
+    """Whether the indices lie inside ``x`` along all axes but the one whose places they hold."""
+    return (
+        indices.rank == x.rank
+        and 0 <= axis < x.rank
+        and all(
+            i <= d for k, (i, d) in enumerate(zip(indices.shape, x.shape, strict=True)) if k != axis
+        )
+    )
+
+
 class _Gather(Movement):
     """Base of gathers: the result holds numbers of the first operand."""
 
@@ -100,6 +117,7 @@ class Gather(_Gather):
         x, indices, axis = node.input(0).type, _checked_indices(node), int(self.get(node, "axis"))
         if not 0 <= axis < x.rank:
             raise type_error(node, f"there is no axis {axis}")
+        _check_named(node, indices, [x.shape[axis]])
         return [TensorType((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]), x.dtype)]
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
@@ -128,13 +146,9 @@ class GatherElements(_Gather):
     def infer(self, node: Node) -> list[TensorType]:
         """The shape of the indices."""
         x, indices, axis = node.input(0).type, _checked_indices(node), int(self.get(node, "axis"))
-        others = [
-            i <= d
-            for k, (i, d) in enumerate(zip(indices.shape, x.shape, strict=False))
-            if k != axis
-        ]
-        if indices.rank != x.rank or not 0 <= axis < x.rank or not all(others):
+        if not _fit_elsewhere(indices, x, axis):
             raise type_error(node, f"the indices do not fit along axis {axis}")
+        _check_named(node, indices, [x.shape[axis]])
         return [TensorType(indices.shape, x.dtype)]
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
@@ -161,10 +175,11 @@ class GatherND(_Gather):
         """The indices' shape without its last axis, then the axes of ``x`` that are not named."""
         x, indices, batch = node.input(0).type, _checked_indices(node), self.get(node, "batch_dims")
         depth = indices.shape[-1] if indices.rank else 0
-        if not depth or batch >= indices.rank or batch + depth > x.rank:
+        if not depth or not 0 <= batch < indices.rank or batch + depth > x.rank:
             raise type_error(node, f"rows of {depth} indices do not fit {x.rank} axes")
         if x.shape[:batch] != indices.shape[:batch]:
             raise type_error(node, "the batch axes differ")
+        _check_named(node, indices, x.shape[batch : batch + depth])
         return [TensorType((*indices.shape[:-1], *x.shape[batch + depth :]), x.dtype)]
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
@@ -286,10 +301,8 @@ class ScatterElements(_Scatter):
         """The type of ``x``."""
         x, axis = self._check(node), int(self.get(node, "axis"))
         indices = node.input(1).type
-        if indices.shape != node.input(2).type.shape or indices.rank != x.rank:
-            raise type_error(node, "indices and updates do not fit")
-        if not 0 <= axis < x.rank:
-            raise type_error(node, f"there is no axis {axis}")
+        if indices.shape != node.input(2).type.shape or not _fit_elsewhere(indices, x, axis):
+            raise type_error(node, f"indices and updates do not fit along axis {axis}")
         return [TensorType(x.shape, x.dtype)]
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:

@@ -284,6 +284,14 @@ class Lrn(_Normalisation):
         "bias": 1.0,
     }
 
+    def infer(self, node: Node) -> list[TensorType]:
+        """The operand's shape; axis 1 are the channels."""
+        if node.input(0).type.rank < 2:
+            raise type_error(node, "the input needs a channel axis")
+        if self.get(node, "size") < 1:
+            raise type_error(node, f"a window of {self.get(node, 'size')} channels is empty")
+        return super().infer(node)
+
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """In float32."""
         x = xs[0]
@@ -306,6 +314,13 @@ class LpNorm(_Normalisation):
 
     name = "lp_norm"
     attributes: ClassVar[Mapping[str, Any]] = {"axis": -1, "p": 2}
+
+    def infer(self, node: Node) -> list[TensorType]:
+        """The operand's shape and dtype."""
+        _normalised_axes(node, node.input(0).type.rank, self.get(node, "axis"))
+        if self.get(node, "p") not in (1, 2):
+            raise type_error(node, f"p is {self.get(node, 'p')}, there are the norms 1 and 2")
+        return super().infer(node)
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """In float32."""

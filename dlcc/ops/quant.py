@@ -263,10 +263,12 @@ def code_dtype(value: Value) -> np.dtype[Any]:
     return value.type.storage.numpy
 
 
-def _axis(node: OnnxNode, scale: Array, rank: int) -> int:
-    axis = int(node.attrs.get("axis", 1))
-    if scale.size > 1 and (scale.ndim != 1 or not -rank <= axis < rank):
-        raise Unsupported(f"scales of shape {list(scale.shape)} along axis {axis}")
+def _axis(node: OnnxNode, scale: Array, shape: Sequence[int]) -> int:
+    axis, rank = int(node.attrs.get("axis", 1)), len(shape)
+    if scale.size > 1 and not (-rank <= axis < rank and scale.shape == (shape[axis],)):
+        raise Unsupported(
+            f"scales of shape {list(scale.shape)} along axis {axis} of a tensor of {list(shape)}"
+        )
     return axis % max(rank, 1)
 
 
@@ -287,12 +289,14 @@ def import_quantize(node: OnnxNode) -> Sequence[Value]:
         return late_scales.quantize(node, codes)
     x, scale = node.input(0), known_array(node, 1, "the scale")
     zero = optional_array(node, 2, "the zero point")
-    axis = _axis(node, scale, x.type.rank)
+    axis = _axis(node, scale, x.type.shape)
     encoding = encoding_of(scale, zero, codes.computed.numpy, axis, codes.bits)
     type_ = TensorType(x.type.shape, F32, encoding)
     if x.is_constant and x.type.is_dense:
         stored = quantise_real(x.decoded(), encoding)
         return [node.graph.add_stored({"values": stored}, type_, name=x.name)]
+    if x.type.dtype.is_integer:
+        (x,) = node.build("cast", [x], {"to": "f32"}, suffix=".real")
     made = build(node.graph, "quantize", [x], loc=node.name, types=[type_], names=[node.name])
     return made.outputs
 
@@ -328,7 +332,7 @@ def import_dequantize(node: OnnxNode) -> Sequence[Value]:
         x = node.graph.add_constant(codes, name=x.name)
     own = x.type.encoding
     bits = own.bits if isinstance(own, Affine) and own.bits < 8 else 0
-    encoding = encoding_of(scale, zero, code_dtype(x), _axis(node, scale, x.type.rank), bits)
+    encoding = encoding_of(scale, zero, code_dtype(x), _axis(node, scale, x.type.shape), bits)
     codes_value = as_codes(node, x, encoding, ".codes")
     made = build(node.graph, "dequantize", [codes_value], loc=node.name, names=[node.name])
     return made.outputs

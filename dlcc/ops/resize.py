@@ -59,8 +59,10 @@ class Resize2d(Op):
     def infer(self, node: Node) -> list[TensorType]:
         """[N,C,H,W] -> [N,C,OH,OW]."""
         x, sizes = node.input(0).type, self.get(node, "sizes")
-        if x.rank != 4 or len(sizes) != 2 or min(sizes) < 1:
+        if x.rank != 4 or len(sizes) != 2 or min(*sizes, *x.shape[2:]) < 1:
             raise type_error(node, "a 4-axis input and two positive sizes are needed")
+        if any(not 0 < scale < np.inf for scale in self.get(node, "scales")):
+            raise type_error(node, f"scales {self.get(node, 'scales')} are not positive numbers")
         if self.get(node, "mode") not in ("nearest", "linear", "cubic"):
             raise type_error(node, f"unknown mode {self.get(node, 'mode')!r}")
         if self.get(node, "coordinate") not in COORDINATES:

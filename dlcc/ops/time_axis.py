@@ -9,7 +9,7 @@ import numpy as np
 from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
 from dlcc.ir import I64, Value
 from dlcc.ops.cast import cast_to
-from dlcc.ops.shape import axis_of, reshaped
+from dlcc.ops.shape import axis_of, integers, reshaped
 
 
 class _Samples:
@@ -84,6 +84,10 @@ def _reverse_sequence(node: OnnxNode) -> Sequence[Value]:
     batch, time = int(node.attrs.get("batch_axis", 1)), int(node.attrs.get("time_axis", 0))
     if {batch, time} != {0, 1}:
         raise Unsupported(f"axes {batch} and {time}")
+    if node.input(1).is_constant:
+        longest = max(integers(node.input(1).decoded()), default=0)
+        if longest > x.type.shape[time]:
+            raise Unsupported(f"a sequence of {longest} in {x.type.shape[time]} steps")
     order = (batch, time, *range(2, x.type.rank))
     steps, lengths = make.numbers(*range(x.type.shape[time])), make.column(node.input(1))
     last = make.build("sub", [lengths, make.numbers(1)])

@@ -60,8 +60,19 @@ class TensorStruct(ctypes.Structure):
     )
 
 
+class VariantStruct(ctypes.Structure):
+    """``<name>_variant_t``."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("step_count", ctypes.c_uint32),
+        ("features", ctypes.POINTER(ctypes.c_char_p)),
+        ("steps", ctypes.POINTER(ctypes.c_char_p)),
+    )
+
+
 class InfoStruct(ctypes.Structure):
-    """``<name>_info_t`` up to the tables of names, which are read from the manifest instead."""
+    """``<name>_info_t``."""
 
     _fields_ = (
         ("abi", ctypes.c_uint32),
@@ -79,13 +90,11 @@ class InfoStruct(ctypes.Structure):
         ("weights_file", ctypes.c_char_p),
         ("inputs", ctypes.POINTER(TensorStruct)),
         ("outputs", ctypes.POINTER(TensorStruct)),
+        ("features", ctypes.POINTER(ctypes.c_char_p)),
+        ("steps", ctypes.POINTER(ctypes.c_char_p)),
+        ("variant_count", ctypes.c_uint32),
+        ("variants", ctypes.POINTER(VariantStruct)),
     )
-
-
-class VariantStruct(ctypes.Structure):
-    """The part of ``<name>_variant_t`` that the manifest cannot tell: which one it is."""
-
-    _fields_ = (("name", ctypes.c_char_p),)
 
 
 Tensors = list[tuple[str, str, tuple[int, ...]]]
@@ -212,6 +221,15 @@ class Library:
         info = self._info().contents
         inputs, outputs = info.inputs[: info.input_count], info.outputs[: info.output_count]
         return [_tensor(t) for t in inputs], [_tensor(t) for t in outputs]
+
+    @property
+    def variants(self) -> list[tuple[str, list[str]]]:
+        """Name and layers of the steps of each variant, as the library has them."""
+        info = self._info().contents
+        return [
+            (v.name.decode(), [layer.decode() for layer in v.steps[: v.step_count]])
+            for v in info.variants[: info.variant_count]
+        ]
 
     @property
     def instance(self) -> ctypes.c_void_p:

@@ -79,6 +79,29 @@ def shared_library(artifact: Artifact) -> Path:
     return path
 
 
+def _check_agreement(artifact: Artifact, library: Library) -> None:
+    """Hold the manifest against the library: buffers are made by the one, written by the other.
+
+    Raises:
+        DlccError: ARTIFACT, where they differ.
+    """
+    tables = (artifact.inputs, artifact.outputs)
+    border = tuple([(t.name, t.dtype, t.shape) for t in table] for table in tables)
+    variants = [(v, [s["layer"] for s in r["steps"]]) for v, r in artifact.variants.items()]
+    for what, stated, found in (
+        ("inputs or outputs", border, library.border),
+        ("variants or steps", variants, library.variants),
+    ):
+        if stated != found:
+            raise DlccError(
+                ExitCode.ARTIFACT,
+                f"the manifest has other {what} than the library",
+                where=str(artifact.folder),
+                why=f"{stated} instead of {found}",
+                fix="compile the model again",
+            )
+
+
 class Model:
     """A compiled network, ready to run.
 
@@ -129,18 +152,11 @@ class Model:
         fingerprint = int(artifact.manifest["fingerprint"], 16)
         weights = artifact.path(".weights")
         library = Library(path, artifact.symbol, weights, threads, fingerprint, variant)
-        tables = (artifact.inputs, artifact.outputs)
-        stated = tuple([(t.name, t.dtype, t.shape) for t in table] for table in tables)
-        library_border = library.border
-        if library_border != stated:  # buffers are made by the manifest, and written by the library
+        try:
+            _check_agreement(artifact, library)
+        except DlccError:
             library.close()
-            raise DlccError(
-                ExitCode.ARTIFACT,
-                "the manifest has other inputs or outputs than the library",
-                where=where,
-                why=f"{stated} instead of {library_border}",
-                fix="compile the model again",
-            )
+            raise
         return library
 
     @property

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.hostile import files, names, nodes, sizes, structure, text
+from tests.hostile import files, mutants, names, nodes, sizes, structure, text
 from tests.hostile.case import Case
 
 FAMILIES = (
     files.broken, files.outside, files.tensors, structure.graphs, structure.nesting,
     sizes.terabytes, sizes.windows, sizes.indices, nodes.attributes, nodes.types, nodes.scales,
-    names.names, text.texts,
+    names.names, text.texts, mutants.mutants,
 )  # fmt: skip
 
 
