@@ -8,7 +8,12 @@ from targets.isa import Isa
 from targets.kernels.grid_machine import Machine
 from targets.rows.default import DefaultRow
 from targets.rows.grid import GridRow
-from targets.rows.grid_layers import GridConvRow, GridConvTransposeRow, GridGemmRow
+from targets.rows.grid_layers import (
+    GridConvRow,
+    GridConvTransposeRow,
+    GridGemmRow,
+    GridSoftmaxRow,
+)
 from targets.rows.recurrent import RecurrentRow
 from targets.rows.regions import RegionsRow
 from targets.rows.scatter import ScatterRow
@@ -27,9 +32,5 @@ def rows_for(architecture: Architecture) -> tuple[KernelRow, ...]:
     machine = Machine(
         architecture.multiprocessors, CLOCK, architecture.mma, architecture.shared_bytes
     )
-    return (
-        GridGemmRow(machine),
-        GridConvRow(machine),
-        GridConvTransposeRow(machine),
-        *map(GridRow, scalar),
-    )
+    made = (GridGemmRow, GridConvRow, GridConvTransposeRow, GridSoftmaxRow)
+    return (*(row(machine) for row in made), *map(GridRow, scalar))

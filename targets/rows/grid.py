@@ -6,14 +6,11 @@ from dlcc.ir import Node
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from targets.kernels.grid_items import on_grid
+from targets.kernels.grid_machine import LAUNCH_SECONDS
 
 
 class GridRow(KernelRow):
-    """Another row's kernels on a GPU.
-
-    ``row``: of scalar code. Its costs are a CPU's: they only rank such rows among each other, after
-    all that are made for GPUs.
-    """
+    """Another row's kernels on a GPU: ``row`` is one of scalar code."""
 
     def __init__(self, row: KernelRow) -> None:
         self.row = row
@@ -24,8 +21,8 @@ class GridRow(KernelRow):
         return self.row.refuses(node)
 
     def cost(self, node: Node) -> float:
-        """The row's own."""
-        return self.row.cost(node)
+        """A CPU's, after what rows made for GPUs take."""
+        return 2 * LAUNCH_SECONDS + self.row.cost(node)
 
     def plan(self, node: Node) -> KernelPlan:
         """The row's own, with a thread for each work item."""
