@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any
 
@@ -108,6 +108,12 @@ class _Writer:
     _arrays: dict[tuple[int, str], str] = field(default_factory=dict)
     _taken: set[str] = field(default_factory=set)
 
+    @cached_property
+    def _layers(self) -> dict[str, Any]:
+        """Rows of the report by layer."""
+        rows: Any = self.program.report.get("layers", [])
+        return {row.get("layer"): row for row in reversed(rows)}
+
     def _fresh(self, stem: str, numbered: bool = False) -> str:
         name, count = f"{stem}_1" if numbered else stem, 1
         while name in self._taken or name in _functions():
@@ -185,8 +191,7 @@ class _Writer:
 
     def _remark(self, index: int) -> str:
         step = self.program.steps[index]
-        rows: Any = self.program.report.get("layers", [])
-        row: Any = next((r for r in rows if r.get("layer") == step.layer), {})
+        row: Any = self._layers.get(step.layer, {})
         shapes = f": {_shape(row['inputs'][0])} -> {_shape(row['outputs'][0])}" if row else ""
         return c_comment(f"{step.layer}{shapes}")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnx import helper, inliner
+from onnx import helper
 
 import dlcc.frontends.contrib
 import dlcc.ops
@@ -20,6 +20,7 @@ from dlcc.errors import DlccError, ExitCode
 from dlcc.frontends.control import CONTROL, Call
 from dlcc.frontends.finite import check_factors
 from dlcc.frontends.fold import fold_nodes, remove_dead
+from dlcc.frontends.functions import inlined
 from dlcc.frontends.old_opsets import FIRST_KNOWN, respelled
 from dlcc.frontends.onnx_inputs import Border, Constants
 from dlcc.frontends.onnx_model import Tensors, attributes, opsets, ordered, read_model
@@ -71,22 +72,9 @@ def import_onnx(
         path = Path(source)
         folder, model = path.parent, read_model(path)
         name = name or path.stem
-    if model.functions:
-        model = _inlined(model)
-    graph = _ModelImporter(model, folder, shapes or {}, constants or {}, told).run(name)
+    graph = _ModelImporter(inlined(model), folder, shapes or {}, constants or {}, told).run(name)
     remove_dead(graph)
     return _recognised(graph, told)
-
-
-def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    try:
-        return inliner.inline_local_functions(model)
-    except Exception as error:  # the C++ inliner raises types of its own
-        raise model_error(
-            "the model's local functions cannot be inlined",
-            why=str(error).splitlines()[0],
-            fix="the model is damaged; export it again",
-        ) from None
 
 
 def _recognised(graph: Graph, remarks: list[str]) -> Graph:
@@ -127,7 +115,7 @@ class _ModelImporter:
         self.opsets = opsets(model)
         self.graph = Graph("")
         self.remarks = remarks
-        self.locs: set[str] = set()
+        self.locs: dict[str, int] = {}  # and how many have been made from each
         self.prefix = ""
         self.copied = 0
         self.refusals: list[_Refusal] = []
@@ -243,11 +231,12 @@ class _ModelImporter:
 
     def unique_loc(self, proto: onnx.NodeProto) -> str:
         base = self.prefix + (proto.name or f"{proto.op_type}_{len(self.locs)}")
-        name, count = base, 0
+        name, count = base, self.locs.get(base, 0)
         while name in self.locs:
             count += 1
             name = f"{base}_{count}"
-        self.locs.add(name)
+        self.locs[base] = count
+        self.locs[name] = 0
         return name
 
     def binding(self, name: str, scope: Scope) -> Binding:

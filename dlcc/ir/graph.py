@@ -154,6 +154,7 @@ class Graph:
         self._outputs: list[Value] = []
         self.output_names: list[str] = []
         self._names: set[str] = set()
+        self._counts: dict[str, int] = {}  # base: no number up to this one makes a new name
         self._constants: dict[tuple[str, TensorType], Value] = {}
 
     # -- building ------------------------------------------------------------------------------
@@ -161,12 +162,22 @@ class Graph:
     def unique_name(self, hint: str) -> str:
         """A value name not yet in the graph, made from ``hint``; reserves it."""
         base = re.sub(r"[^A-Za-z0-9_.$-]", "_", hint) or "v"
-        name, count = base, 0
+        count = self._counts.get(base, 0)
+        name = f"{base}_{count}" if count else base
         while name in self._names:
             count += 1
             name = f"{base}_{count}"
         self._names.add(name)
+        self._counts[base] = count
         return name
+
+    def _release(self, name: str) -> None:
+        """Let another value have ``name``."""
+        self._names.discard(name)
+        base, _, number = name.rpartition("_")
+        self._counts.pop(name, None)
+        if number.isdecimal() and len(number) < 10 and int(number) < self._counts.get(base, 0):
+            self._counts[base] = int(number)
 
     def add_input(self, name: str, type_: TensorType) -> Value:
         """Append a graph input. Its name is kept as it is: the caller of the library sees it.
@@ -273,11 +284,11 @@ class Graph:
         node.set_inputs([])
         self.nodes.remove(node)
         for value in node.outputs:
-            self._names.discard(value.name)
+            self._release(value.name)
 
     def rename(self, value: Value, hint: str) -> None:
         """Give a value the name ``hint``, or one made from it where another value has that."""
-        self._names.discard(value.name)
+        self._release(value.name)
         value.name = self.unique_name(hint)
 
     def replace(self, node: Node, values: Sequence[Value]) -> None:
@@ -295,7 +306,7 @@ class Graph:
         for key, value in list(self._constants.items()):
             if not self.use_count(value):
                 del self._constants[key]
-                self._names.discard(value.name)
+                self._release(value.name)
 
     def sort(self) -> None:
         """Put the nodes into a stable topological order. Raises ValueError on a cycle."""

@@ -78,7 +78,10 @@ def place(
     for index in order:
         span = spans[index]
         need = _aligned(span.size + slack, alignment)
-        rivals = sorted((p for p in placed if p.meets(span)), key=lambda p: p.offset)
+        first, last = span.first, span.last
+        # Written out, not meets(): a call for each of millions of pairs takes long.
+        rivals = [p for p in placed if p.first <= last and first <= p.last]
+        rivals.sort(key=lambda p: p.offset)
         span.offset = _tightest_gap(rivals, need, slack, alignment)
         placed.append(span)
         total = max(total, span.offset + need)
@@ -100,7 +103,10 @@ def _tightest_gap(rivals: list[Span], need: int, slack: int, alignment: int) -> 
 
 
 _ATTEMPTS = 40
-"""Orders that are tried from each start."""
+"""Orders that are tried from each start, at most."""
+
+_PAIRS = 40_000_000
+"""Pairs of buffers that all orders from one start look at, together, if they are more than one."""
 
 
 def place_shared(
@@ -122,8 +128,9 @@ def place_shared(
         sorted(spans, key=lambda s: (s.first, s.last, -s.size)),
     )
     best, chosen = -1, dict[int, int]()
+    attempts = max(1, min(_ATTEMPTS, _PAIRS // len(spans) ** 2))
     for order in orders:
-        for _ in range(_ATTEMPTS):
+        for _ in range(attempts):
             offsets: dict[int, int] = {}
             for index, span in enumerate(order):
                 rivals = [p for p in order[:index] if p.meets(span)]

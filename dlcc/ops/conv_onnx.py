@@ -53,6 +53,8 @@ def conv_geometry(
         chosen(attrs.get("dilations") or (1,) * rank),
         quad([pads[a] for a in axes] + [pads[rank + a] for a in axes]),
     )
+    if min(window.pads) < 0:  # before a depth becomes an unfolding, which could crop
+        raise Unsupported(f"pads {list(pads)}: they must not be negative")
     mode = attrs.get("auto_pad", "NOTSET")
     return Window(
         window.size, window.kernel, window.strides, window.dilations, auto_pads(mode, window)

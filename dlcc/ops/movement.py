@@ -102,9 +102,10 @@ class Slice(Movement):
         return [present(xs[0])[index]]
 
     def compute(self, node: Node, ctx: TirContext) -> None:
-        """An affine map of indices."""
+        """An affine map of indices; the step of a single place may be any number, and is none."""
         x, places = ctx.read(0), self.ranges(node)
-        ctx.output(0, lambda *i: x(*(p.start + k * p.step for p, k in zip(places, i, strict=True))))
+        rows = [(p.start, p.step if len(p) > 1 else 0) for p in places]
+        ctx.output(0, lambda *i: x(*(a + k * step for (a, step), k in zip(rows, i, strict=True))))
 
 
 class Pad(Movement):

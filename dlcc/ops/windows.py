@@ -31,7 +31,7 @@ class Window:
         kernel: taps along each axis.
         strides: step between windows.
         dilations: step between taps.
-        pads: (top, left, bottom, right); may be negative (cropping).
+        pads: (top, left, bottom, right).
     """
 
     size: Pair
@@ -62,7 +62,9 @@ class Window:
         """Why this window is not valid, or ""."""
         if min(self.kernel) < 1 or min(self.strides) < 1 or min(self.dilations) < 1:
             return "kernel, strides and dilations must be at least 1"
-        if max(*self.kernel, *self.strides, *self.dilations, *map(abs, self.pads)) > _MOST:
+        if min(self.pads) < 0:
+            return f"pads must not be negative, as {min(self.pads)} is"
+        if max(*self.kernel, *self.strides, *self.dilations, *self.pads) > _MOST:
             return f"kernel, strides, dilations and pads must not be above {_MOST}"
         if min(self.output) < 1:
             return f"the window of {self.extent} does not fit the padded input {self.padded}"
@@ -70,14 +72,12 @@ class Window:
 
     def pad(self, x: Array, value: Any) -> Array:
         """``x`` [N, C, H, W] with its pads filled with ``value``."""
-        top, left, bottom, right = self.pads
+        top, left, _, _ = self.pads
         if not any(self.pads):
             return x
         (h, w), (ph, pw) = self.size, self.padded
         out = np.full((*x.shape[:2], ph, pw), value, dtype=x.dtype)
-        ct, cl = max(0, -top), max(0, -left)
-        cb, cr = h - max(0, -bottom), w - max(0, -right)
-        out[:, :, top + ct : top + cb, left + cl : left + cr] = x[:, :, ct:cb, cl:cr]
+        out[:, :, top : top + h, left : left + w] = x
         return out
 
     def tap(self, padded: Array, i: int, j: int) -> Array:
@@ -107,9 +107,7 @@ class Window:
         """int32 [OH, OW]: taps of each window that lie inside the unpadded input."""
         inside = np.zeros((1, 1, *self.padded), np.int32)
         top, left, _, _ = self.pads
-        rows = slice(max(0, top), max(0, top + self.size[0]))
-        columns = slice(max(0, left), max(0, left + self.size[1]))
-        inside[:, :, rows, columns] = 1
+        inside[:, :, top : top + self.size[0], left : left + self.size[1]] = 1
         return np.asarray(self.view(inside)[0, 0].sum(axis=(0, 1), dtype=np.int32))
 
 

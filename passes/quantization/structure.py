@@ -289,28 +289,27 @@ def _tail(graph: Graph) -> set[Node]:
     """Nodes between the last layers and the outputs that only move or squash the result."""
     tail: set[Node] = set()
     for node in reversed(graph.nodes):
-        squashing = node.op in _TAIL or op_of(node).quantised is Quantised.SAME
-        if not squashing or node.op in ("concat", "max_pool2d", "reduce_max", "reduce_min"):
+        if not _squashes(node) or node.op in ("concat", "max_pool2d", "reduce_max", "reduce_min"):
             continue
         users_in_tail = all(user in tail for v in node.outputs for user in v.users)
         leads_out = any(graph.is_output(v) or v.users for v in node.outputs)
         if users_in_tail and leads_out:
             tail.add(node)
-    return {node for node in tail if _reaches_layer(node)}
+    return tail & _behind_layers(graph)
 
 
-def _reaches_layer(node: Node) -> bool:
-    """True if a chain of tail nodes starts at a layer that can give a float result."""
-    current: Node | None = node
-    while current is not None:
-        source = current.input(0).producer
-        if source is None:
-            return False
-        if source.op in ACCUMULATING:
-            return True
-        squashing = source.op in _TAIL or op_of(source).quantised is Quantised.SAME
-        current = source if squashing else None
-    return False
+def _squashes(node: Node) -> bool:
+    return node.op in _TAIL or op_of(node).quantised is Quantised.SAME
+
+
+def _behind_layers(graph: Graph) -> set[Node]:
+    """Nodes to which a chain of such nodes leads from a layer that can give a float result."""
+    found: set[Node] = set()
+    for node in graph.nodes:
+        source = node.input(0).producer if _squashes(node) else None
+        if source is not None and (source.op in ACCUMULATING or source in found):
+            found.add(node)
+    return found
 
 
 def _keep_heads_float(graph: Graph, out: Structure, tail: set[Node], outputs: bool) -> None:

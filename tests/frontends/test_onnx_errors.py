@@ -337,3 +337,20 @@ def test_sparse_initialiser() -> None:
     graph = import_onnx(made)
     (constant,) = graph.constants()
     np.testing.assert_array_equal(constant.decoded(), np.array([0, 5, 0, 7], np.float32))
+
+
+def test_functions_that_double_are_counted_before_they_are_inlined() -> None:
+    calls = [("a", "c"), ("c", "b")]
+    bodies = [
+        [helper.make_node(f"f{i + 1}", [a], [b], domain="own") for a, b in calls] for i in range(60)
+    ]
+    bodies.append([helper.make_node("Relu", ["a"], ["b"])])
+    made = model([helper.make_node("f0", ["x"], ["y"], domain="own")], [X], ["y"])
+    made.opset_import.append(helper.make_opsetid("own", 1))
+    for index, nodes in enumerate(bodies):
+        made.functions.append(
+            helper.make_function("own", f"f{index}", ["a"], ["b"], nodes, made.opset_import)
+        )
+    error = refusal(made)
+    assert error.code == ExitCode.LIMIT
+    assert "2^60 or more" in error.why
