@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from importlib.resources import files
 
 from dlcc.artifact.check import dtype_of, tensor_bytes
-from dlcc.artifact.csource import c_comment, c_string, scale_lines, tensor_line
+from dlcc.artifact.csource import scale_lines, tensor_line
+from dlcc.artifact.literals import c_comment, c_string
 from dlcc.errors import DlccError, ExitCode
 from dlcc.program import Arg, FusedStep, Program, Step
 

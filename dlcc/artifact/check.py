@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dlcc.artifact.device import DeviceFault, check_device
 from dlcc.artifact.toolchain import is_bare, is_macos
 from dlcc.errors import DlccError, ExitCode
 from dlcc.objects import ObjectError, read_object
@@ -91,13 +92,13 @@ def _check_together(program: Program) -> None:
     functions: set[str] = set()
     for variant in program.variants:
         for field in ("name", "inputs", "outputs", "arena_bytes", "weights", "weight_entries",
-                      "triple", "threads", "alignment"):  # fmt: skip
+                      "triple", "threads", "alignment", "device"):  # fmt: skip
             if getattr(variant, field) != getattr(program, field):
                 raise _bug(
                     "a variant is of another network", f"its {field} differ", variant.variant
                 )
         own = {call.function for step in variant.steps for call in step.calls}
-        if own & functions:
+        if own & functions and not program.device:  # each cubin has names of its own
             shared = ", ".join(sorted(own & functions))
             raise _bug("two variants share a function", shared, variant.variant)
         functions |= own
@@ -109,7 +110,7 @@ def _check_variant(program: Program) -> None:
     if program.arena_bytes < 0:
         raise _bug("bad arena size", f"arena_bytes={program.arena_bytes}")
     unknown = set(program.features) - known_features(program.triple)
-    if unknown:
+    if unknown and not program.device:
         raise _bug("unknown CPU feature", f"the runtime cannot check {', '.join(sorted(unknown))}")
     for role, tensors in (("input", program.inputs), ("output", program.outputs)):
         names = [t.name for t in tensors]
@@ -124,7 +125,13 @@ def _check_variant(program: Program) -> None:
         _check_step(program, step)
     _check_outputs_written(program)
     _check_entries(program)
-    _check_object(program)
+    if program.device:
+        try:
+            check_device(program)
+        except DeviceFault as fault:
+            raise _bug(*fault.args) from fault
+    else:
+        _check_object(program)
 
 
 def _check_texts(program: Program) -> None:

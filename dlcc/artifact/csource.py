@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from typing import Final
 
 import numpy as np
 
 from dlcc.artifact.check import dtype_of, tensor_bytes
+from dlcc.artifact.device import cubin_table, device_tables
+from dlcc.artifact.literals import c_comment, c_string
 from dlcc.artifact.manifest import compiler_name
 from dlcc.artifact.toolchain import library_name
 from dlcc.artifact.weights import padded, part_hash, parts_read
@@ -16,18 +19,10 @@ from dlcc.program import Arg, FusedStep, Member, Program, Step, TensorInfo
 WEIGHTS_SECTION = ".dlcc_weights"
 MACOS_WEIGHTS_SECTION = "__TEXT,__dlcc_weights"
 
-
-def c_string(text: str) -> str:
-    """``text`` as a C string literal of its UTF-8 bytes; everything unusual as octal escapes."""
-    body = "".join(
-        chr(b) if 0x20 <= b < 0x7F and chr(b) not in '"\\?' else f"\\{b:03o}" for b in text.encode()
-    )
-    return f'"{body}"'
-
-
-def c_comment(text: str) -> str:
-    """``text`` for the inside of a C comment: ASCII, and no end of a comment in it."""
-    return text.encode("unicode_escape").decode("ascii").replace("*/", "*\\/").replace("/*", "/\\*")
+_DEVICE_CODES: Final = {
+    "cuda": """, /* a kernel or the driver failed */
+  @NAME@_NO_DEVICE = 7 /* no NVIDIA driver, or no GPU that the kernels are for */"""
+}
 
 
 def tensor_line(role: str, index: int, info: TensorInfo) -> str:
@@ -80,12 +75,16 @@ def header_source(program: Program, symbol: str) -> str:
         "arena_bytes": program.arena_bytes,
         "scales": scale_lines(program, symbol),
     }
-    text = _api_header(values)
+    text = _api_header(values, program.device)
     return text.replace("@tensors@", "\n".join(tensors) or " *   no inputs, no outputs")
 
 
-def _api_header(values: Mapping[str, object]) -> str:
-    text = files("dlcc.runtime").joinpath("c", "api.h.in").read_text("utf-8")
+def _api_header(values: Mapping[str, object], device: str) -> str:
+    folder = files("dlcc.runtime").joinpath("c")
+    text = folder.joinpath("api.h.in").read_text("utf-8")
+    calls = folder.joinpath(device, "api.h.in").read_text("utf-8") if device else ""
+    text = text.replace("@device_calls@", calls)
+    text = text.replace("@device_codes@", _DEVICE_CODES.get(device, ""))
     for key, value in values.items():
         text = text.replace(f"@{key}@", str(value))
     return text
@@ -195,16 +194,19 @@ def _info_table(
 """
 
 
-def runtime_source(symbol: str, defines: Mapping[str, int]) -> tuple[str, str]:
+def runtime_source(symbol: str, defines: Mapping[str, int], device: str = "") -> tuple[str, str]:
     """The header ``<symbol>.h`` of no network in particular, and the C file that is the runtime.
 
     Args:
         symbol: what the names that the linker sees begin with.
         defines: the macros that ``runtime.h`` asks for.
+        device: :attr:`Program.device`.
     """
     lines = [*_names(symbol), *(f"#define {name} {value}" for name, value in defines.items())]
-    lines += [f'#include "{symbol}.h"', '#include "runtime.h"', ""]
-    return _api_header({"name": symbol, "NAME": symbol.upper(), "scales": ""}), "\n".join(lines)
+    folder = f"{device}/" if device else ""
+    lines += [f'#include "{symbol}.h"', f'#include "{folder}runtime.h"', ""]
+    header = _api_header({"name": symbol, "NAME": symbol.upper(), "scales": ""}, device)
+    return header, "\n".join(lines)
 
 
 def _names(symbol: str) -> list[str]:
@@ -228,7 +230,7 @@ def step_functions(program: Program) -> list[list[str]]:
 def _variant_tables(
     index: int, program: Program, names: Sequence[str], kernels: Mapping[str, str]
 ) -> list[str]:
-    """The kernels, steps, layers and features of the variant with number ``index``.
+    """The kernels and steps of the variant with number ``index``.
 
     ``names`` are those of its steps' functions.
     """
@@ -245,12 +247,17 @@ def _variant_tables(
     parts.append(f"static const dlcc_step dlcc_steps_{index}[] = {{")
     for name, step in zip(names, program.steps, strict=True):
         parts.append(f"  {{{name}, {step.work_items}, {step.max_threads}}},")
-    parts += ["  {0}", "};"]
+    return [*parts, "  {0}", "};"]
+
+
+def _name_tables(index: int, program: Program) -> list[str]:
+    """The features and layers of the variant with number ``index``."""
     features = "".join(f"{c_string(f)}, " for f in program.features)
     layers = "".join(f"{c_string(s.layer)}, " for s in program.steps)
-    parts.append(f"static const char *const dlcc_features_{index}[] = {{{features}NULL}};")
-    parts.append(f"static const char *const dlcc_layers_{index}[] = {{{layers}NULL}};")
-    return parts
+    return [
+        f"static const char *const dlcc_features_{index}[] = {{{features}NULL}};",
+        f"static const char *const dlcc_layers_{index}[] = {{{layers}NULL}};",
+    ]
 
 
 def _reading_tables(program: Program) -> list[str]:
@@ -289,13 +296,18 @@ def model_source(
     parts = [
         *_names(symbol),
         f'#include "{symbol}.h"',
-        '#include "tables.h"',
+        f'#include "{program.device}/steps.h"' if program.device else '#include "steps.h"',
         "",
     ]
     if any(isinstance(step, FusedStep) for p in program.variants for step in p.steps):
         parts.append('#include "bands.h"\n')
     for index, names in enumerate(step_functions(program)):
-        parts += _variant_tables(index, program.variants[index], names, kernels)
+        variant = program.variants[index]
+        if program.device:
+            parts += device_tables(index, variant, symbol)
+        else:
+            parts += _variant_tables(index, variant, names, kernels)
+        parts += _name_tables(index, variant)
     parts += _tensor_table("input", program.inputs) + _tensor_table("output", program.outputs)
     parts.append("static const dlcc_variant dlcc_variants[] = {")
     for index, variant in enumerate(program.variants):
@@ -308,8 +320,11 @@ def model_source(
         )
     elif program.better:
         parts += _reading_tables(program)
-    tables = ", ".join(f"dlcc_steps_{index}" for index in range(len(program.variants)))
-    parts.append(f"const dlcc_step *const dlcc_variant_steps[] = {{{tables}}};")
+    if program.device:
+        parts += cubin_table(program, symbol)
+    else:
+        tables = ", ".join(f"dlcc_steps_{index}" for index in range(len(program.variants)))
+        parts.append(f"const dlcc_step *const dlcc_variant_steps[] = {{{tables}}};")
     parts.append(
         _info_table(
             program, symbol, fingerprint=fingerprint, weights_bytes=weights_bytes, embed=embed

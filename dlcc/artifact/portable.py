@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dlcc.artifact.bare import bare_header, bare_runtime, check_bare
-from dlcc.artifact.csource import c_comment
+from dlcc.artifact.literals import c_comment
 from dlcc.artifact.manifest import compiler_name
 from dlcc.errors import DlccError, ExitCode
 from dlcc.program import Arg, Program, Step

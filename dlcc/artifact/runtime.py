@@ -31,12 +31,14 @@ class RuntimeKind:
         packed: it is packed.
         parts: variants of the network read parts of it.
         single: the library runs on one thread only.
+        device: :attr:`Program.device`.
     """
 
     embedded: bool
     packed: bool
     parts: bool
     single: bool
+    device: str = ""
 
     @property
     def defines(self) -> dict[str, int]:
@@ -55,7 +57,7 @@ def runtime_object(kind: RuntimeKind, symbol: str, triple: str) -> bytes:
     Raises:
         DlccError: TARGET for a triple without runtime, or as from the compiler.
     """
-    return _named(_compiled(*runtime_source(STEM, kind.defines), triple), symbol)
+    return _named(_compiled(*runtime_source(STEM, kind.defines, kind.device), triple), symbol)
 
 
 def unpack_object(symbol: str, triple: str) -> bytes:

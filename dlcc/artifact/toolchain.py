@@ -250,10 +250,12 @@ class Toolchain:
         """Makes a static library of one object, with zero dates and owners."""
         self._run(["ar", "rcsD", output, member])
 
-    def link_shared(self, objects: Sequence[str], output: str) -> None:
+    def link_shared(
+        self, objects: Sequence[str], output: str, libraries: Sequence[str] = ()
+    ) -> None:
         """Links a shared library; an undefined symbol is an error here, not at run time."""
         flags = ["-shared", "-s", "-O2", f"-Wl,-soname,{output}", "-Wl,-z,defs"]
-        flags += ["-Wl,-z,noexecstack", "-lpthread"]
+        flags += ["-Wl,-z,noexecstack", "-lpthread", *libraries]
         if self._macos:
             # nothing of zig's own libraries is needed, which it would first have to build
             flags = ["-shared", "-s", "-nostdlib", "-lSystem"]

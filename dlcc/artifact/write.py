@@ -25,6 +25,7 @@ from dlcc.artifact.csource import (
     step_functions,
     weights_assembly,
 )
+from dlcc.artifact.device import cubin_assembly, kernel_facts, launch_record
 from dlcc.artifact.folder import replace_folder
 from dlcc.artifact.names import c_identifier, check_name
 from dlcc.artifact.packaging import Delivery, package_files
@@ -43,11 +44,11 @@ from dlcc.artifact.toolchain import Toolchain, is_bare, is_macos, library_name, 
 from dlcc.artifact.weights import weights_image
 from dlcc.errors import DlccError, ExitCode
 from dlcc.objects import isolate, read_object
-from dlcc.program import Program, Sample, TensorInfo
+from dlcc.program import Program, Sample, Step, TensorInfo
 
 EMITS: Final = ("so", "a", "o", "c")
 _SYSTEM_LIBRARIES = re.compile(
-    r"lib(c|pthread)\.so\.\d|ld-linux[\w-]*\.so\.\d|/usr/lib/libSystem\.B\.dylib"
+    r"lib(c|pthread|dl)\.so\.\d|ld-linux[\w-]*\.so\.\d|/usr/lib/libSystem\.B\.dylib"
 )
 
 
@@ -200,11 +201,16 @@ def _build(
         packed=packed is not None,
         parts=bool(program.better) and packed is None,
         single=program.threads == 1,
+        device=program.device,
     )
     (work / "runtime.o").write_bytes(runtime_object(kind, symbol, program.triple))
     tools = Toolchain(program.triple, work)
     with as_file(files("dlcc.runtime").joinpath("c")) as include:
         tools.compile("model.c", "model.o", include=include)
+        if program.device:
+            (work / "cubins.S").write_text(_write_cubins(program, work, symbol), "utf-8")
+            tools.compile("cubins.S", "cubins.o", include=include)
+            objects.append("cubins.o")
         if packed:
             (work / "unpack.o").write_bytes(unpack_object(symbol, program.triple))
             objects.append("unpack.o")
@@ -216,7 +222,8 @@ def _build(
             tools.compile("weights.S", "weights.o", include=include)
             objects.append("weights.o")
     tools.merge(["runtime.o", "model.o", *objects], f"{symbol}.o")
-    steps = [name for variant in step_functions(program) for name in variant]
+    pointed = [] if program.device else step_functions(program)
+    steps = [name for variant in pointed for name in variant]
     stack = stack_bytes((work / f"{symbol}.o").read_bytes(), f"{symbol}_run", steps)
     report = {**program.report, "storage": storage_report(program, options.pack, image, packed)}
     if program.better:
@@ -297,7 +304,7 @@ def _libraries(
         if kind == "a":
             tools.archive(merged, name)
         elif kind == "so":
-            tools.link_shared([merged], name)
+            tools.link_shared([merged], name, ["-ldl"] if program.device else [])
         contents[name] = (work / name).read_bytes()
     return contents
 
@@ -317,12 +324,20 @@ def _write_kernels(program: Program, work: Path, symbol: str) -> tuple[dict[str,
     kernels: dict[str, str] = {}
     objects: list[str] = []
     for index, variant in enumerate(program.variants):
-        if variant.object_code:
+        if variant.object_code and not variant.device:
             code, names = isolate(variant.object_code, rename)
             kernels |= {c.function: names[c.function] for s in variant.steps for c in s.calls}
             objects.append(f"kernels{index}.o")
             (work / objects[-1]).write_bytes(code)
     return kernels, objects
+
+
+def _write_cubins(program: Program, work: Path, symbol: str) -> str:
+    """Writes the cubins of all variants. Returns the assembly that makes them a section."""
+    names = [f"cubin{index}.bin" for index in range(len(program.variants))]
+    for name, variant in zip(names, program.variants, strict=True):
+        (work / name).write_bytes(variant.object_code)
+    return cubin_assembly(symbol, names)
 
 
 def _check_library(library: bytes) -> list[str]:
@@ -352,6 +367,7 @@ def _tensor_rows(tensors: tuple[TensorInfo, ...]) -> list[dict[str, object]]:
 
 def _step_rows(program: Program) -> list[dict[str, object]]:
     code_bytes = kernel_bytes(program)
+    kernels = kernel_facts(program) if program.device else {}
     return [
         {
             "layer": step.layer,
@@ -359,6 +375,7 @@ def _step_rows(program: Program) -> list[dict[str, object]]:
             "work_items": step.work_items,
             "max_threads": step.max_threads,
             "code_bytes": sum(code_bytes.get(f, 0) for f in {c.function for c in step.calls}),
+            **(launch_record(step, kernels) if isinstance(step, Step) and step.launch else {}),
         }
         for step in program.steps
     ]
@@ -387,6 +404,7 @@ def _manifest(
         "symbol": facts["symbol"],
         "fingerprint": facts["fingerprint"],
         "triple": program.triple,
+        **({"device": program.device} if program.device else {}),
         **_variant_record(program),
         "threads": program.threads,
         "arena_bytes": program.arena_bytes,

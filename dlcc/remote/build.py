@@ -8,7 +8,7 @@ import tempfile
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from dlcc.artifact.csource import c_string
+from dlcc.artifact.literals import c_string
 from dlcc.artifact.manifest import compiler_name
 from dlcc.artifact.toolchain import Toolchain
 from dlcc.errors import DlccError, ExitCode

@@ -19,6 +19,7 @@ _STATUS: Final = {
     4: (ExitCode.TARGET, "this CPU cannot run the library"),
     5: (ExitCode.INTERNAL, "the threads cannot be started"),
     6: (ExitCode.INTERNAL, "a kernel failed"),
+    7: (ExitCode.TARGET, "no GPU can run the library"),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from dlcc.artifact.check import dtype_of, tensor_bytes
-from dlcc.artifact.csource import c_comment, c_string
+from dlcc.artifact.literals import c_comment, c_string
 from dlcc.artifact.packaging.facts import EXAMPLE, EXAMPLE_DATA, Delivery
 from dlcc.program import Sample, TensorInfo
 

@@ -10,33 +10,17 @@
 #ifndef DLCC_RUNTIME_H
 #define DLCC_RUNTIME_H
 
-#ifndef _GNU_SOURCE
-#error "the runtime must be compiled with -D_GNU_SOURCE"
-#endif
+#include "base.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#define DLCC_ALIGNMENT 64
-
-#include "tables.h"
+#include "steps.h"
 
 #include "error.h"
 
 #include "os.h"
 
 #include "cpu.h"
+
+#include "machine.h"
 
 #include "variant.h"
 
@@ -46,6 +30,10 @@
 
 #include "pool.h"
 
+#include "call.h"
+
 #include "instance.h"
+
+#include "public.h"
 
 #endif

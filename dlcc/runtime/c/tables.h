@@ -19,21 +19,6 @@ typedef DLCC_NAME(info_t) dlcc_info;
 typedef DLCC_NAME(variant_t) dlcc_variant;
 typedef DLCC_NAME(t) dlcc_instance;
 
-/* The four memories that a step's arguments point into. */
-typedef struct dlcc_frame {
-  const void *const *inputs;
-  void *const *outputs;
-  char *arena;
-  const char *weights;
-} dlcc_frame;
-
-/* One kernel call. `call` computes the items [begin, end) with the scratch areas of `part`. */
-typedef struct dlcc_step {
-  int32_t (*call)(const dlcc_frame *frame, int64_t part, int32_t begin, int32_t end);
-  int32_t work_items;
-  uint32_t max_threads; /* 0: no bound */
-} dlcc_step;
-
 /* From and to which byte of the content; the last row is {0, 0}. */
 typedef struct dlcc_part_of {
   uint64_t from, to;
@@ -52,13 +37,10 @@ typedef struct dlcc_packed_sizes {
 } dlcc_packed_sizes;
 
 #define dlcc_model_info DLCC_NAME(model_info)
-#define dlcc_variant_steps DLCC_NAME(variant_steps)
 #define dlcc_readings DLCC_NAME(readings)
 #define dlcc_packed DLCC_NAME(packed)
 
 extern DLCC_HIDDEN const dlcc_info dlcc_model_info;
-/* Of each row of dlcc_model_info.variants. */
-extern DLCC_HIDDEN const dlcc_step *const dlcc_variant_steps[];
 extern DLCC_HIDDEN const dlcc_reading dlcc_readings[]; /* if variants read parts of the weights */
 extern DLCC_HIDDEN const dlcc_packed_sizes dlcc_packed; /* if the weights file is packed */
 extern DLCC_HIDDEN const char DLCC_NAME(weights_image)[]; /* if it is part of the library */

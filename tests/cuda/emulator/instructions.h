@@ -1,0 +1,143 @@
+/* CUDA C++ for a CPU, after the prelude: its functions that are written in the GPU's instructions.
+ *
+ * Copies to shared memory arrive as late as their waits allow, and where threads run in reverse as
+ * soon as they are asked for: a missing wait shows in one order, a place that is overwritten while
+ * others read it in the other. Fragments: PTX ISA, section 9.7.14. */
+#ifndef DLCC_EMULATOR_INSTRUCTIONS_H
+#define DLCC_EMULATOR_INSTRUCTIONS_H
+
+DLCC float f32_of_f16(uint16_t half) { return (float)dlcc_bits<_Float16>(half); }
+
+DLCC uint16_t f16_of_f32(float x) {
+  if (x != x) return (uint16_t)(0x7E00u | (__float_as_uint(x) >> 16 & 0x8000u));
+  return dlcc_bits<uint16_t>((_Float16)x);
+}
+
+DLCC float f32_of_bf16(uint32_t bits) { return __uint_as_float(bits << 16); }
+
+namespace emulator {
+
+static int dot4(uint32_t codes, uint32_t weights, int sum) {
+  for (int i = 0; i < 32; i += 8)
+    sum += (int)(codes >> i & 255u) * (int)(signed char)(weights >> i & 255u);
+  return sum;
+}
+
+}  // namespace emulator
+
+#if __CUDA_ARCH__ >= 610
+DLCC void dlcc_dot16_u8s8(int32_t *sum, const uint32_t *a, const uint32_t *b) {
+  for (int i = 0; i < 4; i++) *sum = emulator::dot4(a[i], b[i], *sum);
+}
+#endif
+
+#if __CUDA_ARCH__ >= 800
+namespace emulator {
+
+enum { MOST_COPIES = 512 };
+
+/* What a thread has asked for and not waited for; `group`: number of the commit after it. */
+struct Copy {
+  void *to;
+  const void *from;
+  unsigned group;
+};
+
+struct Copies {
+  unsigned long long block; /* that they belong to */
+  unsigned count, groups;
+  Copy all[MOST_COPIES];
+};
+
+static Copies all_copies[MOST_THREADS];
+
+static Copies &copies() {
+  Copies &mine = all_copies[current];
+  if (mine.block != block_number) mine.block = block_number, mine.count = mine.groups = 0;
+  return mine;
+}
+
+static void copies_wait(unsigned but) {
+  Copies &mine = copies();
+  unsigned kept = 0;
+  for (unsigned i = 0; i < mine.count; i++) {
+    const Copy &copy = mine.all[i];
+    if (copy.group + but < mine.groups)
+      __builtin_memcpy(copy.to, copy.from, 16);
+    else
+      mine.all[kept++] = copy;
+  }
+  mine.count = kept;
+}
+
+struct Fragments {
+  uint32_t a[4], b[2];
+};
+
+/* The sums of a lane: of rows lane / 4 and + 8, columns lane % 4 * 2 and + 1. */
+template <class Sum, class Dot>
+static void multiply(Sum *sum, const uint32_t *a, const uint32_t *b, Dot dot) {
+  Fragments mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+  const unsigned char *all = exchange(mine);
+  const unsigned lane = current % WARP;
+  for (unsigned i = 0; i < 4; i++) {
+    const unsigned row = lane / 4, column = lane % 4 * 2 + i % 2;
+    Sum total = sum[i];
+    for (unsigned half = 0; half < 2; half++)
+      for (unsigned t = 0; t < 4; t++) {
+        const Fragments left = given<Fragments>(all, row * 4 + t);
+        const Fragments right = given<Fragments>(all, column * 4 + t);
+        total = dot(left.a[2 * half + i / 2], right.b[half], total);
+      }
+    sum[i] = total;
+  }
+}
+
+}  // namespace emulator
+
+DLCC void dlcc_copy16(void *shared, const void *global) {
+  if (((size_t)shared | (size_t)global) % 16 != 0) __builtin_trap();
+  emulator::Copies &mine = emulator::copies();
+  if (mine.count == emulator::MOST_COPIES) __builtin_trap();
+  if (emulator::in_reverse)
+    __builtin_memcpy(shared, global, 16);
+  else
+    mine.all[mine.count++] = {shared, global, mine.groups};
+}
+
+DLCC void dlcc_copy_commit(void) { emulator::copies().groups++; }
+DLCC void dlcc_copy_wait_0(void) { emulator::copies_wait(0); }
+DLCC void dlcc_copy_wait_1(void) { emulator::copies_wait(1); }
+DLCC void dlcc_copy_wait_2(void) { emulator::copies_wait(2); }
+DLCC void dlcc_copy_wait_3(void) { emulator::copies_wait(3); }
+
+DLCC void dlcc_ldmatrix4(uint32_t *to, const void *shared) {
+  const unsigned char *all = emulator::exchange(shared);
+  const unsigned lane = emulator::current % 32;
+  for (unsigned i = 0; i < 4; i++) {
+    const char *row = emulator::given<const char *>(all, i * 8 + lane / 4);
+    if ((size_t)row % 16 != 0) __builtin_trap();
+    __builtin_memcpy(&to[i], row + lane % 4 * 4, 4);
+  }
+}
+
+DLCC void dlcc_mma_u8s8(int32_t *sum, const uint32_t *a, const uint32_t *b) {
+  emulator::multiply(sum, a, b, emulator::dot4);
+}
+
+DLCC void dlcc_mma_f16(float *sum, const uint32_t *a, const uint32_t *b) {
+  emulator::multiply(sum, a, b, [](uint32_t x, uint32_t y, float s) {
+    s += f32_of_f16((uint16_t)x) * f32_of_f16((uint16_t)y);
+    return s + f32_of_f16((uint16_t)(x >> 16)) * f32_of_f16((uint16_t)(y >> 16));
+  });
+}
+
+DLCC void dlcc_mma_bf16(float *sum, const uint32_t *a, const uint32_t *b) {
+  emulator::multiply(sum, a, b, [](uint32_t x, uint32_t y, float s) {
+    s += f32_of_bf16(x & 0xffffu) * f32_of_bf16(y & 0xffffu);
+    return s + f32_of_bf16(x >> 16) * f32_of_bf16(y >> 16);
+  });
+}
+#endif
+
+#endif
