@@ -14,7 +14,7 @@ numbers contract of the integer layers, softmax, ...) put
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tvm.tirx.buffer import is_buffer_var
 from dlcc.objects import read_object
 from dlcc.symbols import AEABI, LIBC, MACOS
 from dlcc.tir import rounding
-from dlcc.tir.loops import split_loops
+from dlcc.tir.loops import hide_loops, show_loops, split_loops
 
 LIBC_SYMBOLS = LIBC | AEABI
 """Symbols that object code may need."""
@@ -94,6 +94,11 @@ def _c_interface(func: Any) -> Any:
     return made.with_attr("calling_conv", 0).without_attr("tirx.is_entry_func")
 
 
+def _pass(change: Callable[[Any], Any]) -> Any:
+    """A pass of TVM's that changes each function."""
+    return tirx.transform.prim_func_pass(lambda func, _module, _context: change(func), opt_level=0)
+
+
 def block_passes() -> list[Any]:
     """Schedule blocks -> loops over flat buffers; keeps our loop annotations."""
     st, tt = s_tir.transform, tirx.transform
@@ -106,7 +111,9 @@ def block_passes() -> list[Any]:
         st.LowerMatchBuffer(),
         st.StmtSimplify(),
         st.LowerOpaqueBlock(),
+        _pass(hide_loops),
         tt.FlattenBuffer(),
+        _pass(show_loops),
         tt.NarrowDataType(32),
     ]
 

@@ -114,7 +114,9 @@ def negative(x: Expr) -> Expr:
 
 def absolute(x: Expr) -> Expr:
     """|x|."""
-    return te.abs(x) if _is_float(x) else te.max(x, negative(x))
+    if _is_float(x):
+        return te.abs(x)
+    return te.max(x, negative(x)) if signed(x) else x
 
 
 def floor(x: Expr) -> Expr:

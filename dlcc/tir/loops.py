@@ -75,16 +75,51 @@ def rewrite_loops(stmt: Any, replace: Callable[[Any, Any], Any]) -> Any:
     if not isinstance(stmt, tirx.For):
         return stmt
     body = rewrite_loops(stmt.body, replace)
-    return replace(stmt, body) or tirx.For(
-        stmt.loop_var,
-        stmt.min,
-        stmt.extent,
-        stmt.kind,
+    return replace(stmt, body) or _loop_of(stmt, stmt.loop_var, body)
+
+
+def hide_loops(func: Any) -> Any:
+    """``func`` with other variables for its loops, of which the old ones are values.
+
+    FlattenBuffer simplifies an index as a map of the loops around it, and there takes an offset
+    before a remainder or a quotient, as in ``(f % 8 + 2) % 4``, for one of ``f`` wherever that
+    stands in the index. It does not look behind values.
+    """
+
+    def replace(loop: Any, body: Any) -> Any:
+        twin = tirx.Var(loop.loop_var.name, loop.loop_var.ty)
+        return _loop_of(loop, twin, tirx.SeqStmt([tirx.Bind(loop.loop_var, twin), body]))
+
+    return _with_body(func, rewrite_loops(func.body, replace))
+
+
+def show_loops(func: Any) -> Any:
+    """What :func:`hide_loops` was given."""
+
+    def replace(loop: Any, body: Any) -> Any:
+        value, *rest = body.seq
+        assert value.value.same_as(loop.loop_var)
+        return _loop_of(loop, value.var, rest[0] if len(rest) == 1 else tirx.SeqStmt(rest))
+
+    return _with_body(func, rewrite_loops(func.body, replace))
+
+
+def _loop_of(loop: Any, variable: Any, body: Any) -> Any:
+    """``loop`` with another variable and another body."""
+    return tirx.For(
+        variable,
+        loop.min,
+        loop.extent,
+        loop.kind,
         body,
-        stmt.thread_binding,
-        stmt.annotations,
-        stmt.step,
+        loop.thread_binding,
+        loop.annotations,
+        loop.step,
     )
+
+
+def _with_body(func: Any, body: Any) -> Any:
+    return tirx.PrimFunc(func.params, body, func.ret_type, func.attrs)
 
 
 def split_loops(func: Any) -> Any:

@@ -124,11 +124,11 @@ def check(seeds: Sequence[int], bits: int = 32, nodes: int = 0) -> Findings:
         case = imported(random_model(seed, nodes), bits, findings)
         if case is not None:
             cases.append(case)
-    _compiled(cases, bits, findings)
+    compare_compiled(cases, bits, findings)
     return findings
 
 
-def _compiled(cases: Sequence[Case], bits: int, findings: Findings) -> None:
+def compare_compiled(cases: Sequence[Case], bits: int, findings: Findings) -> None:
     """Compile together; halve what fails until what is at fault stands alone."""
     if not cases:
         return
@@ -140,11 +140,11 @@ def _compiled(cases: Sequence[Case], bits: int, findings: Findings) -> None:
         alone = [c for c in cases if c.sample.key == name] or cases
         if len(alone) == 1:
             findings.add(alone[0].sample.seed, bits, f"compile: {type(error).__name__}: {error}")
-            _compiled([c for c in cases if c is not alone[0]], bits, findings)
+            compare_compiled([c for c in cases if c is not alone[0]], bits, findings)
             return
         half = len(cases) // 2
-        _compiled(cases[:half], bits, findings)
-        _compiled(cases[half:], bits, findings)
+        compare_compiled(cases[:half], bits, findings)
+        compare_compiled(cases[half:], bits, findings)
 
 
 def _compare(cases: Sequence[Case], bits: int, folder: Path, findings: Findings) -> None:
@@ -236,4 +236,4 @@ def _cuts(node: Node) -> bool:
     return node.op == "cast" and not node.output.type.dtype.is_float
 
 
-__all__ = ["Findings", "check", "difference"]
+__all__ = ["Case", "Findings", "check", "compare_compiled", "difference"]
