@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from dlcc.frontends.fold import fold_nodes
-from dlcc.frontends.registry import OnnxNode, Unsupported
+from dlcc.frontends.registry import OnnxNode, Padded, Unsupported
 from dlcc.frontends.scopes import FAILED, Binding, Empty, Failed, Scope, ValueList
 from dlcc.ir import Graph, Value
 from dlcc.ops.movement import sliced
@@ -37,6 +37,7 @@ class Importer(Protocol):
     """What control flow needs of the importer of a model."""
 
     graph: Graph
+    padded: dict[Value, Padded]
     remarks: list[str]
     copied: int
 
@@ -139,6 +140,10 @@ def _selected(call: Call, condition: Value, yes: Binding, no: Binding, part: str
             "a condition of the run time chooses between "
             f"{yes.type.dtype}{list(yes.type.shape)} and {no.type.dtype}{list(no.type.shape)}; if "
             "an input decides it that is always the same, bind that with --constant NAME=VALUE"
+        )
+    if yes in call.importer.padded or no in call.importer.padded:
+        raise Unsupported(
+            "a condition of the run time chooses between values whose size depends on the data"
         )
     return call.built("where", [condition, yes, no], {}, part)
 
@@ -249,6 +254,8 @@ def _stacked(call: Call, rows: Sequence[Binding], axis: int, part: str) -> Value
         raise Unsupported("a scan output is no tensor")
     if not tensors:
         raise Unsupported("it makes no trip, so that its scan outputs are empty")
+    if any(t in call.importer.padded for t in tensors):
+        raise Unsupported("the sizes of a scan output's rows depend on the data")
     if len({(t.type.shape, t.type.dtype) for t in tensors}) > 1:
         raise Unsupported("the rows of a scan output have different shapes")
     shape = tensors[0].type.shape

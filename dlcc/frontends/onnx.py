@@ -17,14 +17,15 @@ from onnx import helper
 import dlcc.frontends.contrib
 import dlcc.ops
 from dlcc.errors import DlccError, ExitCode
+from dlcc.frontends.bounded import filled, followed, settled
 from dlcc.frontends.control import CONTROL, Call
 from dlcc.frontends.finite import check_factors
-from dlcc.frontends.fold import fold_nodes, remove_dead
+from dlcc.frontends.fold import remove_dead
 from dlcc.frontends.functions import inlined
 from dlcc.frontends.old_opsets import FIRST_KNOWN, respelled
 from dlcc.frontends.onnx_inputs import Border, Constants
 from dlcc.frontends.onnx_model import Tensors, attributes, opsets, ordered, read_model
-from dlcc.frontends.registry import OnnxNode, Unsupported, importer_for, model_error
+from dlcc.frontends.registry import OnnxNode, Padded, Unsupported, importer_for, model_error
 from dlcc.frontends.schemas import check_attributes, check_operands
 from dlcc.frontends.scopes import FAILED, Binding, Failed, Scope
 from dlcc.frontends.sequences import SEQUENCES
@@ -118,6 +119,7 @@ class _ModelImporter:
         self.locs: dict[str, int] = {}  # and how many have been made from each
         self.prefix = ""
         self.copied = 0
+        self.padded: dict[Value, Padded] = {}
         self.refusals: list[_Refusal] = []
         self.depth = 0
 
@@ -130,7 +132,7 @@ class _ModelImporter:
         if self.refusals:
             raise _unsupported(self.refusals)
         outputs = [
-            self.border.output(self.graph, proto, _tensor(proto.name, result))
+            self.border.output(self.graph, proto, self.whole(proto.name, result))
             for proto, result in zip(self.model.graph.output, results, strict=True)
         ]
         if not outputs:
@@ -140,8 +142,35 @@ class _ModelImporter:
         if twice is not None:
             raise model_error(f"the output {twice!r} is listed twice", fix="export the model again")
         check_factors(self.graph)
-        self.graph.set_outputs(outputs, names)
+        self.graph.set_outputs(*self.counted(names, results, outputs))
         return self.graph
+
+    def counted(
+        self, names: Sequence[str], results: Sequence[Binding], outputs: Sequence[Value]
+    ) -> tuple[list[Value], list[str]]:
+        """All outputs and their names: the model's, and how many places of each hold results."""
+        values, all_names = list(outputs), list(names)
+        for name, result in zip(names, results, strict=True):
+            mark = self.padded.get(result) if isinstance(result, Value) else None
+            if mark is None:
+                continue
+            assert isinstance(result, Value)
+            count = f"{name}.count"
+            while count in all_names:
+                count += "_"
+            self.remarks.append(
+                f"import: output {name!r} has {result.type.shape[mark.axis]} places along axis "
+                f"{mark.axis}, as many as it can have; how many hold results is output {count!r}"
+            )
+            values.append(mark.count)
+            all_names.append(count)
+        return values, all_names
+
+    def whole(self, name: str, result: Binding) -> Value:
+        """What the model's output ``name`` stands for, its padding overwritten."""
+        value = _tensor(name, result)
+        mark = self.padded.get(value)
+        return value if mark is None else filled(self.graph, name, value, mark)
 
     def body(
         self,
@@ -203,9 +232,11 @@ class _ModelImporter:
         attrs = attributes(proto, self.tensors)
         view = OnnxNode(
             proto.op_type, loc, domain, versions[domain], known, attrs, len(proto.output),
-            self.graph, self.border.elements, tuple(proto.output),
+            self.graph, self.border.elements, tuple(proto.output), self.padded,
         )  # fmt: skip
         if structural is not None:
+            if any(isinstance(v, Value) and v in self.padded for v in operands):
+                raise Unsupported("the size of an operand depends on the data")
             call = Call(self, view, operands, scope, versions)
             return _well_formed(view, lambda: structural(call))
         if len(known) != len(operands):
@@ -216,9 +247,12 @@ class _ModelImporter:
             assert function is not None
             return self.expand(view, proto, function)
         start = len(self.graph.nodes)
-        results = _well_formed(
-            view, lambda: fold_nodes(self.graph, start, list(importer(respelled(view))))
-        )
+
+        def imported() -> Sequence[Value]:
+            made = list(followed(respelled(view), importer))
+            return settled(self.graph, start, made, self.padded)
+
+        results = _well_formed(view, imported)
         constant = proto.attribute[0].t if proto.op_type == "Constant" and not domain else None
         if constant is not None and isinstance(results[0], Value):
             self.border.remember(results[0], constant)

@@ -16,13 +16,27 @@ class Unsupported(Exception):
 
 
 @dataclass(frozen=True)
+class Padded:
+    """How many places along an axis hold results, where data decide that; the rest is padding.
+
+    Attributes:
+        axis: which axis, from 0 on.
+        count: how many of its first places are results, i64[].
+    """
+
+    axis: int
+    count: Value
+
+
+@dataclass(frozen=True)
 class OnnxNode:
     """One ONNX node as an importer sees it.
 
     ``inputs`` are values of the graph (None where omitted); ``attrs`` are plain Python values
     (tensors as numpy arrays, sequences as tuples). ``elements`` are the model's own types of values
     that are computed in wider ones: integers of 4 and 2 bits, float8, float4. ``outputs`` are the
-    results' names in the model, "" where one is omitted.
+    results' names in the model, "" where one is omitted. ``padded`` are the values whose size the
+    data decide.
     """
 
     op_type: str
@@ -35,6 +49,7 @@ class OnnxNode:
     graph: Graph
     elements: Mapping[Value, DType] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
+    padded: dict[Value, Padded] = field(default_factory=dict)
 
     def wants(self, index: int) -> bool:
         """Whether result ``index`` has a name, so that it may be read."""
@@ -73,6 +88,11 @@ class OnnxNode:
     def optional_constant(self, index: int, what: str) -> Array | None:
         """As :meth:`constant`, None where the operand is omitted."""
         return None if self.optional(index) is None else self.constant(index, what)
+
+    def bounded(self, value: Value, axis: int, count: Value) -> Value:
+        """``value``, of which only the first ``count`` places along ``axis`` hold results."""
+        self.padded[value] = Padded(axis, count)
+        return value
 
     def build(
         self,

@@ -11,10 +11,6 @@ _RANDOM = (
     "its results are random, and dlcc's are the same for the same input; "
     "make the numbers an input of the model"
 )
-_DATA_DEPENDENT = (
-    "the size of its result depends on the data, and all shapes are fixed at compile time; "
-    "end the model before it and do this step in the application"
-)
 _REASONS = {
     "Bernoulli": _RANDOM,
     "Multinomial": _RANDOM,
@@ -22,7 +18,6 @@ _REASONS = {
     "RandomNormalLike": _RANDOM,
     "RandomUniform": _RANDOM,
     "RandomUniformLike": _RANDOM,
-    "Unique": _DATA_DEPENDENT,
 }
 
 

@@ -229,14 +229,3 @@ def import_max_roi_pool(node: OnnxNode) -> Sequence[Value]:
     size = tuple(int(v) for v in node.attrs["pooled_shape"])
     attrs = {"size": size, "scale": float(node.attrs.get("spatial_scale", 1.0))}
     return _of_images(node, "max_roi_pool", [node.input(1)], attrs)
-
-
-@onnx_op("NonMaxSuppression", since=10)
-def import_non_max_suppression(node: OnnxNode) -> Sequence[Value]:
-    """Refused: how many boxes remain is known only when the network runs."""
-    boxes, scores = (node.inputs[k] if k < len(node.inputs) else None for k in (0, 1))
-    names = " and ".join(repr(v.name) for v in (boxes, scores) if v is not None)
-    raise Unsupported(
-        "the size of its result depends on the data (how many boxes overlap); cut the model before "
-        f"it (make {names} its outputs) and select boxes outside of the network"
-    )

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
+from dlcc.frontends.registry import OnnxNode, onnx_op
 from dlcc.ir import I64, Node, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Interval, Op, Quantised, type_error
 from dlcc.ops.cast import cast_to
 from dlcc.ops.pointwise import present
-from dlcc.ops.shape import Movement, axis_of, reshaped
+from dlcc.ops.shape import Movement, axis_of
 
 if TYPE_CHECKING:
     from dlcc.tir.access import TirContext
@@ -276,23 +276,3 @@ def _one_hot(node: OnnxNode) -> Sequence[Value]:
     depth = int(node.constant(1, "the depth").reshape(-1)[0])
     axis = axis_of(node.attrs.get("axis", -1), indices.type.rank + 1)
     return node.build("one_hot", [indices, node.input(2)], {"axis": axis, "depth": depth})
-
-
-@onnx_op("NonZero", since=9)
-def _non_zero(node: OnnxNode) -> Sequence[Value]:
-    x = node.constant(0, "the input (the result's shape depends on it)")
-    places = np.asarray(np.nonzero(x), np.int64).reshape(x.ndim, -1)
-    return [node.graph.add_constant(places, name=node.name)]
-
-
-@onnx_op("Compress", since=9)
-def _compress(node: OnnxNode) -> Sequence[Value]:
-    x = node.input(0)
-    kept = np.nonzero(node.constant(1, "the condition").reshape(-1))[0].astype(np.int64)
-    indices = node.graph.add_constant(kept, name="kept")
-    if "axis" not in node.attrs:
-        x = reshaped(node, x, (x.type.elements,), "/flat")
-    axis = axis_of(node.attrs.get("axis", 0), x.type.rank)
-    if kept.size and kept[-1] >= x.type.shape[axis]:
-        raise Unsupported(f"the condition keeps place {kept[-1]} of {x.type.shape[axis]}")
-    return node.build("gather", [x, indices], {"axis": axis})

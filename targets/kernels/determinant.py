@@ -15,7 +15,7 @@ from dlcc.tir import expr
 
 def determinants(count: int, size: int, operands: Sequence[KernelArg]) -> KernelStep:
     """The only step, for ``count`` matrices of ``size`` rows; thread scratch of a matrix."""
-    key = name_key("determinant", size)
+    key = name_key("determinant", count, size)
     args: tuple[KernelArg, ...] = (*operands, ("thread_scratch", 0), ("out", 0))
     return KernelStep(key, lambda: determinant_function(key, size), args, count)
 

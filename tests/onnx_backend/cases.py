@@ -63,9 +63,18 @@ class Case:
             graph = import_onnx(self.model, shapes=empty, constants=_constants(given))
         return graph, {v.name: given[v.name] for v in graph.inputs}
 
-    def difference(self, results: Sequence[Array]) -> str:
-        """How ``results`` differ from the case's outputs; "" if they are near enough."""
-        for got, want in zip(results, self.wanted, strict=True):
+    def difference(self, results: Mapping[str, Array]) -> str:
+        """How ``results`` differ from the case's outputs; "" if they are near enough.
+
+        Of outputs whose size the data decide, the part that holds results is compared; the numbers
+        of these follow the outputs.
+        """
+        names = [v.name for v in self.model.graph.output]
+        for name, want in zip(names, self.wanted, strict=True):
+            got = results[name]
+            if f"{name}.count" in results:
+                axis = next((k for k, n in enumerate(got.shape) if n != want.shape[k]), 0)
+                got = np.take(got, np.arange(results[f"{name}.count"]), axis)
             if got.shape != want.shape or got.dtype != want.dtype:
                 return f"{got.dtype}{got.shape} instead of {want.dtype}{want.shape}"
             # bfloat16 models are computed in float32, which the cases' data is not

@@ -35,6 +35,15 @@ standard's data says; with `-m slow` all of them are compiled and run as well.
 {read} of {total} cases are read. Models may use opsets 1 to {newest}; "from" below
 is 7 for what opsets 1 to 6 have as well.
 
+## Results whose size depends on the data
+
+All shapes of a compiled network are fixed. What NonMaxSuppression, NonZero, Compress and Unique
+give has the largest size that it can have; the first places along its axis are the results, and the
+rest is -1 (0 in types without a sign). An output `boxes` of such a size comes with another one,
+`boxes.count`: a single int64, how many places hold results. Ops that treat the places alike (Gather
+by them, elementwise ops, Concat along another axis, ...) pass the count on, and Shape gives it; an
+op that would mix results with what fills them up, such as a sum over the axis, is refused.
+
 ## Operators
 
 "From" is the oldest opset for which the operator has an importer of its own; operators without one

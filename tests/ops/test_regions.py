@@ -126,10 +126,3 @@ def test_what_does_not_fit_is_refused():
     assert (found.low, found.high) == (0.0, 5.0)
     with pytest.raises(DlccError, match="images with 3 axes"):
         import_node("MaxRoiPool", floats(1, 2, 3), [floats(2, 5)], pooled_shape=[2, 2])
-
-
-def test_suppression_of_boxes_says_how_to_cut_the_model():
-    node = helper.make_node("NonMaxSuppression", ["b", "s"], ["y"])
-    inputs = [tensor("b", (1, 6, 4)), tensor("s", (1, 2, 6))]
-    with pytest.raises(DlccError, match=r"(?s)cut the model before it .*'b' and 's'"):
-        import_onnx(model([node], inputs, [tensor("y", None, 7)]))
