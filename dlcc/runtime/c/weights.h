@@ -94,7 +94,8 @@ static dlcc_status dlcc_weights_verify(const dlcc_weights *weights, const char *
 #if DLCC_PACKED
   const int fits = header.content_bytes == dlcc_packed.content;
 #else
-  const int fits = header.content_bytes <= header.file_bytes - sizeof header &&
+  const uint64_t rest = header.file_bytes - sizeof header; /* held against the library below */
+  const int fits = header.content_bytes <= rest && rest - header.content_bytes < DLCC_ALIGNMENT &&
                    header.unpacked_hash == 0;
 #endif
   if (header.header_bytes != sizeof header || header.file_bytes != info->weights_bytes || !fits ||
