@@ -272,6 +272,8 @@ def _split(node: OnnxNode) -> Sequence[Value]:
         parts = integers(np.asarray(given))
     else:
         count = node.attrs.get("num_outputs", node.output_count)
+        if count != node.output_count:
+            raise Unsupported(f"num_outputs is {count}, it has {node.output_count}")
         part = math.ceil(size / count)
         parts = tuple(max(0, min(part, size - k * part)) for k in range(count))
     if sum(parts) != size or min(parts, default=0) < 0:

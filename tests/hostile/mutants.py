@@ -29,6 +29,9 @@ def mutants(_rng: np.random.Generator) -> Iterator[Case]:
         made = one_node("n", "Relu")
         made.opset_import.add(domain="ai.onnx.ml", version=version)
         yield case(f"mutants/opset-{version}", made, compiles=False)
+    for count in (0, 2, 1 << 40):
+        made = one_node("n", "Split", [(6,)], outputs=3, opset=18, num_outputs=count)
+        yield case(f"mutants/split-{count}", made, compiles=False)
     made = one_node("n", "SplitToSequence", [(1 << 24,)])
     made.graph.node[0].output[0] = "s"
     made.graph.node.append(helper.make_node("ConcatFromSequence", ["s"], ["y0"], axis=0))
