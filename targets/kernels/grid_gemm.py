@@ -35,11 +35,11 @@ from targets.kernels.grid_gemm_code import (
     gemm_function,
 )
 from targets.kernels.grid_items import thread_each
-from targets.kernels.grid_machine import LAUNCH_SECONDS, Machine
+from targets.kernels.grid_machine import LAUNCH_SECONDS, Machine, Unit
 from targets.kernels.grid_stage import Columns, stage_step
 from targets.kernels.spec import SIZE, ConvSpec
 
-_MMA_TILES = (
+MMA_TILES = (
     Tile(128, 128, (2, 4)),
     Tile(128, 64, (4, 2)),
     Tile(64, 128, (2, 4)),
@@ -50,7 +50,7 @@ _MMA_TILES = (
     Tile(16, 64, (1, 4)),
     Tile(16, 32, (1, 2)),
 )
-_SIMT_TILES = (
+SIMT_TILES = (
     Tile(128, 128, (8, 1), 3),
     Tile(64, 128, (8, 1), 3),
     Tile(128, 64, (8, 1), 3),
@@ -64,10 +64,13 @@ _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 _BYTES_PER_CYCLE = 48
 """That a multiprocessor brings to its shared memory."""
 
+_SHARED_BYTES_PER_CYCLE = 128
+"""That it reads there."""
+
 _SLICE_CYCLES = 40
 """Least cycles of a slice: two barriers' worth of waiting."""
 
-_BLOCK_CYCLES = 1200
+_BLOCK_CYCLES = 1000
 """Cycles until the first slice is there, and to store results."""
 
 
@@ -86,7 +89,8 @@ def predicted(spec: ConvSpec, tile: Tile, machine: Machine) -> float:
     values = tile.rows * tile.columns * SLICE // SIZE[spec.in_dtype]
     multiply = values / machine.products(spec.in_dtype)
     copy = (tile.rows + tile.columns) * SLICE / _BYTES_PER_CYCLE
-    cycles = slices * max(busy * multiply, busy * copy, _SLICE_CYCLES) + _BLOCK_CYCLES
+    read = _read_bytes(tile, machine.unit(spec.in_dtype)) / _SHARED_BYTES_PER_CYCLE
+    cycles = slices * max(busy * max(multiply, copy, read), _SLICE_CYCLES) + _BLOCK_CYCLES
     seconds = waves * cycles / machine.clock + LAUNCH_SECONDS
     if tile.splits > 1:
         moved = (2 * tile.splits + 1) * 4 * pixels * spec.oc
@@ -94,10 +98,18 @@ def predicted(spec: ConvSpec, tile: Tile, machine: Machine) -> float:
     return seconds
 
 
+def _read_bytes(tile: Tile, unit: Unit) -> int:
+    """What a block's warps or threads read of a slice in shared memory."""
+    if unit == "simt":
+        return tile.threads * (tile.rows + tile.columns) // 16 * SLICE
+    down, across = tile.warps
+    return (tile.rows * across + tile.columns * down) * SLICE
+
+
 @lru_cache(maxsize=1024)
 def best_tile(spec: ConvSpec, machine: Machine) -> Tile:
     """The tile that is predicted to take the least time."""
-    tiles = _MMA_TILES if machine.unit(spec.in_dtype) == "mma" else _SIMT_TILES
+    tiles = MMA_TILES if machine.unit(spec.in_dtype) == "mma" else SIMT_TILES
     slices = slices_of(spec)
     candidates = [
         replace(tile, splits=splits)

@@ -16,10 +16,10 @@ from targets.kernels.grid_machine import LAUNCH_SECONDS, Machine
 from targets.kernels.grid_softmax import grid_softmax, grid_softmax_cost
 from targets.rows import layers
 
-TERM_CYCLES = 8
+TERM_CYCLES = 12
 """That a thread waits for the operands of one product of its sum."""
 
-PRODUCTS = 24
+PRODUCTS = 16
 """Products of a multiprocessor in a cycle where threads share nothing."""
 
 
