@@ -10,8 +10,8 @@ _MAJOR, _MINOR = 75, 76
 
 
 @cache
-def compute_capability() -> tuple[int, int] | None:
-    """Major and minor number of the first GPU; None where there is none or no driver."""
+def compute_capability() -> int | None:
+    """Ten times that of the first GPU, 80 for 8.0; None where there is none or no driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -24,10 +24,4 @@ def compute_capability() -> tuple[int, int] | None:
         if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device):
             return None
         numbers.append(value.value)
-    return numbers[0], numbers[1]
-
-
-def runs(architecture: str, capability: tuple[int, int]) -> bool:
-    """Whether code for ``architecture`` (``sm_80``) runs on a device of ``capability``."""
-    major, minor = divmod(int(architecture.removeprefix("sm_")), 10)
-    return capability[0] == major and capability[1] >= minor
+    return 10 * numbers[0] + numbers[1]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
+from dlcc.cuda.architecture import Architecture
+from dlcc.cuda.device import compute_capability
 from dlcc.errors import DlccError, ExitCode
 from dlcc.lowering.target import Target
 from targets.cuda.architectures import ARCHITECTURES
@@ -45,22 +47,20 @@ class CudaFamily:
 
     def missing(self, target: Target) -> list[str]:
         """What code for ``target`` runs on, where this machine has no such GPU."""
-        from dlcc.cuda.device import compute_capability, runs
-
-        found = compute_capability()
-        return [] if found is not None and runs(target.mcpu, found) else [target.mcpu]
+        found, wanted = compute_capability(), Architecture.named(target.mcpu)
+        runs = found is not None and wanted is not None and wanted.runs(found)
+        return [] if runs else [target.mcpu]
 
 
 @cache
 def _target(variant: str) -> Target:
-    architecture = ARCHITECTURES[variant]
     return Target(
         f"cuda:{variant}",
         TRIPLE,
         variant,
         (),
         (variant,),
-        rows_for(architecture),
+        rows_for(ARCHITECTURES[variant]),
         most_threads=1,
         alignment=ALIGNMENT,
         slack=SLACK,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dlcc.lowering.target import KernelRow
-from targets.cuda.architectures import CLOCK, Architecture
+from targets.cuda.architectures import CLOCK, Gpu
 from targets.isa import Isa
 from targets.kernels.grid_machine import Machine
 from targets.rows.default import DefaultRow
@@ -19,18 +19,15 @@ from targets.rows.regions import RegionsRow
 from targets.rows.scatter import ScatterRow
 
 
-def thread_of(architecture: Architecture) -> Isa:
+def thread_of(gpu: Gpu) -> Isa:
     """What one thread is to generators of scalar code."""
-    name = architecture.name
-    return Isa(name, name, (), (name,), 1, 64, "madd", l2=0, item_elements=1)
+    return Isa(gpu.name, gpu.name, (), (gpu.name,), 1, 64, "madd", l2=0, item_elements=1)
 
 
-def rows_for(architecture: Architecture) -> tuple[KernelRow, ...]:
+def rows_for(gpu: Gpu) -> tuple[KernelRow, ...]:
     """All rows."""
-    thread = thread_of(architecture)
+    thread = thread_of(gpu)
     scalar = (RecurrentRow(thread), RegionsRow(thread), ScatterRow(thread), DefaultRow(thread))
-    machine = Machine(
-        architecture.multiprocessors, CLOCK, architecture.mma, architecture.shared_bytes
-    )
+    machine = Machine(gpu.multiprocessors, CLOCK, gpu.mma, gpu.shared_bytes)
     made = (GridGemmRow, GridConvRow, GridConvTransposeRow, GridSoftmaxRow)
     return (*(row(machine) for row in made), *map(GridRow, scalar))

@@ -89,11 +89,15 @@ def _declared(prelude: str) -> str:
     return "".join([*made, prelude[at:]])
 
 
-def add_module(cubin: bytes, source: str) -> None:
-    """Compiles the kernels of a cubin for the CPU, from the CUDA C++ that it was made of."""
+def add_module(cubin: bytes, source: str) -> Path:
+    """Compiles the kernels of a cubin for the CPU, from the CUDA C++ that it was made of.
+
+    Returns the library that holds them.
+    """
     name = hashlib.sha256(cubin).hexdigest()
-    if (folder() / f"{name}.so").exists():
-        return
+    library = folder() / f"{name}.so"
+    if library.exists():
+        return library
     prelude = files("dlcc.cuda").joinpath("prelude.cuh").read_text("utf-8")
     kernels = _DYNAMIC.sub(r"\1 *const \2 = (\1 *)emulator::shared;", source.removeprefix(prelude))
     cubin_facts = read_cubin(cubin)
@@ -110,7 +114,7 @@ def add_module(cubin: bytes, source: str) -> None:
     flags += ("-fsanitize=alignment", "-fsanitize-trap=alignment")
     made = folder() / f"{name}.tmp"
     _zig(*flags, "-nostdinc++", "-w", "-I", HERE, text, "-o", made)
-    made.rename(folder() / f"{name}.so")
+    return made.rename(library)
 
 
 @contextmanager
