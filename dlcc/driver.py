@@ -6,8 +6,8 @@ The only module of dlcc (with the command line) that knows the pass and target p
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import passes as pass_library
 import targets as target_library
 from dlcc.accuracy import has_labels, labels_in, scores_output
-from dlcc.analysis.certificates import Assignment, Certificate, certify, digest, with_kernels
+from dlcc.analysis.certificates import Certificate, certify, digest, with_kernels
 from dlcc.analysis.footprint import check_footprint
 from dlcc.artifact import (
     Artifact,
@@ -23,13 +23,17 @@ from dlcc.artifact import (
     check_name,
     check_output,
     check_pack,
+    has_profiles,
+    profile_suffix,
     write_artifact,
 )
 from dlcc.bounds import Progress, bounded
+from dlcc.calibration import Calibration, calibrations
 from dlcc.codegen import build_object, print_sources
-from dlcc.data import Batches, load_npz, named_inputs, split_batches
+from dlcc.data import load_npz, named_inputs, split_batches
 from dlcc.errors import DlccError, ExitCode
-from dlcc.frontends import load_graph
+from dlcc.frontends import load_profiles
+from dlcc.frontends.profiles import MOST
 from dlcc.ir import Graph
 from dlcc.ir.encodings import Array
 from dlcc.ir.text import files_of
@@ -40,9 +44,9 @@ from dlcc.lowering.target import Target
 from dlcc.lowering.tuning import TuningDatabase
 from dlcc.program import Program, Sample
 from dlcc.recording import record_sample
-from dlcc.tuner import CANDIDATES, ROUNDS, LayerTimes
+from dlcc.tuner import CANDIDATES, ROUNDS, LayerTimes, check_runs
 from dlcc.tuner import tune as measure_candidates
-from dlcc.verification import Verification, prepare
+from dlcc.verification import Verification, check_all, prepare
 from passes.base import Pass, PassContext, Remark
 from passes.borders import Borders, as_given
 from passes.compression.sensitivity import (
@@ -53,16 +57,16 @@ from passes.compression.sensitivity import (
     check_sparsities,
 )
 from passes.manager import PassManager, PassRecord, Selection
+from passes.outcome import Optimised
 from passes.pipeline import parse_pipeline, print_pipeline
 from passes.pipelines import OPTIMISE, default_pipeline
 from passes.prune import Prune
 from passes.quantization.samples import read
 from passes.recipe import Recipe
+from passes.shape_profiles import run_profiles
 
 if TYPE_CHECKING:
     from dlcc.remote.board import Board
-
-Calibration = str | Path | Callable[[], Iterable[Mapping[str, Array]]]
 
 DEFAULT_THREADS = 8
 """Not this machine's core count: the same input and options give the same bytes everywhere."""
@@ -89,7 +93,8 @@ class CompileOptions:
         nhwc: images of such codes have the channels of a pixel side by side.
         threads: upper bound on threads at run time; 0 for :data:`DEFAULT_THREADS`, or for as many
             as the target's runtime has.
-        shapes: symbolic dimension -> size, or input name -> shape.
+        shapes: symbolic dimension -> size, or input name -> shape; or several of each: the artifact
+            holds a shape profile for every combination, the first one first.
         constants: input name -> what it always is; no input of the compiled network.
         calibration: .npz file, or a callable that starts an iterator of feeds.
         tuning: database file of ``dlcc tune``; kernels it has measured are chosen by it.
@@ -177,24 +182,26 @@ class CompileOptions:
         short = () if target is None else target.short_floats[:1]
         return parse_pipeline(default_pipeline(self.bits, *short, outputs=self.integer_outputs))
 
+    def manager(
+        self, steps: Sequence[Pass], after_each: Callable[[PassRecord], None] | None
+    ) -> PassManager:
+        """Runs ``steps`` as the options say; what is shown and written, is so where a function is
+        to be called after each.
+        """
+        shown = after_each is not None
+        return PassManager(
+            steps,
+            print_before=_selection(self.print_before) if shown else (),
+            print_after=_selection(self.print_after) if shown else (),
+            verify_numerics=self.verify_numerics,
+            dump_dir=self.dump_dir if shown else None,
+            after_each=after_each,
+        )
+
     @property
     def borders(self) -> Borders:
         """What the caller gives and gets."""
         return Borders(self.integer_inputs, self.integer_outputs, self.nhwc)
-
-
-@dataclass(frozen=True)
-class Optimised:
-    """A graph after its passes."""
-
-    graph: Graph
-    pipeline: str
-    remarks: tuple[Remark, ...]
-    passes: tuple[PassRecord, ...]
-    recipe: Recipe | None = None
-    assigned: Mapping[str, Assignment] = field(default_factory=dict)
-    calibration: Batches | None = field(default=None, repr=False)
-    imported: Graph | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -216,74 +223,72 @@ def optimise(
     """Import ``model`` and run the pipeline, with facts and costs of ``target`` where it is known.
 
     Raises:
-        DlccError: the model, the data or the pipeline is at fault.
+        DlccError: the model, the data or the pipeline is at fault; USAGE for several profiles.
+    """
+    (optimised,) = optimise_profiles(model, options, progress, target, most=1)
+    return optimised
+
+
+def optimise_profiles(
+    model: str | Path | Graph | Any,
+    options: CompileOptions,
+    progress: Progress = _silent,
+    target: Target | None = None,
+    *,
+    most: int = MOST,
+) -> list[Optimised]:
+    """As :func:`optimise`, for each shape profile, of which ``most`` are allowed.
+
+    All have the same weights and encodings; calibration data is that of the first profile it fits.
+    The remarks and records are those of this profile, on which lossy passes ran.
     """
     remarks: list[Remark] = []
     recipe, last = options.read_recipe(), options.borders.passes()
     pipeline = [] if recipe else options.pipeline(target)
     progress("import", 0.0)
-    graph = model.copy() if isinstance(model, Graph) else import_model(model, options, remarks)
-    check_footprint(graph)
+    graphs = [model.copy()] if isinstance(model, Graph) else _import(model, options, remarks, most)
+    for graph in graphs:
+        check_footprint(graph)
     progress("import", 1.0)
+    leader, given = calibrations(options.calibration, graphs)
     if recipe is not None:
-        pipeline = recipe.passes(graph)
+        pipeline = recipe.passes(graphs[leader])
     pipeline += last
-    before = {value.name: value.type for value in graph.inputs}
+    before = [{value.name: value.type for value in graph.inputs} for graph in graphs]
     kept = options.verify_numerics and not last and not any(step.lossy for step in pipeline)
-    imported = graph.copy() if kept else None
-    calibration, labels = _calibration(options.calibration, graph)
-    samples = () if calibration is None else tuple(islice(calibration(), options.verify_numerics))
+    imported = [graph.copy() if kept else None for graph in graphs]
+    samples = options.verify_numerics
     widths = [width for step in pipeline if (width := step.layer_bits) is not None]
-    context = PassContext(
-        calibration=calibration,
-        labels=labels,
-        verify_inputs=samples,
-        target={} if target is None else target.facts,
-        cost=None if target is None else CostModel(target, widths[-1] if widths else 32),
-        remarks=remarks,
-        progress=lambda p: progress(p.pass_name, p.fraction),
-    )
-    manager = PassManager(
-        pipeline,
-        print_before=_selection(options.print_before),
-        print_after=_selection(options.print_after),
-        verify_numerics=options.verify_numerics,
-        dump_dir=options.dump_dir,
-    )
-    records = manager.run(graph, context).records
-    options.borders.check(graph, context.remarks)
-    if calibration is not None:
-        calibration = as_given(calibration, pipeline, before, graph)
-    return Optimised(
-        graph,
-        print_pipeline(pipeline),
-        tuple(context.remarks),
-        tuple(records),
-        recipe,
-        context.assigned,
-        calibration,
-        imported,
-    )
-
-
-def _calibration(
-    source: Calibration | None, graph: Graph
-) -> tuple[Batches | None, Callable[[], Array] | None]:
-    """Batches of the calibration data and, where a file holds some, what gives their labels.
-
-    Raises:
-        DlccError: the data does not fit the network.
-    """
-    if source is None:
-        return None, None
-    if callable(source):
-        start = source
-        return lambda: (dict(feed) for feed in start()), None
-    arrays, names, where = load_npz(Path(source)), {v.name for v in graph.inputs}, str(source)
-    batches = split_batches(named_inputs(arrays, graph, where), graph, where)
-    if not has_labels(arrays, names):
-        return batches, None
-    return batches, lambda: labels_in(arrays, names, where)
+    contexts = [
+        PassContext(
+            calibration=data.batches,
+            labels=data.labels,
+            verify_inputs=tuple(islice(data.batches(), samples)) if data.batches else (),
+            target={} if target is None else target.facts,
+            cost=None if target is None else CostModel(target, widths[-1] if widths else 32),
+            remarks=remarks if number == leader else [],
+            progress=lambda p: progress(p.pass_name, p.fraction),
+        )
+        for number, data in enumerate(given)
+    ]
+    records = run_profiles(graphs, leader, pipeline, options.manager, contexts)
+    made = []
+    for number, graph in enumerate(graphs):
+        options.borders.check(graph, contexts[number].remarks)
+        batches = given[number].batches
+        made.append(
+            Optimised(
+                graph,
+                print_pipeline(pipeline),
+                tuple(remarks),
+                tuple(records),
+                recipe,
+                contexts[leader].assigned,
+                batches and as_given(batches, pipeline, before[number], graph),
+                imported[number],
+            )
+        )
+    return made
 
 
 def _selection(names: tuple[str, ...]) -> Selection:
@@ -292,10 +297,18 @@ def _selection(names: tuple[str, ...]) -> Selection:
 
 def import_model(model: str | Path | Any, options: CompileOptions, remarks: list[Remark]) -> Graph:
     """A graph from a path or an ONNX ModelProto, its remarks added to ``remarks``."""
+    return _import(model, options, remarks, 1)[0]
+
+
+def _import(
+    model: str | Path | Any, options: CompileOptions, remarks: list[Remark], most: int
+) -> list[Graph]:
     notes: list[str] = []
-    graph = load_graph(model, shapes=options.shapes, constants=options.constants, remarks=notes)
+    graphs = load_profiles(
+        model, shapes=options.shapes, constants=options.constants, remarks=notes, most=most
+    )
     remarks += [Remark("import", "", "note", note) for note in notes]
-    return graph
+    return graphs
 
 
 def compile(
@@ -337,11 +350,12 @@ def _compiled(
     emit, threads = target.kinds(chosen.emit), target.threads(chosen.threads, DEFAULT_THREADS)
     chooser = choose if chosen.tuning is None else TuningDatabase.load(Path(chosen.tuning)).choose
     marks = [time.perf_counter()]
-    optimised = optimise(model, chosen, progress, target)
-    certificates = certify(optimised.graph, optimised.assigned)
+    most = MOST if has_profiles(target.triple, target.device, emit) else 1
+    profiles = optimise_profiles(model, chosen, progress, target, most=most)
+    certificates = [certify(one.graph, one.assigned) for one in profiles]
     marks.append(time.perf_counter())
     program = lower_variants(
-        optimised.graph,
+        [one.graph for one in profiles],
         targets,
         build_object,
         threads=threads,
@@ -352,21 +366,14 @@ def _compiled(
         every=bool(target.device) or chosen.machine not in target_library.SEVERAL,
     )
     marks.append(time.perf_counter())
-    optimised, sample = _recorded(optimised, program, chosen)
+    optimised, sample = _recorded(profiles[0], program, chosen)
     optimised = _with_variants_left_out(optimised, program)
     count = chosen.verify_numerics if "so" in emit else 0
-    optimised, check = _verified(optimised, program, targets, count) if count else (optimised, None)
-    program.report.update(_report(optimised))
+    check: Callable[[Path], None] | None = None
+    if count:
+        optimised, check = _verified(optimised, profiles, program, targets, count)
+    program.report.update(optimised.report())
     progress("link", 0.0)
-    layers = _narrowest(certificates, program)
-    told = {
-        "pipeline": optimised.pipeline,
-        "target": target_library.joined_name(targets),
-        "certificates": [c.to_json() for c in layers],
-        "ir": digest(optimised.graph),
-    }
-    if optimised.recipe is not None:
-        told["recipe"] = optimised.recipe.text
     artifact = write_artifact(
         program,
         Path(output),
@@ -375,8 +382,11 @@ def _compiled(
         pack=chosen.pack,
         name=chosen.name,
         sample=sample,
-        manifest_extra=told,
-        documents=files_of(optimised.graph) if chosen.keep_ir else None,
+        manifest_extra={
+            "target": target_library.joined_name(targets),
+            **_told(profiles, certificates, program),
+        },
+        documents=_documents(profiles) if chosen.keep_ir else None,
         check=check,
     )
     progress("link", 1.0)
@@ -386,26 +396,62 @@ def _compiled(
     return CompileResult(artifact, optimised, program, seconds)
 
 
+def _told(
+    profiles: Sequence[Optimised],
+    certificates: Sequence[Sequence[Certificate]],
+    program: Program,
+) -> dict[str, object]:
+    """What the manifest tells of the passes, and of the graph of each shape profile."""
+    first, *others = (
+        {
+            "certificates": [c.to_json() for c in _narrowest(found, lowered)],
+            "ir": digest(one.graph),
+        }
+        for one, found, lowered in zip(profiles, certificates, program.profiles, strict=True)
+    )
+    recipe = profiles[0].recipe
+    return {
+        "pipeline": profiles[0].pipeline,
+        **first,
+        **({"more_graphs": others} if others else {}),
+        **({} if recipe is None else {"recipe": recipe.text}),
+    }
+
+
+def _documents(profiles: Sequence[Optimised]) -> dict[str, bytes]:
+    """The graph of each shape profile, by suffix of the C name."""
+    return {
+        f"{profile_suffix(number)}{suffix}": text
+        for number, one in enumerate(profiles)
+        for suffix, text in files_of(one.graph).items()
+    }
+
+
 def _with_variants_left_out(optimised: Optimised, program: Program) -> Optimised:
     """With a remark for each variant of the kernels that the library does without."""
     left_out = program.report.get("left_out", {})
     assert isinstance(left_out, dict)
     notes = [f"{name} has no kernels of its own: {why}" for name, why in left_out.items()]
-    remarks = tuple(Remark("variants", "", "note", note) for note in notes)
-    return replace(optimised, remarks=(*optimised.remarks, *remarks))
+    return optimised.noted("variants", *notes)
 
 
 def _verified(
-    optimised: Optimised, program: Program, targets: Sequence[Target], count: int
+    optimised: Optimised,
+    profiles: Sequence[Optimised],
+    program: Program,
+    targets: Sequence[Target],
+    count: int,
 ) -> tuple[Optimised, Callable[[Path], None] | None]:
     """What --verify-numerics holds the library to; a remark where this machine cannot run it."""
     here = {t.name.rpartition(":")[2] for t in targets if not target_library.missing_here(t)}
-    feeds = optimised.calibration() if optimised.calibration else ()
-    made = prepare(optimised.graph, optimised.imported, program, here, feeds, count)
-    if isinstance(made, Verification):
-        return optimised, made.check
-    remark = Remark("verify-numerics", "", "note", made)
-    return replace(optimised, remarks=(*optimised.remarks, remark)), None
+    checks: list[Verification] = []
+    for one, lowered in zip(profiles, program.profiles, strict=True):
+        feeds = one.calibration() if one.calibration else ()
+        made = prepare(one.graph, one.imported, lowered, here, feeds, count)
+        if not isinstance(made, Verification):
+            return optimised.noted("verify-numerics", made), None
+        checks.append(made)
+    return optimised, lambda folder: check_all(checks, folder)
 
 
 def _narrowest(certificates: Sequence[Certificate], program: Program) -> list[Certificate]:
@@ -425,10 +471,7 @@ def _recorded(
     sample, why = record_sample(
         optimised.graph, program.inputs, options.sample, given() if given else None, name
     )
-    if why:
-        remark = Remark("sample", "", "note", why)
-        optimised = replace(optimised, remarks=(*optimised.remarks, remark))
-    return optimised, sample
+    return optimised.noted("sample", why) if why else optimised, sample
 
 
 def sensitivity(
@@ -514,9 +557,9 @@ def tune(
     targets = target_library.get_targets(chosen.machine)
     if chosen.machine in target_library.SEVERAL:  # those that the machine runs, if it runs any
         targets = tuple(t for t in targets if not _missing(t, board)) or targets[:1]
-        _check_runs(targets[0], board, chosen.machine)
+        check_runs(_missing(targets[0], board), chosen.machine, board)
     for target in targets:
-        _check_runs(target, board, target.name)
+        check_runs(_missing(target, board), target.name, board)
     path = Path(database)
     known = TuningDatabase.load(path) if path.exists() else TuningDatabase()
     optimised = optimise(model, chosen, progress, targets[-1])
@@ -537,25 +580,8 @@ def tune(
     return results
 
 
-def _report(optimised: Optimised) -> dict[str, object]:
-    passes = [
-        {
-            "pass": p.text,
-            "modified": p.modified,
-            "statistics": p.statistics,
-            "max_abs_errors": {name: e.max_abs for name, e in (p.errors or {}).items()},
-        }
-        for p in optimised.passes
-    ]
-    remarks = [
-        {"pass": r.pass_name, "layer": r.loc, "kind": r.kind, "message": r.message}
-        for r in optimised.remarks
-    ]
-    return {"pipeline": optimised.pipeline, "passes": passes, "remarks": remarks}
-
-
 __all__ = ["CompileOptions", "CompileResult", "Optimised", "compile", "import_model", "optimise"]
-__all__ += ["sensitivity", "tune"]
+__all__ += ["optimise_profiles", "sensitivity", "tune"]
 
 
 def _missing(target: Target, board: Board | None) -> list[str]:
@@ -563,23 +589,3 @@ def _missing(target: Target, board: Board | None) -> list[str]:
     if board is None:
         return target_library.missing_here(target)
     return board.missing(target.triple, target.features)
-
-
-def _check_runs(target: Target, board: Board | None, name: str) -> None:
-    """Refuses to measure ``target``, which ``name`` stands for, where its code does not run."""
-    place, machine, fix = (
-        "here",
-        "this machine",
-        "give such a machine by --remote, or tune for `cpu`",
-    )
-    if board is not None:
-        place, machine, fix = f"at {board.place}", "the board", "tune for the board's target"
-    missing = _missing(target, board)
-    if missing:
-        raise DlccError(
-            ExitCode.TARGET,
-            f"nothing of target {name} can be measured {place}",
-            where="--target",
-            why=f"{machine} lacks {', '.join(missing)}",
-            fix=fix,
-        )

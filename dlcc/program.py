@@ -272,6 +272,10 @@ class Program:
     """The same network for CPUs with more features, each better than those before it: they share
     interface, arena and weights with this one, and no name of a function. The library runs the best
     that the CPU can."""
+    more_shapes: tuple[Program, ...] = ()
+    """The same network for other shapes of its inputs: its further shape profiles. Each has as many
+    variants as this one, of the same names, features and object code; all share the weights, and
+    only shapes differ among their inputs and outputs."""
     alignment: int = ALIGNMENT
     """Bytes: alignment of arena and weights offsets."""
     device: Literal["", "cuda"] = ""
@@ -292,6 +296,16 @@ class Program:
     def variants(self) -> tuple[Program, ...]:
         """This program and the better ones, the best last."""
         return (self, *self.better)
+
+    @property
+    def profiles(self) -> tuple[Program, ...]:
+        """Its shape profiles: this program, and those for other shapes."""
+        return (self, *self.more_shapes)
+
+    @property
+    def schedules(self) -> tuple[Program, ...]:
+        """Every variant of every shape profile: those of the first profile, then of the next."""
+        return tuple(variant for profile in self.profiles for variant in profile.variants)
 
     @cached_property
     def constants_read(self) -> frozenset[int]:

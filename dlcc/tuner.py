@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcc.artifact import write_artifact
 from dlcc.bench import cpu_description
+from dlcc.errors import DlccError, ExitCode
 from dlcc.executable import ProfiledNetwork, open_compiled, random_feed
 from dlcc.ir import Graph, Node
 from dlcc.lowering.choice import Choice
@@ -216,3 +217,32 @@ def _summed(passes: list[_Pass], samples: list[list[list[float]]], target: str) 
         for (key, name), seconds in totals.items():
             results[key].seconds.setdefault(name, seconds)
     return [entry for entry in results.values() if len(entry.seconds) > 1]
+
+
+def check_runs(missing: Sequence[str], name: str, board: Board | None) -> None:
+    """Refuses to measure a target where its code does not run.
+
+    Args:
+        missing: what the machine lacks for it.
+        name: of the target.
+        board: the machine; None for this one.
+
+    Raises:
+        DlccError: TARGET.
+    """
+    if not missing:
+        return
+    place, machine, fix = (
+        "here",
+        "this machine",
+        "give such a machine by --remote, or tune for `cpu`",
+    )
+    if board is not None:
+        place, machine, fix = f"at {board.place}", "the board", "tune for the board's target"
+    raise DlccError(
+        ExitCode.TARGET,
+        f"nothing of target {name} can be measured {place}",
+        where="--target",
+        why=f"{machine} lacks {', '.join(missing)}",
+        fix=fix,
+    )

@@ -62,6 +62,16 @@ class Verification:
                             _compare(results[name], contents, share, what, place)
 
 
+def check_all(checks: Iterable[Verification], folder: Path) -> None:
+    """Run the artifact in ``folder`` as each shape profile's verification says.
+
+    Raises:
+        DlccError: VERIFICATION, an output is not near enough.
+    """
+    for one in checks:
+        one.check(folder)
+
+
 def prepare(
     graph: Graph,
     imported: Graph | None,

@@ -101,10 +101,10 @@ def test_rows_may_be_missing_from_some_variants():
 def test_variants_that_gain_nothing_are_left_out():
     """In float32 all levels of AArch64 compute alike."""
     found = targets.get_targets("arm")
-    program = lower_variants(small_net(), found, lambda *_: b"", every=False)
+    program = lower_variants([small_net()], found, lambda *_: b"", every=False)
     assert [p.variant for p in program.variants] == ["neon"]
     assert set(program.report["left_out"]) == {"dotprod", "i8mm"}
-    program = lower_variants(small_net(), found, lambda *_: b"")
+    program = lower_variants([small_net()], found, lambda *_: b"")
     assert [p.variant for p in program.variants] == ["neon", "dotprod", "i8mm"]
     assert len({p.arena_bytes for p in program.variants}) == 1
     assert program.better[1].features[-1] == "i8mm"
@@ -112,13 +112,13 @@ def test_variants_that_gain_nothing_are_left_out():
 
 def test_a_variant_that_no_cpu_would_run_is_left_out():
     program = targets.get_targets("cpu:sse4+avx2")
-    sse4, avx2 = (Variant(replace(t, features=("sse4_1",)), []) for t in program)
+    sse4, avx2 = (Variant(replace(t, features=("sse4_1",)), [[]]) for t in program)
     kept, reasons = select([sse4, avx2], every=True)
     assert kept == [avx2]
     assert reasons == {"sse4": "every CPU that runs it runs avx2"}
     both = (targets.get_target("cpu:avx2"), targets.get_target("arm"))
     with pytest.raises(ValueError, match="one architecture"):
-        lower_variants(small_net(), both, lambda *_: b"")
+        lower_variants([small_net()], both, lambda *_: b"")
 
 
 def test_manifests_name_what_was_asked_for(library):

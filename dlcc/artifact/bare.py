@@ -7,12 +7,13 @@ of a C library is ``memcpy``, ``memmove`` and ``memset`` at most.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 
 from dlcc.artifact.check import dtype_of, tensor_bytes
 from dlcc.artifact.csource import scale_lines, tensor_line
 from dlcc.artifact.literals import c_comment, c_string
+from dlcc.artifact.toolchain import is_bare
 from dlcc.errors import DlccError, ExitCode
 from dlcc.program import Arg, FusedStep, Program, Step
 
@@ -36,6 +37,8 @@ def check_bare(program: Program) -> None:
         why = f"it is planned for {program.threads} threads"
     elif any(isinstance(step, FusedStep) for step in program.steps):
         why = "it has fused steps"
+    elif program.more_shapes:
+        why = "it has several shape profiles, of which nobody would choose"
     elif program.better:
         why = "it has variants, of which nobody would choose"
     if why:
@@ -45,6 +48,20 @@ def check_bare(program: Program) -> None:
             why=why,
             fix="this is a fault in the lowering, not in the model; please report it",
         )
+
+
+def has_profiles(triple: str, device: str, emit: Sequence[str]) -> bool:
+    """Whether a library can hold several shape profiles: if it has instances, made for one each.
+
+    Args:
+        triple: of the target.
+        device: :attr:`Program.device`.
+        emit: kinds of library.
+
+    Raises:
+        DlccError: TARGET where the runtime has no port.
+    """
+    return "c" not in emit and not device and not is_bare(triple)
 
 
 def _template(name: str, values: Mapping[str, object]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import numpy as np
@@ -79,9 +80,35 @@ def check_program(program: Program) -> None:
     Raises:
         DlccError: INTERNAL, with the step or tensor and the broken bound.
     """
-    for variant in program.variants:
+    for variant in program.schedules:
         _check_variant(variant)
-    _check_together(program)
+    for profile in program.profiles:
+        _check_together(profile)
+    for other in program.more_shapes:
+        _check_profile(program, other)
+
+
+def _check_profile(program: Program, other: Program) -> None:
+    """What a further shape profile has to share with the first one, and what it may not.
+
+    Functions of one name are one function, as both have the same object code.
+    """
+    for first, twin in zip_longest(program.variants, other.variants):
+        for field in ("name", "variant", "features", "object_code", "weights", "weight_entries",
+                      "triple", "device", "threads", "alignment"):  # fmt: skip
+            if getattr(first, field, None) != getattr(twin, field, None):
+                raise _bug("a shape profile is of another network", f"its {field} differ")
+    borders = [[_shapeless(t) for t in (*p.inputs, *p.outputs)] for p in (program, other)]
+    if borders[0] != borders[1]:
+        raise _bug("a shape profile is of another network", "more differs than shapes")
+    shapes = [tuple(t.shape for t in p.inputs) for p in program.profiles]
+    if len(set(shapes)) != len(shapes):
+        raise _bug("two shape profiles are for the same inputs", f"shapes: {shapes}")
+
+
+def _shapeless(info: TensorInfo) -> TensorInfo:
+    """``info`` with as many extents, all of them 0."""
+    return replace(info, shape=(0,) * len(info.shape))
 
 
 def _check_together(program: Program) -> None:

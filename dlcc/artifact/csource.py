@@ -51,9 +51,21 @@ def _real(value: float) -> str:
     return f"{text if set(text) & set('.en') else f'{text}.0'}f"
 
 
-def most_steps(program: Program) -> int:
-    """Steps of the variant that has the most: as many times ``profile`` tells at most."""
-    return max(len(variant.steps) for variant in program.variants)
+def most_steps(schedules: Sequence[Program]) -> int:
+    """Steps of the schedule that has the most: as many times ``profile`` tells at most."""
+    return max(len(schedule.steps) for schedule in schedules)
+
+
+def _profile_lines(program: Program, symbol: str) -> str:
+    """Comments and macros of the shape profiles behind the first one; "" where there are none."""
+    lines = []
+    for number, profile in enumerate(program.profiles[1:], 1):
+        rows = [tensor_line("inputs", i, t) for i, t in enumerate(profile.inputs)]
+        rows += [tensor_line("outputs", i, t) for i, t in enumerate(profile.outputs)]
+        lines += [f"\n/* Shape profile {number}:", *rows, " */"]
+        macro = f"{symbol.upper()}_SHAPE_PROFILE_{number}_ARENA_BYTES"
+        lines.append(f"#define {macro} UINT64_C({profile.arena_bytes})")
+    return "\n".join(lines)
 
 
 def header_source(program: Program, symbol: str) -> str:
@@ -70,7 +82,9 @@ def header_source(program: Program, symbol: str) -> str:
         "outputs": len(program.outputs),
         "inputs_room": f"{symbol.upper()}_INPUTS",
         "outputs_room": f"{symbol.upper()}_OUTPUTS",
-        "steps": most_steps(program),
+        "steps": most_steps(program.schedules),
+        "profiles": len(program.profiles),
+        "profile_lines": _profile_lines(program, symbol),
         "threads": program.threads,
         "arena_bytes": program.arena_bytes,
         "scales": scale_lines(program, symbol),
@@ -151,20 +165,40 @@ def _fused_body(step: FusedStep, kernels: Mapping[str, str]) -> str:
     return "".join([*code, "  }\n  return 0;\n}\n"])
 
 
-def _tensor_table(role: str, tensors: tuple[TensorInfo, ...]) -> list[str]:
+def _tensor_table(role: str, profile: int, tensors: tuple[TensorInfo, ...]) -> list[str]:
     lines = []
     for index, info in enumerate(tensors):
         shape = ", ".join(map(str, info.shape)) or "0"
-        lines.append(f"static const int64_t dlcc_{role}_shape_{index}[] = {{{shape}}};")
-    lines.append(f"static const dlcc_tensor dlcc_{role}s[] = {{")
+        lines.append(f"static const int64_t dlcc_{role}_shape_{profile}_{index}[] = {{{shape}}};")
+    lines.append(f"static const dlcc_tensor dlcc_{role}s_{profile}[] = {{")
     for index, info in enumerate(tensors):
         lines.append(
             f"  {{{c_string(info.name)}, {c_string(info.dtype)}, {len(info.shape)}, "
-            f"dlcc_{role}_shape_{index}, UINT64_C({tensor_bytes(info)}), "
+            f"dlcc_{role}_shape_{profile}_{index}, UINT64_C({tensor_bytes(info)}), "
             f"{dtype_of(info).itemsize}}},"
         )
     # C has no empty arrays; the counts say how many rows there are.
     return [*lines, "  {0}", "};"]
+
+
+def _profile_tables(program: Program) -> list[str]:
+    """Inputs, outputs and variants of each shape profile, and the table of the profiles."""
+    lines, rows = [], []
+    first = 0
+    for number, profile in enumerate(program.profiles):
+        lines += _tensor_table("input", number, profile.inputs)
+        lines += _tensor_table("output", number, profile.outputs)
+        lines.append(f"static const dlcc_variant dlcc_variants_{number}[] = {{")
+        for index, variant in enumerate(profile.variants, first):
+            tables = f"dlcc_features_{index}, dlcc_layers_{index}"
+            lines.append(f"  {{{c_string(variant.variant)}, {len(variant.steps)}, {tables}}},")
+        lines.append("};")
+        first += len(profile.variants)
+        rows.append(
+            f"  {{{most_steps(profile.variants)}, UINT64_C({profile.arena_bytes}), "
+            f"dlcc_inputs_{number}, dlcc_outputs_{number}, dlcc_variants_{number}}},"
+        )
+    return [*lines, "static const dlcc_shapes dlcc_profiles[] = {", *rows, "};"]
 
 
 def _info_table(
@@ -174,7 +208,7 @@ def _info_table(
   .abi = DLCC_CODE(ABI),
   .input_count = {len(program.inputs)},
   .output_count = {len(program.outputs)},
-  .step_count = {most_steps(program)},
+  .step_count = {most_steps(program.schedules)},
   .max_threads = {program.threads},
   .weights_embedded = {int(embed)},
   .arena_bytes = UINT64_C({program.arena_bytes}),
@@ -184,12 +218,14 @@ def _info_table(
   .compiler = {c_string(compiler_name())},
   .triple = {c_string(program.triple)},
   .weights_file = {c_string(symbol + ".weights")},
-  .inputs = dlcc_inputs,
-  .outputs = dlcc_outputs,
+  .inputs = dlcc_inputs_0,
+  .outputs = dlcc_outputs_0,
   .features = dlcc_features_0,
   .steps = dlcc_layers_0,
   .variant_count = {len(program.variants)},
-  .variants = dlcc_variants,
+  .variants = dlcc_variants_0,
+  .shape_profile_count = {len(program.profiles)},
+  .shape_profiles = dlcc_profiles,
 }};
 """
 
@@ -205,8 +241,8 @@ def runtime_source(symbol: str, defines: Mapping[str, int], device: str = "") ->
     lines = [*_names(symbol), *(f"#define {name} {value}" for name, value in defines.items())]
     folder = f"{device}/" if device else ""
     lines += [f'#include "{symbol}.h"', f'#include "{folder}runtime.h"', ""]
-    header = _api_header({"name": symbol, "NAME": symbol.upper(), "scales": ""}, device)
-    return header, "\n".join(lines)
+    names = {"name": symbol, "NAME": symbol.upper(), "profile_lines": "", "scales": ""}
+    return _api_header(names, device), "\n".join(lines)
 
 
 def _names(symbol: str) -> list[str]:
@@ -220,17 +256,17 @@ def unpack_source(symbol: str) -> str:
 
 
 def step_functions(program: Program) -> list[list[str]]:
-    """Names of the functions of the steps of each variant."""
+    """Names of the functions of the steps of each schedule."""
     return [
-        [f"dlcc_step_{index}_{number}" for number in range(len(variant.steps))]
-        for index, variant in enumerate(program.variants)
+        [f"dlcc_step_{index}_{number}" for number in range(len(schedule.steps))]
+        for index, schedule in enumerate(program.schedules)
     ]
 
 
-def _variant_tables(
+def _schedule_tables(
     index: int, program: Program, names: Sequence[str], kernels: Mapping[str, str]
 ) -> list[str]:
-    """The kernels and steps of the variant with number ``index``.
+    """The kernels and steps of the schedule with number ``index``.
 
     ``names`` are those of its steps' functions.
     """
@@ -251,7 +287,7 @@ def _variant_tables(
 
 
 def _name_tables(index: int, program: Program) -> list[str]:
-    """The features and layers of the variant with number ``index``."""
+    """The features and layers of the schedule with number ``index``."""
     features = "".join(f"{c_string(f)}, " for f in program.features)
     layers = "".join(f"{c_string(s.layer)}, " for s in program.steps)
     return [
@@ -261,11 +297,11 @@ def _name_tables(index: int, program: Program) -> list[str]:
 
 
 def _reading_tables(program: Program) -> list[str]:
-    """The parts of the weights that each variant reads, and the hash of these."""
+    """The parts of the weights that each schedule reads, and the hash of these."""
     lines, rows = [], []
     content = padded(program.weights)
-    for index, variant in enumerate(program.variants):
-        parts = parts_read(variant)
+    for index, schedule in enumerate(program.schedules):
+        parts = parts_read(schedule)
         row = "".join(f"{{{start}, {end}}}, " for start, end in parts)
         lines.append(f"static const dlcc_part_of dlcc_parts_{index}[] = {{{row}{{0, 0}}}};")
         rows.append(f"  {{dlcc_parts_{index}, UINT64_C({part_hash(content, parts):#018x})}},")
@@ -293,38 +329,34 @@ def model_source(
         embed: whether the weights are linked in.
         work_bytes: memory that unpacking takes where the weights file is packed; None: it is not.
     """
+    schedules = program.schedules
     parts = [
         *_names(symbol),
         f'#include "{symbol}.h"',
         f'#include "{program.device}/steps.h"' if program.device else '#include "steps.h"',
         "",
     ]
-    if any(isinstance(step, FusedStep) for p in program.variants for step in p.steps):
+    if any(isinstance(step, FusedStep) for p in schedules for step in p.steps):
         parts.append('#include "bands.h"\n')
     for index, names in enumerate(step_functions(program)):
-        variant = program.variants[index]
+        schedule = schedules[index]
         if program.device:
-            parts += device_tables(index, variant, symbol)
+            parts += device_tables(index, schedule, symbol)
         else:
-            parts += _variant_tables(index, variant, names, kernels)
-        parts += _name_tables(index, variant)
-    parts += _tensor_table("input", program.inputs) + _tensor_table("output", program.outputs)
-    parts.append("static const dlcc_variant dlcc_variants[] = {")
-    for index, variant in enumerate(program.variants):
-        tables = f"dlcc_features_{index}, dlcc_layers_{index}"
-        parts.append(f"  {{{c_string(variant.variant)}, {len(variant.steps)}, {tables}}},")
-    parts.append("};")
+            parts += _schedule_tables(index, schedule, names, kernels)
+        parts += _name_tables(index, schedule)
+    parts += _profile_tables(program)
     if work_bytes is not None:
         parts.append(
             f"const dlcc_packed_sizes dlcc_packed = {{{len(program.weights)}, {work_bytes}}};"
         )
-    elif program.better:
+    elif len(schedules) > 1:
         parts += _reading_tables(program)
     if program.device:
         parts += cubin_table(program, symbol)
     else:
-        tables = ", ".join(f"dlcc_steps_{index}" for index in range(len(program.variants)))
-        parts.append(f"const dlcc_step *const dlcc_variant_steps[] = {{{tables}}};")
+        tables = ", ".join(f"dlcc_steps_{index}" for index in range(len(schedules)))
+        parts.append(f"const dlcc_step *const dlcc_schedules[] = {{{tables}}};")
     parts.append(
         _info_table(
             program, symbol, fingerprint=fingerprint, weights_bytes=weights_bytes, embed=embed

@@ -18,9 +18,14 @@ from dlcc.program import TensorInfo
 
 NAME: Final = "manifest.json"
 FORMAT: Final = "dlcc-artifact"
-VERSION: Final = 2
+VERSION: Final = 3
 ABI: Final = 2
 """Number of the C interface: ``runtime/c/api.h.in``."""
+
+
+def profile_suffix(number: int) -> str:
+    """What the name of a shape profile's own file has behind the network's."""
+    return f"_shape_profile_{number}" if number else ""
 
 
 def compiler_name() -> str:
@@ -54,6 +59,36 @@ def file_record(content: bytes) -> dict[str, object]:
 
 def _refuse(folder: Path, what: str, why: str, fix: str = "compile the model again") -> DlccError:
     return DlccError(ExitCode.ARTIFACT, what, where=str(folder), why=why, fix=fix)
+
+
+@dataclass(frozen=True)
+class ShapeProfile:
+    """One set of shapes that a network was compiled for.
+
+    Attributes:
+        inputs: the network's inputs, in the order run takes them.
+        outputs: its outputs, in the order run fills them.
+        arena_bytes: memory for intermediate values.
+        variants: what the manifest tells of each variant (``features``, ``steps``), the best last.
+    """
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    arena_bytes: int
+    variants: dict[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> ShapeProfile:
+        """The profile that ``record`` of a manifest tells of."""
+        return cls(
+            _tensors(record["inputs"]),
+            _tensors(record["outputs"]),
+            int(record["arena_bytes"]),
+            {str(row["variant"]): row for row in (record, *record["better"])},
+        )
+
+    def __str__(self) -> str:
+        return ", ".join(f"{t.name}{list(t.shape)}" for t in self.inputs) or "no inputs"
 
 
 @dataclass(frozen=True)
@@ -110,28 +145,51 @@ class Artifact:
         return str(self.manifest["symbol"])
 
     @cached_property
+    def shape_profiles(self) -> tuple[ShapeProfile, ...]:
+        """The sets of shapes that the network was compiled for."""
+        records = (self.manifest, *self.manifest["more_shapes"])
+        return tuple(ShapeProfile.of(record) for record in records)
+
+    @property
     def inputs(self) -> tuple[TensorInfo, ...]:
-        """The network's inputs, in the order run takes them."""
-        return _tensors(self.manifest["inputs"])
+        """The inputs of the first shape profile."""
+        return self.shape_profiles[0].inputs
 
-    @cached_property
+    @property
     def outputs(self) -> tuple[TensorInfo, ...]:
-        """The network's outputs, in the order run fills them."""
-        return _tensors(self.manifest["outputs"])
+        """The outputs of the first shape profile."""
+        return self.shape_profiles[0].outputs
 
-    @cached_property
+    @property
     def variants(self) -> dict[str, dict[str, Any]]:
-        """What the manifest tells of each variant (``features``, ``steps``), the best last."""
-        return {str(r["variant"]): r for r in (self.manifest, *self.manifest["better"])}
+        """The variants of the first shape profile; the others have the same names and features."""
+        return self.shape_profiles[0].variants
 
-    def variant(self, name: str) -> dict[str, Any]:
-        """What the manifest tells of the variant called ``name``.
+    def shape_profile(self, number: int) -> ShapeProfile:
+        """The shape profile with that number, from 0.
+
+        Raises:
+            DlccError: USAGE, if there is none.
+        """
+        if 0 <= number < len(self.shape_profiles):
+            return self.shape_profiles[number]
+        listed = "; ".join(f"{i}: {p}" for i, p in enumerate(self.shape_profiles))
+        raise DlccError(
+            ExitCode.USAGE,
+            f"there is no shape profile {number}",
+            where=str(self.folder),
+            why=f"the library holds {listed}",
+            fix="name one of them",
+        )
+
+    def variant(self, name: str, profile: int = 0) -> dict[str, Any]:
+        """What the manifest tells of the variant called ``name`` in a shape profile.
 
         Raises:
             DlccError: USAGE, if there is none.
         """
         if name in self.variants:
-            return self.variants[name]
+            return self.shape_profile(profile).variants[name]
         raise DlccError(
             ExitCode.USAGE,
             f"there is no variant {name!r}",

@@ -29,7 +29,7 @@ class RuntimeKind:
     Attributes:
         embedded: the weights file is part of the library.
         packed: it is packed.
-        parts: variants of the network read parts of it.
+        parts: schedules of the network read parts of it.
         single: the library runs on one thread only.
         device: :attr:`Program.device`.
     """

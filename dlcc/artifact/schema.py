@@ -93,6 +93,7 @@ def _weights(value: Any) -> bool:
         (not packed or (_packed_fields(value) and all(map(_packed_entry, value["entries"]))))
         and _listing(_variant_bytes)(value.get("variants", []))
         and all(_listing(_text)(entry.get("variants", [])) for entry in value["entries"])
+        and _listing(_profile_bytes)(value.get("shape_profiles", []))
     )
 
 
@@ -107,35 +108,39 @@ _weights_fields = _record(
 )
 _packed_fields = _record(streams=_listing(_record(kind=_text, size=_size)), table_bytes=_size)
 _variant_bytes = _record(added_bytes=_size, code_bytes=_size, read_bytes=_size, variant=_text)
+_profile_bytes = _record(added_bytes=_size, read_bytes=_size)
 _step = _record(layer=_text, function=_text, work_items=_size, max_threads=_size)
-_better = _record(variant=_text, features=_listing(_text), steps=_listing(_step))
+_variant = {"variant": _text, "features": _listing(_text), "steps": _listing(_step)}
+_profile = {
+    **_variant,
+    "arena_bytes": _size,
+    "better": _listing(_record(**_variant)),
+    "inputs": _listing(_tensor),
+    "outputs": _listing(_tensor),
+}
 
 _FIELDS: Final[Mapping[str, Check]] = {
+    **_profile,
     "abi": _count,
-    "arena_bytes": _size,
-    "better": _listing(_better),
     "certificates": _listing(_record()),
     "emit": _listing(_text),
-    "features": _listing(_text),
     "files": _files,
     "fingerprint": _hex(16),
-    "inputs": _listing(_tensor),
     "ir": _hex(64),
+    "more_graphs": _listing(_record(certificates=_listing(_record()), ir=_hex(64))),
+    "more_shapes": _listing(_record(**_profile)),
     "name": _text,
-    "outputs": _listing(_tensor),
     "pipeline": _text,
     "recipe": _text,
-    "steps": _listing(_step),
     "symbol": _identifier,
     "target": _text,
     "threads": _count,
     "triple": _text,
-    "variant": _text,
     "weights": _weights,
 }
 """What each field has to be; those of the compiler's own callers may be missing."""
 
-_OPTIONAL: Final = {"certificates", "ir", "pipeline", "recipe", "target"}
+_OPTIONAL: Final = {"certificates", "ir", "more_graphs", "pipeline", "recipe", "target"}
 
 
 def fault(manifest: Mapping[str, Any]) -> str:
@@ -150,4 +155,10 @@ def fault(manifest: Mapping[str, Any]) -> str:
                 return f"the field {key!r} is missing"
         elif not check(manifest[key]):
             return f"the field {key!r} is not what it has to be"
+    first, *others = (
+        [row["variant"] for row in (profile, *profile["better"])]
+        for profile in (manifest, *manifest["more_shapes"])
+    )
+    if any(names != first for names in others):
+        return "the field 'more_shapes' has other variants than the first shape profile"
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Final, Literal, get_args
 
@@ -39,7 +40,8 @@ def weights_record(program: Program, packed: Packed | None, embedded: bool) -> d
     """The manifest's section ``weights``.
 
     Of a packed file every entry has ``form`` and ``stored``, and the streams are listed. With
-    several variants every entry names those that read it, and there is what each takes.
+    several variants every entry names those that read it, and there is what each takes; so it is
+    with several shape profiles, by their numbers.
     """
     record: dict[str, Any] = {
         "embedded": embedded,
@@ -51,8 +53,16 @@ def weights_record(program: Program, packed: Packed | None, embedded: bool) -> d
     if program.better:
         record["variants"] = variant_bytes(program)
         for entry in record["entries"]:
-            readers = [p for p in program.variants if entry["offset"] in p.constants_read]
-            entry["variants"] = [p.variant for p in readers]
+            readers = {p.variant for p in program.schedules if entry["offset"] in p.constants_read}
+            entry["variants"] = [p.variant for p in program.variants if p.variant in readers]
+    if program.more_shapes:
+        record["shape_profiles"] = _taken(program, [p.variants for p in program.profiles])
+        for entry in record["entries"]:
+            entry["shape_profiles"] = [
+                index
+                for index, profile in enumerate(program.profiles)
+                if any(entry["offset"] in p.constants_read for p in profile.variants)
+            ]
     if packed is not None:
         for entry, form, share in zip(record["entries"], packed.forms, packed.shares, strict=True):
             entry |= {"form": form, "stored": share}
@@ -66,17 +76,26 @@ def variant_bytes(program: Program) -> list[dict[str, Any]]:
     ``read_bytes`` are of the constants that it reads, ``added_bytes`` of those among them that none
     before it reads, ``code_bytes`` of its kernels.
     """
+    alike = [
+        [p.variants[index] for p in program.profiles] for index in range(len(program.variants))
+    ]
+    rows = _taken(program, alike)
+    for row, variant in zip(rows, program.variants, strict=True):
+        row |= {"variant": variant.variant, "code_bytes": sum(kernel_bytes(variant).values())}
+    return rows
+
+
+def _taken(program: Program, groups: Iterable[Sequence[Program]]) -> list[dict[str, Any]]:
+    """``read_bytes`` and ``added_bytes`` of groups of schedules, one after another."""
     sizes = {entry.offset: entry.size for entry in program.weight_entries}
     before: set[int] = set()
-    rows = []
-    for variant in program.variants:
-        read = variant.constants_read
+    rows: list[dict[str, Any]] = []
+    for group in groups:
+        read = frozenset[int]().union(*(schedule.constants_read for schedule in group))
         rows.append(
             {
-                "variant": variant.variant,
                 "read_bytes": sum(sizes.get(offset, 0) for offset in read),
                 "added_bytes": sum(sizes.get(offset, 0) for offset in read - before),
-                "code_bytes": sum(kernel_bytes(variant).values()),
             }
         )
         before |= read

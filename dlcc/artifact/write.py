@@ -122,16 +122,17 @@ def write_artifact(
 
 def fingerprint(program: Program) -> int:
     """64 bits over everything that a library and its weights file have to agree on."""
-    facts = [hashlib.sha256(program.weights).hexdigest(), *map(_identity, program.variants)]
+    facts = [hashlib.sha256(program.weights).hexdigest(), *map(_identity, program.schedules)]
     digest = hashlib.sha256(manifests.dump_json(facts)).digest()
     return int.from_bytes(digest[:8], "little")
 
 
 def _identity(variant: Program) -> dict[str, object]:
     """What makes a variant what it is, but for the weights, which all share."""
-    facts = asdict(replace(variant, weights=b"", better=(), transforms={}, report={}, sources={}))
+    alone = replace(variant, better=(), more_shapes=())
+    facts = asdict(replace(alone, weights=b"", transforms={}, report={}, sources={}))
     facts["object_code"] = hashlib.sha256(variant.object_code).hexdigest()
-    return {key: value for key, value in facts.items() if key != "weights"}
+    return {key: value for key, value in facts.items() if key not in ("weights", "more_shapes")}
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def _build(
     kind = RuntimeKind(
         embedded=embed,
         packed=packed is not None,
-        parts=bool(program.better) and packed is None,
+        parts=len(program.schedules) > 1 and packed is None,
         single=program.threads == 1,
         device=program.device,
     )
@@ -225,9 +226,9 @@ def _build(
     pointed = [] if program.device else step_functions(program)
     steps = [name for variant in pointed for name in variant]
     stack = stack_bytes((work / f"{symbol}.o").read_bytes(), f"{symbol}_run", steps)
-    report = {**program.report, "storage": storage_report(program, options.pack, image, packed)}
-    if program.better:
-        report["better"] = [{"variant": p.variant, **p.report} for p in program.better]
+    report = _report(program) | {"storage": storage_report(program, options.pack, image, packed)}
+    if program.more_shapes:
+        report["more_shapes"] = [_report(profile) for profile in program.more_shapes]
     contents = {f"{symbol}.h": header, "report.json": manifests.dump_json(report)}
     facts: dict[str, Any] = {"symbol": symbol, "fingerprint": f"{mark:016x}", "kernels": kernels}
     facts |= {"weights_bytes": len(image), "stack_bytes": stack}
@@ -239,6 +240,14 @@ def _build(
         shared = library_name(symbol, "so", program.triple)
         facts["needed"] = _check_library(contents[shared])
     return contents, facts
+
+
+def _report(program: Program) -> dict[str, object]:
+    """What report.json tells of one shape profile."""
+    if not program.better:
+        return dict(program.report)
+    better = [{"variant": p.variant, **p.report} for p in program.better]
+    return {**program.report, "better": better}
 
 
 def _delivery(
@@ -326,7 +335,8 @@ def _write_kernels(program: Program, work: Path, symbol: str) -> tuple[dict[str,
     for index, variant in enumerate(program.variants):
         if variant.object_code and not variant.device:
             code, names = isolate(variant.object_code, rename)
-            kernels |= {c.function: names[c.function] for s in variant.steps for c in s.calls}
+            steps = [s for profile in program.profiles for s in profile.variants[index].steps]
+            kernels |= {c.function: names[c.function] for s in steps for c in s.calls}
             objects.append(f"kernels{index}.o")
             (work / objects[-1]).write_bytes(code)
     return kernels, objects
@@ -390,6 +400,17 @@ def _variant_record(program: Program) -> dict[str, object]:
     }
 
 
+def _profile_record(program: Program) -> dict[str, object]:
+    """What the manifest tells of one shape profile."""
+    return {
+        **_variant_record(program),
+        "arena_bytes": program.arena_bytes,
+        "inputs": _tensor_rows(program.inputs),
+        "outputs": _tensor_rows(program.outputs),
+        "better": [_variant_record(variant) for variant in program.better],
+    }
+
+
 def _manifest(
     program: Program,
     contents: dict[str, bytes],
@@ -405,13 +426,10 @@ def _manifest(
         "fingerprint": facts["fingerprint"],
         "triple": program.triple,
         **({"device": program.device} if program.device else {}),
-        **_variant_record(program),
+        **_profile_record(program),
+        "more_shapes": [_profile_record(profile) for profile in program.more_shapes],
         "threads": program.threads,
-        "arena_bytes": program.arena_bytes,
         "stack_bytes": facts.get("stack_bytes"),
-        "inputs": _tensor_rows(program.inputs),
-        "outputs": _tensor_rows(program.outputs),
-        "better": [_variant_record(variant) for variant in program.better],
         "weights": facts["weights"],
         "emit": list(facts["emit"]),
         "needed": facts["needed"],

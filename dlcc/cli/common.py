@@ -19,7 +19,8 @@ ShapeOption = Annotated[
     typer.Option(
         "--shape",
         metavar="NAME=SIZE",
-        help="Size of a symbolic dimension (N=1) or shape of an input (x=1x3x224x224). Repeatable.",
+        help="Size of a symbolic dimension (N=1) or shape of an input (x=1x3x224x224). Repeatable; "
+        "compile takes several (N=1,8), for every combination.",
         show_default=False,
     ),
 ]
@@ -69,16 +70,21 @@ _MEMORY = re.compile(r"([0-9]+)([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _SIZE = re.compile(r"[0-9]+")
 _SHAPE = re.compile(r"[0-9]+(?:[x,][0-9]+)*[x,]?")
 
+Shapes = dict[str, int | tuple[int, ...] | tuple[tuple[int, ...], ...]]
+"""A size, a shape or several sizes, or several shapes, by name."""
 
-def parse_shapes(texts: Sequence[str] | None) -> dict[str, int | tuple[int, ...]]:
+
+def parse_shapes(texts: Sequence[str] | None) -> Shapes:
     """``["N=1", "x=1x3x8x8"]`` -> ``{"N": 1, "x": (1, 3, 8, 8)}``.
 
-    A trailing ``x`` makes a shape of one axis: ``tokens=128x``.
+    A trailing ``x`` makes a shape of one axis: ``tokens=128x``. Commas between shapes make several
+    of them, ``x=1x3x8x8,2x3x8x8``; where there is no ``x`` the name tells several sizes of a
+    dimension, ``N=1,8``, from the shape of an input, ``x=1,3,8,8``.
 
     Raises:
         DlccError: USAGE, with the text that cannot be read.
     """
-    shapes: dict[str, int | tuple[int, ...]] = {}
+    shapes: Shapes = {}
     for text in texts or ():
         name, mark, size = text.rpartition("=")
         name, size = name.strip(), size.strip()
@@ -91,7 +97,11 @@ def parse_shapes(texts: Sequence[str] | None) -> dict[str, int | tuple[int, ...]
         numbers = tuple(int(n) for n in re.split("[x,]", size) if n)
         if 0 in numbers:
             raise _bad_shape(text, "a size must be at least 1")
-        shapes[name] = numbers[0] if _SIZE.fullmatch(size) else numbers
+        several = [s for s in size.split(",") if s] if "x" in size else []
+        if len(several) > 1:
+            shapes[name] = tuple(tuple(int(n) for n in s.split("x") if n) for s in several)
+        else:
+            shapes[name] = numbers[0] if _SIZE.fullmatch(size) else numbers
     return shapes
 
 

@@ -13,6 +13,7 @@ from dlcc.cli.common import (
     JsonOption,
     QuietOption,
     ShapeOption,
+    Shapes,
     ThreadsOption,
     check_writable_file,
     parse_list,
@@ -202,9 +203,7 @@ def compare_networks(
         _show_comparison(console, result)
 
 
-def _open_compared(
-    path: Path, shapes: dict[str, int | tuple[int, ...]], board: Board | None
-) -> Executable:
+def _open_compared(path: Path, shapes: Shapes, board: Board | None) -> Executable:
     """--shape concerns whichever of both is an ONNX file, --remote whichever is an artifact."""
     from dlcc.executable import open_executable
 

@@ -54,27 +54,49 @@ def show_certificates(
             why="an older dlcc compiled it",
             fix="compile the model again",
         )
-    graph = _graph(artifact, source, calib, shapes)
-    found = check(stated, graph, str(folder))
-    _check_graph(artifact, graph, source)
-    _check_weights(artifact, graph)
-    console.json({"artifact": folder, "certificates": [c.to_json() for c in found]})
-    _show(console, stated, found)
+    told = (artifact.manifest, *artifact.manifest.get("more_graphs", ()))
+    graphs = _graphs(artifact, source, calib, shapes)
+    if len(graphs) != len(told):
+        raise DlccError(
+            ExitCode.VERIFICATION,
+            f"the artifact holds {len(told)} shape profiles, the model has {len(graphs)} here",
+            where=str(source or folder),
+            fix="give the same --shape that it was compiled with",
+        )
+    found = [
+        check(row["certificates"], graph, str(folder))
+        for row, graph in zip(told, graphs, strict=True)
+    ]
+    for row, graph in zip(told, graphs, strict=True):
+        _check_graph(row["ir"], graph, source or folder)
+    _check_weights(artifact, graphs)
+    payload: dict[str, Any] = {"certificates": [c.to_json() for c in found[0]]}
+    if found[1:]:
+        payload["more_shapes"] = [[c.to_json() for c in rows] for rows in found[1:]]
+    console.json({"artifact": folder, **payload})
+    for row, rows, profile in zip(told, found, artifact.shape_profiles, strict=True):
+        if found[1:]:
+            console.line(f"shape profile {profile}")
+        _show(console, row["certificates"], rows)
 
 
-def _graph(
+def _graphs(
     artifact: Artifact, source: Path | None, calib: Path | None, shapes: dict[str, Any]
-) -> Graph:
-    """The graph that was compiled: kept in the artifact, given, or made again from the model."""
+) -> list[Graph]:
+    """The graph that was compiled, for each shape profile: kept in the artifact, given, or made
+    again from the model.
+    """
     from dlcc.analysis.certificates import digest
-    from dlcc.driver import CompileOptions, optimise
+    from dlcc.artifact import profile_suffix
+    from dlcc.driver import CompileOptions, optimise_profiles
     from dlcc.frontends import load_graph
     from targets import get_targets
 
     manifest = artifact.manifest
     if source is None:
-        kept = artifact.path(".dlir")
-        if kept is None:
+        suffixes = [profile_suffix(n) for n in range(len(artifact.shape_profiles))]
+        kept = [path for s in suffixes if (path := artifact.path(f"{s}.dlir"))]
+        if len(kept) < len(suffixes):
             raise DlccError(
                 ExitCode.USAGE,
                 "the artifact does not hold the graph that was compiled",
@@ -82,19 +104,22 @@ def _graph(
                 why="kernels store weights in an order of their own",
                 fix="give the model with --from, or compile with --keep-ir",
             )
-        return load_graph(kept)
-    graph = load_graph(source, shapes=shapes)
-    if source.suffix == ".dlir" and digest(graph) == manifest["ir"]:
-        return graph
+        return [load_graph(path) for path in kept]
+    if source.suffix == ".dlir":
+        graph = load_graph(source, shapes=shapes)
+        if digest(graph) == manifest["ir"]:
+            return [graph]
     options = CompileOptions(
         target=str(manifest["target"]),
         passes=str(manifest["pipeline"]),
         calibration=calib,
+        shapes=shapes,
     )
-    return optimise(graph, options, target=get_targets(options.machine)[-1]).graph
+    target = get_targets(options.machine)[-1]
+    return [one.graph for one in optimise_profiles(source, options, target=target)]
 
 
-def _check_graph(artifact: Artifact, graph: Graph, source: Path | None) -> None:
+def _check_graph(wanted: str, graph: Graph, source: Path) -> None:
     """The certificates fit the graph; so must the rest.
 
     Raises:
@@ -102,19 +127,19 @@ def _check_graph(artifact: Artifact, graph: Graph, source: Path | None) -> None:
     """
     from dlcc.analysis.certificates import digest
 
-    if digest(graph) == artifact.manifest["ir"]:
+    if digest(graph) == wanted:
         return
     raise DlccError(
         ExitCode.VERIFICATION,
         "the graph is not the one that was compiled",
-        where=str(source or artifact.folder),
+        where=str(source),
         why="its SHA-256 is not the manifest's",
         fix="give the same model, shapes and calibration data that it was compiled from",
     )
 
 
-def _check_weights(artifact: Artifact, graph: Graph) -> None:
-    """Pack the graph's constants for the artifact's kernels: these are the bytes that it holds.
+def _check_weights(artifact: Artifact, graphs: Sequence[Graph]) -> None:
+    """Pack the graphs' constants for the artifact's kernels: these are the bytes that it holds.
 
     Raises:
         DlccError: VERIFICATION, if they are not; ARTIFACT, if there are none to be found.
@@ -126,10 +151,13 @@ def _check_weights(artifact: Artifact, graph: Graph) -> None:
 
     report = json.loads((artifact.folder / "report.json").read_bytes())
     choosers = [
-        (get_target(str(row["target"])), Chosen.of(row["layers"]))
-        for row in (report, *report.get("better", ()))
+        [
+            (get_target(str(row["target"])), Chosen.of(row["layers"]))
+            for row in (profile, *profile.get("better", ()))
+        ]
+        for profile in (report, *report.get("more_shapes", ()))
     ]
-    wanted = content_hash(padded(packed_weights(graph, choosers)))
+    wanted = content_hash(padded(packed_weights(graphs, choosers)))
     try:
         found = stored_hash(_weights_image(artifact))
     except ValueError as error:

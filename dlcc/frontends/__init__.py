@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from dlcc.errors import DlccError, ExitCode
+from dlcc.frontends.profiles import MOST
 from dlcc.ir import Graph
 
-ShapeOptions = Mapping[str, int | tuple[int, ...]]
+ShapeOptions = Mapping[str, Any]
+"""By the name of a symbolic dimension its size, by the name of an input its shape; or several."""
 
 
 def load_graph(
@@ -30,11 +32,37 @@ def load_graph(
     Raises:
         DlccError: the file is missing or damaged, or holds something that dlcc does not support.
     """
-    if not isinstance(model, str | Path):
-        from dlcc.frontends.onnx import import_onnx
+    (graph,) = load_profiles(model, shapes=shapes, constants=constants, remarks=remarks, most=1)
+    return graph
 
-        return import_onnx(model, shapes=shapes, constants=constants, remarks=remarks)
-    file = Path(model)
+
+def load_profiles(
+    model: str | Path | Any,
+    *,
+    shapes: ShapeOptions | None = None,
+    constants: Mapping[str, Any] | None = None,
+    remarks: list[str] | None = None,
+    most: int = MOST,
+) -> list[Graph]:
+    """As :func:`load_graph`, once for each combination of the sizes in ``shapes``.
+
+    Args:
+        model: the file or model.
+        shapes: the sizes or shapes, one or several of each (ONNX only).
+        constants: contents of inputs that are always the same.
+        remarks: gets one line per assumption that was made.
+        most: of the shape profiles.
+
+    Raises:
+        DlccError: as :func:`load_graph`; USAGE for more profiles.
+    """
+    file = Path(model) if isinstance(model, str | Path) else None
+    if file is None or (file.is_file() and file.suffix != ".dlir"):
+        from dlcc.frontends.onnx import import_profiles
+
+        return import_profiles(
+            model, shapes=shapes, constants=constants, remarks=remarks, most=most
+        )
     if not file.is_file():
         why = "it is a folder" if file.is_dir() else "there is no such file"
         raise DlccError(
@@ -44,30 +72,26 @@ def load_graph(
             why=why,
             fix="give the path of an .onnx or .dlir file",
         )
-    if file.suffix == ".dlir":
-        for option, given in (("shape", shapes), ("constant", constants)):
-            if given:
-                raise DlccError(
-                    ExitCode.USAGE,
-                    f"{option}s cannot be set for a .dlir file",
-                    where=str(file),
-                    why=f"its {option}s are already fixed",
-                    fix=f"leave --{option} out, or compile the .onnx file",
-                )
-        import dlcc.ops  # noqa: F401  (registers the ops)
-        from dlcc.analysis.verify import verify_file
-        from dlcc.ir.text import load
+    for option, given in (("shape", shapes), ("constant", constants)):
+        if given:
+            raise DlccError(
+                ExitCode.USAGE,
+                f"{option}s cannot be set for a .dlir file",
+                where=str(file),
+                why=f"its {option}s are already fixed",
+                fix=f"leave --{option} out, or compile the .onnx file",
+            )
+    import dlcc.ops  # noqa: F401  (registers the ops)
+    from dlcc.analysis.verify import verify_file
+    from dlcc.ir.text import load
 
-        graph = load(file)
-        verify_file(graph, str(file))
-        if any(not v.type.elements for v in graph.values()):
-            from dlcc.frontends.fold import fold_nodes
+    graph = load(file)
+    verify_file(graph, str(file))
+    if any(not v.type.elements for v in graph.values()):
+        from dlcc.frontends.fold import fold_nodes
 
-            graph.set_outputs(fold_nodes(graph, 0, graph.outputs), graph.output_names)
-        return graph
-    from dlcc.frontends.onnx import import_onnx
-
-    return import_onnx(file, shapes=shapes, constants=constants, remarks=remarks)
+        graph.set_outputs(fold_nodes(graph, 0, graph.outputs), graph.output_names)
+    return [graph]
 
 
-__all__ = ["ShapeOptions", "load_graph"]
+__all__ = ["ShapeOptions", "load_graph", "load_profiles"]

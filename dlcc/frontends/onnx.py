@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import helper
@@ -25,6 +26,7 @@ from dlcc.frontends.functions import inlined
 from dlcc.frontends.old_opsets import FIRST_KNOWN, respelled
 from dlcc.frontends.onnx_inputs import Border, Constants
 from dlcc.frontends.onnx_model import Tensors, attributes, opsets, ordered, read_model
+from dlcc.frontends.profiles import MOST, check_distinct, profiles_of, share_constants
 from dlcc.frontends.registry import OnnxNode, Padded, Unsupported, importer_for, model_error
 from dlcc.frontends.schemas import check_attributes, check_operands
 from dlcc.frontends.scopes import FAILED, Binding, Failed, Scope
@@ -42,7 +44,7 @@ _MAX_DEPTH = 16
 def import_onnx(
     source: str | Path | onnx.ModelProto,
     *,
-    shapes: Mapping[str, int | tuple[int, ...]] | None = None,
+    shapes: Mapping[str, Any] | None = None,
     constants: Constants | None = None,
     remarks: list[str] | None = None,
     name: str = "",
@@ -65,6 +67,38 @@ def import_onnx(
         DlccError: INPUT_FILE (not readable, not ONNX), MODEL (invalid), USAGE (``shapes`` or
             ``constants`` do not fit), or UNSUPPORTED with every node that cannot be imported.
     """
+    (graph,) = import_profiles(
+        source, shapes=shapes, constants=constants, remarks=remarks, name=name, most=1
+    )
+    return graph
+
+
+def import_profiles(
+    source: str | Path | onnx.ModelProto,
+    *,
+    shapes: Mapping[str, Any] | None = None,
+    constants: Constants | None = None,
+    remarks: list[str] | None = None,
+    name: str = "",
+    most: int = MOST,
+) -> list[Graph]:
+    """Import an ONNX model once for each of its shape profiles.
+
+    Args:
+        source: as for :func:`import_onnx`, and so are the others.
+        shapes: by the name of a symbolic dimension its size or several, by the name of an input its
+            shape or several; every combination is a profile.
+        constants: contents of inputs that are always the same.
+        remarks: gets one line per assumption.
+        name: name of the graphs.
+        most: of the profiles.
+
+    Returns:
+        The graphs, the last dimension of ``shapes`` fastest. They share contents of constants.
+
+    Raises:
+        DlccError: as :func:`import_onnx`; USAGE for more profiles, or two with the same inputs.
+    """
     told: list[str] = [] if remarks is None else remarks
     folder: Path | None = None
     if isinstance(source, onnx.ModelProto):
@@ -73,9 +107,17 @@ def import_onnx(
         path = Path(source)
         folder, model = path.parent, read_model(path)
         name = name or path.stem
-    graph = _ModelImporter(inlined(model), folder, shapes or {}, constants or {}, told).run(name)
-    remove_dead(graph)
-    return _recognised(graph, told)
+    model = inlined(model)
+    graphs: list[Graph] = []
+    for binding in profiles_of(model.graph, shapes or {}, most):
+        notes = [] if graphs else told
+        graph = _ModelImporter(model, folder, binding, constants or {}, notes).run(name)
+        remove_dead(graph)
+        graphs.append(_recognised(graph, notes))
+        share_constants(graphs)
+        told += [] if notes is told else [note for note in notes if note not in told]
+    check_distinct(graphs)
+    return graphs
 
 
 def _recognised(graph: Graph, remarks: list[str]) -> Graph:
@@ -432,4 +474,4 @@ def _unsupported(refusals: Sequence[_Refusal]) -> DlccError:
     )
 
 
-__all__ = ["import_onnx"]
+__all__ = ["import_onnx", "import_profiles"]

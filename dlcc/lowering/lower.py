@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -143,14 +143,19 @@ class _Assembler:
     """Turns chosen kernels into steps, spans and weights."""
 
     def __init__(
-        self, graph: Graph, target: Target, threads: int, weights: _Weights, prefix: str
+        self,
+        graph: Graph,
+        target: Target,
+        threads: int,
+        weights: _Weights,
+        functions: _Functions,
     ) -> None:
         self.graph = graph
         self.target = target
         self.threads = threads
         self.buffers = assign_buffers(graph)
         self.weights = weights
-        self.functions = _Functions(prefix)
+        self.functions = functions
         self.pending: list[_Pending] = []
         self.shared: list[Sharing] = []
 
@@ -191,15 +196,6 @@ class _Assembler:
         if self.threads == 1 and len(plan.steps) == 1 and len(node.outputs) == 1:
             self._share(plan, node, activations)
         return names
-
-    def work_items(self) -> dict[str, int]:
-        """Work items of each function's steps, which what determines its code determines too."""
-        found: dict[str, int] = {}
-        for pending in self.pending:
-            items = pending.step.work_items
-            if found.setdefault(pending.function, items) != items:
-                raise ValueError(f"{pending.function} has steps of different work items")
-        return found
 
     def _share(self, plan: KernelPlan, node: Node, activations: list[Value]) -> None:
         """Notes over which of its inputs the layer's output may be made."""
@@ -310,6 +306,16 @@ class _Assembler:
                 yield Step(run[0].layer, name, args, items, most, step.launch)
 
 
+def _work_items(steps: Iterable[_Pending]) -> dict[str, int]:
+    """Work items of each function's steps, which what determines its code determines too."""
+    found: dict[str, int] = {}
+    for pending in steps:
+        items = pending.step.work_items
+        if found.setdefault(pending.function, items) != items:
+            raise ValueError(f"{pending.function} has steps of different work items")
+    return found
+
+
 def _starts(steps: int, groups: Sequence[Group]) -> Iterator[int]:
     """The steps that are not run together with the one before."""
     follows = {index for g in groups for index in range(g.first + 1, g.last + 1)}
@@ -402,7 +408,7 @@ def lower(
         DlccError: a layer has no kernel on this target.
     """
     return lower_variants(
-        graph,
+        (graph,),
         (target,),
         build_object,
         threads=threads,
@@ -414,7 +420,7 @@ def lower(
 
 
 def lower_variants(
-    graph: Graph,
+    graphs: Sequence[Graph],
     targets: Sequence[Target],
     build_object: Builder,
     *,
@@ -425,10 +431,10 @@ def lower_variants(
     print_sources: Printer | None = None,
     every: bool = True,
 ) -> Program:
-    """Lower a graph for several feature levels of one architecture, as variants of one program.
+    """Lower a network for several feature levels of one architecture, as variants of one program.
 
     Args:
-        graph: as for :func:`lower`, and so are the others.
+        graphs: the network after all passes, once for each of its shape profiles; not changed.
         targets: from the least to the best.
         build_object: compiles TIR functions.
         threads: upper bound on the threads of an instance.
@@ -439,8 +445,10 @@ def lower_variants(
         every: keep also the variants that are predicted to gain nothing.
 
     Returns:
-        The least variant, with the others in :attr:`Program.better`. Which of ``targets`` are not
-        among them, and why, is in its report under ``left_out``.
+        The least variant of the first profile, with the others in :attr:`Program.better` and
+        :attr:`Program.more_shapes`. Constants of equal bytes are stored once, and so is the code of
+        equal kernels. Which of ``targets`` are not among the variants, and why, is in its report
+        under ``left_out``.
 
     Raises:
         DlccError: a layer has no kernel on one of the targets.
@@ -448,102 +456,134 @@ def lower_variants(
     tell = progress or (lambda _phase, _fraction: None)
     if len({(t.triple, t.alignment, t.slack) for t in targets}) != 1:
         raise ValueError("variants of a program are for one architecture")
-    prepared = prepare(graph)
-    check_short_floats(prepared, targets)
-    nodes = [node for node in prepared.nodes if computes(node)]
-    tell("kernels", 0.0)
-    found = [Variant(target, []) for target in targets]
-    for done, (variant, node) in enumerate((v, n) for v in found for n in nodes):
-        variant.choices.append(chooser(node, variant.target))
-        tell("kernels", (done + 1) / (len(nodes) * len(found)))
-    kept, left_out = select(found, every=every)
+    prepared = [prepare(graph) for graph in graphs]
+    for graph in prepared:
+        check_short_floats(graph, targets)
+    kept, left_out = select(_chosen(prepared, targets, chooser, tell), every=every)
     weights = _Weights(targets[0])
     prefixes = ["", *(variant.prefix for variant in kept[1:])]
     parts = [
-        _Part(variant, _Assembler(prepared, variant.target, threads, weights, prefix))
+        _Part(variant, _Functions(prefix), prepared, threads, weights)
         for variant, prefix in zip(kept, prefixes, strict=True)
     ]
     tell("code", 0.0)
     for done, part in enumerate(parts):
         part.assemble(build_object, print_sources, fuse)
         tell("code", (done + 1) / len(parts))
-    arena_bytes = max(part.arena_bytes for part in parts)
     content = bytes(weights.blob)
-    programs = [_program(prepared, part, arena_bytes, content) for part in parts]
+    profiles = []
+    for index in range(len(prepared)):
+        arena_bytes = max(part.arena_bytes[index] for part in parts)
+        programs = [part.program(index, arena_bytes, content) for part in parts]
+        profiles.append(replace(programs[0], better=tuple(programs[1:])))
     if left_out:
-        programs[0].report["left_out"] = left_out
-    return replace(programs[0], better=tuple(programs[1:]))
+        profiles[0].report["left_out"] = left_out
+    return replace(profiles[0], more_shapes=tuple(profiles[1:]))
+
+
+def _chosen(
+    prepared: Sequence[Graph], targets: Sequence[Target], chooser: Chooser, tell: Progress
+) -> list[Variant]:
+    """The kernels of each feature level."""
+    nodes = [[node for node in graph.nodes if computes(node)] for graph in prepared]
+    found = [Variant(target, [[] for _ in nodes]) for target in targets]
+    total, done = sum(map(len, nodes)) * len(found), 0
+    tell("kernels", 0.0)
+    for variant in found:
+        for choices, own in zip(variant.choices, nodes, strict=True):
+            for node in own:
+                choices.append(chooser(node, variant.target))
+                done += 1
+                tell("kernels", done / total)
+    return found
 
 
 class _Part:
-    """One variant on its way to a program."""
+    """One variant on its way to a program for each shape profile."""
 
-    def __init__(self, variant: Variant, assembler: _Assembler) -> None:
-        self.variant, self.assembler = variant, assembler
+    def __init__(
+        self,
+        variant: Variant,
+        functions: _Functions,
+        prepared: Sequence[Graph],
+        threads: int,
+        weights: _Weights,
+    ) -> None:
+        self.variant, self.functions = variant, functions
         self.features = variant.features
-        self.steps: tuple[Step | FusedStep, ...] = ()
-        self.arena_bytes = 0
+        self.assemblers = [
+            _Assembler(graph, variant.target, threads, weights, functions) for graph in prepared
+        ]
+        self.steps: list[tuple[Step | FusedStep, ...]] = []
+        self.arena_bytes: list[int] = []
         self.object_code = b""
         self.sources: Mapping[str, KernelSource] = {}
-        self.report: dict[str, object] = {}
+        self.reports: list[dict[str, object]] = []
 
     def assemble(self, build_object: Builder, print_sources: Printer | None, fuse: bool) -> None:
-        """Steps, places, constants and code."""
-        target, assembler = self.variant.target, self.assembler
-        layers, choices = [], self.variant.choices
-        while choices:  # their constants are in memory twice for as short as can be
-            choice = choices.pop(0)
-            layers.append(layer_report(choice, assembler.add_layer(choice)))
-        cache = target.l2_bytes if fuse else 0
-        self.steps, self.arena_bytes, fused = assembler.finish(cache)
-        report_threads(layers, self.steps, assembler.threads)
-        self.object_code = build_object(assembler.functions.code, target)
+        """Steps, places and constants of each profile, and the code of all."""
+        target = self.variant.target
+        for assembler, choices in zip(self.assemblers, self.variant.choices, strict=True):
+            layers = []
+            while choices:  # their constants are in memory twice for as short as can be
+                choice = choices.pop(0)
+                layers.append(layer_report(choice, assembler.add_layer(choice)))
+            steps, arena_bytes, fused = assembler.finish(target.l2_bytes if fuse else 0)
+            report_threads(layers, steps, assembler.threads)
+            self.steps.append(steps)
+            self.arena_bytes.append(arena_bytes)
+            self.reports.append({"target": target.name, "layers": layers, "fusion": fused})
+        self.object_code = build_object(self.functions.code, target)
         if print_sources is not None:
-            code, items = assembler.functions.code, assembler.work_items()
-            self.sources = print_sources(code, items, target)
-        self.report = {"target": target.name, "layers": layers, "fusion": fused}
+            items = _work_items(step for a in self.assemblers for step in a.pending)
+            self.sources = print_sources(self.functions.code, items, target)
+
+    def program(self, index: int, arena_bytes: int, content: bytes) -> Program:
+        """Of the profile with number ``index``."""
+        assembler, target = self.assemblers[index], self.variant.target
+        prepared = assembler.graph
+        outputs = zip(prepared.output_names, prepared.outputs, strict=True)
+        return Program(
+            name=prepared.name,
+            inputs=tuple(_info(v.name, v) for v in prepared.inputs),
+            outputs=tuple(_info(n, v) for n, v in outputs),
+            steps=self.steps[index],
+            arena_bytes=arena_bytes,
+            weights=content,
+            weight_entries=tuple(assembler.weights.entries),
+            object_code=self.object_code,
+            triple=target.triple,
+            features=self.features,
+            threads=assembler.threads,
+            variant=self.variant.name,
+            alignment=target.alignment,
+            device=target.device,
+            input_places=assembler.tensor_places("input"),
+            output_places=assembler.tensor_places("output"),
+            sources=self.sources,
+            transforms=assembler.weights.transforms,
+            report=self.reports[index],
+        )
 
 
-def _program(prepared: Graph, part: _Part, arena_bytes: int, content: bytes) -> Program:
-    assembler, target = part.assembler, part.variant.target
-    outputs = zip(prepared.output_names, prepared.outputs, strict=True)
-    return Program(
-        name=prepared.name,
-        inputs=tuple(_info(v.name, v) for v in prepared.inputs),
-        outputs=tuple(_info(n, v) for n, v in outputs),
-        steps=part.steps,
-        arena_bytes=arena_bytes,
-        weights=content,
-        weight_entries=tuple(assembler.weights.entries),
-        object_code=part.object_code,
-        triple=target.triple,
-        features=part.features,
-        threads=assembler.threads,
-        variant=part.variant.name,
-        alignment=target.alignment,
-        device=target.device,
-        input_places=assembler.tensor_places("input"),
-        output_places=assembler.tensor_places("output"),
-        sources=part.sources,
-        transforms=assembler.weights.transforms,
-        report=part.report,
-    )
-
-
-def packed_weights(graph: Graph, choosers: Sequence[tuple[Target, Chooser]]) -> bytes:
+def packed_weights(
+    graphs: Sequence[Graph], choosers: Sequence[Sequence[tuple[Target, Chooser]]]
+) -> bytes:
     """The content of the weights file that :func:`lower_variants` makes, without any code.
 
     Args:
-        graph: the network after all passes; it is not changed.
-        choosers: what picks the kernels of each variant, from the least to the best.
+        graphs: the network after all passes, for each shape profile; not changed.
+        choosers: for each profile, what picks the kernels of each variant, from the least to the
+            best.
     """
-    weights = _Weights(choosers[0][0])
-    prepared = prepare(graph)
-    for target, chooser in choosers:
-        for node in prepared.nodes:
-            if computes(node):
-                for name, array in chooser(node, target).plan.constants.items():
-                    weights.add(array, node.loc, name, "")
+    weights = _Weights(choosers[0][0][0])
+    prepared = [prepare(graph) for graph in graphs]
+    for variant in zip(*choosers, strict=True):
+        for graph, (target, chooser) in zip(prepared, variant, strict=True):
+            for node in graph.nodes:
+                if computes(node):
+                    for name, array in chooser(node, target).plan.constants.items():
+                        weights.add(array, node.loc, name, "")
     return bytes(weights.blob)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from dlcc.lowering.choice import Choice
 from dlcc.lowering.target import Target
@@ -19,10 +20,15 @@ LEAST_GAIN = 0.03
 
 @dataclass
 class Variant:
-    """The kernels of a network for one feature level: ``choices`` in execution order."""
+    """The kernels of a network for one feature level.
+
+    Attributes:
+        target: the level.
+        choices: for each shape profile the kernels in execution order.
+    """
 
     target: Target
-    choices: list[Choice]
+    choices: list[list[Choice]]
 
     @property
     def name(self) -> str:
@@ -38,13 +44,14 @@ class Variant:
     @property
     def features(self) -> tuple[str, ...]:
         """CPU features that its code needs."""
-        needed = {feature for choice in self.choices for feature in choice.plan.features}
+        kernels = chain.from_iterable(self.choices)
+        needed = {feature for choice in kernels for feature in choice.plan.features}
         return tuple(f for f in self.target.features if f in needed)
 
     @property
     def seconds(self) -> float:
-        """Predicted time on one thread."""
-        return sum(choice.seconds for choice in self.choices)
+        """Predicted time of one run of each profile on one thread."""
+        return sum(choice.seconds for choice in chain.from_iterable(self.choices))
 
 
 def select(found: Sequence[Variant], *, every: bool) -> tuple[list[Variant], dict[str, str]]:

@@ -72,6 +72,18 @@ class VariantStruct(ctypes.Structure):
     )
 
 
+class ProfileStruct(ctypes.Structure):
+    """``<name>_shape_profile_t``."""
+
+    _fields_ = (
+        ("step_count", ctypes.c_uint32),
+        ("arena_bytes", ctypes.c_uint64),
+        ("inputs", ctypes.POINTER(TensorStruct)),
+        ("outputs", ctypes.POINTER(TensorStruct)),
+        ("variants", ctypes.POINTER(VariantStruct)),
+    )
+
+
 class InfoStruct(ctypes.Structure):
     """``<name>_info_t``."""
 
@@ -95,11 +107,19 @@ class InfoStruct(ctypes.Structure):
         ("steps", ctypes.POINTER(ctypes.c_char_p)),
         ("variant_count", ctypes.c_uint32),
         ("variants", ctypes.POINTER(VariantStruct)),
+        ("shape_profile_count", ctypes.c_uint32),
+        ("shape_profiles", ctypes.POINTER(ProfileStruct)),
     )
 
 
 Tensors = list[tuple[str, str, tuple[int, ...]]]
 """Name, dtype and shape of each."""
+
+Border = tuple[Tensors, Tensors]
+"""Inputs and outputs."""
+
+Variant = tuple[str, list[str]]
+"""Its name, and the layers of its steps."""
 
 
 def _tensor(tensor: TensorStruct) -> tuple[str, str, tuple[int, ...]]:
@@ -107,7 +127,7 @@ def _tensor(tensor: TensorStruct) -> tuple[str, str, tuple[int, ...]]:
 
 
 class Library:
-    """One loaded shared library and one instance of its network.
+    """One loaded shared library, and an instance of its network for each shape profile that runs.
 
     Args:
         path: the ``.so`` file.
@@ -132,12 +152,14 @@ class Library:
         variant: str | None = None,
     ) -> None:
         self._where = str(path)
-        self._instance = ctypes.c_void_p()
+        self._instances: dict[int, ctypes.c_void_p] = {}
+        self._options = (None if weights is None else os.fsencode(weights), threads, variant)
+        self._pinned = False
         self._handle = self._open(path)
         try:
             self._bind(symbol)
             self._check_info(fingerprint)
-            self._create(weights, threads, variant)
+            self.instance(0)
         except BaseException:
             _ctypes.dlclose(self._handle)
             raise
@@ -172,8 +194,7 @@ class Library:
         try:
             self._info = self._lib[f"{symbol}_info"]
             self._error = self._lib[f"{symbol}_error"]
-            create = self._lib[f"{symbol}_create"]
-            create_variant = self._lib[f"{symbol}_create_variant"]
+            self._create = self._lib[f"{symbol}_create_shape_profile"]
             self.run = self._lib[f"{symbol}_run"]
             self.profile = self._lib[f"{symbol}_profile"]
             self._threads = self._lib[f"{symbol}_threads"]
@@ -185,9 +206,8 @@ class Library:
         self._info.restype = ctypes.POINTER(InfoStruct)
         self._error.restype = ctypes.c_char_p
         text, place = ctypes.c_char_p, ctypes.POINTER(ctypes.c_void_p)
-        create.argtypes = (text, ctypes.c_int, place)
-        create_variant.argtypes = (text, ctypes.c_int, text, place)
-        self._create_function, self._create_variant = create, create_variant
+        number, size = ctypes.c_uint32, ctypes.c_size_t
+        self._create.argtypes = (text, ctypes.c_int, number, text, pointer, size, place)
         self.run.argtypes = (pointer, pointers, pointers)
         self.profile.argtypes = (pointer, pointers, pointers, ctypes.POINTER(ctypes.c_uint64))
         self._threads.argtypes = (pointer,)
@@ -204,56 +224,76 @@ class Library:
         if info.fingerprint != fingerprint:
             raise self._broken("it is of another network or compilation than the manifest")
 
-    def _create(self, weights: Path | None, threads: int, variant: str | None) -> None:
-        name, place = (
-            None if weights is None else os.fsencode(weights),
-            ctypes.byref(self._instance),
-        )
-        if variant is None:
-            status = self._create_function(name, threads, place)
-        else:
-            status = self._create_variant(name, threads, variant.encode(), place)
-        if status != 0:
-            raise self.failure(status)
-
     @property
-    def border(self) -> tuple[Tensors, Tensors]:
-        """Names, dtypes and shapes of the inputs and the outputs, as the library has them."""
-        info = self._info().contents
-        inputs, outputs = info.inputs[: info.input_count], info.outputs[: info.output_count]
-        return [_tensor(t) for t in inputs], [_tensor(t) for t in outputs]
-
-    @property
-    def variants(self) -> list[tuple[str, list[str]]]:
-        """Name and layers of the steps of each variant, as the library has them."""
+    def borders(self) -> list[Border]:
+        """Names, dtypes and shapes of the inputs and the outputs of each shape profile, as the
+        library has them.
+        """
         info = self._info().contents
         return [
-            (v.name.decode(), [layer.decode() for layer in v.steps[: v.step_count]])
-            for v in info.variants[: info.variant_count]
+            (
+                [_tensor(t) for t in profile.inputs[: info.input_count]],
+                [_tensor(t) for t in profile.outputs[: info.output_count]],
+            )
+            for profile in info.shape_profiles[: info.shape_profile_count]
         ]
 
     @property
-    def instance(self) -> ctypes.c_void_p:
-        """The instance, first argument of ``run`` and ``profile``."""
-        return self._instance
+    def variants(self) -> list[list[Variant]]:
+        """Name and layers of the steps of each variant of each shape profile, as the library has
+        them.
+        """
+        info = self._info().contents
+        return [
+            [
+                (v.name.decode(), [layer.decode() for layer in v.steps[: v.step_count]])
+                for v in profile.variants[: info.variant_count]
+            ]
+            for profile in info.shape_profiles[: info.shape_profile_count]
+        ]
+
+    def instance(self, profile: int) -> ctypes.c_void_p:
+        """The instance for a shape profile, first argument of ``run`` and ``profile``.
+
+        It is made when it is asked for the first time; not for calls from several threads at once.
+
+        Raises:
+            DlccError: the weights cannot be used, or the system lacks resources.
+        """
+        if profile not in self._instances:
+            weights, threads, variant = self._options
+            made = ctypes.c_void_p()
+            name = None if variant is None else variant.encode()
+            status = self._create(weights, threads, profile, name, None, 0, ctypes.byref(made))
+            if status != 0:
+                raise self.failure(status)
+            self._instances[profile] = made
+            if self._pinned:
+                self._pin_one(made)
+        return self._instances[profile]
 
     @property
     def threads(self) -> int:
-        """Threads of the instance."""
-        return int(self._threads(self._instance))
+        """Threads of an instance."""
+        return int(self._threads(self._instances[0]))
 
     @property
     def variant(self) -> str:
-        """Name of the variant that the instance runs."""
-        return str(self._variant(self._instance).contents.name.decode())
+        """Name of the variant that every instance runs."""
+        return str(self._variant(self._instances[0]).contents.name.decode())
 
     def pin(self) -> None:
-        """Pins each worker thread to a CPU of its own.
+        """Pins each worker thread of an instance to a CPU of its own.
 
         Raises:
             DlccError: USAGE if there are fewer CPUs than threads.
         """
-        status = self._pin(self._instance, None)
+        self._pinned = True
+        for instance in self._instances.values():
+            self._pin_one(instance)
+
+    def _pin_one(self, instance: ctypes.c_void_p) -> None:
+        status = self._pin(instance, None)
         if status != 0:
             raise self.failure(status)
 
@@ -263,8 +303,8 @@ class Library:
         return status_error(status, text, self._where)
 
     def close(self) -> None:
-        """Destroys the instance and unloads the library. Once only; no call may be under way."""
-        self._destroy(self._instance)
-        self._instance = ctypes.c_void_p()
+        """Destroys the instances and unloads the library. Once only; no call may be under way."""
+        while self._instances:
+            self._destroy(self._instances.popitem()[1])
         _ctypes.dlclose(self._handle)
         os.close(self._descriptor)

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlcc.artifact.check import dtype_of
-from dlcc.artifact.manifest import Artifact
+from dlcc.artifact.manifest import Artifact, ShapeProfile
 from dlcc.errors import DlccError, ExitCode
 from dlcc.program import TensorInfo
-from dlcc.runtime.binding import Library
+from dlcc.runtime.binding import Library, Tensors
 
 Array = NDArray[Any]
 
@@ -40,6 +40,11 @@ class _Slot:
     info: TensorInfo
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensors: Sequence[TensorInfo]) -> list[_Slot]:
+        """Those of ``tensors``."""
+        return [cls(t, dtype_of(t), t.shape) for t in tensors]
 
 
 def load(
@@ -85,11 +90,13 @@ def _check_agreement(artifact: Artifact, library: Library) -> None:
     Raises:
         DlccError: ARTIFACT, where they differ.
     """
-    tables = (artifact.inputs, artifact.outputs)
-    border = tuple([(t.name, t.dtype, t.shape) for t in table] for table in tables)
-    variants = [(v, [s["layer"] for s in r["steps"]]) for v, r in artifact.variants.items()]
+    profiles = artifact.shape_profiles
+    borders = [(_border(p.inputs), _border(p.outputs)) for p in profiles]
+    variants = [
+        [(v, [s["layer"] for s in r["steps"]]) for v, r in p.variants.items()] for p in profiles
+    ]
     for what, stated, found in (
-        ("inputs or outputs", border, library.border),
+        ("inputs or outputs", borders, library.borders),
         ("variants or steps", variants, library.variants),
     ):
         if stated != found:
@@ -104,6 +111,10 @@ def _check_agreement(artifact: Artifact, library: Library) -> None:
 
 class Model:
     """A compiled network, ready to run.
+
+    A network of several shape profiles runs the one that the shapes of the inputs are for. It takes
+    its memory and threads when it runs for the first time; that of the first profile is there from
+    the start.
 
     Calls from several threads are safe and run one after another; for parallel runs load several.
     Close it, or use it as a context manager, to free its memory before the garbage collector does.
@@ -121,10 +132,11 @@ class Model:
         self.artifact = artifact
         artifact.verify()
         self._lock = threading.Lock()
-        self._input_slots = [_Slot(t, dtype_of(t), t.shape) for t in artifact.inputs]
-        self._output_slots = [_Slot(t, dtype_of(t), t.shape) for t in artifact.outputs]
-        self._input_pointers = (ctypes.c_void_p * max(len(self._input_slots), 1))()
-        self._output_pointers = (ctypes.c_void_p * max(len(self._output_slots), 1))()
+        self._profiles = artifact.shape_profiles
+        self._input_slots = [_Slot.of(p.inputs) for p in self._profiles]
+        self._output_slots = [_Slot.of(p.outputs) for p in self._profiles]
+        self._input_pointers = (ctypes.c_void_p * max(len(self._input_slots[0]), 1))()
+        self._output_pointers = (ctypes.c_void_p * max(len(self._output_slots[0]), 1))()
         if variant is not None:
             artifact.variant(variant)
         self._library = self._open(threads, variant)
@@ -166,13 +178,18 @@ class Model:
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
-        """Names, dtypes and shapes of the inputs."""
+        """Names, dtypes and shapes of the inputs (of the first shape profile)."""
         return self.artifact.inputs
 
     @property
     def outputs(self) -> tuple[TensorInfo, ...]:
-        """Names, dtypes and shapes of the outputs."""
+        """Names, dtypes and shapes of the outputs (of the first shape profile)."""
         return self.artifact.outputs
+
+    @property
+    def shape_profiles(self) -> tuple[ShapeProfile, ...]:
+        """The sets of shapes that the network was compiled for."""
+        return self._profiles
 
     @property
     def threads(self) -> int:
@@ -195,7 +212,7 @@ class Model:
     def __call__(
         self, *arrays: object, out: Array | Sequence[Array] | None = None, **named: object
     ) -> Array | tuple[Array, ...]:
-        """Runs the network.
+        """Runs the network; their shapes tell which shape profile.
 
         Args:
             *arrays: the inputs in order: numpy arrays or anything with DLPack in CPU memory.
@@ -209,19 +226,23 @@ class Model:
             DlccError: DATA if an input or ``out`` does not fit, with the numbers.
         """
         inputs = self._gather(arrays, named) if named else arrays
-        results = self._run(inputs, self._results(out))
+        profile, given = self._inputs(inputs)
+        results = self._run(profile, given, self._results(profile, out))
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(self, inputs: Mapping[str, object]) -> dict[str, Array]:
         """Runs the network on inputs by name; returns the outputs by name."""
-        results = self._run(self._gather((), inputs), self._results(None))
-        return {slot.info.name: r for slot, r in zip(self._output_slots, results, strict=True)}
+        profile, given = self._inputs(self._gather((), inputs))
+        results = self._run(profile, given, self._results(profile, None))
+        slots = self._output_slots[profile]
+        return {slot.info.name: r for slot, r in zip(slots, results, strict=True)}
 
     def profile(self, *arrays: object, **named: object) -> list[StepTime]:
         """Runs the network once and returns what each step took, in order."""
-        steps = self.artifact.variant(self.variant)["steps"]
+        profile, given = self._inputs(self._gather(arrays, named))
+        steps = self.artifact.variant(self.variant, profile)["steps"]
         times = (ctypes.c_uint64 * max(len(steps), 1))()
-        self._run(self._gather(arrays, named), self._results(None), times)
+        self._run(profile, given, self._results(profile, None), times)
         return [StepTime(s["layer"], s["function"], t) for s, t in zip(steps, times, strict=False)]
 
     def close(self) -> None:
@@ -247,7 +268,7 @@ class Model:
 
     def _gather(self, arrays: Sequence[object], named: Mapping[str, object]) -> list[object]:
         """Inputs in order, from leading positional ones and others by name."""
-        names = [slot.info.name for slot in self._input_slots]
+        names = [slot.info.name for slot in self._input_slots[0]]
         rest = names[len(arrays) :]
         unknown = sorted(set(named) - set(rest))
         if unknown:
@@ -266,20 +287,41 @@ class Model:
     def _data_error(self, what: str, why: str, where: str = "", fix: str = "") -> DlccError:
         return DlccError(ExitCode.DATA, what, where=where or self.name, why=why, fix=fix)
 
-    def _run(
-        self,
-        inputs: Sequence[object],
-        results: list[Array],
-        times: ctypes.Array[ctypes.c_uint64] | None = None,
-    ) -> list[Array]:
-        slots = self._input_slots
+    def _inputs(self, inputs: Sequence[object]) -> tuple[int, list[Array]]:
+        """The number of the shape profile that runs on ``inputs``, and their arrays."""
+        slots = self._input_slots[0]
         if len(inputs) != len(slots):
             names = ", ".join(repr(s.info.name) for s in slots) or "none"
             raise self._data_error(
                 f"{len(inputs)} inputs given, {len(slots)} needed", f"the inputs are {names}"
             )
-        # Kept in a list until the call is over: the pointers own nothing.
         arrays = [self._input(slot, x) for slot, x in zip(slots, inputs, strict=True)]
+        shapes = [array.shape for array in arrays]
+        for number, profile in enumerate(self._input_slots):
+            if [slot.shape for slot in profile] == shapes:
+                return number, arrays
+        if len(self._profiles) == 1:
+            slot, shape = next((s, x) for s, x in zip(slots, shapes, strict=True) if s.shape != x)
+            raise self._data_error(
+                f"shape {shape}, {slot.shape} needed",
+                "a compiled network has fixed shapes",
+                where=f"input {slot.info.name!r}",
+                fix="reshape the input, or compile with --shape",
+            )
+        given = ", ".join(f"{s.info.name}{list(x)}" for s, x in zip(slots, shapes, strict=True))
+        raise self._data_error(
+            f"no shape profile is for {given}",
+            "the network was compiled for " + "; ".join(map(str, self._profiles)),
+            fix="reshape the inputs, or compile with --shape for these too",
+        )
+
+    def _run(
+        self,
+        profile: int,
+        arrays: list[Array],
+        results: list[Array],
+        times: ctypes.Array[ctypes.c_uint64] | None = None,
+    ) -> list[Array]:
         with self._lock:
             self._check_open()
             for index, array in enumerate(arrays):
@@ -287,7 +329,8 @@ class Model:
             for index, array in enumerate(results):
                 self._output_pointers[index] = array.__array_interface__["data"][0]
             library = self._library
-            places = (library.instance, self._input_pointers, self._output_pointers)
+            instance = library.instance(profile)
+            places = (instance, self._input_pointers, self._output_pointers)
             status = library.run(*places) if times is None else library.profile(*places, times)
             if status != 0:
                 raise library.failure(status)
@@ -303,13 +346,6 @@ class Model:
                 "dlcc converts no input silently",
                 where=f"input {slot.info.name!r}",
                 fix=f"pass x.astype({slot.info.dtype!r})",
-            )
-        if array.shape != slot.shape:
-            raise self._data_error(
-                f"shape {array.shape}, {slot.shape} needed",
-                "a compiled network has fixed shapes",
-                where=f"input {slot.info.name!r}",
-                fix="reshape the input, or compile with --shape",
             )
         if array.flags.c_contiguous and array.flags.aligned:
             return array
@@ -334,8 +370,8 @@ class Model:
                 fix="pass a detached tensor in CPU memory",
             ) from error
 
-    def _results(self, out: Array | Sequence[Array] | None) -> list[Array]:
-        slots = self._output_slots
+    def _results(self, profile: int, out: Array | Sequence[Array] | None) -> list[Array]:
+        slots = self._output_slots[profile]
         if out is None:
             return [np.empty(slot.shape, slot.dtype) for slot in slots]
         given = [out] if isinstance(out, np.ndarray) else list(out)
@@ -360,3 +396,8 @@ class Model:
             where=f"output {slot.info.name!r}",
             fix=f"pass numpy.empty({slot.shape}, {slot.info.dtype!r})",
         )
+
+
+def _border(tensors: Sequence[TensorInfo]) -> Tensors:
+    """What a library has to say of ``tensors``."""
+    return [(t.name, t.dtype, t.shape) for t in tensors]

@@ -571,12 +571,12 @@ def test_workers_are_pinned_where_the_caller_says(rows: Artifact) -> None:
         pin = model._library._pin
         cpu = max(os.sched_getaffinity(0))
         known = cpus_of_threads()
-        assert pin(model._library.instance, (ctypes.c_int * 1)(cpu)) == 0
+        assert pin(model._library.instance(0), (ctypes.c_int * 1)(cpu)) == 0
         changed = [c for thread, c in cpus_of_threads().items() if c != known[thread]]
         assert changed in ([str(cpu)], [])  # none where there is one CPU
         assert str(cpu) in cpus_of_threads().values()
         pinned = cpus_of_threads()
         for bad in (-1, 1 << 20):
-            assert pin(model._library.instance, (ctypes.c_int * 1)(bad)) == 1
+            assert pin(model._library.instance(0), (ctypes.c_int * 1)(bad)) == 1
         assert cpus_of_threads() == pinned
         assert pin(None, None) == 1

@@ -9,7 +9,8 @@ typedef struct dlcc_request {
   const char *variant; /* NULL: the best */
   void *arena;         /* NULL: the instance's own */
   size_t arena_bytes;
-  int device; /* its number, where there may be several */
+  uint32_t profile; /* number of the shape profile */
+  int device;       /* its number, where there may be several */
 } dlcc_request;
 
 static dlcc_status dlcc_check_tensor(const dlcc_tensor *tensor, const void *address,
@@ -28,23 +29,24 @@ static int dlcc_overlap(const void *a, uint64_t a_bytes, const void *b, uint64_t
   return first < second + b_bytes && second < first + a_bytes;
 }
 
-static dlcc_status dlcc_check_overlap(const dlcc_info *info, uint32_t output,
+static dlcc_status dlcc_check_overlap(const dlcc_shapes *shapes, uint32_t output,
                                       const void *const *inputs, void *const *outputs) {
-  const dlcc_tensor *tensor = &info->outputs[output];
-  for (uint32_t i = 0; i < info->input_count; i++) {
-    if (dlcc_overlap(outputs[output], tensor->bytes, inputs[i], info->inputs[i].bytes))
+  const dlcc_tensor *tensor = &shapes->outputs[output];
+  for (uint32_t i = 0; i < dlcc_model_info.input_count; i++) {
+    if (dlcc_overlap(outputs[output], tensor->bytes, inputs[i], shapes->inputs[i].bytes))
       return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT), "output \"%s\" overlaps input \"%s\"",
-                       tensor->name, info->inputs[i].name);
+                       tensor->name, shapes->inputs[i].name);
   }
   for (uint32_t i = 0; i < output; i++) {
-    if (dlcc_overlap(outputs[output], tensor->bytes, outputs[i], info->outputs[i].bytes))
+    if (dlcc_overlap(outputs[output], tensor->bytes, outputs[i], shapes->outputs[i].bytes))
       return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT), "output \"%s\" overlaps output \"%s\"",
-                       tensor->name, info->outputs[i].name);
+                       tensor->name, shapes->outputs[i].name);
   }
   return DLCC_CODE(OK);
 }
 
-static dlcc_status dlcc_check_tensors(const void *const *inputs, void *const *outputs) {
+static dlcc_status dlcc_check_tensors(const dlcc_shapes *shapes, const void *const *inputs,
+                                      void *const *outputs) {
   const dlcc_info *info = &dlcc_model_info;
   if (inputs == NULL && info->input_count > 0)
     return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT), "inputs is NULL");
@@ -52,11 +54,11 @@ static dlcc_status dlcc_check_tensors(const void *const *inputs, void *const *ou
     return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT), "outputs is NULL");
   dlcc_status status = DLCC_CODE(OK);
   for (uint32_t i = 0; i < info->input_count && status == DLCC_CODE(OK); i++)
-    status = dlcc_check_tensor(&info->inputs[i], inputs[i], "input");
+    status = dlcc_check_tensor(&shapes->inputs[i], inputs[i], "input");
   for (uint32_t i = 0; i < info->output_count && status == DLCC_CODE(OK); i++)
-    status = dlcc_check_tensor(&info->outputs[i], outputs[i], "output");
+    status = dlcc_check_tensor(&shapes->outputs[i], outputs[i], "output");
   for (uint32_t i = 0; i < info->output_count && status == DLCC_CODE(OK); i++)
-    status = dlcc_check_overlap(info, i, inputs, outputs);
+    status = dlcc_check_overlap(shapes, i, inputs, outputs);
   return status;
 }
 

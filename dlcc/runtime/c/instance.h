@@ -8,9 +8,10 @@ struct DLCC_NAME(instance) {
   dlcc_weights weights;
   void *own_arena; /* NULL if the caller gave one */
   char *arena;
-  const dlcc_variant *variant;
-  const dlcc_step *steps; /* the variant's */
-  const char *varying;    /* a feature that it needs of the thread that runs it, or NULL */
+  const dlcc_shapes *shapes;
+  const dlcc_variant *variant; /* of these shapes */
+  const dlcc_step *steps;      /* the variant's */
+  const char *varying;         /* a feature that it needs of the thread that runs it, or NULL */
 };
 
 static int dlcc_most_threads(void) {
@@ -27,7 +28,7 @@ static dlcc_status dlcc_check_threads(int threads) {
 }
 
 static dlcc_status dlcc_arena_open(dlcc_instance *instance, void *arena, size_t arena_bytes) {
-  const uint64_t needed = dlcc_model_info.arena_bytes;
+  const uint64_t needed = instance->shapes->arena_bytes;
   if (arena != NULL) {
     if ((uintptr_t)arena % DLCC_ALIGNMENT != 0)
       return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT), "the arena must be aligned to %d bytes",
@@ -49,10 +50,11 @@ static dlcc_status dlcc_instance_open(dlcc_instance *instance, const dlcc_reques
   uint32_t number = 0;
   if (status == DLCC_CODE(OK)) status = dlcc_variant_choose(NULL, request->variant, &number);
   if (status != DLCC_CODE(OK)) return status;
-  instance->variant = &dlcc_model_info.variants[number];
-  instance->steps = dlcc_variant_steps[number];
+  instance->variant = &instance->shapes->variants[number];
   instance->varying = dlcc_cpu_varying(instance->variant->features);
-  instance->weights.variant = number;
+  number += request->profile * dlcc_model_info.variant_count;
+  instance->steps = dlcc_schedules[number];
+  instance->weights.schedule = number;
   status = dlcc_weights_open(&instance->weights, request->weights_path);
   if (status == DLCC_CODE(OK))
     status = dlcc_arena_open(instance, request->arena, request->arena_bytes);
@@ -78,7 +80,7 @@ static dlcc_status dlcc_check_call(const dlcc_instance *instance, const void *co
                      "variant %s needs %s, which this thread no longer has; run it in a thread "
                      "whose vectors are as long as when the instance was made",
                      instance->variant->name, instance->varying);
-  return dlcc_check_tensors(inputs, outputs);
+  return dlcc_check_tensors(instance->shapes, inputs, outputs);
 }
 
 static dlcc_status dlcc_step_failed(const dlcc_variant *variant, uint32_t step, int32_t code) {

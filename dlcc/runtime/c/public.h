@@ -1,7 +1,7 @@
 /* The public functions that all machines have in common. A machine's instance.h defines before this
  *
- *   struct DLCC_NAME(instance)             with a `lock` and the `variant` that it runs
- *   dlcc_instance_open(instance, request)  fills one that is zero but for the lock
+ *   struct DLCC_NAME(instance)             with a `lock`, and the `shapes` and `variant` it runs
+ *   dlcc_instance_open(instance, request)  fills one that is zero but for the lock and the shapes
  *   dlcc_instance_close(instance)          undoes that, wherever it ended
  *
  * and, before or after it, the functions threads, pin, run and profile */
@@ -18,13 +18,16 @@ DLCC_API void DLCC_NAME(destroy)(dlcc_instance *instance) {
 static dlcc_status dlcc_create(const dlcc_request *request, dlcc_instance **out) {
   if (out == NULL) return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT), "out is NULL");
   *out = NULL;
+  dlcc_status status = dlcc_shapes_check(request->profile);
+  if (status != DLCC_CODE(OK)) return status;
   void *memory;
   if (posix_memalign(&memory, _Alignof(dlcc_instance), sizeof(dlcc_instance)) != 0)
     return dlcc_fail(DLCC_CODE(OUT_OF_MEMORY), "no memory for an instance");
   memset(memory, 0, sizeof(dlcc_instance));
   dlcc_instance *instance = memory;
   pthread_mutex_init(&instance->lock, NULL);
-  const dlcc_status status = dlcc_instance_open(instance, request);
+  instance->shapes = &dlcc_model_info.shape_profiles[request->profile];
+  status = dlcc_instance_open(instance, request);
   if (status == DLCC_CODE(OK))
     *out = instance;
   else
@@ -63,6 +66,28 @@ DLCC_API dlcc_status DLCC_NAME(create_variant)(const char *weights_path, int thr
   const dlcc_request request = {
       .weights_path = weights_path, .threads = threads, .variant = variant};
   return dlcc_create(&request, out);
+}
+
+DLCC_API dlcc_status DLCC_NAME(create_shape_profile)(const char *weights_path, int threads,
+                                                     uint32_t profile, const char *variant,
+                                                     void *arena, size_t arena_bytes,
+                                                     dlcc_instance **out) {
+  const dlcc_request request = {.weights_path = weights_path,
+                                .threads = threads,
+                                .profile = profile,
+                                .variant = variant,
+                                .arena = arena,
+                                .arena_bytes = arena_bytes};
+  return dlcc_create(&request, out);
+}
+
+DLCC_API dlcc_status DLCC_NAME(find_shape_profile)(const int64_t *const *shapes,
+                                                   uint32_t *profile) {
+  return dlcc_shapes_find(shapes, profile);
+}
+
+DLCC_API const dlcc_shapes *DLCC_NAME(shape_profile)(const dlcc_instance *instance) {
+  return instance == NULL ? NULL : instance->shapes;
 }
 
 DLCC_API const dlcc_variant *DLCC_NAME(variant)(const dlcc_instance *instance) {

@@ -2,7 +2,7 @@
  * tables.h and
  *
  *   DLCC_EMBEDDED  1 if the weights file is part of the library
- *   DLCC_PARTS     1 if variants read parts of the weights file
+ *   DLCC_PARTS     1 if schedules read parts of the weights file
  *   DLCC_PACKED    1 if the weights file is packed
  *   DLCC_SINGLE    1 if the library runs on one thread only
  *
@@ -23,6 +23,8 @@
 #include "machine.h"
 
 #include "variant.h"
+
+#include "shapes.h"
 
 #include "memory.h"
 

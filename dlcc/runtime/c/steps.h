@@ -19,9 +19,9 @@ typedef struct dlcc_step {
   uint32_t max_threads; /* 0: no bound */
 } dlcc_step;
 
-#define dlcc_variant_steps DLCC_NAME(variant_steps)
+#define dlcc_schedules DLCC_NAME(schedules)
 
-/* Of each row of dlcc_model_info.variants. */
-extern DLCC_HIDDEN const dlcc_step *const dlcc_variant_steps[];
+/* Of each schedule. */
+extern DLCC_HIDDEN const dlcc_step *const dlcc_schedules[];
 
 #endif

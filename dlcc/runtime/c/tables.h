@@ -17,6 +17,7 @@ typedef DLCC_NAME(status_t) dlcc_status;
 typedef DLCC_NAME(tensor_t) dlcc_tensor;
 typedef DLCC_NAME(info_t) dlcc_info;
 typedef DLCC_NAME(variant_t) dlcc_variant;
+typedef DLCC_NAME(shape_profile_t) dlcc_shapes;
 typedef DLCC_NAME(t) dlcc_instance;
 
 /* From and to which byte of the content; the last row is {0, 0}. */
@@ -24,7 +25,8 @@ typedef struct dlcc_part_of {
   uint64_t from, to;
 } dlcc_part_of;
 
-/* What a variant reads of the content, and the hash of that. */
+/* A schedule is a variant of a shape profile; tables have that of number
+ * `profile * variant_count + variant` there. What it reads of the content, and the hash of that. */
 typedef struct dlcc_reading {
   const dlcc_part_of *parts;
   uint64_t hash;
@@ -41,7 +43,7 @@ typedef struct dlcc_packed_sizes {
 #define dlcc_packed DLCC_NAME(packed)
 
 extern DLCC_HIDDEN const dlcc_info dlcc_model_info;
-extern DLCC_HIDDEN const dlcc_reading dlcc_readings[]; /* if variants read parts of the weights */
+extern DLCC_HIDDEN const dlcc_reading dlcc_readings[]; /* if schedules read parts of the weights */
 extern DLCC_HIDDEN const dlcc_packed_sizes dlcc_packed; /* if the weights file is packed */
 extern DLCC_HIDDEN const char DLCC_NAME(weights_image)[]; /* if it is part of the library */
 

@@ -34,7 +34,7 @@ typedef struct dlcc_weights {
   void *unpacked; /* NULL unless the file is packed */
   void *mapping;  /* NULL if embedded, or if the file is packed and has been read */
   size_t mapping_bytes;
-  uint32_t variant; /* number of the one that reads them */
+  uint32_t schedule; /* number of the one that reads them */
 } dlcc_weights;
 
 /* Sum over the 64-bit words of a bijective mix of word and position: one changed word always
@@ -60,12 +60,12 @@ static uint64_t dlcc_hash(const char *content, uint64_t bytes) {
 }
 #endif
 
-/* Whether the content has the hash that it should have: what the variant reads of it, so that the
+/* Whether the content has the hash that it should have: what the schedule reads of it, so that the
  * pages of others are never touched. */
 static int dlcc_weights_intact(const dlcc_weights *weights, const char *content, uint64_t bytes,
                                uint64_t hash) {
 #if DLCC_PARTS
-  const dlcc_reading *reading = &dlcc_readings[weights->variant];
+  const dlcc_reading *reading = &dlcc_readings[weights->schedule];
   uint64_t sum = 0;
   (void)bytes, (void)hash;
   for (const dlcc_part_of *part = reading->parts; part->to > 0; part++)

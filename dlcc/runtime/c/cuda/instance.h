@@ -7,6 +7,7 @@
 
 struct DLCC_NAME(instance) {
   pthread_mutex_t lock; /* one run at a time */
+  const dlcc_shapes *shapes;
   const dlcc_variant *variant;
   dlcc_machine machine;
   dlcc_resident *resident;
@@ -91,7 +92,7 @@ static dlcc_status dlcc_instance_fill(dlcc_instance *instance, const dlcc_reques
 
 /* The file is checked for every instance, and read into the device's memory for the first. */
 static dlcc_status dlcc_instance_load(dlcc_instance *instance, const char *path, uint32_t number) {
-  dlcc_weights weights = {.variant = number};
+  dlcc_weights weights = {.schedule = number};
   dlcc_status status = dlcc_weights_open(&weights, path);
   if (status == DLCC_CODE(OK))
     status = dlcc_resident_open(&instance->machine, number, weights.content, &instance->resident);

@@ -24,7 +24,7 @@ static dlcc_status dlcc_wait(dlcc_instance *instance, dlcc_handle stream) {
 static dlcc_status dlcc_check_host_call(const dlcc_instance *instance, const void *const *inputs,
                                         void *const *outputs) {
   if (instance == NULL) return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT), "the instance is NULL");
-  return dlcc_check_tensors(inputs, outputs);
+  return dlcc_check_tensors(instance->shapes, inputs, outputs);
 }
 
 static dlcc_status dlcc_copy_in(dlcc_instance *instance, const void *const *inputs) {

@@ -22,6 +22,8 @@
 
 #include "../variant.h"
 
+#include "../shapes.h"
+
 #include "../memory.h"
 
 #include "../weights.h"
