@@ -305,7 +305,12 @@ def _import(
 ) -> list[Graph]:
     notes: list[str] = []
     graphs = load_profiles(
-        model, shapes=options.shapes, constants=options.constants, remarks=notes, most=most
+        model,
+        shapes=options.shapes,
+        constants=options.constants,
+        remarks=notes,
+        most=most,
+        doubles=options.bits == 32,
     )
     remarks += [Remark("import", "", "note", note) for note in notes]
     return graphs

@@ -20,6 +20,7 @@ def load_graph(
     shapes: ShapeOptions | None = None,
     constants: Mapping[str, Any] | None = None,
     remarks: list[str] | None = None,
+    doubles: bool = True,
 ) -> Graph:
     """Read a network from an ``.onnx`` or ``.dlir`` file, or an ``onnx.ModelProto``.
 
@@ -28,11 +29,14 @@ def load_graph(
         shapes: sizes of symbolic dimensions by name, or whole shapes by input name (ONNX only).
         constants: contents of inputs that are always the same, by name (ONNX only).
         remarks: gets one line per assumption that was made.
+        doubles: float64 is computed in float64, else in float32 (ONNX only).
 
     Raises:
         DlccError: the file is missing or damaged, or holds something that dlcc does not support.
     """
-    (graph,) = load_profiles(model, shapes=shapes, constants=constants, remarks=remarks, most=1)
+    (graph,) = load_profiles(
+        model, shapes=shapes, constants=constants, remarks=remarks, most=1, doubles=doubles
+    )
     return graph
 
 
@@ -43,6 +47,7 @@ def load_profiles(
     constants: Mapping[str, Any] | None = None,
     remarks: list[str] | None = None,
     most: int = MOST,
+    doubles: bool = True,
 ) -> list[Graph]:
     """As :func:`load_graph`, once for each combination of the sizes in ``shapes``.
 
@@ -52,6 +57,7 @@ def load_profiles(
         constants: contents of inputs that are always the same.
         remarks: gets one line per assumption that was made.
         most: of the shape profiles.
+        doubles: float64 is computed in float64, else in float32 (ONNX only).
 
     Raises:
         DlccError: as :func:`load_graph`; USAGE for more profiles.
@@ -61,7 +67,7 @@ def load_profiles(
         from dlcc.frontends.onnx import import_profiles
 
         return import_profiles(
-            model, shapes=shapes, constants=constants, remarks=remarks, most=most
+            model, shapes=shapes, constants=constants, remarks=remarks, most=most, doubles=doubles
         )
     if not file.is_file():
         why = "it is a folder" if file.is_dir() else "there is no such file"

@@ -11,8 +11,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dlcc.ir import Graph, Node, Value
+from dlcc.ir import F64, Graph, Node, Value
 from dlcc.ops.base import build
+from dlcc.ops.float64 import KEPT
 
 _CLOSE = 1e-3
 """Relative distance at which a constant still counts as the idiom's (exporters round them)."""
@@ -121,6 +122,8 @@ def _replace(
     """Let ``op`` stand for the node that makes ``last``; False where the types differ."""
     node = last.producer
     assert node is not None
+    if last.type.dtype == F64 and op not in KEPT:
+        return False
     new = build(graph, op, inputs, attrs, loc=node.loc, names=[last.name], before=node)
     if (new.output.type.shape, new.output.type.dtype) != (last.type.shape, last.type.dtype):
         graph.erase(new)

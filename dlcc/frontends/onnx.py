@@ -48,6 +48,7 @@ def import_onnx(
     constants: Constants | None = None,
     remarks: list[str] | None = None,
     name: str = "",
+    doubles: bool = True,
 ) -> Graph:
     """Import an ONNX model (any opset to the newest that the installed onnx package knows).
 
@@ -59,6 +60,7 @@ def import_onnx(
             graph any more, and what they decide is decided (``{"sr": 16000}``).
         remarks: gets one line per assumption (a dimension taken as 1, float16 computed as float32).
         name: name of the graph; by default the file's stem, else the model's own.
+        doubles: float64 is computed in float64 (:mod:`dlcc.ops.float64`), else in float32.
 
     Returns:
         The graph, with idioms (GELU, LayerNorm, ...) and QDQ pairs recognised.
@@ -68,8 +70,9 @@ def import_onnx(
             ``constants`` do not fit), or UNSUPPORTED with every node that cannot be imported.
     """
     (graph,) = import_profiles(
-        source, shapes=shapes, constants=constants, remarks=remarks, name=name, most=1
-    )
+        source, shapes=shapes, constants=constants, remarks=remarks, name=name, most=1,
+        doubles=doubles,
+    )  # fmt: skip
     return graph
 
 
@@ -81,6 +84,7 @@ def import_profiles(
     remarks: list[str] | None = None,
     name: str = "",
     most: int = MOST,
+    doubles: bool = True,
 ) -> list[Graph]:
     """Import an ONNX model once for each of its shape profiles.
 
@@ -92,6 +96,7 @@ def import_profiles(
         remarks: gets one line per assumption.
         name: name of the graphs.
         most: of the profiles.
+        doubles: float64 is computed in float64.
 
     Returns:
         The graphs, the last dimension of ``shapes`` fastest. They share contents of constants.
@@ -111,7 +116,8 @@ def import_profiles(
     graphs: list[Graph] = []
     for binding in profiles_of(model.graph, shapes or {}, most):
         notes = [] if graphs else told
-        graph = _ModelImporter(model, folder, binding, constants or {}, notes).run(name)
+        importer = _ModelImporter(model, folder, binding, constants or {}, notes, doubles)
+        graph = importer.run(name)
         remove_dead(graph)
         graphs.append(_recognised(graph, notes))
         share_constants(graphs)
@@ -151,9 +157,11 @@ class _ModelImporter:
         shapes: Mapping[str, int | tuple[int, ...]],
         constants: Constants,
         remarks: list[str],
+        doubles: bool,
     ) -> None:
         self.model = model
-        self.tensors = Tensors(folder, remarks)
+        self.tensors = Tensors(folder, remarks, doubles)
+        self.single: set[str] = set()
         self.border = Border(model.graph, shapes, constants, self.tensors, remarks)
         self.opsets = opsets(model)
         self.graph = Graph("")
@@ -184,6 +192,9 @@ class _ModelImporter:
         if twice is not None:
             raise model_error(f"the output {twice!r} is listed twice", fix="export the model again")
         check_factors(self.graph)
+        if self.single:
+            ops = ", ".join(sorted(self.single))
+            self.remarks.append(f"import: float64 is computed in float32 by {ops}")
         self.graph.set_outputs(*self.counted(names, results, outputs))
         return self.graph
 
@@ -275,6 +286,7 @@ class _ModelImporter:
         view = OnnxNode(
             proto.op_type, loc, domain, versions[domain], known, attrs, len(proto.output),
             self.graph, self.border.elements, tuple(proto.output), self.padded,
+            self.tensors.doubles, self.single,
         )  # fmt: skip
         if structural is not None:
             if any(isinstance(v, Value) and v in self.padded for v in operands):

@@ -167,7 +167,8 @@ class Border:
         if not proto.type.HasField("tensor_type"):
             return value
         declared = _dtype(proto)
-        if not declared.is_narrow and declared.numpy not in NARROW:
+        plain = not declared.is_narrow and declared.numpy not in NARROW
+        if plain or value.type.dtype == declared:
             return value
         maker = value.producer
         if maker is not None and maker.op == "cast":
@@ -188,7 +189,7 @@ class Border:
 
     def _widened(self, graph: Graph, value: Value) -> Value:
         dtype = value.type.dtype
-        if not dtype.is_narrow and dtype.numpy not in NARROW:
+        if not dtype.is_narrow and not self._tensors.rounded(dtype):
             return value
         wide = dtype.computed if dtype.is_narrow else F32
         if dtype.is_float:

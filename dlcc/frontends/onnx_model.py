@@ -22,13 +22,13 @@ from onnx import helper, numpy_helper
 from dlcc.bounds import check_shape
 from dlcc.errors import DlccError, ExitCode
 from dlcc.frontends.registry import Unsupported, model_error
-from dlcc.ir.dtypes import DType
+from dlcc.ir.dtypes import F64, DType
 from dlcc.ir.encodings import Array
 
 OLDEST_OPSET = 1
 
 NARROW = {np.dtype(np.float16), np.dtype(np.float64), np.dtype(ml_dtypes.bfloat16)}
-"""Float types that are computed in float32."""
+"""Float types that are computed in float32, or, of 64 bits, may be."""
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -141,10 +141,12 @@ class Tensors:
         folder: folder of the model, the only place external data may come from; None where the
             model came without a file.
         remarks: gets one line where float16, bfloat16 or float64 contents become float32.
+        doubles: float64 contents stay what they are.
     """
 
-    def __init__(self, folder: Path | None, remarks: list[str]) -> None:
+    def __init__(self, folder: Path | None, remarks: list[str], doubles: bool = True) -> None:
         self._folder = folder
+        self.doubles = doubles
         self._remarks = remarks
         self._told: set[str] = set()
 
@@ -182,10 +184,14 @@ class Tensors:
             if dtype.is_float:
                 self.remark_float(str(values.dtype))
             return values.astype(dtype.computed.numpy)
-        if values.dtype in NARROW:
+        if self.rounded(dtype):
             self.remark_float(str(values.dtype))
             return values.astype(np.float32)
         return values
+
+    def rounded(self, dtype: DType) -> bool:
+        """Whether numbers of a float type are computed in float32."""
+        return dtype.numpy in NARROW and not (self.doubles and dtype == F64)
 
     def remark_float(self, name: str) -> None:
         """Tell once per type that it is computed in float32."""

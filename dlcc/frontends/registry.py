@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dlcc.errors import DlccError, ExitCode
-from dlcc.ir import AttrValue, DType, Graph, Value
+from dlcc.ir import F32, AttrValue, DType, Graph, Value
 from dlcc.ir.encodings import Array
 
 
@@ -36,7 +36,8 @@ class OnnxNode:
     (tensors as numpy arrays, sequences as tuples). ``elements`` are the model's own types of values
     that are computed in wider ones: integers of 4 and 2 bits, float8, float4. ``outputs`` are the
     results' names in the model, "" where one is omitted. ``padded`` are the values whose size the
-    data decide.
+    data decide. ``doubles`` tells that float64 stays what it is; ``single`` collects the ops that
+    compute it in float32 all the same.
     """
 
     op_type: str
@@ -50,6 +51,8 @@ class OnnxNode:
     elements: Mapping[Value, DType] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     padded: dict[Value, Padded] = field(default_factory=dict)
+    doubles: bool = True
+    single: set[str] = field(default_factory=set)
 
     def wants(self, index: int) -> bool:
         """Whether result ``index`` has a name, so that it may be read."""
@@ -108,19 +111,22 @@ class OnnxNode:
         ONNX's integer tensors reach ops that compute (rather than move numbers) as plain integers,
         also where they are known to be codes of a quantised tensor.
         """
-        from dlcc.ops.base import build  # here: the ops' modules import this one
+        from dlcc.ops import float64  # here: the ops' modules import this one
+        from dlcc.ops.base import build
         from dlcc.ops.quant import raw_operands
 
-        node = build(
-            self.graph,
-            op,
-            raw_operands(self, op, inputs),
-            attrs,
-            loc=self.name + suffix,
-            outputs=outputs,
-            names=[self.name + suffix] * outputs,
-        )
-        return node.outputs
+        loc, operands = self.name + suffix, raw_operands(self, op, inputs)
+        wide = float64.has_float64(operands)
+        if wide:
+            operands = float64.fitted(self.graph, op, operands, loc)
+        names = [loc] * outputs
+        made = build(self.graph, op, operands, attrs, loc=loc, outputs=outputs, names=names).outputs
+        if not wide or op in float64.KEPT:
+            return made
+        self.single.add(op)
+        return [
+            float64.converted(self.graph, v, True, loc) if v.type.dtype == F32 else v for v in made
+        ]
 
 
 Importer = Callable[[OnnxNode], Sequence[Value]]

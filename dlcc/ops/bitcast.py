@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 
 from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
-from dlcc.ir import BF16, F32, DType, Node, TensorType, Value
+from dlcc.ir import BF16, DType, Node, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Op, type_error
-from dlcc.ops.cast import cast_to
+from dlcc.ops.cast import cast_to, computed
 from dlcc.ops.pointwise import present
 
 if TYPE_CHECKING:
@@ -64,4 +64,4 @@ def _bit_cast(node: OnnxNode) -> Sequence[Value]:
     if dtype.bytes != x.type.dtype.bytes or BF16 in (dtype, x.type.dtype):
         raise Unsupported(f"bits of {x.type.dtype} are not those of {dtype}")
     (made,) = node.build("bitcast", [x], {"to": str(dtype)})
-    return [cast_to(node, made, F32, ".f32") if dtype.is_float else made]
+    return [cast_to(node, made, computed(dtype, node.doubles), ".real")]

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
-from dlcc.ir import F32, AttrValue, DType, Node, TensorType, Value
+from dlcc.ir import F32, F64, AttrValue, DType, Node, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Interval, Op, type_error
 from dlcc.ops.pointwise import present
@@ -113,15 +113,22 @@ def own_dtype(element: int) -> DType:
         raise Unsupported(f"element type {name}") from None
 
 
-def onnx_dtype(element: int) -> DType:
+def onnx_dtype(element: int, doubles: bool = False) -> DType:
     """The element type that dlcc computes with for an ONNX one.
 
-    Narrow and wide floats are f32, integers of 4 and 2 bits those of 8.
+    Narrow and (without ``doubles``) wide floats are f32, integers of 4 and 2 bits those of 8.
 
     Raises:
         Unsupported: dlcc does not have the type.
     """
     dtype = own_dtype(element)
+    return computed(dtype, doubles)
+
+
+def computed(dtype: DType, doubles: bool) -> DType:
+    """What numbers of ``dtype`` are computed in: float64 only with ``doubles``."""
+    if dtype == F64 and doubles:
+        return F64
     return F32 if dtype.is_float else dtype.computed
 
 
@@ -129,7 +136,7 @@ def _converted(node: OnnxNode, dtype: DType) -> Sequence[Value]:
     """The operand as ``dtype``; of a narrow type its numbers in the type they are computed in."""
     value = node.input(0)
     if not dtype.is_narrow:
-        return [cast_to(node, value, F32 if dtype.is_float else dtype)]
+        return [cast_to(node, value, computed(dtype, node.doubles))]
     if dtype.kind == "e8m0fnu":
         raise Unsupported("a conversion to FLOAT8E8M0, which scales have and no activations")
     wide = value if value.type.dtype in (F32, dtype.computed) else None

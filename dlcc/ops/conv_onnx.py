@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
-from dlcc.ir import Value
+from dlcc.ir import F32, Value
 from dlcc.ops import late_weights, volumes
 from dlcc.ops.weights import as_weight, known, rebuilt, reshape_value, reshape_weight
 from dlcc.ops.windows import Window, auto_pads, pair, quad
@@ -89,7 +89,7 @@ def conv_attrs(window: Window, groups: int) -> dict[str, Any]:
 def import_conv(node: OnnxNode) -> Sequence[Value]:
     """Conv in one to three dimensions."""
     x, weight = node.input(0), as_weight(node.graph, node.input(1), node.name)
-    if known(weight):
+    if known(weight) and x.type.dtype == F32:
         return [known_convolution(node, x, weight, node.optional(2))]
     size, kernel = x.type.shape[2:], weight.type.shape[2:]
     axes = range(spatial_rank(node, x.type.rank))
@@ -141,7 +141,7 @@ def import_conv_transpose(node: OnnxNode) -> Sequence[Value]:
     rank = spatial_rank(node, x.type.rank)
     lines = [_transposed_line(node, axis, x, weight) for axis in range(rank)]
     bias, groups = node.optional(2), int(node.attrs.get("group", 1))
-    if not known(weight):
+    if not known(weight) or x.type.dtype != F32:
         return [late_weights.transposed_convolution(node, x, weight, bias, lines, groups)]
     if bias is not None and not known(bias):
         view = replace(node, name=node.name + ".sums", inputs=node.inputs[:2])

@@ -114,7 +114,7 @@ def _range_from(node: OnnxNode, length: int) -> list[Value]:
 @onnx_op("EyeLike", since=9)
 def _eye_like(node: OnnxNode) -> Sequence[Value]:
     x = node.input(0).type
-    dtype = onnx_dtype(node.attrs["dtype"]) if "dtype" in node.attrs else x.dtype
+    dtype = onnx_dtype(node.attrs["dtype"], node.doubles) if "dtype" in node.attrs else x.dtype
     _check_created(node, x.shape, dtype.numpy.itemsize)
     return _constant(
         node, np.eye(x.shape[0], x.shape[1], k=node.attrs.get("k", 0), dtype=dtype.numpy)

@@ -269,5 +269,6 @@ def _mel_weight_matrix(node: OnnxNode) -> Sequence[Value]:
         falling = (right - bin_) / (right - centre)
     matrix = np.where((bin_ >= left) & (bin_ <= centre), rising, 0.0)
     matrix = np.where((bin_ >= centre) & (bin_ < right), falling, matrix)
-    dtype = onnx_dtype(node.attrs.get("output_datatype", onnx.TensorProto.FLOAT))
+    element = node.attrs.get("output_datatype", onnx.TensorProto.FLOAT)
+    dtype = onnx_dtype(element, node.doubles)
     return [node.graph.add_constant(matrix.astype(dtype.numpy), name=node.name)]

@@ -2,7 +2,7 @@
 
 The windows of the input become columns (im2col), and one matrix product per group sums them; a
 transposed convolution is the product first, then every tap added at its place (col2im). Works for
-any number of spatial axes, in float32 and in int32.
+any number of spatial axes, in float32, float64 and int32; weights of float64 layers may be known.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dlcc.frontends.registry import OnnxNode, Unsupported
-from dlcc.ir import AttrValue, Value
+from dlcc.ir import F32, AttrValue, Value
 from dlcc.ops.weights import known, reshape_value, transposed
 from dlcc.ops.windows import Window
 
@@ -112,7 +112,7 @@ def summed(
     n, places, groups, depth = columns.type.shape
     outputs = weight.type.shape[0]
     order = (0, *range(2, weight.type.rank), 1)
-    if known(weight) and groups == 1 and columns.type.dtype.is_float:
+    if known(weight) and groups == 1 and columns.type.dtype == F32:
         kernel = transposed(node.graph, weight, order, node.name)
         kernel = reshape_value(node, kernel, (outputs, depth), ".kernel")
         rows = reshape_value(node, columns, (n, places, depth), ".rows")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
-from dlcc.ir import Node, TensorType, Value
+from dlcc.ir import F32, Node, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Interval, Op, Quantised, type_error
 from dlcc.ops.conv import (
@@ -239,7 +239,7 @@ def import_gemm(node: OnnxNode) -> Sequence[Value]:
     bias = node.optional(2)
     if bias is not None:
         bias = _scaled(node, bias, beta, ".beta")
-    if not known(b) or a.type.dtype.is_integer:
+    if not known(b) or a.type.dtype != F32:
         return _gemm_matmul(node, a, b, trans_b, alpha, bias)
     weight = b if trans_b else transposed(node.graph, b, (1, 0), node.name)
     if alpha != 1.0:
@@ -284,10 +284,10 @@ def import_matmul(node: OnnxNode) -> Sequence[Value]:
 
 
 def build_matmul(node: OnnxNode, a: Value, b: Value) -> Sequence[Value]:
-    """Numpy's ``matmul`` of any ranks, as ``linear`` where ``b`` is a known matrix of reals."""
+    """Numpy's ``matmul`` of any ranks, as ``linear`` where ``b`` is a known matrix of float32."""
     if not a.type.rank or not b.type.rank:
         raise Unsupported("MatMul of a scalar")
-    if known(b) and b.type.rank == 2 and not a.type.dtype.is_integer:
+    if known(b) and b.type.rank == 2 and a.type.dtype == F32:
         return node.build("linear", [a, transposed(node.graph, b, (1, 0), node.name)])
     if a.type.rank >= 2 and b.type.rank >= 2:
         return node.build("matmul", [a, b])
