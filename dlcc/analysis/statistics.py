@@ -9,6 +9,7 @@ pairs (the bin width doubles), so no earlier batch is ever looked at again.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +28,10 @@ _FINEST = -110
 
 Range = tuple[float, float]
 """Smallest and largest real number to be represented; always holds 0."""
+
+
+Function = Callable[[Array], Array]
+"""Of numbers, one by one."""
 
 
 @dataclass
@@ -186,11 +191,20 @@ class TensorStatistic:
         bottom = centres[np.searchsorted(cumulated, outside, side="right")] - half
         return max(low, min(float(bottom), 0.0)), min(high, max(float(top), 0.0))
 
-    def error_range(self, levels: int, power: float = 2.0, steps: int = 24) -> Range:
+    def error_range(
+        self, levels: int, power: float = 2.0, steps: int = 24, through: Function | None = None
+    ) -> Range:
         """The range with the least mean |error|^power of a uniform quantiser with ``levels`` codes.
 
         Rounding and clipping errors both count (Banner et al. 2019, section 3). Both ends are
         searched in steps from 1/4 of the exact range to all of it.
+
+        Args:
+            levels: codes.
+            power: of the error.
+            steps: of each end.
+            through: the only thing that is made of the numbers: errors are those of its results,
+                and as it may be flat over much of the range, ends are searched from 1/24 on.
         """
         low, high = self.with_zero()
         centres, counts = self.distribution()
@@ -198,10 +212,15 @@ class TensorStatistic:
             return low, high
         best, found = math.inf, (low, high)
         fractions = np.linspace(0.25, 1.0, steps)
+        wanted = centres
+        if through is not None:
+            fractions, wanted = np.arange(1, steps + 1) / steps, through(centres)
         for bottom in fractions * low if low < 0 else (0.0,):
             tops = fractions * high if high > 0 else np.zeros(1)
             errors = [
-                _quantiser_error(centres, counts, (float(bottom), float(top)), levels, power)
+                _quantiser_error(
+                    (centres, counts, wanted), (float(bottom), float(top)), levels, power, through
+                )
                 for top in tops
             ]
             at = int(np.argmin(errors))
@@ -235,15 +254,25 @@ class TensorStatistic:
 
 
 def _quantiser_error(
-    centres: Array, counts: Array, ends: Range, levels: int, power: float
+    points: tuple[Array, Array, Array],
+    ends: Range,
+    levels: int,
+    power: float,
+    through: Function | None,
 ) -> float:
+    """Of points, their counts, and what is wanted of each."""
+    centres, counts, wanted = points
     low, high = ends
     if high <= low:
         return math.inf
     scale = (high - low) / (levels - 1)
     zero = round(-low / scale)
     codes = np.clip(np.rint(centres / scale) + zero, 0, levels - 1)
-    error = np.abs((codes - zero) * scale - centres) ** power
+    if through is None:
+        made = (codes - zero) * scale
+    else:
+        made = through((np.arange(levels) - zero) * scale)[codes.astype(np.intp)]
+    error = np.abs(made - wanted) ** power
     return float((error * counts).sum())
 
 

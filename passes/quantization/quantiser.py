@@ -16,12 +16,13 @@ from passes.compression.side_by_side import Ahead
 from passes.quantization import fit, ranges, structure, weights
 from passes.quantization.equalise import equalise, pairs
 from passes.quantization.fixed_point import FixedFitter, FixedPoint
+from passes.quantization.indices import integer_range
 from passes.quantization.observe import Observation, observe
 from passes.quantization.rewrite import Rewriter
 from passes.quantization.rounding import ROUNDING_HELP
 from passes.quantization.samples import Samples, affordable, cut, read
 from passes.quantization.structure import LAYERS, Structure, key
-from passes.quantization.synthetic import COUNT, fitted_inputs, synthetic_inputs
+from passes.quantization.synthetic import COUNT, fitted_inputs, is_integer, synthetic_inputs
 from passes.quantization.widths import BitWidths
 
 _EQUALISING = 32
@@ -186,6 +187,10 @@ class Quantiser(Pass):
             arrays = synthetic_inputs(graph, norms, rng, affordable(graph, COUNT))
             samples = cut(graph, arrays, 0)
             fitted = ", ".join(fitted_inputs(graph, norms))
+            for value in filter(is_integer, graph.inputs):
+                drawn = integer_range(value)
+                message = f"synthetic integers from {drawn.low} to {drawn.high}: {drawn.why}"
+                result.remarks.append(self.remark("note", value.name, message))
             basis = f"fitted to batch norms: {fitted}" if fitted else "of mean 0 and deviation 1"
             result.remarks.append(
                 self.remark(
@@ -223,6 +228,7 @@ class Quantiser(Pass):
         method = "min-max" if synthetic else self.ranges
         limits = structure.clamp_limits(graph) if synthetic else {}
         members, inputs = plan.members(), _input_groups(graph, plan)
+        through = structure.only_functions(graph, plan)
 
         def at(root: str, bits: int) -> Affine:
             exact = None
@@ -232,7 +238,14 @@ class Quantiser(Pass):
                 return exact
             names = members[root]
             found = [
-                ranges.pick_range(seen.statistics[n], method, self.percentile, self.norm, bits)
+                ranges.pick_range(
+                    seen.statistics[n],
+                    method,
+                    self.percentile,
+                    self.norm,
+                    bits,
+                    through.get(root),
+                )
                 for n in names
                 if n in seen.statistics
             ]

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from dlcc.analysis.statistics import Range, TensorStatistic
+from dlcc.analysis.statistics import Function, Range, TensorStatistic
 from dlcc.ir import Affine
 from dlcc.ir.encodings import Array
 
@@ -24,7 +24,12 @@ SMALLEST = float(np.finfo(np.float32).tiny) * 2**20
 
 
 def pick_range(
-    statistic: TensorStatistic, method: Method, percentile: float, norm: float, bits: int
+    statistic: TensorStatistic,
+    method: Method,
+    percentile: float,
+    norm: float,
+    bits: int,
+    through: Function | None = None,
 ) -> Range:
     """The range to represent, by one of the methods; holds 0.
 
@@ -34,6 +39,7 @@ def pick_range(
         percentile: for "percentile", in %.
         norm: for "mse": the power of the error that is averaged.
         bits: width of the codes.
+        through: for "mse": the only function that reads the tensor.
     """
     if method == "min-max":
         return statistic.with_zero()
@@ -43,7 +49,7 @@ def pick_range(
         return statistic.percentile_range(percentile)
     if method == "entropy":
         return statistic.entropy_range(1 << bits)
-    return statistic.error_range(1 << bits, norm)
+    return statistic.error_range(1 << bits, norm, through=through)
 
 
 def asymmetric(low: float, high: float, bits: int) -> Affine:

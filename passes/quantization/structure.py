@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from dlcc.ir import F32, Affine, Dense, Encoding, Graph, Node, Sparse, Ternary, Value
+from dlcc.ir.encodings import Array
 from dlcc.ops.base import Quantised, op_of
 from passes.names import named
 from passes.quantization.recurrent import is_recurrent
@@ -203,6 +205,45 @@ def clamp_limits(graph: Graph) -> dict[str, tuple[float, float]]:
         if node.op in ACCUMULATING and math.isfinite(low) and math.isfinite(high):
             out[node.output.name] = (min(low, 0.0), max(high, 0.0))
     return out
+
+
+def only_functions(graph: Graph, plan: Structure) -> dict[str, Callable[[Array], Array]]:
+    """Groups whose numbers nothing but one function of a number reads: representative -> it.
+
+    Where the function is flat, as hard swish is below -3, the group's codes need not go.
+    """
+    readers: dict[str, list[Node | None]] = {}
+    for value in graph.values():
+        if value.name not in plan.group:
+            continue
+        users: list[Node | None] = [
+            n
+            for n in value.users
+            if key(n) not in plan.integer or op_of(n).quantised is not Quantised.SAME
+        ]
+        users += [None] if graph.is_output(value) else []
+        readers.setdefault(plan.find(value.name), []).extend(users)
+    out = {}
+    for root, users in readers.items():
+        first = users[0] if users else None
+        if first is None or not _is_table(first, plan):
+            continue
+        if all(n is not None and (n.op, n.attrs) == (first.op, first.attrs) for n in users):
+            out[root] = partial(_function, first)
+    return out
+
+
+def _is_table(node: Node, plan: Structure) -> bool:
+    one = [v for v in node.inputs if v is not None]
+    table = op_of(node).quantised is Quantised.TABLE and len(one) == 1
+    return table and key(node) in plan.integer
+
+
+def _function(node: Node, x: Array) -> Array:
+    """The op of a node on numbers."""
+    with np.errstate(all="ignore"):
+        made = op_of(node).evaluate(node, [x.astype(np.float32)])[0]
+    return np.nan_to_num(made.astype(np.float64))
 
 
 def _largest_sum(weight_bits: int, activation_bits: int) -> int:

@@ -4,7 +4,8 @@ A batch normalisation knows the mean and the deviation that its input had on the
 (Nagel et al. 2019, section 4.2.1; Haroush et al. 2020). ``fold-batch-norm`` notes both for every
 layer before it folds them away; here the noise is shifted and scaled until the network's first
 layer shows the same. A network that keeps no statistics is taken to have normalised inputs, of
-mean 0 and deviation 1.
+mean 0 and deviation 1. Integers are drawn from the range that the graph leaves them
+(:mod:`passes.quantization.indices`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dlcc.analysis.rebatch import batch_size
 from dlcc.ir import BOOL, Graph, Node, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Quantised, build, op_of
+from passes.quantization.indices import integer_range
 from passes.quantization.structure import LAYERS
 
 COUNT = 32
@@ -62,15 +64,20 @@ def fitted_inputs(graph: Graph, norms: Norms) -> list[str]:
     return [v.name for v in graph.inputs if _first_layer(v, norms) is not None]
 
 
+def is_integer(value: Value) -> bool:
+    """Whether an input holds integers that are no codes of real numbers."""
+    return not value.type.dtype.is_float and value.type.dtype != BOOL
+
+
 def _input(value: Value, norms: Norms, rng: np.random.Generator, batches: int) -> Array:
     type_ = value.type
-    if not type_.rank:
+    if not type_.rank and type_.dtype.is_float:
         return np.zeros((batches,), type_.storage.numpy)
-    shape = (type_.shape[0] * batches, *type_.shape[1:])
+    shape = (type_.shape[0] * batches, *type_.shape[1:]) if type_.rank else (batches,)
     if type_.dtype == BOOL:
         return _mask(shape, rng)
-    if not type_.dtype.is_float:
-        return np.zeros(shape, type_.storage.numpy)
+    if is_integer(value):
+        return integer_range(value).draw(shape, rng).astype(type_.storage.numpy)
     x = noise(shape, rng)
     layer = _first_layer(value, norms)
     if layer is not None:
