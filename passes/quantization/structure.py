@@ -223,7 +223,7 @@ def only_functions(graph: Graph, plan: Structure) -> dict[str, Callable[[Array],
         ]
         users += [None] if graph.is_output(value) else []
         readers.setdefault(plan.find(value.name), []).extend(users)
-    out = {}
+    out: dict[str, Callable[[Array], Array]] = {}
     for root, users in readers.items():
         first = users[0] if users else None
         if first is None or not _is_table(first, plan):
