@@ -43,7 +43,9 @@ class Variant:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """CPU features that its code needs."""
+        """Features of the machine that its code needs; a GPU's code needs its architecture."""
+        if self.target.device:
+            return self.target.features
         kernels = chain.from_iterable(self.choices)
         needed = {feature for choice in kernels for feature in choice.plan.features}
         return tuple(f for f in self.target.features if f in needed)

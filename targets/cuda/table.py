@@ -24,10 +24,15 @@ def thread_of(gpu: Gpu) -> Isa:
     return Isa(gpu.name, gpu.name, (), (gpu.name,), 1, 64, "madd", l2=0, item_elements=1)
 
 
+def machine_of(gpu: Gpu) -> Machine:
+    """What it is to generators of code for blocks of threads."""
+    return Machine(gpu.multiprocessors, CLOCK, gpu.mma, gpu.shared_bytes)
+
+
 def rows_for(gpu: Gpu) -> tuple[KernelRow, ...]:
     """All rows."""
     thread = thread_of(gpu)
     scalar = (RecurrentRow(thread), RegionsRow(thread), ScatterRow(thread), DefaultRow(thread))
-    machine = Machine(gpu.multiprocessors, CLOCK, gpu.mma, gpu.shared_bytes)
+    machine = machine_of(gpu)
     made = (GridGemmRow, GridConvRow, GridConvTransposeRow, GridSoftmaxRow)
     return (*(row(machine) for row in made), *map(GridRow, scalar))

@@ -1,0 +1,84 @@
+"""Machine code of GPU kernels: the instructions that were wanted, in registers, within limits."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dlcc.codegen import device_source
+from dlcc.cuda.architecture import MOST_THREADS
+from dlcc.cuda.cubin import Kernel, read_cubin
+from dlcc.cuda.nvrtc import compile_cubin
+from targets.cuda.architectures import ARCHITECTURES
+from targets.cuda.table import machine_of
+from targets.kernels.grid_gemm import grid_gemm
+from targets.kernels.spec import NUMPY, ConvSpec, Epilogue
+
+SPEC = ConvSpec(64, 28, 28, 128, 128, 3, 3, pads=(1, 1, 1, 1))
+WANTED = {
+    ("u8", "sm_75"): ("IDP.4A.U8.S8", "LDS.U.128"),
+    ("u8", "sm_80"): ("IMMA.16832.U8.S8", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"),
+    ("u8", "sm_90"): ("IMMA.16832.U8.S8", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"),
+    ("f16", "sm_80"): ("HMMA.16816.F32", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"),
+    ("f16", "sm_90"): ("HMMA.16816.F32", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"),
+    ("bf16", "sm_90"): ("HMMA.16816.F32.BF16", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"),
+    ("f32", "sm_80"): ("FFMA", "LDS.128", "LDGSTS.E.BYPASS.128"),
+    ("f32", "sm_90"): ("FFMA", "LDS.128", "LDGSTS.E.BYPASS.128"),
+}
+"""What the products, and what brings operands, should be."""
+
+
+def disassembler() -> Path:
+    spec = find_spec("nvidia")
+    places = [] if spec is None else list(spec.submodule_search_locations or ())
+    found = [p for place in places for p in Path(place).glob("*/bin/nvdisasm")]
+    if not found:
+        pytest.skip("needs the Python package nvidia-cuda-nvdisasm")
+    return found[0]
+
+
+def compiled(dtype: str, architecture: str) -> tuple[Kernel, bytes]:
+    codes = dtype == "u8"
+    spec = ConvSpec(
+        *(SPEC.n, SPEC.h, SPEC.w, SPEC.c, SPEC.oc, 3, 3),
+        pads=SPEC.pads,
+        in_dtype=dtype,
+        epilogue=Epilogue("u8" if codes else "f32"),
+    )
+    weights = np.zeros((spec.oc, spec.c, 3, 3), "int8" if codes else NUMPY[dtype])
+    multiplier = np.ones(spec.oc, np.float32) if codes else None
+    machine = machine_of(ARCHITECTURES[architecture])
+    plan = grid_gemm(spec, weights, np.zeros(spec.oc), multiplier, None, machine)
+    (step,) = plan.steps
+    cubin = compile_cubin(device_source({step.name_key: step.build()}), architecture)
+    assert step.launch is not None
+    kernel = read_cubin(cubin).kernels[step.name_key]
+    threads, shared = np.prod(step.launch.block), step.launch.shared_bytes + kernel.shared_bytes
+    assert threads <= min(MOST_THREADS, kernel.max_threads)
+    assert threads * kernel.registers <= 65536
+    assert shared <= machine.shared_bytes
+    return kernel, cubin
+
+
+@pytest.mark.parametrize(("dtype", "architecture"), WANTED)
+def test_instructions(dtype, architecture, tmp_path):
+    tool = disassembler()
+    kernel, cubin = compiled(dtype, architecture)
+    (tmp_path / "kernel.cubin").write_bytes(cubin)
+    command = [str(tool), "-c", str(tmp_path / "kernel.cubin")]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = Counter(re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?\w+ )?([A-Z][\w.]+)", text, re.M))
+    for name in WANTED[dtype, architecture]:
+        assert any(known.startswith(name) for known in found), (name, found.most_common())
+    assert not any(name.startswith(("LDL", "STL")) for name in found), "sums are not in registers"
+    assert kernel.local_bytes == 0
+
+
+def test_the_same_source_gives_the_same_cubin():
+    assert compiled("u8", "sm_80")[1] == compiled("u8", "sm_80")[1]
