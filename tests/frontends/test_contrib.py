@@ -67,6 +67,17 @@ def test_compiled_they_give_the_recorded_numbers(tmp_path: Path) -> None:
         assert not differs(case, keyed, max(case.close, 1e-5)), name
 
 
+def test_unique_numbers_come_in_their_order() -> None:
+    x = np.asarray([2, 1, 1, 3, 4, 3], np.float32)
+    case = Case("unique", "Unique", [Live(x)], {}, (0, 1, 2))
+    results = execute(imported(case), case.feeds)
+    y, places, counts = (results[f"y{k}"] for k in range(3))
+    assert int(results["y0.count"].item()) == 4
+    np.testing.assert_array_equal(y[:4], [2, 1, 3, 4])
+    np.testing.assert_array_equal(places, [0, 1, 1, 2, 3, 2])
+    np.testing.assert_array_equal(counts[:4], [1, 2, 2, 1])
+
+
 X = Live(f32(2, 4, 8))
 REFUSED = [
     (Case("r", "Attention", [X, f32(8, 24), None], {"num_heads": 2, "do_rotary": 1}), "do_rotary"),

@@ -30,6 +30,14 @@ def _expand_dims(node: OnnxNode) -> Sequence[Value]:
     return Body(node).onnx("Unsqueeze", [node.input(0), node.input(1)])
 
 
+@onnx_op("Unique", domain=DOMAIN)
+def _unique(node: OnnxNode) -> Sequence[Value]:
+    """The different numbers of a vector in the order in which they come, and where each is."""
+    attrs = {"sorted": 0}
+    numbers, _, places, counts = Body(node).onnx("Unique", [node.input(0)], "", attrs, 4)
+    return [numbers, places, counts]
+
+
 # -- activations -------------------------------------------------------------------------------
 
 

@@ -28,7 +28,6 @@ _REASONS = {
         "Sampling": _SEARCH,
         "SparseToDenseMatMul": "sparse tensors of the run time",
         "Tokenizer": "strings",
-        "Unique": _DATA_DEPENDENT,
         "WhisperBeamSearch": _SEARCH,
     },
     "com.microsoft.nchwc": dict.fromkeys(
