@@ -12,8 +12,8 @@ from targets.rows.grid_layers import (
     GridConvRow,
     GridConvTransposeRow,
     GridGemmRow,
-    GridSoftmaxRow,
 )
+from targets.rows.grid_rows import GridNormRow, GridSoftmaxRow
 from targets.rows.recurrent import RecurrentRow
 from targets.rows.regions import RegionsRow
 from targets.rows.scatter import ScatterRow
@@ -34,5 +34,5 @@ def rows_for(gpu: Gpu) -> tuple[KernelRow, ...]:
     thread = thread_of(gpu)
     scalar = (RecurrentRow(thread), RegionsRow(thread), ScatterRow(thread), DefaultRow(thread))
     machine = machine_of(gpu)
-    made = (GridGemmRow, GridConvRow, GridConvTransposeRow, GridSoftmaxRow)
+    made = (GridGemmRow, GridConvRow, GridConvTransposeRow, GridSoftmaxRow, GridNormRow)
     return (*(row(machine) for row in made), *map(GridRow, scalar))

@@ -1,19 +1,17 @@
-"""Rows of kernels that are made for GPUs."""
+"""Rows of convolutions and linear layers on a GPU."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from dlcc.ir import Affine, Node
+from dlcc.ir import Node
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from dlcc.ops import op_of
-from dlcc.ops.softmax import Softmax
 from targets.kernels import grid_direct
 from targets.kernels.grid_gemm import best_tile, gemm_refusal, grid_gemm, predicted
 from targets.kernels.grid_items import on_grid
 from targets.kernels.grid_machine import LAUNCH_SECONDS, Machine
-from targets.kernels.grid_softmax import grid_softmax, grid_softmax_cost
 from targets.rows import layers
 
 TERM_CYCLES = 12
@@ -78,35 +76,6 @@ class GridConvTransposeRow(KernelRow):
         made, spec = layers.layer_constants(node), layers.conv_transpose_spec(node)
         parts = made.weights, made.bias, made.multiplier
         return on_grid(grid_direct.grid_conv2d_transpose(spec, *parts))
-
-
-class GridSoftmaxRow(KernelRow):
-    """Softmax over neighbouring elements, a block for each row."""
-
-    name: ClassVar[str] = "grid-softmax"
-    ops: ClassVar[tuple[str, ...]] = ("softmax",)
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-
-    def refuses(self, node: Node) -> str:
-        """Other axes and types."""
-        return layers.softmax_refusal(node)
-
-    def cost(self, node: Node) -> float:
-        """Of all rows."""
-        return grid_softmax_cost(layers.softmax_spec(node), self.machine)
-
-    def plan(self, node: Node) -> KernelPlan:
-        """One step."""
-        spec = layers.softmax_spec(node)
-        if spec.in_dtype != "u8":
-            return grid_softmax(spec)
-        op, out = Softmax(), node.output.type.encoding
-        tables, unit = op.factors(node), float(op.factor(out))
-        if not isinstance(out, Affine):
-            return grid_softmax(spec, tables, unit)
-        return grid_softmax(spec, tables, unit, out.zero_point, out.code_range[1])
 
 
 class GridGemmRow(KernelRow):

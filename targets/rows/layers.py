@@ -151,6 +151,13 @@ def real_dtype(encoding: Encoding) -> RealType:
     return _SHORT.get(encoding.name, "f32")
 
 
+def epilogue_dtype(encoding: Encoding) -> OutType:
+    """Short name of what results are stored as."""
+    if isinstance(encoding, Affine):
+        return "s8" if encoding.signed else "u8"
+    return real_dtype(encoding)
+
+
 def in_dtype(node: Node) -> InType:
     """What is multiplied: 16-bit floats where any operand is."""
     short = op_of(node).rounds_factors(node)
@@ -174,10 +181,10 @@ def epilogue(node: Node) -> Epilogue:
     kind: InType | None = None if residual is None else _memory_dtype(residual.type)
     zero = 0 if residual is None else _zero_point(residual.type)
     out = node.output.type.encoding
+    name = epilogue_dtype(out)
     if not isinstance(out, Affine):
-        return Epilogue(real_dtype(out), low, high, 0, kind, zero)
+        return Epilogue(name, low, high, 0, kind, zero)
     code_low, code_high = numerics.activation_codes(out, low, high)
-    name: OutType = "s8" if out.signed else "u8"
     return Epilogue(name, float(code_low), float(code_high), out.zero_point, kind, zero)
 
 
@@ -415,7 +422,5 @@ def softmax_spec(node: Node) -> SoftmaxSpec:
     """Spec of a ``softmax`` node along the last axis in memory."""
     type_ = node.input(0).type
     length = type_.physical_shape[-1]
-    out: OutType = real_dtype(node.output.type.encoding)
-    if isinstance(node.output.type.encoding, Affine):
-        out = "s8" if node.output.type.encoding.signed else "u8"
+    out = epilogue_dtype(node.output.type.encoding)
     return SoftmaxSpec(type_.elements // length, length, _memory_dtype(type_), out)

@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dlcc.ir import Affine
+from dlcc.ir.encodings import DENSE
 from targets.kernels.grid_direct import grid_conv2d, grid_conv2d_transpose
 from targets.kernels.grid_gemm import (
     MMA_TILES,
@@ -19,9 +21,9 @@ from targets.kernels.grid_gemm_code import Tile
 from targets.kernels.grid_items import on_grid
 from targets.kernels.grid_machine import Machine
 from targets.kernels.spec import NUMPY, ConvSpec, ConvTransposeSpec, Epilogue
-from targets.rows.grid_layers import GridSoftmaxRow
+from targets.rows.grid_rows import GridNormRow, GridSoftmaxRow
 from tests.cuda.running import GridRunner
-from tests.ops.tir_harness import reference
+from tests.ops.tir_harness import affine, case, constant, f32, reference, u8
 from tests.targets.reference import conv_accumulators, finish, transposed_accumulators
 from tests.targets.test_bf16_kernels import bits, rounded
 from tests.targets.test_bf16_kernels import check as check_short
@@ -52,12 +54,12 @@ def directly(spec, _isa, *constants):
 
 
 def check(cases: dict[object, Case], architecture: str = "sm_80") -> None:
-    runner = GridRunner([case.plan for case in cases.values()], architecture)
-    for name, case in cases.items():
+    runner = GridRunner([layer.plan for layer in cases.values()], architecture)
+    for name, layer in cases.items():
         for reverse in (False, True):
-            got = runner.run(case.plan, case.inputs, case.out, reverse=reverse)
+            got = runner.run(layer.plan, layer.inputs, layer.out, reverse=reverse)
             try:
-                case.check(got)
+                layer.check(got)
             except AssertionError as error:
                 raise AssertionError(f"{name}, reverse={reverse}: {error}") from error
 
@@ -156,9 +158,25 @@ def test_transposed(dtype):
         np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
 
 
-def test_softmax():
-    cases = softmax_cases()
-    row = GridSoftmaxRow(AMPERE)
+def norm_cases():
+    """Layer and RMS norms of floats and of codes, with and without scale and bias."""
+    made = {}
+    for n in (5, 32, 197, 768):
+        x, codes = f32(2, 3, n, seed=n), u8(2, 3, n, seed=n, scale=0.04)
+        scale, bias = (constant(f32(n, seed=seed).array) for seed in (1, 2))
+        made[f"layer-{n}"] = case("layer_norm", [x, scale, bias], {"epsilon": 1e-3})
+        made[f"layer-bare-{n}"] = case("layer_norm", [x, None, None], {"axis": 1})
+        made[f"rms-{n}"] = case("rms_norm", [x, scale])
+        for out in (affine(0.03, 120), Affine.per_tensor(8, True, 0.05, -4), DENSE):
+            made[f"codes-{out}-{n}"] = case("layer_norm", [codes, scale, bias], out=out)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("row", "cases"), [(GridSoftmaxRow, softmax_cases), (GridNormRow, norm_cases)]
+)
+def test_rows(row, cases):
+    cases, row = cases(), row(AMPERE)
     assert not any(row.refuses(made.node) for made in cases.values())
     plans = [row.plan(made.node) for made in cases.values()]
     runner = GridRunner(plans)
@@ -170,7 +188,7 @@ def test_softmax():
         ]
         np.testing.assert_array_equal(*results, err_msg=name)
         if made.arrays[0].dtype == np.float32:
-            np.testing.assert_allclose(results[0], want, rtol=2e-5, atol=1e-7, err_msg=name)
+            np.testing.assert_allclose(results[0], want, rtol=2e-5, atol=2e-6, err_msg=name)
         else:
             np.testing.assert_array_equal(results[0], want, err_msg=name)
 
