@@ -125,18 +125,25 @@ def parse_memory(text: str | None) -> int | None:
     return int(match[1]) << 10 * " KMGT".index(match[2].upper() or " ")
 
 
-def parse_constants(texts: Sequence[str] | None) -> dict[str, int | float | list[int | float]]:
+def parse_constants(
+    texts: Sequence[str] | None,
+) -> dict[str, int | float | list[int | float] | None]:
     """``["sr=16000", "scale=0.5,2"]`` -> ``{"sr": 16000, "scale": [0.5, 2]}``.
+
+    ``state=none`` says that the optional or sequence ``state`` holds nothing.
 
     Raises:
         DlccError: USAGE, with the text that cannot be read.
     """
-    constants: dict[str, int | float | list[int | float]] = {}
+    constants: dict[str, int | float | list[int | float] | None] = {}
     for text in texts or ():
         name, mark, value = (part.strip() for part in text.rpartition("="))
         if not mark or not name or name in constants:
             why = f"{name!r} is given twice" if name in constants else "it is no NAME=VALUE"
             raise _bad_constant(text, why)
+        if value.lower() == "none":
+            constants[name] = None
+            continue
         try:
             numbers = [_number(part.strip()) for part in value.split(",")]
         except ValueError:

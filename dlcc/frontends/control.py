@@ -134,7 +134,10 @@ def _selected(call: Call, condition: Value, yes: Binding, no: Binding, part: str
         parts = [_selected(call, condition, a, b, f"{part}.{k}") for k, (a, b) in pairs]
         return ValueList(tuple(v for v in parts if isinstance(v, Value)))
     if not isinstance(yes, Value) or not isinstance(no, Value):
-        raise Unsupported("a condition of the run time chooses between values of different kinds")
+        raise Unsupported(
+            "a condition of the run time chooses between values of different kinds; if an input "
+            "decides it that is always the same, bind that with --constant NAME=VALUE"
+        )
     if (yes.type.shape, yes.type.dtype) != (no.type.shape, no.type.dtype):
         raise Unsupported(
             "a condition of the run time chooses between "

@@ -25,6 +25,7 @@ from dlcc.frontends.fold import remove_dead
 from dlcc.frontends.functions import inlined
 from dlcc.frontends.old_opsets import FIRST_KNOWN, respelled
 from dlcc.frontends.onnx_inputs import Border, Constants
+from dlcc.frontends.onnx_lists import outputs_of
 from dlcc.frontends.onnx_model import Tensors, attributes, opsets, ordered, read_model
 from dlcc.frontends.profiles import MOST, check_distinct, profiles_of, share_constants
 from dlcc.frontends.registry import OnnxNode, Padded, Unsupported, importer_for, model_error
@@ -175,55 +176,54 @@ class _ModelImporter:
 
     def run(self, name: str) -> Graph:
         self.graph.name = name or self.model.graph.name or "network"
-        scope = Scope()
-        for value_name, value in self.border.add_inputs(self.graph):
-            scope.values[value_name] = value
+        scope = Scope(values=self.border.add_inputs(self.graph))
         results = self.body(self.model.graph, scope, self.opsets)
         if self.refusals:
             raise _unsupported(self.refusals)
-        outputs = [
-            self.border.output(self.graph, proto, self.whole(proto.name, result))
-            for proto, result in zip(self.model.graph.output, results, strict=True)
-        ]
-        if not outputs:
-            raise model_error("the model has no outputs", fix="export the model again")
-        names = [proto.name for proto in self.model.graph.output]
-        twice = next((n for n in names if names.count(n) > 1), None)
+        protos = list(self.model.graph.output)
+        listed = [proto.name for proto in protos]
+        made = [outputs_of(p, result) for p, result in zip(protos, results, strict=True)]
+        names = [name for parts in made for name in parts]
+        twice = next((n for n in names if max(names.count(n), listed.count(n)) > 1), None)
         if twice is not None:
             raise model_error(f"the output {twice!r} is listed twice", fix="export the model again")
+        if not names:
+            raise model_error("the model has no outputs", fix="export the model again")
+        parts = {name: part for these in made for name, part in these.items()}
+        values = [self.whole(name, *part) for name, part in parts.items()]
         check_factors(self.graph)
         if self.single:
             ops = ", ".join(sorted(self.single))
             self.remarks.append(f"import: float64 is computed in float32 by {ops}")
-        self.graph.set_outputs(*self.counted(names, results, outputs))
+        self.graph.set_outputs(*self.counted(parts, values))
         return self.graph
 
     def counted(
-        self, names: Sequence[str], results: Sequence[Binding], outputs: Sequence[Value]
+        self, parts: Mapping[str, tuple[onnx.ValueInfoProto, Value]], outputs: Sequence[Value]
     ) -> tuple[list[Value], list[str]]:
         """All outputs and their names: the model's, and how many places of each hold results."""
-        values, all_names = list(outputs), list(names)
-        for name, result in zip(names, results, strict=True):
-            mark = self.padded.get(result) if isinstance(result, Value) else None
+        values, names = list(outputs), list(parts)
+        for name, (_, value) in parts.items():
+            mark = self.padded.get(value)
             if mark is None:
                 continue
-            assert isinstance(result, Value)
             count = f"{name}.count"
-            while count in all_names:
+            while count in names:
                 count += "_"
             self.remarks.append(
-                f"import: output {name!r} has {result.type.shape[mark.axis]} places along axis "
+                f"import: output {name!r} has {value.type.shape[mark.axis]} places along axis "
                 f"{mark.axis}, as many as it can have; how many hold results is output {count!r}"
             )
             values.append(mark.count)
-            all_names.append(count)
-        return values, all_names
+            names.append(count)
+        return values, names
 
-    def whole(self, name: str, result: Binding) -> Value:
-        """What the model's output ``name`` stands for, its padding overwritten."""
-        value = _tensor(name, result)
+    def whole(self, name: str, proto: onnx.ValueInfoProto, value: Value) -> Value:
+        """Output ``name`` in its declared type, its padding overwritten."""
         mark = self.padded.get(value)
-        return value if mark is None else filled(self.graph, name, value, mark)
+        if mark is not None:
+            value = filled(self.graph, name, value, mark)
+        return self.border.output(self.graph, proto, value)
 
     def body(
         self,
@@ -411,19 +411,6 @@ def _well_formed(node: OnnxNode, make: Callable[[], Sequence[Binding]]) -> Seque
             why=f"{type(error).__name__}: {error}",
             fix="check the model with onnx.checker, or export it again",
         ) from error
-
-
-def _tensor(name: str, result: Binding) -> Value:
-    """What the model's output ``name`` stands for."""
-    if not isinstance(result, Value):
-        raise DlccError(
-            ExitCode.UNSUPPORTED,
-            f"output {name!r} is not a tensor",
-            where=name,
-            why="it is a sequence or an optional",
-            fix="export the model with tensor outputs only",
-        )
-    return result
 
 
 def _function_body(

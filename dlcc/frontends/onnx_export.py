@@ -302,6 +302,7 @@ class OnnxWriter:
         """
         # loading these registers the exporters
         from dlcc.frontends import (  # noqa: F401
+            onnx_export_bounded,
             onnx_export_ops,
             onnx_export_recurrent,
             onnx_export_windows,

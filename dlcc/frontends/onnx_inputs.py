@@ -13,15 +13,18 @@ from onnx import helper
 
 from dlcc.bounds import check_shape
 from dlcc.errors import DlccError, ExitCode
+from dlcc.frontends.onnx_lists import Lists
 from dlcc.frontends.onnx_model import NARROW, Tensors
 from dlcc.frontends.registry import model_error
+from dlcc.frontends.scopes import Binding
 from dlcc.ir import F32, Affine, DType, Graph, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import build
 
 Shapes = Mapping[str, int | tuple[int, ...]]
 Constants = Mapping[str, Any]
-"""Inputs' contents by name: numbers, nested sequences of them, or arrays."""
+"""Inputs' contents by name: numbers, nested sequences of them, or arrays; None: an optional or a
+sequence that holds nothing."""
 
 _BATCH = re.compile(r"(^n$|^b$|^bs$|batch|^unk|^none$|^\?$|dynamic|^dim_0$|_dim_0$)", re.IGNORECASE)
 """Names of dimensions that are taken as 1 where nothing else is said."""
@@ -55,7 +58,9 @@ class Border:
         constants = {t.name for t in graph.initializer}
         constants |= {s.values.name for s in graph.sparse_initializer}
         self.elements: dict[Value, DType] = {}
-        self._inputs = [v for v in graph.input if v.name not in constants]
+        own = [v for v in graph.input if v.name not in constants]
+        self._lists = Lists(own, shapes, known)
+        self._inputs = self._lists.tensors
         self._tensors = tensors
         self._remarks = remarks
         self._sizes: dict[str, int] = {}
@@ -63,9 +68,10 @@ class Border:
         symbols = {d.dim_param for v in self._inputs for d in _dims(v) if d.dim_param}
         names = {v.name for v in self._inputs}
         for key, size in shapes.items():
-            self._take(key, size, symbols, names)
-        self._known = dict(known)
-        for key in known:
+            if key not in self._lists.keys:
+                self._take(key, size, symbols, names)
+        self._known = {k: v for k, v in known.items() if k not in self._lists.keys}
+        for key in self._known:
             if key not in names:
                 raise DlccError(
                     ExitCode.USAGE,
@@ -95,12 +101,15 @@ class Border:
                 fix="name one of them",
             )
 
-    def add_inputs(self, graph: Graph) -> Iterator[tuple[str, Value]]:
-        """Declare the inputs in ``graph``; yields the model's name and the value to compute with.
+    def add_inputs(self, graph: Graph) -> dict[str, Binding]:
+        """Declare the inputs in ``graph``; what to compute with by the model's names.
 
         Raises:
-            DlccError: an input is not a tensor, or a dimension must be given.
+            DlccError: an input is of a type that dlcc does not have, or a dimension must be given.
         """
+        return self._lists.bindings(dict(self._add_tensors(graph)))
+
+    def _add_tensors(self, graph: Graph) -> Iterator[tuple[str, Value]]:
         for proto in self._inputs:
             if any(v.name == proto.name for v in graph.inputs):
                 raise model_error(

@@ -8,6 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
 from dlcc.errors import DlccError, ExitCode
+from dlcc.frontends.onnx_lists import sequence_of
 from dlcc.ir import Graph
 from dlcc.ir.graph import Constant
 
@@ -37,7 +38,10 @@ def profiles_of(
     """
     known = {t.name for t in graph.initializer}
     inputs = {v.name for v in graph.input if v.name not in known}
-    choices = {key: _choices(given, key in inputs) for key, given in shapes.items()}
+    choices = {
+        key: _choices(given, key in inputs or sequence_of(key) in inputs)
+        for key, given in shapes.items()
+    }
     for key, sizes in choices.items():
         if len(set(sizes)) != len(sizes):
             raise DlccError(

@@ -20,7 +20,7 @@ ort = pytest.importorskip("onnxruntime")
 INF = float("inf")
 
 
-def graph_of(op, shapes, attrs=None, *, constants=(), dtype=F32):
+def graph_of(op, shapes, attrs=None, *, constants=(), dtype=F32, outputs=1):
     """One node on inputs of ``shapes`` (constants: operand index -> array; None: absent)."""
     graph, operands = Graph("one"), []
     fixed = dict(constants)
@@ -30,8 +30,8 @@ def graph_of(op, shapes, attrs=None, *, constants=(), dtype=F32):
             operands.append(None if array is None else graph.add_constant(array, name=f"c{index}"))
         else:
             operands.append(graph.add_input(f"x{index}", TensorType(shape, dtype)))
-    node = build(graph, op, operands, attrs or {}, loc="layer")
-    graph.set_outputs([node.output], ["y"])
+    node = build(graph, op, operands, attrs or {}, loc="layer", outputs=outputs)
+    graph.set_outputs(node.outputs, ["y"] if outputs == 1 else None)
     verify(graph)
     return graph
 
@@ -301,7 +301,26 @@ def test_samples_at_positions():
             to_onnx(graph, opset=opset)
 
 
+def test_results_of_data_dependent_size_are_filled_up():
+    attrs = {"boxes": 9, "iou": 0.01, "score": 0.4, "filtered": True}
+    suppress = graph_of("non_max_suppression", [(1, 9, 4), (1, 2, 9)], attrs, outputs=2)
+    unique = graph_of("unique_rows", [(8, 2)], {"sorted": False}, dtype=I64, outputs=4)
+    places = graph_of("nonzero", [(12,)], dtype=U8, outputs=2)
+    for graph in (suppress, unique, places):
+        (node,) = graph.nodes
+        feed = feeds(graph, low=-0.5, high=1.5)
+        if graph is places:
+            feed["x0"] %= 2
+        expected = execute(graph, feed)
+        count = next(a for a in expected.values() if not a.shape)
+        assert 0 < count < node.outputs[0].type.shape[0]
+        for name, array in by_onnxruntime(graph, feed).items():
+            np.testing.assert_array_equal(array, expected[name])
+    check_float(graph_of("determinant", [(3, 4, 4)]), low=-1.0, high=1.0)
+
+
 def test_every_op_can_be_exported():
+    import dlcc.frontends.onnx_export_bounded
     import dlcc.frontends.onnx_export_ops
     import dlcc.frontends.onnx_export_recurrent
     import dlcc.frontends.onnx_export_windows

@@ -44,6 +44,13 @@ rest is -1 (0 in types without a sign). An output `boxes` of such a size comes w
 by them, elementwise ops, Concat along another axis, ...) pass the count on, and Shape gives it; an
 op that would mix results with what fills them up, such as a sum over the axis, is refused.
 
+## Sequences and optionals
+
+Inside a model they are taken apart at compile time. At its border an input `x` that is a sequence
+is the tensors `x[0]`, `x[1]`, ...: `--shape x=2` says how many there are, and `--shape 'x[0]=3x4'`
+what shape one has where the model does not. An optional is what it holds, or, with
+`--constant x=none`, nothing (a sequence: without elements). Outputs have the same names.
+
 ## Operators
 
 "From" is the oldest opset for which the operator has an importer of its own; operators without one
