@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from dlcc.artifact.check import dtype_of, tensor_bytes
-from dlcc.artifact.device import cubin_table, device_tables
+from dlcc.artifact.device import cubin_table, device_tables, shared_bytes
 from dlcc.artifact.literals import c_comment, c_string
 from dlcc.artifact.manifest import compiler_name
 from dlcc.artifact.toolchain import library_name
@@ -330,6 +330,7 @@ def model_source(
         work_bytes: memory that unpacking takes where the weights file is packed; None: it is not.
     """
     schedules = program.schedules
+    cubins = shared_bytes(program) if program.device else []
     parts = [
         *_names(symbol),
         f'#include "{symbol}.h"',
@@ -341,7 +342,7 @@ def model_source(
     for index, names in enumerate(step_functions(program)):
         schedule = schedules[index]
         if program.device:
-            parts += device_tables(index, schedule, symbol)
+            parts += device_tables(index, schedule, cubins[index % len(cubins)])
         else:
             parts += _schedule_tables(index, schedule, names, kernels)
         parts += _name_tables(index, schedule)
@@ -350,7 +351,7 @@ def model_source(
         parts.append(
             f"const dlcc_packed_sizes dlcc_packed = {{{len(program.weights)}, {work_bytes}}};"
         )
-    elif len(schedules) > 1:
+    elif len(schedules) > 1 and not program.device:
         parts += _reading_tables(program)
     if program.device:
         parts += cubin_table(program, symbol)

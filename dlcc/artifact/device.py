@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from dlcc.artifact.literals import c_string
@@ -90,10 +90,9 @@ def _launch_fault(step: Step, cubin: Cubin) -> str:
     return ""
 
 
-def device_tables(index: int, program: Program, symbol: str) -> list[str]:
-    """The kernels, steps, layers and features of the variant with number ``index``, as C."""
+def device_tables(index: int, program: Program, kernels: Iterable[str]) -> list[str]:
+    """The steps of the schedule with number ``index``, as C; ``kernels`` are its cubin's."""
     steps = launches(program)
-    kernels = dict.fromkeys(step.function for step in steps)
     lines = []
     for number, step in enumerate(steps):
         rows = ", ".join(
@@ -101,11 +100,7 @@ def device_tables(index: int, program: Program, symbol: str) -> list[str]:
         )
         name = f"dlcc_arguments_{index}_{number}"
         lines.append(f"static const dlcc_place {name}[] = {{{rows or '{0}'}}};")
-    lines.append(f"static const dlcc_kernel dlcc_kernels_{index}[] = {{")
-    for function in kernels:
-        most = max(s.launch.shared_bytes for s in steps if s.launch and s.function == function)
-        lines.append(f"  {{{c_string(function)}, {most}}},")
-    lines += ["  {0}", "};", f"static const dlcc_step dlcc_steps_{index}[] = {{"]
+    lines.append(f"static const dlcc_step dlcc_steps_{index}[] = {{")
     places = {function: place for place, function in enumerate(kernels)}
     for number, step in enumerate(steps):
         assert step.launch is not None
@@ -114,20 +109,34 @@ def device_tables(index: int, program: Program, symbol: str) -> list[str]:
             f"  {{{places[step.function]}, {{{grid}}}, {{{block}}}, {step.launch.shared_bytes}, "
             f"{len(step.args)}, dlcc_arguments_{index}_{number}}},"
         )
-    lines += ["  {0}", "};"]
-    if steps:
-        lines.append(f"extern DLCC_HIDDEN const char {cubin_name(symbol, index)}[];")
-    return lines
+    return [*lines, "  {0}", "};"]
+
+
+def shared_bytes(program: Program) -> list[dict[str, int]]:
+    """The kernels of each variant, and the shared memory that their launches ask for at most."""
+    found: list[dict[str, int]] = [{} for _ in program.variants]
+    for index, schedule in enumerate(program.schedules):
+        kernels = found[index % len(found)]
+        for step in launches(schedule):
+            asked = step.launch.shared_bytes if step.launch else 0
+            kernels[step.function] = max(kernels.get(step.function, 0), asked)
+    return found
 
 
 def cubin_table(program: Program, symbol: str) -> list[str]:
-    """What the runtime finds the variants' cubins by, as C."""
-    rows = []
-    for index, variant in enumerate(program.variants):
-        kernels = len({step.function for step in launches(variant)})
-        image = cubin_name(symbol, index) if variant.steps else "NULL"
-        rows.append(f"  {{{image}, {kernels}, dlcc_kernels_{index}, dlcc_steps_{index}}},")
-    return ["const dlcc_cubin dlcc_cubins[] = {", *rows, "};"]
+    """What the runtime finds cubins, kernels and schedules by, as C."""
+    lines, rows = [], []
+    for index, kernels in enumerate(shared_bytes(program)):
+        image = cubin_name(symbol, index) if kernels else "NULL"
+        if kernels:
+            lines.append(f"extern DLCC_HIDDEN const char {image}[];")
+        lines.append(f"static const dlcc_kernel dlcc_kernels_{index}[] = {{")
+        lines += [f"  {{{c_string(name)}, {asked}}}," for name, asked in kernels.items()]
+        lines += ["  {0}", "};"]
+        rows.append(f"  {{{image}, {len(kernels)}, dlcc_kernels_{index}}},")
+    schedules = ", ".join(f"dlcc_steps_{index}" for index in range(len(program.schedules)))
+    lines += ["const dlcc_cubin dlcc_cubins[] = {", *rows, "};"]
+    return [*lines, f"const dlcc_step *const dlcc_schedules[] = {{{schedules}}};"]
 
 
 def cubin_name(symbol: str, index: int) -> str:

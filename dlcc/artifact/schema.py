@@ -123,6 +123,7 @@ _FIELDS: Final[Mapping[str, Check]] = {
     **_profile,
     "abi": _count,
     "certificates": _listing(_record()),
+    "device": _one_of("cuda"),
     "emit": _listing(_text),
     "files": _files,
     "fingerprint": _hex(16),
@@ -140,7 +141,7 @@ _FIELDS: Final[Mapping[str, Check]] = {
 }
 """What each field has to be; those of the compiler's own callers may be missing."""
 
-_OPTIONAL: Final = {"certificates", "ir", "more_graphs", "pipeline", "recipe", "target"}
+_OPTIONAL: Final = {"certificates", "device", "ir", "more_graphs", "pipeline", "recipe", "target"}
 
 
 def fault(manifest: Mapping[str, Any]) -> str:

@@ -200,7 +200,8 @@ def _build(
     kind = RuntimeKind(
         embedded=embed,
         packed=packed is not None,
-        parts=len(program.schedules) > 1 and packed is None,
+        # all of it goes into a GPU's memory
+        parts=len(program.schedules) > 1 and packed is None and not program.device,
         single=program.threads == 1,
         device=program.device,
     )

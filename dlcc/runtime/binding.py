@@ -41,7 +41,7 @@ def status_error(status: int, text: str, where: str) -> DlccError:
     why, marker, rest = text.partition("; compile with ")
     fix = marker[2:] + rest
     code, what = _STATUS.get(status, (ExitCode.INTERNAL, f"status {status}"))
-    if why.startswith(("threads is ", "cannot pin ")):
+    if why.startswith(("threads is ", "device is ", "cannot pin ")):
         code = ExitCode.USAGE
     if code == ExitCode.ARTIFACT and not fix:
         fix = "compile the model again"
@@ -135,7 +135,8 @@ class Library:
         weights: the weights file; None where they are embedded.
         threads: as for ``<name>_create``.
         fingerprint: what the manifest says the library is.
-        variant: name of the variant to run; None: the best that the CPU can.
+        variant: name of the variant to run; None: the best that the machine can.
+        device: number of the GPU, for a library that runs on one; None: the first.
 
     Raises:
         DlccError: ARTIFACT for a library or weights that cannot be used, TARGET for a CPU that
@@ -150,11 +151,13 @@ class Library:
         threads: int,
         fingerprint: int,
         variant: str | None = None,
+        device: int | None = None,
     ) -> None:
         self._where = str(path)
         self._instances: dict[int, ctypes.c_void_p] = {}
         self._options = (None if weights is None else os.fsencode(weights), threads, variant)
         self._pinned = False
+        self._chosen = device or 0
         self._handle = self._open(path)
         try:
             self._bind(symbol)
@@ -207,7 +210,13 @@ class Library:
         self._error.restype = ctypes.c_char_p
         text, place = ctypes.c_char_p, ctypes.POINTER(ctypes.c_void_p)
         number, size = ctypes.c_uint32, ctypes.c_size_t
-        self._create.argtypes = (text, ctypes.c_int, number, text, pointer, size, place)
+        create = (text, ctypes.c_int, number, text, pointer, size, place)
+        self._create.argtypes = create
+        self._create_on = getattr(self._lib, f"{symbol}_create_on", None)
+        if self._create_on is not None:  # a library for GPUs
+            self._create_on.argtypes = create
+            self.run_device = self._lib[f"{symbol}_run_device"]
+            self.run_device.argtypes = (pointer, pointers, pointers, pointer)
         self.run.argtypes = (pointer, pointers, pointers)
         self.profile.argtypes = (pointer, pointers, pointers, ctypes.POINTER(ctypes.c_uint64))
         self._threads.argtypes = (pointer,)
@@ -264,7 +273,11 @@ class Library:
             weights, threads, variant = self._options
             made = ctypes.c_void_p()
             name = None if variant is None else variant.encode()
-            status = self._create(weights, threads, profile, name, None, 0, ctypes.byref(made))
+            rest = (profile, name, None, 0, ctypes.byref(made))
+            if self._create_on is None or threads > 1:  # which GPUs refuse
+                status = self._create(weights, threads, *rest)
+            else:
+                status = self._create_on(weights, self._chosen, *rest)
             if status != 0:
                 raise self.failure(status)
             self._instances[profile] = made
@@ -281,6 +294,16 @@ class Library:
     def variant(self) -> str:
         """Name of the variant that every instance runs."""
         return str(self._variant(self._instances[0]).contents.name.decode())
+
+    @property
+    def on_device(self) -> bool:
+        """Whether it is a library for GPUs."""
+        return self._create_on is not None
+
+    @property
+    def device(self) -> int:
+        """Number of the GPU that instances run on, of a library for GPUs."""
+        return self._chosen
 
     def pin(self) -> None:
         """Pins each worker thread of an instance to a CPU of its own.

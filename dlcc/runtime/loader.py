@@ -15,11 +15,12 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dlcc.artifact.check import dtype_of
 from dlcc.artifact.manifest import Artifact, ShapeProfile
 from dlcc.errors import DlccError, ExitCode
 from dlcc.program import TensorInfo
 from dlcc.runtime.binding import Library, Tensors
+from dlcc.runtime.device import device_of
+from dlcc.runtime.launching import Launcher, Slot
 
 Array = NDArray[Any]
 
@@ -33,22 +34,13 @@ class StepTime:
     nanoseconds: int
 
 
-@dataclass(frozen=True)
-class _Slot:
-    """What an input or output array has to be."""
-
-    info: TensorInfo
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-
-    @classmethod
-    def of(cls, tensors: Sequence[TensorInfo]) -> list[_Slot]:
-        """Those of ``tensors``."""
-        return [cls(t, dtype_of(t), t.shape) for t in tensors]
-
-
 def load(
-    folder: str | Path, *, threads: int = 0, pin: bool = False, variant: str | None = None
+    folder: str | Path,
+    *,
+    threads: int = 0,
+    pin: bool = False,
+    variant: str | None = None,
+    device: int | None = None,
 ) -> Model:
     """Opens the artifact in ``folder`` after checking every file of it.
 
@@ -56,14 +48,17 @@ def load(
         folder: what ``dlcc compile -o`` made.
         threads: 1 up to what it was compiled for; 0: as many of these as there are CPUs.
         pin: bind each worker thread to a CPU of its own. The calling thread stays as it is.
-        variant: the variant of the kernels to run; None: the best that this CPU can.
+        variant: the variant of the kernels to run; None: the best that this CPU or GPU can.
+        device: for a network on GPUs, which of those that ``CUDA_VISIBLE_DEVICES`` leaves; None:
+            the first.
 
     Raises:
         DlccError: ARTIFACT if a file is missing, truncated, corrupt or of another version; TARGET
-            if this CPU lacks a feature; USAGE for a bad ``threads`` or ``variant``, or if ``pin``
-            finds fewer CPUs than threads.
+            if this CPU lacks a feature, or there is no GPU that it is for; USAGE for a bad
+            ``threads``, ``variant`` or ``device``, or if ``pin`` finds fewer CPUs than threads.
     """
-    return Model(Artifact.open(folder), threads=threads, pin=pin, variant=variant)
+    artifact = Artifact.open(folder)
+    return Model(artifact, threads=threads, pin=pin, variant=variant, device=device)
 
 
 def shared_library(artifact: Artifact) -> Path:
@@ -98,6 +93,7 @@ def _check_agreement(artifact: Artifact, library: Library) -> None:
     for what, stated, found in (
         ("inputs or outputs", borders, library.borders),
         ("variants or steps", variants, library.variants),
+        ("machines", "device" in artifact.manifest, library.on_device),
     ):
         if stated != found:
             raise DlccError(
@@ -127,27 +123,38 @@ class Model:
         threads: int = 0,
         pin: bool = False,
         variant: str | None = None,
+        device: int | None = None,
     ) -> None:
         """Opens ``artifact``; see :func:`load`."""
         self.artifact = artifact
         artifact.verify()
         self._lock = threading.Lock()
         self._profiles = artifact.shape_profiles
-        self._input_slots = [_Slot.of(p.inputs) for p in self._profiles]
-        self._output_slots = [_Slot.of(p.outputs) for p in self._profiles]
+        self._input_slots = [Slot.of(p.inputs) for p in self._profiles]
+        self._output_slots = [Slot.of(p.outputs) for p in self._profiles]
         self._input_pointers = (ctypes.c_void_p * max(len(self._input_slots[0]), 1))()
         self._output_pointers = (ctypes.c_void_p * max(len(self._output_slots[0]), 1))()
         if variant is not None:
             artifact.variant(variant)
-        self._library = self._open(threads, variant)
+        self._library = self._open(threads, variant, device)
+        self._launcher = None
+        if "device" in artifact.manifest:
+            self._launcher = Launcher(self._library, self._input_slots, self._output_slots)
         # Not at exit: a daemon thread may be in a run, and the system frees everything then.
         self._finalizer = weakref.finalize(self, self._library.close)
         self._finalizer.atexit = False
         if pin:
             self._library.pin()
 
-    def _open(self, threads: int, variant: str | None) -> Library:
+    def _open(self, threads: int, variant: str | None, device: int | None) -> Library:
         artifact = self.artifact
+        if device is not None and "device" not in artifact.manifest:
+            raise DlccError(
+                ExitCode.USAGE,
+                f"device is {device}, and the network runs on the CPU",
+                where=str(artifact.folder),
+                fix="leave device out, or compile with --target cuda",
+            )
         where = str(artifact.folder)
         path = shared_library(artifact)
         architecture, *system = artifact.manifest["triple"].split("-")
@@ -163,7 +170,7 @@ class Model:
             )
         fingerprint = int(artifact.manifest["fingerprint"], 16)
         weights = artifact.path(".weights")
-        library = Library(path, artifact.symbol, weights, threads, fingerprint, variant)
+        library = Library(path, artifact.symbol, weights, threads, fingerprint, variant, device)
         try:
             _check_agreement(artifact, library)
         except DlccError:
@@ -205,17 +212,22 @@ class Model:
             self._check_open()
             return self._library.variant
 
+    @property
+    def device(self) -> int | None:
+        """Number of the GPU that runs it; None: the CPU does."""
+        return None if self._launcher is None else self._library.device
+
     def __repr__(self) -> str:
         state = "" if self._finalizer.alive else ", closed"
         return f"<dlcc model {self.name!r}, {self.artifact.folder}{state}>"
 
-    def __call__(
-        self, *arrays: object, out: Array | Sequence[Array] | None = None, **named: object
-    ) -> Array | tuple[Array, ...]:
+    def __call__(self, *arrays: object, out: Any = None, **named: object) -> Any:
         """Runs the network; their shapes tell which shape profile.
 
         Args:
-            *arrays: the inputs in order: numpy arrays or anything with DLPack in CPU memory.
+            *arrays: the inputs in order: numpy arrays or anything with DLPack in CPU memory. For a
+                network on a GPU also tensors in its memory: see :meth:`launch`, which is called
+                with the default stream.
             out: arrays to fill instead of new ones: C-contiguous, one per output.
             **named: inputs by name, instead of or after ``arrays``.
 
@@ -226,8 +238,42 @@ class Model:
             DlccError: DATA if an input or ``out`` does not fit, with the numbers.
         """
         inputs = self._gather(arrays, named) if named else arrays
+        if self._launcher is not None and any(device_of(x) is not None for x in inputs):
+            return self.launch(*inputs, out=out)
         profile, given = self._inputs(inputs)
         results = self._run(profile, given, self._results(profile, out))
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def launch(self, *tensors: object, stream: int = 0, out: Any = None) -> Any:
+        """Puts a run on a stream of the GPU, and does not wait for it. Nothing is copied.
+
+        Args:
+            *tensors: the inputs in order: objects with DLPack in the memory of the instance's GPU,
+                stored densely (torch: ``x.contiguous()``).
+            stream: handle of the stream (torch: ``torch.cuda.current_stream().cuda_stream``); 0:
+                the legacy default stream. Producers of the tensors make it wait for their work.
+            out: such tensors to fill instead of new ones, one per output. They spare an allocation
+                and a release in every run, for which the driver waits.
+
+        Returns:
+            The output, or a tuple of them where the network has several: ``out``, or
+            :class:`~dlcc.runtime.device.DeviceArray`, which has DLPack and ``numpy()``.
+
+        Raises:
+            DlccError: DATA if a tensor does not fit; USAGE for a network on the CPU.
+        """
+        launcher = self._launcher
+        if launcher is None:
+            raise DlccError(
+                ExitCode.USAGE,
+                "the network runs on the CPU",
+                where=self.name,
+                fix="call the model, or compile with --target cuda",
+            )
+        given = out if out is None or isinstance(out, list | tuple) else [out]
+        with self._lock:
+            self._check_open()
+            results = launcher.launch(tensors, stream, given)
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(self, inputs: Mapping[str, object]) -> dict[str, Array]:
@@ -248,6 +294,8 @@ class Model:
     def close(self) -> None:
         """Frees the instance; waits for a run in another thread. May be called again."""
         with self._lock:
+            if self._launcher is not None and self._finalizer.alive:
+                self._launcher.close()
             self._finalizer()
 
     def __enter__(self) -> Model:
@@ -336,7 +384,7 @@ class Model:
                 raise library.failure(status)
         return results
 
-    def _input(self, slot: _Slot, value: object) -> Array:
+    def _input(self, slot: Slot, value: object) -> Array:
         if isinstance(value, np.generic):
             value = np.asarray(value)
         array = value if isinstance(value, np.ndarray) else self._from_dlpack(slot, value)
@@ -351,7 +399,7 @@ class Model:
             return array
         return np.require(array, requirements=("C", "A"))
 
-    def _from_dlpack(self, slot: _Slot, value: object) -> Array:
+    def _from_dlpack(self, slot: Slot, value: object) -> Array:
         where = f"input {slot.info.name!r}"
         if not hasattr(value, "__dlpack__"):
             raise self._data_error(
@@ -381,7 +429,7 @@ class Model:
             self._check_out(slot, array)
         return given
 
-    def _check_out(self, slot: _Slot, array: Array) -> None:
+    def _check_out(self, slot: Slot, array: Array) -> None:
         if not isinstance(array, np.ndarray):
             reason = f"it is a {type(array).__name__}, not a numpy array"
         elif array.dtype != slot.dtype or array.shape != slot.shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -63,6 +64,21 @@ def rows_program(architecture: str = "sm_80", *better: str, name: str = "rows") 
         alignment=256,
         device="cuda",
     )
+
+
+def two_shapes() -> Program:
+    """The bias alone, for four rows or one."""
+
+    def of(rows: int) -> Program:
+        whole = rows_program()
+        step = Step(
+            "bias", "add_bias", (Arg("input"), Arg("weights"), Arg("output")), rows, 0,
+            Launch((rows, 1, 1), (COLUMNS, 1, 1)),
+        )  # fmt: skip
+        border = [TensorInfo(name, "float32", (rows, COLUMNS)) for name in "xy"]
+        return replace(whole, inputs=(border[0],), outputs=(border[1],), steps=(step,))
+
+    return replace(of(4), more_shapes=(of(1),))
 
 
 def rows_reference(x: np.ndarray) -> np.ndarray:

@@ -136,3 +136,7 @@ def test_the_manifest_tells_of_launches(rows: Artifact) -> None:
     assert [s["shared_bytes"] for s in (bias, turn, fold)] == [0, 512, SHARED]
     assert all(s["registers"] > 0 and s["local_bytes"] == 0 for s in (bias, turn, fold))
     assert all(s["code_bytes"] > 0 for s in (bias, turn, fold))
+
+
+def test_stack_is_known(rows: Artifact) -> None:
+    assert 0 < rows.manifest["stack_bytes"] < 8192

@@ -94,28 +94,34 @@ def cmake_config(delivery: Delivery) -> str:
     weights = "" if delivery.embed else f"${{CMAKE_CURRENT_LIST_DIR}}/{delivery.symbol}.weights"
     processors = "" if delivery.bare else _PROCESSORS.get(delivery.architecture)
     system = _SYSTEM if delivery.macos else ""
+    linked = ["Threads::Threads"] if delivery.threads else []
+    linked += ["${CMAKE_DL_LIBS}"] if delivery.program.device else []
     return _fill(
         _HEAD + system + (_PROCESSOR if processors else "") + body,
         delivery,
         weights=weights,
         processors=processors or "",
-        threads="  INTERFACE_LINK_LIBRARIES Threads::Threads\n" if delivery.threads else "",
-        and_threads=";Threads::Threads" if delivery.threads else "",
+        threads=f"  INTERFACE_LINK_LIBRARIES {_cmake_list(linked)}\n" if linked else "",
+        and_threads="".join(f";{library}" for library in linked),
         shared=delivery.library("so"),
         install="@rpath/" if delivery.macos else "",
         architecture=delivery.architecture,
     )
 
 
+def _cmake_list(values: list[str]) -> str:
+    return values[0] if len(values) == 1 else f'"{";".join(values)}"'
+
+
 def pkg_config(delivery: Delivery) -> str:
     """``<name>.pc``; its paths are relative to the folder it lies in."""
-    threads = " -lpthread" if delivery.threads else ""
+    needed = "".join(f" {library}" for library in delivery.libraries)
     libraries = {
         "so": "-L${prefix} -l@name@",
-        "a": f"-L${{prefix}} -l@name@{threads}",
-        "o": f"${{prefix}}/@name@.o{threads}",
+        "a": f"-L${{prefix}} -l@name@{needed}",
+        "o": f"${{prefix}}/@name@.o{needed}",
     }[delivery.kind]
-    private = f"Libs.private:{threads}\n" if delivery.kind == "so" and threads else ""
+    private = f"Libs.private:{needed}\n" if delivery.kind == "so" and needed else ""
     weights = "" if delivery.embed else "weights=${prefix}/@name@.weights\n"
     text = (
         "prefix=${pcfiledir}\n"

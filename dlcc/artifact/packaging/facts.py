@@ -68,6 +68,12 @@ class Delivery:
         return not self.bare and not self.macos
 
     @property
+    def libraries(self) -> list[str]:
+        """Parts of libc that older versions have as libraries of their own, for the linker."""
+        loader = ["-ldl"] if self.program.device else []
+        return ["-lpthread", *loader] if self.threads else loader
+
+    @property
     def kind(self) -> str:
         """The form that the commands show: the first of those that the folder holds."""
         return next(kind for kind in KINDS if kind in self.emit)
@@ -97,7 +103,7 @@ class Delivery:
         if kind == "so":
             origin = folder or ("@loader_path" if self.macos else "'$ORIGIN'")
             return f"{where} -Wl,-rpath,{origin}"
-        return f"{where} -lpthread" if self.threads else where
+        return " ".join([where, *self.libraries])
 
     def build(self, kind: str, compiler: str = "") -> str:
         """The command that makes the example program, in the artifact folder."""

@@ -11,6 +11,10 @@ from dlcc.artifact.toolchain import zig_target
 from dlcc.program import TensorInfo
 
 _ALL_CPUS = "as many as the process has CPUs"
+_NEEDS = {
+    "": "libc and nothing else",
+    "cuda": "libc, and to run an NVIDIA GPU with a driver for CUDA 12.0 or newer; no CUDA toolkit",
+}
 _KINDS = {
     "so": "shared library",
     "a": "static library",
@@ -47,7 +51,8 @@ def guide(delivery: Delivery) -> str:
         ),
         "weights_argument": "NULL" if delivery.embed else f'"{delivery.symbol}.weights"',
         "threads": _threads(delivery),
-        "cpu": _cpu(delivery),
+        "cpu": _gpu(delivery) if program.device else _cpu(delivery),
+        "needs": _NEEDS[program.device],
         "sample": _sample(delivery),
         "name": delivery.symbol,
         "NAME": delivery.macro,
@@ -116,6 +121,8 @@ def _codes(delivery: Delivery) -> str:
 def _memory(delivery: Delivery) -> list[tuple[str, str, str]]:
     if delivery.bare:
         return _bare_memory(delivery)
+    if delivery.program.device:
+        return _device_memory(delivery)
     rows = [
         (
             "arena",
@@ -135,14 +142,35 @@ def _memory(delivery: Delivery) -> list[tuple[str, str, str]]:
             ("unpacked weights", f"{delivery.unpacked_bytes}", "of each instance, allocated")
         )
     rows.insert(1, ("weights", f"{delivery.weights_bytes}", weights))
+    return [*rows, _stack(delivery)]
+
+
+def _stack(delivery: Delivery) -> tuple[str, str, str]:
     if delivery.stack_bytes is None:
-        return [*rows, ("stack", "not known", "of a thread in a run")]
+        return "stack", "not known", "of a thread in a run"
+    others = "the driver, " if delivery.program.device else ""
     stack = (
         f"`{delivery.symbol}_run` takes at most so much of the calling thread's, as the code of "
-        "its functions says; what libc's memcpy, locks and, where a run fails, vsnprintf take "
-        "comes on top"
+        f"its functions says; what {others}libc's memcpy, locks and, where a run fails, vsnprintf "
+        "take comes on top"
     )
-    return [*rows, ("stack", f"{delivery.stack_bytes}", stack)]
+    return "stack", f"{delivery.stack_bytes}", stack
+
+
+def _device_memory(delivery: Delivery) -> list[tuple[str, str, str]]:
+    program = delivery.program
+    border = sum(tensor_bytes(t) for t in (*program.inputs, *program.outputs))
+    return [
+        (
+            "arena",
+            f"{program.arena_bytes}",
+            f"of the GPU, of each instance: allocated by `{delivery.symbol}_create`, or the "
+            f"caller's, given to `{delivery.symbol}_create_in` (256-byte aligned)",
+        ),
+        ("inputs and outputs", f"{border}", "of the GPU, of each instance, allocated"),
+        ("weights", f"{len(program.weights)}", "of the GPU, shared by a program's instances"),
+        _stack(delivery),
+    ]
 
 
 def _bare_memory(delivery: Delivery) -> list[tuple[str, str, str]]:
@@ -164,6 +192,18 @@ def _threads(delivery: Delivery) -> str:
         f"At most {most} threads, the caller's included; `create` takes their number (0: "
         f"{chosen}), starts the others, with stacks of libc's default size, and "
         "`destroy` ends them. The output does not depend on it."
+    )
+
+
+def _gpu(delivery: Delivery) -> str:
+    names = ", ".join(p.features[0] for p in delivery.program.variants)
+    return (
+        f"Instances run on a GPU, the first that `CUDA_VISIBLE_DEVICES` leaves or the one that "
+        f"`{delivery.symbol}_create_on` names. The library holds kernels for {names}; a GPU takes "
+        "those of its own generation, of no newer capability than its own. Where there is no such "
+        f"GPU, or no driver, `create` returns `{delivery.macro}_NO_DEVICE` and the error text says "
+        f"why. `{delivery.symbol}_run_device` takes tensors that are in the GPU's memory, and puts "
+        "the work on a stream of the caller's without waiting for it."
     )
 
 

@@ -186,6 +186,8 @@ class _Walk:
         symbol: Symbol = self._symbols[index]
         if not symbol.section or symbol.type == _THREAD_LOCAL:  # a call of libc's, for its address
             return [_EXTERNAL]
+        if symbol.section not in self._code:  # a call through a pointer that stands there
+            return [None]
         if addend is None:  # it stands in the instruction, which the decoder has read
             addend = sum(instruction.targets[:1], -at)
         return [(symbol.section, (symbol.value & ~self._odd) + addend + behind)]

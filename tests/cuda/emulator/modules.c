@@ -59,7 +59,7 @@ static int elf_capability(const unsigned char *image) {
 
 /* Shared memory that a block can have: CUDA C++ Programming Guide, section 20.2. */
 static int shared_limit(int major, int minor) {
-  const int kilobytes = major == 7 ? (minor == 5 ? 64 : 96)
+  const int kilobytes = major < 7 ? 48 : major == 7   ? (minor == 5 ? 64 : 96)
                         : major == 8 ? (minor == 0 || minor == 7 ? 163 : 99)
                         : major < 12 ? 227
                                      : 99;

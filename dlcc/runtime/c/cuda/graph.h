@@ -8,7 +8,7 @@
 #define DLCC_CUDA_GRAPH_H
 
 typedef struct dlcc_graph {
-  const dlcc_cubin *cubin;
+  const dlcc_step *steps;
   const dlcc_handle *functions;
   uint32_t step_count;
   dlcc_address arena, weights;
@@ -64,7 +64,7 @@ static dlcc_status dlcc_graph_fill(dlcc_graph *graph) {
   dlcc_status status = DLCC_CU(cuGraphCreate, &graph->graph, 0);
   for (uint32_t i = 0; i < graph->step_count && status == DLCC_CODE(OK); i++) {
     const dlcc_node_parameters parameters =
-        dlcc_step_parameters(graph, &graph->cubin->steps[i], graph->bound, &room);
+        dlcc_step_parameters(graph, &graph->steps[i], graph->bound, &room);
     status = DLCC_CU(cuGraphAddKernelNode_v2, &graph->nodes[i], graph->graph,
                      i > 0 ? &graph->nodes[i - 1] : NULL, i > 0, &parameters);
   }
@@ -107,7 +107,7 @@ static dlcc_status dlcc_graph_bind(dlcc_graph *graph, const dlcc_address *tensor
   dlcc_arguments room;
   if (memcmp(graph->bound, tensors, bytes) == 0) return status;
   for (uint32_t i = 0; i < graph->step_count && status == DLCC_CODE(OK); i++) {
-    const dlcc_step *step = &graph->cubin->steps[i];
+    const dlcc_step *step = &graph->steps[i];
     if (!dlcc_step_moves(graph, step, tensors)) continue;
     const dlcc_node_parameters parameters = dlcc_step_parameters(graph, step, tensors, &room);
     status = DLCC_CU(cuGraphExecKernelNodeSetParams_v2, graph->executable, graph->nodes[i],
@@ -123,7 +123,7 @@ static dlcc_status dlcc_graph_step(const dlcc_graph *graph, uint32_t number,
                                    const dlcc_address *tensors, dlcc_handle stream) {
   dlcc_arguments room;
   const dlcc_node_parameters p =
-      dlcc_step_parameters(graph, &graph->cubin->steps[number], tensors, &room);
+      dlcc_step_parameters(graph, &graph->steps[number], tensors, &room);
   return DLCC_CU(cuLaunchKernel, p.function, p.grid[0], p.grid[1], p.grid[2], p.block[0],
                  p.block[1], p.block[2], p.shared_bytes, stream, p.arguments, NULL);
 }

@@ -31,8 +31,9 @@ static int dlcc_device_of(dlcc_address address) {
   return ordinal;
 }
 
-static dlcc_status dlcc_arena_check(const dlcc_machine *machine, const dlcc_request *request) {
-  const uint64_t needed = dlcc_model_info.arena_bytes;
+static dlcc_status dlcc_arena_check(const dlcc_instance *instance, const dlcc_request *request) {
+  const uint64_t needed = instance->shapes->arena_bytes;
+  const dlcc_machine *machine = &instance->machine;
   if ((uintptr_t)request->arena % DLCC_DEVICE_ALIGNMENT != 0)
     return dlcc_fail(DLCC_CODE(INVALID_ARGUMENT), "the arena must be aligned to %d bytes",
                      DLCC_DEVICE_ALIGNMENT);
@@ -48,19 +49,19 @@ static dlcc_status dlcc_arena_check(const dlcc_machine *machine, const dlcc_requ
 static dlcc_status dlcc_arena_open(dlcc_instance *instance, const dlcc_request *request) {
   dlcc_status status;
   if (request->arena != NULL) {
-    status = dlcc_arena_check(&instance->machine, request);
+    status = dlcc_arena_check(instance, request);
     instance->graph.arena = (uintptr_t)request->arena;
     return status;
   }
-  status = dlcc_device_allocate(&instance->own_arena, dlcc_model_info.arena_bytes, "the arena");
+  status = dlcc_device_allocate(&instance->own_arena, instance->shapes->arena_bytes, "the arena");
   instance->graph.arena = instance->own_arena;
   return status;
 }
 
-static const dlcc_tensor *dlcc_border_tensor(uint32_t number) {
+static const dlcc_tensor *dlcc_border_tensor(const dlcc_instance *instance, uint32_t number) {
   const uint32_t inputs = dlcc_model_info.input_count;
-  return number < inputs ? &dlcc_model_info.inputs[number]
-                         : &dlcc_model_info.outputs[number - inputs];
+  return number < inputs ? &instance->shapes->inputs[number]
+                         : &instance->shapes->outputs[number - inputs];
 }
 
 static dlcc_status dlcc_stage_open(dlcc_instance *instance) {
@@ -72,7 +73,7 @@ static dlcc_status dlcc_stage_open(dlcc_instance *instance) {
     return dlcc_fail(DLCC_CODE(OUT_OF_MEMORY), "no memory for an instance");
   for (uint32_t i = 0; i < count; i++) {
     instance->staged[i] = bytes;
-    bytes += (dlcc_border_tensor(i)->bytes + DLCC_DEVICE_ALIGNMENT - 1) / DLCC_DEVICE_ALIGNMENT *
+    bytes += (dlcc_border_tensor(instance, i)->bytes + DLCC_DEVICE_ALIGNMENT - 1) / DLCC_DEVICE_ALIGNMENT *
              DLCC_DEVICE_ALIGNMENT;
   }
   const dlcc_status status = dlcc_device_allocate(&instance->stage, bytes, "inputs and outputs");
@@ -110,10 +111,10 @@ static dlcc_status dlcc_instance_open(dlcc_instance *instance, const dlcc_reques
   if (status == DLCC_CODE(OK))
     status = dlcc_variant_choose(&instance->machine, request->variant, &number);
   if (status != DLCC_CODE(OK)) return status;
-  instance->variant = &dlcc_model_info.variants[number];
+  instance->variant = &instance->shapes->variants[number];
   status = dlcc_instance_load(instance, request->weights_path, number);
   if (status != DLCC_CODE(OK)) return status;
-  instance->graph.cubin = &dlcc_cubins[number];
+  instance->graph.steps = dlcc_schedules[request->profile * dlcc_model_info.variant_count + number];
   instance->graph.step_count = instance->variant->step_count;
   instance->graph.functions = instance->resident->functions;
   instance->graph.weights = instance->resident->weights;

@@ -30,7 +30,7 @@ static dlcc_status dlcc_check_host_call(const dlcc_instance *instance, const voi
 static dlcc_status dlcc_copy_in(dlcc_instance *instance, const void *const *inputs) {
   dlcc_status status = dlcc_wait(instance, instance->stream);
   for (uint32_t i = 0; i < dlcc_model_info.input_count; i++) {
-    const size_t bytes = (size_t)dlcc_model_info.inputs[i].bytes;
+    const size_t bytes = (size_t)instance->shapes->inputs[i].bytes;
     if (bytes > 0)
       DLCC_CU_THEN(status, cuMemcpyHtoDAsync_v2, instance->staged[i], inputs[i], bytes,
                    instance->stream);
@@ -44,7 +44,7 @@ static dlcc_status dlcc_copy_out(dlcc_instance *instance, void *const *outputs,
                                  dlcc_status status) {
   const dlcc_address *staged = instance->staged + dlcc_model_info.input_count;
   for (uint32_t i = 0; i < dlcc_model_info.output_count; i++) {
-    const size_t bytes = (size_t)dlcc_model_info.outputs[i].bytes;
+    const size_t bytes = (size_t)instance->shapes->outputs[i].bytes;
     if (bytes > 0)
       DLCC_CU_THEN(status, cuMemcpyDtoHAsync_v2, outputs[i], staged[i], bytes, instance->stream);
   }
@@ -120,7 +120,7 @@ DLCC_API dlcc_status DLCC_NAME(profile)(dlcc_instance *instance, const void *con
  * Addresses that the last run had have been checked. */
 static dlcc_status dlcc_place_of(const dlcc_instance *instance, uint32_t number,
                                  const void *address, dlcc_address *place) {
-  const dlcc_tensor *tensor = dlcc_border_tensor(number);
+  const dlcc_tensor *tensor = dlcc_border_tensor(instance, number);
   *place = (uintptr_t)address;
   if (tensor->bytes > 0 && *place != instance->graph.bound[number] &&
       dlcc_device_of(*place) != instance->machine.ordinal)
@@ -144,7 +144,7 @@ static dlcc_status dlcc_places(dlcc_instance *instance, const void *const *input
 /* Whether a tensor of a run on device memory is staged, and has to be copied. */
 static int dlcc_copied(const dlcc_instance *instance, uint32_t number) {
   return instance->tensors[number] == instance->staged[number] &&
-         dlcc_border_tensor(number)->bytes > 0;
+         dlcc_border_tensor(instance, number)->bytes > 0;
 }
 
 static dlcc_status dlcc_launch(dlcc_instance *instance, const void *const *inputs,
@@ -155,13 +155,13 @@ static dlcc_status dlcc_launch(dlcc_instance *instance, const void *const *input
   for (uint32_t i = 0; i < input_count; i++)
     if (dlcc_copied(instance, i))
       DLCC_CU_THEN(status, cuMemcpyDtoDAsync_v2, instance->staged[i], (uintptr_t)inputs[i],
-                   (size_t)dlcc_model_info.inputs[i].bytes, stream);
+                   (size_t)instance->shapes->inputs[i].bytes, stream);
   if (status == DLCC_CODE(OK)) status = dlcc_graph_bind(&instance->graph, instance->tensors);
   DLCC_CU_THEN(status, cuGraphLaunch, instance->graph.executable, stream);
   for (uint32_t i = 0; i < dlcc_model_info.output_count; i++)
     if (dlcc_copied(instance, input_count + i))
       DLCC_CU_THEN(status, cuMemcpyDtoDAsync_v2, (uintptr_t)outputs[i],
-                   instance->staged[input_count + i], (size_t)dlcc_model_info.outputs[i].bytes,
+                   instance->staged[input_count + i], (size_t)instance->shapes->outputs[i].bytes,
                    stream);
   const int code = dlcc_driver.cuEventRecord(instance->event, stream); /* also after a failure */
   if (code == 0) instance->pending = 1;
@@ -190,10 +190,15 @@ DLCC_API dlcc_status DLCC_NAME(pin)(dlcc_instance *instance, const int *cpus) {
   return DLCC_CODE(OK);
 }
 
-DLCC_API dlcc_status DLCC_NAME(create_on)(const char *weights_path, int device,
-                                          const char *variant, dlcc_instance **out) {
-  const dlcc_request request = {
-      .weights_path = weights_path, .device = device, .variant = variant};
+DLCC_API dlcc_status DLCC_NAME(create_on)(const char *weights_path, int device, uint32_t profile,
+                                          const char *variant, void *arena, size_t arena_bytes,
+                                          dlcc_instance **out) {
+  const dlcc_request request = {.weights_path = weights_path,
+                                .device = device,
+                                .profile = profile,
+                                .variant = variant,
+                                .arena = arena,
+                                .arena_bytes = arena_bytes};
   return dlcc_create(&request, out);
 }
 

@@ -26,18 +26,19 @@ typedef struct dlcc_step {
   const dlcc_place *arguments; /* [count] */
 } dlcc_step;
 
-/* The kernels and steps of a variant. */
+/* The kernels of a variant. */
 typedef struct dlcc_cubin {
   const void *image; /* NULL: there are no steps */
   uint32_t kernel_count;
   const dlcc_kernel *kernels;
-  const dlcc_step *steps; /* as many as the variant has */
 } dlcc_cubin;
 
 #define DLCC_MOST_ARGUMENTS 64 /* of a step */
 
 #define dlcc_cubins DLCC_NAME(cubins)
+#define dlcc_schedules DLCC_NAME(schedules)
 
 extern DLCC_HIDDEN const dlcc_cubin dlcc_cubins[]; /* of each row of dlcc_model_info.variants */
+extern DLCC_HIDDEN const dlcc_step *const dlcc_schedules[]; /* of each schedule */
 
 #endif
