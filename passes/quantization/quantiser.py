@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar, Literal
 
 from dlcc.analysis.certificates import Assignment
@@ -15,6 +16,7 @@ from passes.base import Pass, PassContext, PassResult, Stage, option, part
 from passes.compression.side_by_side import Ahead
 from passes.quantization import fit, ranges, structure, weights
 from passes.quantization.equalise import equalise, pairs
+from passes.quantization.fallback import FEEDS, spoiled
 from passes.quantization.fixed_point import FixedFitter, FixedPoint
 from passes.quantization.indices import integer_range
 from passes.quantization.observe import Observation, observe
@@ -24,6 +26,9 @@ from passes.quantization.samples import Samples, affordable, cut, read
 from passes.quantization.structure import LAYERS, Structure, key
 from passes.quantization.synthetic import COUNT, fitted_inputs, is_integer, synthetic_inputs
 from passes.quantization.widths import BitWidths
+
+_ROUNDS = 4
+"""How often operations are looked for that rounding would spoil."""
 
 _EQUALISING = 32
 """Samples from which the ranges of channels are taken."""
@@ -59,6 +64,11 @@ class Quantiser(Pass):
     equalise: bool = option(True, "bring the channels between two layers to one range")
     bias_correction: bool = option(True, "match each layer's mean on the quantised prefix")
     rounding: Literal["nearest", "gptq", "adaround"] = option("gptq", ROUNDING_HELP)
+    fall_back: bool = option(
+        True,
+        "operations whose results rounding to 8 bits would spoil (logarithms and roots of spectra, "
+        "differences) stay float, with what leads to them from the layers before",
+    )
     exclude: tuple[str, ...] = option((), "layers that stay float, by name; * and ? match")
     outputs: bool = option(
         False, "the network's results become codes too, for integer-outputs to hand out"
@@ -117,8 +127,10 @@ class Quantiser(Pass):
             self._equalise(graph, plan, samples, context, result)
         seen = observe(samples, set(plan.group), part(context, 0.15, 0.4, "observing"))
         if seen.unbounded:
-            plan = self._without_unbounded(graph, plan, seen, widths, result)
+            plan = self._without(graph, plan, seen, widths, result)
         fixed = self.fixed(graph, plan, seen, widths)
+        if fixed is None:
+            plan = self._without_spoiled(graph, plan, seen, samples, widths, result)
         encoding_at = self._encoding_at(graph, plan, seen, samples)
         if fixed is not None:
             encoding_at = self._fixed_at(fixed, graph, plan, seen, samples)
@@ -142,7 +154,11 @@ class Quantiser(Pass):
         return result
 
     def _structure(
-        self, graph: Graph, widths: BitWidths, unbounded: Collection[str] = ()
+        self,
+        graph: Graph,
+        widths: BitWidths,
+        unbounded: Collection[str] = (),
+        spoiled: Mapping[str, str] | None = None,
     ) -> Structure:
         return structure.analyse(
             graph,
@@ -152,18 +168,44 @@ class Quantiser(Pass):
             outputs=self.outputs,
             unbounded=unbounded,
             recurrent=self.codes_recurrent,
+            spoiled=spoiled,
         )
 
-    def _without_unbounded(
+    def _without_spoiled(
+        self,
+        graph: Graph,
+        plan: Structure,
+        seen: Observation,
+        samples: Samples,
+        widths: BitWidths,
+        result: PassResult,
+    ) -> Structure:
+        """The plan with what rounding would spoil left float.
+
+        What stays float moves errors to others, so that they are looked at again.
+        """
+        feeds = samples.single(graph, FEEDS)
+        found: dict[str, str] = {}
+        for _ in range(_ROUNDS if self.fall_back else 0):
+            encoding_at = self._encoding_at(graph, plan, seen, samples)
+            more = spoiled(graph, plan, cache(encoding_at), feeds)
+            if not more:
+                break
+            found = more | found
+            plan = self._without(graph, plan, seen, widths, result, found)
+        return plan
+
+    def _without(
         self,
         graph: Graph,
         plan: Structure,
         seen: Observation,
         widths: BitWidths,
         result: PassResult,
+        spoiled: Mapping[str, str] | None = None,
     ) -> Structure:
-        """The plan with what reads or makes numbers without a range left float."""
-        rest = self._structure(graph, widths, seen.unbounded)
+        """The plan with what has no range, or would be spoiled, left float."""
+        rest = self._structure(graph, widths, seen.unbounded, spoiled)
         for node in graph.nodes:
             reason = rest.refused.get(key(node))
             if reason and key(node) not in plan.refused:

@@ -56,6 +56,16 @@ class Samples:
         kept = max(1, wanted // self.chunk) * self.chunk
         return replace(self, arrays={n: a[:kept] for n, a in self.arrays.items()})
 
+    def single(self, graph: Graph, wanted: int) -> list[dict[str, Array]]:
+        """The first feeds of the network itself, in its own batches."""
+        own = batch_size(graph)
+        if own is None:
+            return [
+                {n: a[k] for n, a in self.arrays.items()} for k in range(min(wanted, self.count))
+            ]
+        starts = range(0, min(self.count, wanted * own) - own + 1, own)
+        return [{n: a[s : s + own] for n, a in self.arrays.items()} for s in starts]
+
     def chunks(self) -> Iterator[dict[str, Array]]:
         """Feeds of the rebatched network."""
         if batch_size(self.network) is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -126,6 +126,7 @@ def analyse(
     outputs: bool = False,
     unbounded: Collection[str] = (),
     recurrent: bool = False,
+    spoiled: Mapping[str, str] | None = None,
 ) -> Structure:
     """Decide which nodes work on codes.
 
@@ -140,6 +141,7 @@ def analyse(
         outputs: the network's results are codes as any other.
         unbounded: names of values that no range holds; what makes or reads them stays float.
         recurrent: recurrent weights become codes.
+        spoiled: keys of nodes that rounding would spoil -> why.
     """
     out = Structure()
     tail = set() if outputs else _tail(graph)
@@ -155,7 +157,8 @@ def analyse(
                 out.recurrent.add(key(node))
                 continue
         else:
-            reason = _reason(node, exclude, limit) or _unbounded(node, unbounded)
+            reason = (spoiled or {}).get(key(node), "") or _reason(node, exclude, limit)
+            reason = reason or _unbounded(node, unbounded)
         if reason:
             if node.op not in _RECODING:
                 out.refused[key(node)] = reason
@@ -243,7 +246,8 @@ def _function(node: Node, x: Array) -> Array:
     """The op of a node on numbers."""
     with np.errstate(all="ignore"):
         made = op_of(node).evaluate(node, [x.astype(np.float32)])[0]
-    return np.nan_to_num(made.astype(np.float64))
+    limit = float(np.finfo(np.float32).max)
+    return np.nan_to_num(made.astype(np.float64), posinf=limit, neginf=-limit)
 
 
 def _largest_sum(weight_bits: int, activation_bits: int) -> int:
