@@ -104,6 +104,7 @@ class Contender:
     engine: str
     network: Path
     precision: str
+    shape_profile: int = 0
 
 
 def cpu_description() -> tuple[str, list[str]]:
@@ -127,6 +128,7 @@ def bench(
     threads: int = 1,
     rounds: int = 7,
     slot_seconds: float = SLOT_SECONDS,
+    shape_profile: int = 0,
     board: Board | None = None,
     progress: Callable[[str, float], None] = lambda _phase, _fraction: None,
 ) -> BenchResult:
@@ -138,6 +140,7 @@ def bench(
         threads: threads for each engine.
         rounds: number of rounds.
         slot_seconds: least time of one engine's turn in a round.
+        shape_profile: number of the artifacts' shape profile that runs.
         board: where the artifacts run; None for this machine. Peers run here only.
         progress: told how far it is.
 
@@ -148,7 +151,8 @@ def bench(
     result = _empty_result(board)
     with ExitStack() as stack:
         workers: list[tuple[Worker, EngineTimes]] = []
-        for contender in (*(Contender("dlcc", path, "mixed") for path in given), *peers):
+        ours = (Contender("dlcc", path, "mixed", shape_profile) for path in given)
+        for contender in (*ours, *peers):
             worker = stack.enter_context(_worker(contender, threads, board))
             ready = worker.ask({})
             if "error" in ready:
@@ -190,6 +194,14 @@ def _empty_result(board: Board | None) -> BenchResult:
 def _worker(contender: Contender, threads: int, board: Board | None) -> Worker:
     if board is None:
         return _LocalWorker(contender, threads)
+    if contender.shape_profile:
+        raise DlccError(
+            ExitCode.USAGE,
+            "a board runs the first shape profile of an artifact",
+            where="--shape-profile",
+            why=f"number {contender.shape_profile} is asked for",
+            fix="leave the option out, or compile this shape alone",
+        )
     from dlcc.remote.network import RemoteWorker
 
     return RemoteWorker(board, contender.network, threads)
@@ -225,6 +237,7 @@ class _LocalWorker:
             "engine": contender.engine,
             "network": str(contender.network),
             "threads": threads,
+            "shape_profile": contender.shape_profile,
         }
         self._process: subprocess.Popen[str] | None = None
 

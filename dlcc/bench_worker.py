@@ -1,8 +1,9 @@
 """The process behind one engine of :mod:`dlcc.bench`.
 
-Started as ``python -m dlcc.bench_worker JOB`` with JOB = {"engine", "network", "threads"}. Answers
-each line of standard input: ``{}`` with {"version", "threads", "load_seconds"} and
-``{"slot_seconds": s}`` with {"seconds"}, the median time of one inference in a slot of s seconds.
+Started as ``python -m dlcc.bench_worker JOB`` with JOB = {"engine", "network", "threads"}, and
+"shape_profile" for an artifact. Answers each line of standard input: ``{}`` with {"version",
+"threads", "load_seconds"} and ``{"slot_seconds": s}`` with {"seconds"}, the median time of one
+inference in a slot of s seconds.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Engine = tuple[Callable[[], object], dict[str, Any]]
 """One inference on inputs bound beforehand, and facts about the engine."""
 
 
-def _dlcc(network: Path, threads: int) -> Engine:
+def _dlcc(network: Path, threads: int, shape_profile: int) -> Engine:
     import numpy as np
 
     from dlcc import __version__
@@ -37,13 +38,14 @@ def _dlcc(network: Path, threads: int) -> Engine:
     from dlcc.runtime.loader import load
 
     # An artifact has an upper bound on threads: take fewer rather than fail.
-    most = int(Artifact.open(network).manifest["threads"])
+    artifact = Artifact.open(network)
+    most, shapes = int(artifact.manifest["threads"]), artifact.shape_profile(shape_profile)
     start = time.perf_counter()
     model = load(network, threads=min(threads, most))
     facts = {"version": __version__, "load_seconds": time.perf_counter() - start}
     facts |= {"threads": model.threads, "precision": precision_of(network)}
-    inputs = list(random_feed(model.inputs).values())
-    outputs = [np.empty(t.shape, dtype_of(t)) for t in model.outputs]
+    inputs = list(random_feed(shapes.inputs).values())
+    outputs = [np.empty(t.shape, dtype_of(t)) for t in shapes.outputs]
     return lambda: model(*inputs, out=outputs), facts
 
 
@@ -58,7 +60,7 @@ def precision_of(network: Path) -> str:
     return max(work, key=lambda key: work[key])
 
 
-def _onnxruntime(network: Path, threads: int) -> Engine:
+def _onnxruntime(network: Path, threads: int, _: int) -> Engine:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -82,7 +84,7 @@ def _onnxruntime(network: Path, threads: int) -> Engine:
     return run, {**facts, "threads": threads}
 
 
-def _openvino(network: Path, threads: int) -> Engine:
+def _openvino(network: Path, threads: int, _: int) -> Engine:
     import openvino as ov
 
     feed = _onnx_feed(network)
@@ -125,7 +127,7 @@ def _onnx_feed(network: Path) -> dict[str, Any]:
     return random_feed(tuple(infos))
 
 
-ENGINES: dict[str, Callable[[Path, int], Engine]] = {
+ENGINES: dict[str, Callable[[Path, int, int], Engine]] = {
     "dlcc": _dlcc,
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
@@ -133,7 +135,8 @@ ENGINES: dict[str, Callable[[Path, int], Engine]] = {
 
 
 def _open(job: dict[str, Any]) -> tuple[Callable[[], object], dict[str, Any]]:
-    run, facts = ENGINES[job["engine"]](Path(job["network"]), int(job["threads"]))
+    profile = int(job.get("shape_profile", 0))
+    run, facts = ENGINES[job["engine"]](Path(job["network"]), int(job["threads"]), profile)
     warm = time.perf_counter() + WARM_SECONDS
     runs = 0
     while runs < WARM_RUNS or time.perf_counter() < warm:

@@ -71,12 +71,40 @@ class Executable(ABC):
     ) -> None:
         self.close()
 
-    def signature(self) -> Graph:
-        """A graph with the inputs alone: what :mod:`dlcc.data` checks arrays against."""
+    @property
+    def shape_profiles(self) -> tuple[tuple[TensorInfo, ...], ...]:
+        """The inputs of each shape profile."""
+        return (self.inputs,)
+
+    def signature(self, arrays: Mapping[str, Array] | None = None) -> Graph:
+        """A graph with the inputs alone: what :mod:`dlcc.data` checks arrays against.
+
+        Args:
+            arrays: one array for each input. Of several shape profiles it is the first one whose
+                shapes they have, else the first that they are samples for; without them the first.
+        """
         graph = Graph(self.path.stem)
-        for info in self.inputs:
+        for info in self.inputs if arrays is None else _fitting(self.shape_profiles, arrays):
             graph.add_input(info.name, _type(info))
         return graph
+
+
+def _fitting(
+    profiles: tuple[tuple[TensorInfo, ...], ...], arrays: Mapping[str, Array]
+) -> tuple[TensorInfo, ...]:
+    for fits in (tuple.__eq__, _are_samples):
+        for inputs in profiles:
+            if all(fits(arrays[info.name].shape, info.shape) for info in inputs):
+                return inputs
+    return profiles[0]
+
+
+def _are_samples(given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether an array holds whole batches, along the first axis or a further one before it."""
+    if given[1:] == wanted:
+        return True
+    batches = wanted and given and wanted[0] and not given[0] % wanted[0]
+    return bool(batches) and given[1:] == wanted[1:]
 
 
 def _type(info: TensorInfo) -> TensorType:
@@ -123,6 +151,11 @@ class CompiledNetwork(ProfiledNetwork):
 
         self.model: Model = load(path, threads=threads, variant=variant)
         super().__init__(path, self.model.inputs, self.model.outputs)
+
+    @property
+    def shape_profiles(self) -> tuple[tuple[TensorInfo, ...], ...]:
+        """See :attr:`Executable.shape_profiles`."""
+        return tuple(profile.inputs for profile in self.model.shape_profiles)
 
     def run(self, feed: Mapping[str, Array]) -> Feed:
         """See :meth:`Executable.run`."""
@@ -259,8 +292,8 @@ def feeds_of(
     Raises:
         DlccError: DATA, if an array is missing or does not fit.
     """
-    signature = network.signature()
-    named = named_inputs(arrays, signature, where)
+    named = named_inputs(arrays, network.signature(), where)
+    signature = network.signature(named)
     for value in signature.inputs:
         array, expected = named[value.name], value.type.storage.numpy
         if not convert and array.dtype != expected:

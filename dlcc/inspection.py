@@ -115,6 +115,7 @@ def inspect_artifact(
     limits: Callable[[int], Limits] | None = None,
     board: Board | None = None,
     variant: str | None = None,
+    shape_profile: int = 0,
 ) -> Report:
     """Everything about an artifact; the sizes sum to the sizes of its files.
 
@@ -127,10 +128,11 @@ def inspect_artifact(
         board: where the times are measured; None for this machine.
         variant: the variant of the kernels whose layers are told; None: the best, or the one that
             is measured.
+        shape_profile: number of the shape profile whose layers are told and measured.
 
     Raises:
         DlccError: ARTIFACT if a file is missing or corrupt; DATA if ``feed`` does not fit; USAGE if
-            there is no such variant.
+            there is no such variant or profile.
     """
     artifact = Artifact.open(folder)
     artifact.verify()
@@ -138,38 +140,19 @@ def inspect_artifact(
     files = {name: (artifact.folder / name).stat().st_size for name in {r[0] for r in rows}}
     _check_sums(rows, files, artifact.folder)
     report = _read_report(artifact)
+    shown = artifact.shape_profile(shape_profile)
     used, times = 0, dict[str, float]()
     if profile:
-        variant, used, times = _profile(artifact, feed, threads, board, variant)
-    told = artifact.variant(variant or list(artifact.variants)[-1])
+        given = random_feed(shown.inputs) if feed is None else dict(feed)
+        variant, used, runs = _profile(artifact, given, threads, board, variant)
+        times = _medians(artifact.variant(variant, shape_profile)["steps"], runs)
+    told = artifact.variant(variant or list(artifact.variants)[-1], shape_profile)
     manifest = artifact.manifest
-    facts: dict[str, Any] = {"source": str(artifact.folder)}
-    for key in (
-        "target",
-        "triple",
-        "pipeline",
-        "threads",
-        "arena_bytes",
-        "stack_bytes",
-        "features",
-        "needed",
-    ):
-        if key in manifest:
-            facts[key] = manifest[key]
-    if manifest["better"]:
-        facts["variants"] = {
-            row[
-                "variant"
-            ]: f"adds {row['added_bytes']} bytes of weights, {row['code_bytes']} of code"
-            for row in manifest["weights"]["variants"]
-        }
-        facts["shown_variant"] = told["variant"]
-    facts["weight_bytes"] = manifest["weights"]["content_bytes"]
-    facts["pack"] = manifest["weights"]["pack"]
+    facts = _facts(artifact, shape_profile, str(told["variant"]))
     try:
         if facts["pack"] == "size":
             facts["stored_weight_bytes"] = int(report["storage"]["file_bytes"])
-        layers = _artifact_layers(manifest, report, times, told)
+        layers = _artifact_layers(manifest, report, times, told, shape_profile)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise _bad_report(artifact, f"{type(error).__name__}: {error}") from None
     if profile:
@@ -180,12 +163,40 @@ def inspect_artifact(
         "artifact",
         str(manifest["name"]),
         facts,
-        [f"{t.name}: {t.dtype}{list(t.shape)}" for t in artifact.inputs],
-        [f"{t.name}: {t.dtype}{list(t.shape)}" for t in artifact.outputs],
+        [f"{t.name}: {t.dtype}{list(t.shape)}" for t in shown.inputs],
+        [f"{t.name}: {t.dtype}{list(t.shape)}" for t in shown.outputs],
         layers,
         rows,
         dict(sorted(files.items())),
     )
+
+
+def _facts(artifact: Artifact, shape_profile: int, variant: str) -> dict[str, Any]:
+    """Single facts about an artifact, of which a shape profile and a variant are shown."""
+    manifest, profiles = artifact.manifest, artifact.shape_profiles
+    weights = manifest["weights"]
+    facts: dict[str, Any] = {"source": str(artifact.folder)}
+    keys = ("target", "triple", "pipeline", "threads", "arena_bytes", "stack_bytes", "features")
+    facts |= {key: manifest[key] for key in (*keys, "needed") if key in manifest}
+    facts["arena_bytes"] = profiles[shape_profile].arena_bytes
+    if len(profiles) > 1:
+        facts["shape_profiles"] = {
+            f"{number}: {profile}": f"adds {row['added_bytes']} bytes of weights"
+            for number, (profile, row) in enumerate(
+                zip(profiles, weights.get("shape_profiles", ()), strict=False)
+            )
+        }
+        facts["shown_shape_profile"] = shape_profile
+    if manifest["better"]:
+        facts["variants"] = {
+            row[
+                "variant"
+            ]: f"adds {row['added_bytes']} bytes of weights, {row['code_bytes']} of code"
+            for row in weights["variants"]
+        }
+        facts["shown_variant"] = variant
+    facts["weight_bytes"], facts["pack"] = weights["content_bytes"], weights["pack"]
+    return facts
 
 
 def _check_sums(
@@ -229,6 +240,7 @@ def _artifact_layers(
     report: Mapping[str, Any],
     times: Mapping[str, float],
     variant: Mapping[str, Any],
+    profile: int,
 ) -> list[Layer]:
     sizes: Counter[str] = Counter()
     stored: Counter[str] = Counter()
@@ -237,10 +249,13 @@ def _artifact_layers(
     for entry in manifest["weights"]["entries"]:
         if name not in entry.get("variants", (name,)):
             continue
+        if profile not in entry.get("shape_profiles", (profile,)):
+            continue
         sizes[entry["layer"]] += entry["size"]
         stored[entry["layer"]] += entry["stored"] if packed else 0
-    rows = (row for row in report.get("better", ()) if row["variant"] == name)
-    described: list[Mapping[str, Any]] = list(next(rows, report).get("layers", ()))
+    own = report["more_shapes"][profile - 1] if profile else report
+    rows = (row for row in own.get("better", ()) if row["variant"] == name)
+    described: list[Mapping[str, Any]] = list(next(rows, own).get("layers", ()))
     known = {row.get("layer") for row in described}
     for step in variant["steps"]:  # a layer that report.json does not describe
         if step["layer"] not in known:
@@ -317,32 +332,36 @@ def work_of(layer: Layer) -> Work:
 
 def _profile(
     artifact: Artifact,
-    feed: Mapping[str, Array] | None,
+    feed: Mapping[str, Array],
     threads: int,
     board: Board | None,
     variant: str | None,
-) -> tuple[str, int, dict[str, float]]:
-    """The variant that ran, its threads, and median seconds by ``layer NUL function``."""
+) -> tuple[str, int, list[list[int]]]:
+    """The variant that ran, its threads, and nanoseconds of each step of each run."""
     # An artifact has an upper bound on threads: take fewer rather than fail.
     most = min(threads, int(artifact.manifest["threads"]))
     with open_compiled(artifact.folder, most, board, variant) as network:
-        inputs = dict(feed) if feed is not None else random_feed(network.inputs)
-        samples = network.profile(
-            inputs,
+        runs = network.profile(
+            feed,
             least_seconds=PROFILE_SECONDS,
             least_runs=PROFILE_RUNS,
             most_runs=PROFILE_MOST_RUNS,
         )
-        ran, used = network.variant, network.threads
-    steps = [f"{s['layer']}\0{s['function']}" for s in artifact.variant(ran)["steps"]]
+        return network.variant, network.threads, runs
+
+
+def _medians(
+    steps: Sequence[Mapping[str, Any]], samples: Sequence[Sequence[int]]
+) -> dict[str, float]:
+    """Median seconds by ``layer NUL function``."""
+    keys = [f"{s['layer']}\0{s['function']}" for s in steps]
     runs: list[dict[str, float]] = []
     for times in samples:
         total: Counter[str] = Counter()
-        for key, nanoseconds in zip(steps, times, strict=False):
+        for key, nanoseconds in zip(keys, times, strict=False):
             total[key] += nanoseconds
         runs.append({key: ns * 1e-9 for key, ns in total.items()})
-    medians = {key: statistics.median(run[key] for run in runs) for key in next(iter(runs), {})}
-    return ran, used, medians
+    return {key: statistics.median(run[key] for run in runs) for key in next(iter(runs), {})}
 
 
 _TYPE = re.compile(

@@ -15,13 +15,16 @@ import dlcc
 from dlcc.analysis.shape_profiles import Watch, carried
 from dlcc.artifact import Artifact
 from dlcc.artifact.manifest import NAME, checksum, dump_json
+from dlcc.bench import bench
+from dlcc.cli import main
 from dlcc.cli.console import Console
 from dlcc.cli.verifying import show_certificates
 from dlcc.driver import CompileResult
 from dlcc.errors import DlccError, ExitCode
+from dlcc.inspection import inspect_artifact
 from dlcc.ir import Graph, TensorType
 from dlcc.ops import build
-from tests.cli.models import INPUT_SHAPE, model, residual_cnn
+from tests.cli.models import CLASSES, INPUT_SHAPE, model, residual_cnn
 from tests.runtime.programs import run_bare, zig_cc
 
 MOST = 3
@@ -324,3 +327,42 @@ def test_what_cannot_be_carried_over_is_refused(change: str) -> None:
         carried(watch.end(graph), _scaled(2, twice=change == "layers"))
     assert caught.value.code == ExitCode.PASS
     assert why[change] in caught.value.why
+
+
+def test_the_command_line_chooses_and_shows_profiles(
+    coded: CompileResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(coded.artifact.folder)
+    found = {}
+    for count in (1, 2, MOST):
+        np.savez(tmp_path / "x.npz", x=X[:count])
+        arguments = ["run", folder, "-i", str(tmp_path / "x.npz"), "-o", str(tmp_path / "y.npz")]
+        assert main(arguments) == 0
+        found[count] = np.load(tmp_path / "y.npz")["y"]
+        assert len(found[count]) == count
+    np.testing.assert_array_equal(found[MOST][:2], found[2])
+    capsys.readouterr()
+    assert main(["inspect", folder, "--shape-profile", "1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["inputs"] == ["x: float32[1, 3, 8, 8]"]
+    assert told["facts"]["shown_shape_profile"] == 1
+    assert told["facts"]["arena_bytes"] == coded.artifact.shape_profiles[1].arena_bytes
+    shapes = [layer["shape"] for layer in told["layers"]]
+    assert shapes[-1] == [1, CLASSES]
+    assert main(["inspect", folder, "--shape-profile", "2"]) == ExitCode.USAGE
+    report = inspect_artifact(folder, profile=True, threads=1, shape_profile=1)
+    assert any(layer.seconds is not None for layer in report.layers)
+    page = (coded.artifact.folder / "INTEGRATION.md").read_text()
+    arena = coded.artifact.shape_profiles[1].arena_bytes
+    assert f"| 1 | x 1 x 3 x 8 x 8 | y 1 x {CLASSES} | {arena} |" in page
+
+
+@pytest.mark.slow
+def test_bench_times_the_profile_that_it_is_told(coded: CompileResult) -> None:
+    folder = coded.artifact.folder
+    seconds = [
+        bench(folder, rounds=1, slot_seconds=0.02, shape_profile=n).times[0].seconds for n in (0, 1)
+    ]
+    assert min(seconds) > 0
+    with pytest.raises(DlccError, match="there is no shape profile 2"):
+        bench(folder, rounds=1, shape_profile=2)

@@ -47,6 +47,16 @@ VariantOption = Annotated[
     ),
 ]
 
+ShapeProfileOption = Annotated[
+    int,
+    typer.Option(
+        "--shape-profile",
+        metavar="NUMBER",
+        min=0,
+        help="Of an artifact with several shape profiles: this one, from 0.",
+    ),
+]
+
 TimeoutOption = Annotated[
     float | None,
     typer.Option(

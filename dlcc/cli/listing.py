@@ -11,6 +11,7 @@ from dlcc.cli.building import CalibOption
 from dlcc.cli.common import (
     JsonOption,
     ShapeOption,
+    ShapeProfileOption,
     ThreadsOption,
     VariantOption,
     parse_shapes,
@@ -50,6 +51,7 @@ def inspect_network(
     ] = None,
     threads: ThreadsOption = 0,
     variant: VariantOption = None,
+    shape_profile: ShapeProfileOption = 0,
     limits: LimitsOption = None,
     every_byte: Annotated[
         bool, typer.Option("--bytes", help="List every section of every file.")
@@ -68,12 +70,14 @@ def inspect_network(
 ) -> None:
     """Show what is in a model or an artifact, per layer and per byte."""
     console = Console(as_json)
+    from dlcc.frontends import load_graph
     from dlcc.inspection import inspect_artifact, inspect_model
 
     if target is not None:
         made = {"--bits": bits, "--calib": calib, "--shape": shape} if network.is_dir() else {}
         others: dict[str, Any] = {"--profile": profile, "--inputs": inputs, "--bytes": every_byte}
         others |= {"--recipe": recipe, "--verify": verify, "--from": source, "--variant": variant}
+        others["--shape-profile"] = shape_profile
         _refuse_with_target(others | made)
         options = {"bits": bits or 8, "calibration": calib, "shapes": parse_shapes(shape)}
         show_prediction(console, network, target, core, options)
@@ -99,15 +103,13 @@ def inspect_network(
             threads=threads,
             limits=limits_from(limits) if profile else None,
             variant=variant,
+            shape_profile=shape_profile,
         )
     else:
         given: dict[str, Any] = {"--profile": profile, "--inputs": inputs, "--bytes": every_byte}
         given |= {"--recipe": recipe, "--verify": verify, "--variant": variant}
-        _refuse_for_models(given, network)
-        from dlcc.frontends import load_graph
-
-        graph = load_graph(network, shapes=parse_shapes(shape))
-        report = inspect_model(graph, str(network))
+        _refuse_for_models({**given, "--shape-profile": shape_profile}, network)
+        report = inspect_model(load_graph(network, shapes=parse_shapes(shape)), str(network))
     console.json(report.to_json())
     if not as_json:
         _show_report(console, report, every_byte)

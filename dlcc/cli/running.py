@@ -13,6 +13,7 @@ from dlcc.cli.common import (
     JsonOption,
     QuietOption,
     ShapeOption,
+    ShapeProfileOption,
     Shapes,
     ThreadsOption,
     check_writable_file,
@@ -265,6 +266,7 @@ def bench_artifact(
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads for each.")] = 1,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Interleaved rounds.")] = 7,
+    shape_profile: ShapeProfileOption = 0,
     layers: Annotated[
         bool, typer.Option("--layers", help="Also each layer's time and share of the limit.")
     ] = False,
@@ -284,17 +286,20 @@ def bench_artifact(
     _check_options(peers, model, limits, remote)
     missing = [p for p in peers if not installed(p)]
     for artifact in artifacts:
-        Artifact.open(artifact).verify()
+        opened = Artifact.open(artifact)
+        opened.verify()
+        opened.shape_profile(shape_profile)
     with connected(remote, token) as board:
         with (
             tempfile.TemporaryDirectory(prefix="dlcc-bench-") as work,
             PhaseProgress(quiet) as progress,
         ):
             contenders = _contenders([p for p in peers if p not in missing], model, Path(work))
-            given = {"threads": threads, "rounds": rounds}
+            given = {"threads": threads, "rounds": rounds, "shape_profile": shape_profile}
             result = bench(artifacts, contenders, **given, board=board, progress=progress)
         measured = limits_from(limits) if board is None else None
-        reports = _layer_reports(artifacts if layers else [], threads, measured, board)
+        told_of = artifacts if layers else []
+        reports = _layer_reports(told_of, threads, measured, board, shape_profile)
         described = board.describe() if board is not None else ""
     result.unavailable.update({p: f"it is not installed (pip install {p})" for p in missing})
     told = [
@@ -336,12 +341,23 @@ def _layer_reports(
     threads: int,
     limits: Callable[[int], Limits] | None,
     board: Board | None,
+    shape_profile: int,
 ) -> list[tuple[Path, Report]]:
     """Each artifact with the times of its layers."""
     from dlcc.inspection import inspect_artifact
 
     return [
-        (path, inspect_artifact(path, profile=True, threads=threads, limits=limits, board=board))
+        (
+            path,
+            inspect_artifact(
+                path,
+                profile=True,
+                threads=threads,
+                limits=limits,
+                board=board,
+                shape_profile=shape_profile,
+            ),
+        )
         for path in artifacts
     ]
 

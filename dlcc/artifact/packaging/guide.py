@@ -46,6 +46,7 @@ def guide(delivery: Delivery) -> str:
             for i, t in enumerate(tensors)
         ),
         "codes": _codes(delivery),
+        "profiles": _profiles(delivery),
         "memory": "\n".join(
             f"| {what} | {size} | {where} |" for what, size, where in _memory(delivery)
         ),
@@ -101,8 +102,12 @@ def _commands(delivery: Delivery) -> str:
     return "\n".join([*lines, "./example"])
 
 
+def _shape(info: TensorInfo) -> str:
+    return " x ".join(map(str, info.shape)) or "one element"
+
+
 def _tensor(role: str, index: int, info: TensorInfo) -> str:
-    shape = " x ".join(map(str, info.shape)) or "one element"
+    shape = _shape(info)
     meaning = "" if info.scale is None else f"{info.scale!r} * (code - {info.zero_point})"
     dtype, size = dtype_of(info), tensor_bytes(info)
     return (
@@ -116,6 +121,29 @@ def _codes(delivery: Delivery) -> str:
     if all(info.scale is None for info in tensors):
         return ""
     return "\nCodes stand for the real numbers in the last column.\n"
+
+
+def _profiles(delivery: Delivery) -> str:
+    """Shapes and memory of each shape profile; "" where there is one."""
+    program, name = delivery.program, delivery.symbol
+    if not program.more_shapes:
+        return ""
+    rows = []
+    for number, profile in enumerate(program.profiles):
+        sizes = (
+            ", ".join(f"{_cell(t.name)} {_shape(t)}" for t in tensors)
+            for tensors in (profile.inputs, profile.outputs)
+        )
+        rows.append(f"| {number} | {' | '.join(sizes)} | {profile.arena_bytes} |")
+    return (
+        "\n## Shapes\n\n"
+        "The library holds the network for several shapes of its inputs, with one copy of the "
+        "weights. The table above and the calls there are about number 0.\n\n"
+        "| | Inputs | Outputs | Arena, bytes |\n|---:|---|---|---:|\n" + "\n".join(rows) + "\n\n"
+        f"`{name}_find_shape_profile` gives the number for shapes of inputs, "
+        f"`{name}_create_shape_profile` makes an instance for a number. "
+        f"`{name}_info()->shape_profiles` has all of them with their inputs and outputs.\n"
+    )
 
 
 def _memory(delivery: Delivery) -> list[tuple[str, str, str]]:
