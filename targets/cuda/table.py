@@ -12,6 +12,7 @@ from targets.rows.grid_layers import (
     GridConvRow,
     GridConvTransposeRow,
     GridGemmRow,
+    GridMatmulRow,
 )
 from targets.rows.grid_rows import GridNormRow, GridSoftmaxRow
 from targets.rows.recurrent import RecurrentRow
@@ -34,5 +35,12 @@ def rows_for(gpu: Gpu) -> tuple[KernelRow, ...]:
     thread = thread_of(gpu)
     scalar = (RecurrentRow(thread), RegionsRow(thread), ScatterRow(thread), DefaultRow(thread))
     machine = machine_of(gpu)
-    made = (GridGemmRow, GridConvRow, GridConvTransposeRow, GridSoftmaxRow, GridNormRow)
+    made = (
+        GridGemmRow,
+        GridMatmulRow,
+        GridConvRow,
+        GridConvTransposeRow,
+        GridSoftmaxRow,
+        GridNormRow,
+    )
     return (*(row(machine) for row in made), *map(GridRow, scalar))

@@ -56,7 +56,9 @@ def depth_bytes(spec: ConvSpec) -> int:
 class Layer:
     """What the kernel knows of a layer; bytes in place of channels.
 
-    ``kernel`` (1, 1) with ``stride`` 1 and no pads: rows of ``width`` bytes.
+    ``kernel`` (1, 1) with ``stride`` 1 and no pads: rows of ``width`` bytes. ``batch``: so many
+    products of ``pixels`` rows each. ``activations``: both operands are; of codes every product
+    has biases of its own then, and every row a term, in the constant ``terms``.
     """
 
     pixels: int
@@ -71,6 +73,8 @@ class Layer:
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    batch: int = 1
+    activations: bool = False
 
     @staticmethod
     def of(spec: ConvSpec) -> Layer:
@@ -137,9 +141,10 @@ class _Gemm:
         self.x = kb.pointer("x", "uint8")
         self.weight = kb.pointer("weight", "uint8")
         self.pad = kb.pointer("pad", "uint8")
+        integer, out = layer.in_dtype == "u8", layer.epilogue
+        self.terms = kb.pointer("terms", "int32") if layer.activations and integer else None
         self.at: Any = None
         if tile.splits == 1:
-            integer, out = layer.in_dtype == "u8", layer.epilogue
             self.at = epilogue.parameters(kb, integer, out.out, out.residual)
         else:
             self.part = kb.pointer("part", layer.sum_type)
@@ -151,6 +156,10 @@ class _Gemm:
         down = -(-layer.pixels // tile.rows)
         column = kb.let(kb.block % across, "tile_column")
         rest = kb.let(kb.block // across, "tile_row")
+        self.product: Any = 0
+        if layer.batch > 1:
+            self.product = kb.let(rest // down, "product")
+            rest = kb.let(rest % down, "tile_row")
         self.split = kb.let(rest // down, "split") if tile.splits > 1 else 0
         row = kb.let(rest % down, "tile_row") if tile.splits > 1 else rest
         self.first_row = kb.let(row * tile.rows, "first_row")
@@ -178,7 +187,8 @@ class _Gemm:
             pixel = self.first_row + self.line + i * self.lines
             pixel = kb.let(tir.tirx.min(pixel, layer.pixels - 1), "pixel")
             if layer.plain:
-                self.corners.append((kb.let(pixel * layer.width, "start"), None, None))
+                row = pixel + self.product * layer.pixels
+                self.corners.append((kb.let(row * layer.width, "start"), None, None))
                 continue
             (height, width), (oh, ow) = layer.image, layer.out
             image = kb.let(pixel // (oh * ow), "image")
@@ -225,6 +235,7 @@ class _Gemm:
         for i, copies in self._copies(tile.columns):
             to = kb.address(self.b, self._place(stage * tile.columns, i))
             channel = self.first_column + self.line + i * self.lines
+            channel = channel + self.product * (-(-layer.channels // tile.columns) * tile.columns)
             source = kb.address(self.weight, channel * (layer.slices * SLICE) + depth)
             with kb.when(copies):
                 kb.call("dlcc_copy16", to, source)
@@ -305,12 +316,18 @@ class _Gemm:
             if channels % tile.columns:
                 tests.append(column < channels)
             with kb.when(tir.tirx.all(*tests) if tests else True):
-                index = kb.let(row * channels + column, "index")
+                line = row + self.product * pixels
+                index = kb.let(line * channels + column, "index")
                 total = kb.load(self.sums, number)
+                if self.terms is not None:
+                    total = total + kb.load(self.terms, line)
                 if tile.splits > 1:
                     kb.store(self.part, self.split * (pixels * channels) + index, total)
                 else:
-                    finish(kb, self.at, layer, total, column, index)
+                    bias = column
+                    if self.terms is not None:
+                        bias = column + self.product * channels
+                    finish(kb, self.at, layer, total, column, index, bias)
 
 
 class _Mma(_Gemm):
@@ -403,9 +420,11 @@ class _Simt(_Gemm):
                 )
 
 
-def finish(kb: Any, at: Any, layer: Layer, total: Any, channel: Any, index: Any) -> None:
-    """Stores one finished result."""
-    channels = epilogue.Channels(kb.load(at.bias, channel))
+def finish(
+    kb: Any, at: Any, layer: Layer, total: Any, channel: Any, index: Any, bias: Any = None
+) -> None:
+    """Stores one finished result; ``bias``: place of its bias, where that is not its channel."""
+    channels = epilogue.Channels(kb.load(at.bias, channel if bias is None else bias))
     if at.multiplier is not None:
         channels.multiplier = kb.load(at.multiplier, channel)
     if at.ratio is not None:

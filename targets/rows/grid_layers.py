@@ -8,7 +8,7 @@ from dlcc.ir import Node
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from dlcc.ops import op_of
-from targets.kernels import grid_direct
+from targets.kernels import grid_direct, grid_matmul
 from targets.kernels.grid_gemm import best_tile, gemm_refusal, grid_gemm, predicted
 from targets.kernels.grid_items import on_grid
 from targets.kernels.grid_machine import LAUNCH_SECONDS, Machine
@@ -101,3 +101,27 @@ class GridGemmRow(KernelRow):
         made, spec = layers.layer_constants(node), layers.conv_spec(node)
         parts = made.weights, made.bias, made.multiplier, made.ratio
         return grid_gemm(spec, *parts, self.machine)
+
+
+class GridMatmulRow(KernelRow):
+    """Products of two activations."""
+
+    name: ClassVar[str] = "grid-matmul"
+    ops: ClassVar[tuple[str, ...]] = ("matmul",)
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def refuses(self, node: Node) -> str:
+        """Types outside the GEMM family, constants, and leading axes that differ."""
+        return layers.refusal(node) or grid_matmul.matmul_refusal(layers.matmul_spec(node))
+
+    def cost(self, node: Node) -> float:
+        """Of the tile, and of the copies before."""
+        return grid_matmul.matmul_cost(layers.matmul_spec(node), self.machine)
+
+    def plan(self, node: Node) -> KernelPlan:
+        """Copies in the form of weights, and the products."""
+        spec = layers.matmul_spec(node)
+        multiplier = layers.matmul_multiplier(node) if spec.in_dtype == "u8" else None
+        return grid_matmul.grid_matmul(spec, self.machine, multiplier)

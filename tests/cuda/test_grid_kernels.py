@@ -20,10 +20,12 @@ from targets.kernels.grid_gemm import (
 from targets.kernels.grid_gemm_code import Tile
 from targets.kernels.grid_items import on_grid
 from targets.kernels.grid_machine import Machine
-from targets.kernels.spec import NUMPY, ConvSpec, ConvTransposeSpec, Epilogue
+from targets.kernels.grid_matmul import grid_matmul
+from targets.kernels.spec import NUMPY, ConvSpec, ConvTransposeSpec, Epilogue, MatmulSpec
 from targets.rows.grid_rows import GridNormRow, GridSoftmaxRow
 from tests.cuda.running import GridRunner
 from tests.ops.tir_harness import affine, case, constant, f32, reference, u8
+from tests.targets import test_matmul_kernels as matmul_cases
 from tests.targets.reference import conv_accumulators, finish, transposed_accumulators
 from tests.targets.test_bf16_kernels import bits, rounded
 from tests.targets.test_bf16_kernels import check as check_short
@@ -156,6 +158,38 @@ def test_transposed(dtype):
         got = runner.run(plan, [x], np.zeros_like(want))
         tolerance = 0 if dtype == "u8" else 2e-5
         np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("machine", "architecture"), [(AMPERE, "sm_80"), (PASCAL, "sm_61")])
+def test_products_of_activations(machine, architecture):
+    made = {
+        name: matmul_cases.Case(spec, machine, plan=grid_matmul)
+        for name, spec in matmul_cases.CASES.items()
+    }
+    runner = GridRunner([layer.plan for layer in made.values()], architecture)
+    for name, layer in made.items():
+        got = runner.run(layer.plan, layer.inputs, layer.out)
+        room = 0 if layer.exact else 4e-5
+        np.testing.assert_allclose(got, layer.want, rtol=room, atol=room, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_short_products_of_activations(dtype):
+    jobs = []
+    for transposed, stored_as in ((False, dtype), (True, "f32"), (True, dtype)):
+        spec = MatmulSpec(
+            3, 17, 40, 43, dtype, transpose_b=transposed, a_stored=stored_as, b_stored=stored_as
+        )
+        rng = np.random.default_rng(6)
+        a = rng.standard_normal((3, 17, 40)).astype(np.float32)
+        b = rng.standard_normal((3, 40, 43)).astype(np.float32) / 8
+        want = rounded(a, dtype) @ rounded(b, dtype)
+        b = np.ascontiguousarray(b.transpose(0, 2, 1)) if transposed else b
+        inputs = [bits(x, dtype) if stored_as == dtype else x for x in (a, b)]
+        jobs.append((grid_matmul(spec, AMPERE), inputs, want))
+    runner = GridRunner([plan for plan, *_ in jobs])
+    for plan, inputs, want in jobs:
+        check_short(runner.run(plan, inputs, np.zeros_like(want)), want)
 
 
 def norm_cases():

@@ -32,7 +32,7 @@ CASES = {
 class Case:
     """Random operands, the plan and the reference."""
 
-    def __init__(self, spec: MatmulSpec, isa) -> None:
+    def __init__(self, spec: MatmulSpec, isa, plan=matmul) -> None:
         rng = np.random.default_rng(4)
         sizes = [(spec.batch, spec.m, spec.k), (spec.batch, spec.k, spec.n)]
         if spec.in_dtype == "u8":
@@ -48,7 +48,7 @@ class Case:
             self.want = (a.astype(np.float64) @ b).astype(np.float32)
         self.exact = spec.in_dtype == "u8"
         self.inputs = [a, np.ascontiguousarray(b.transpose(0, 2, 1)) if spec.transpose_b else b]
-        self.plan = matmul(spec, isa, factor)
+        self.plan = plan(spec, isa, factor)
         self.out = np.zeros(self.want.shape, NUMPY[spec.epilogue.out])
 
 
