@@ -308,18 +308,22 @@ def ordered(nodes: Iterable[onnx.NodeProto], known: Iterable[str]) -> list[onnx.
                     fix="the model is damaged; export it again",
                 )
             producer[name] = index
-    order = nx.DiGraph()
-    order.add_nodes_from(range(len(listed)))
+    edges: list[tuple[int, int]] = []
     for index, node in enumerate(listed):
         for name in filter(None, (*node.input, *_captured(node))):
             if name in producer:
-                order.add_edge(producer[name], index)
+                edges.append((producer[name], index))
             elif name not in defined and name in node.input:
                 raise model_error(
                     f"the input {name!r} of node {node.name or node.op_type!r} is not defined",
                     where=node.name or node.op_type,
                     fix="the model is damaged or truncated; export it again",
                 )
+    if all(before < after for before, after in edges):
+        return listed
+    order = nx.DiGraph()
+    order.add_nodes_from(range(len(listed)))
+    order.add_edges_from(edges)
     try:
         return [listed[i] for i in nx.lexicographical_topological_sort(order)]
     except nx.NetworkXUnfeasible:
