@@ -288,6 +288,8 @@ def import_quantize(node: OnnxNode) -> Sequence[Value]:
     if codes.is_float or not _is_known(node):
         return late_scales.quantize(node, codes)
     x, scale = node.input(0), known_array(node, 1, "the scale")
+    if isinstance(x.type.encoding, Affine):
+        raise Unsupported(f"input 0 is {x.type.storage}, which ONNX does not allow there")
     zero = optional_array(node, 2, "the zero point")
     axis = _axis(node, scale, x.type.shape)
     encoding = encoding_of(scale, zero, codes.computed.numpy, axis, codes.bits)

@@ -225,6 +225,12 @@ class ReduceLogSumExp(Reduction):
 
     name = "reduce_log_sum_exp"
 
+    def infer(self, node: Node) -> list[TensorType]:
+        """As every reduction's, of real numbers only: the result is none of the integers."""
+        if not node.input(0).type.dtype.is_float:
+            raise type_error(node, "the logarithm of a sum of exponentials is no integer")
+        return super().infer(node)
+
     def reduce(self, x: Array, axes: tuple[int, ...]) -> Array:
         """Shifted by the maximum (0 where that is infinite)."""
         top = x.max(axis=axes, keepdims=True, initial=-np.inf)

@@ -14,6 +14,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+import onnx
 
 import dlcc
 from dlcc.analysis.execute import execute
@@ -26,6 +27,7 @@ from dlcc.frontends.onnx import import_onnx
 from dlcc.frontends.onnx_model import parse_model
 from dlcc.inspection import inspect_artifact
 from dlcc.ir import Graph
+from dlcc.ir.encodings import Array
 from dlcc.ir.text import parse_graph
 from dlcc.objects import ObjectError, read_object
 from dlcc.program import TensorInfo
@@ -56,26 +58,24 @@ class Fault(Exception):
 def importer(number: int, corpus: Corpus) -> str:
     """Import a mutated model, one in four with its bytes changed; the stage that was reached."""
     try:
-        graph = _imported(number, corpus)
+        graph = import_onnx(mutant(number, corpus))
     except DlccError as error:
         _check(error, CODES)
         return f"importer: refused, {_stage(error)}"
     return f"importer: {_accepted(number, graph)}"
 
 
-def _imported(number: int, corpus: Corpus) -> Graph:
+def mutant(number: int, corpus: Corpus) -> onnx.ModelProto:
+    """The model of mutation ``number``.
+
+    Raises:
+        DlccError: its bytes are no model.
+    """
     rng = Random(number)
     seed = rng.choice(corpus.models)
     if rng.random() < 0.25:
-        model = parse_model(mutated_bytes(rng, seed.contents), Path("mutated.onnx"))
-    else:
-        model = mutated_model(rng, seed, corpus.pool)
-    return import_onnx(model)
-
-
-def graph_of(number: int, corpus: Corpus) -> Graph | None:
-    """The graph of an accepted mutation of a model, as it was before it was executed."""
-    return _imported(number, corpus) if family(number) is importer else None
+        return parse_model(mutated_bytes(rng, seed.contents), Path("mutated.onnx"))
+    return mutated_model(rng, seed, corpus.pool)
 
 
 def text(number: int, corpus: Corpus) -> str:
@@ -106,16 +106,18 @@ def _accepted(number: int, graph: Graph) -> str:
         return "accepted"
     if sum(v.type.elements for v in graph.values()) > MOST_NUMBERS:
         return "accepted, too large to execute"
-    inputs = tuple(
-        TensorInfo(v.name, str(v.type.storage.numpy), v.type.shape) for v in graph.inputs
-    )
-    feed = random_feed(inputs, number)
-    results = execute(graph, feed)
+    results = execute(graph, feed_of(graph, number))
     for name, value in zip(graph.output_names, graph.outputs, strict=True):
         found = results[name]
         if found.shape != value.type.shape or found.dtype != value.type.storage.numpy:
             raise Fault(f"{name!r} is {found.dtype}{found.shape}, its type is {value.type}")
     return "accepted, executed"
+
+
+def feed_of(graph: Graph, number: int) -> dict[str, Array]:
+    """Random inputs of a graph."""
+    inputs = [TensorInfo(v.name, str(v.type.storage.numpy), v.type.shape) for v in graph.inputs]
+    return random_feed(tuple(inputs), number)
 
 
 def manifest(number: int, corpus: Corpus) -> str:
@@ -263,4 +265,4 @@ def _loaded(folder: Path, number: int) -> str:
     return "accepted, run"
 
 
-__all__ = ["Fault", "attempt", "family", "graph_of"]
+__all__ = ["MOST_NUMBERS", "Fault", "attempt", "family", "feed_of", "importer", "mutant"]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fuzz import worker
+from tests.fuzz import compiled, worker
 from tests.fuzz.hostile import kinds, prepared, run
 from tests.fuzz.seeds import Corpus
 
@@ -44,6 +44,14 @@ def test_mutated_input_is_refused_or_right(narrow: Corpus) -> None:
 def test_much_mutated_input() -> None:
     with prepared(wide=True) as seeds:
         _no_fault(run(seeds, range(10**9, 10**9 + MUTATIONS)))
+
+
+@pytest.mark.slow
+def test_accepted_mutants_are_compiled_right() -> None:
+    with prepared(wide=True) as seeds:
+        graphs, findings = compiled.run(seeds, 200_000_000, 2)
+    assert graphs > 60
+    _no_fault(findings)
 
 
 def _attempt(number: int) -> tuple[str, str]:

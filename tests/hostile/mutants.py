@@ -21,6 +21,8 @@ def mutants(_rng: np.random.Generator) -> Iterator[Case]:
     for size in (0, -3):
         made = one_node("n", "LRN", [(1, 4, 2, 2)], size=size)
         yield case(f"mutants/lrn-{size}", made, compiles=False)
+    made = one_node("n", "ReduceLogSumExp", [(2, 3)], kind=TensorProto.INT32)
+    yield case("mutants/log-of-integers", made, compiles=False)
     yield from _indices()
     yield from _quantised()
     for count in (0, -1, 7, 1 << 40):
@@ -81,6 +83,12 @@ def _quantised() -> Iterator[Case]:
     made = model(nodes, [tensor("x", (1, 2, 5, 5))], ["y"], constants)
     yield case("mutants/scales-along-another-axis", made, compiles=False)
     scales = {"s": np.array(0.5, np.float32), "z": np.array(3, np.uint8)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["c"]),
+        helper.make_node("QuantizeLinear", ["c", "s", "z"], ["y"]),
+    ]
+    made = model(nodes, [tensor("x", (1, 4))], ["y"], scales)
+    yield case("mutants/quantised-twice", made, compiles=False)
     made = one_node("n", "QuantizeLinear", [(1, 4)], scales, kind=TensorProto.INT32)
     yield case("mutants/integers-quantised", made, compiles=True)
 
