@@ -10,6 +10,7 @@ import numpy as np
 from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
 from dlcc.ir import Value
 from dlcc.ops.shape import axis_of, reshaped
+from dlcc.ops.weights import reshape_value
 
 
 class _Term:
@@ -159,10 +160,24 @@ def _einsum(node: OnnxNode) -> Sequence[Value]:
     return [total.value]
 
 
+@onnx_op("Hardmax")
+def _flat_hardmax(node: OnnxNode) -> Sequence[Value]:
+    """Hardmax before opset 13: over all axes from ``axis`` (default 1) on, taken as one."""
+    x = node.input(0)
+    first = axis_of(node.attrs.get("axis", 1), x.type.rank)
+    rows = math.prod(x.type.shape[:first]), math.prod(x.type.shape[first:])
+    made = _largest(node, reshape_value(node, x, rows, ".rows"), 1)
+    return [reshape_value(node, made[0], x.type.shape, ".shape")]
+
+
 @onnx_op("Hardmax", since=13)
 def _hardmax(node: OnnxNode) -> Sequence[Value]:
     x = node.input(0)
-    axis = axis_of(node.attrs.get("axis", -1), x.type.rank)
+    return _largest(node, x, axis_of(node.attrs.get("axis", -1), x.type.rank))
+
+
+def _largest(node: OnnxNode, x: Value, axis: int) -> Sequence[Value]:
+    """1 where the first largest number along ``axis`` stands, else 0."""
     (places,) = node.build("argmax", [x], {"axis": axis, "keepdims": False}, suffix="/argmax")
     values = node.graph.add_constant(np.array([0, 1], x.type.dtype.numpy), name="off_on")
     return node.build("one_hot", [places, values], {"axis": axis, "depth": x.type.shape[axis]})

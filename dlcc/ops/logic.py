@@ -373,10 +373,9 @@ def _where(node: OnnxNode) -> Sequence[Value]:
 @onnx_op("BitwiseNot", since=18)
 def _bitwise_not(node: OnnxNode) -> Sequence[Value]:
     x = node.input(0)
-    low, high = x.type.dtype.integer_range()
-    ones = node.graph.add_constant(
-        np.asarray(high if low == 0 else -1, x.type.dtype.numpy), name="ones"
-    )
+    dtype = x.type.storage  # of codes: the integers that stand for them
+    low, high = dtype.integer_range()
+    ones = node.graph.add_constant(np.asarray(high if low == 0 else -1, dtype.numpy), name="ones")
     return node.build("bit_xor", [x, ones])
 
 

@@ -236,13 +236,15 @@ def raw_operands(node: OnnxNode, op: str, operands: Sequence[Value | None]) -> l
     """``operands`` of an ordinary ONNX op, with affine codes as plain integers.
 
     Ops that only move numbers (``Quantised.SAME``) take the codes as they are, if all are of one
-    encoding: neither codes of another one nor plain integers come among them.
+    encoding, which is the same along all axes: neither codes of another one nor plain integers
+    come among them.
     """
     if op in OPS and OPS[op].quantised is Quantised.SAME:
         given = [v.type for v in operands if v is not None]
         coded = [t for t in given if isinstance(t.encoding, Affine)]
         kinds = {t.encoding for t in given if any(t.storage == c.storage for c in coded)}
-        if len(kinds) <= 1 and len({t.storage for t in coded}) <= 1:
+        uniform = all(t.affine.axis is None for t in coded)
+        if uniform and len(kinds) <= 1 and len({t.storage for t in coded}) <= 1:
             return list(operands)
     return [
         v if v is None or not isinstance(v.type.encoding, Affine) else _as_integers(node, v)

@@ -1,4 +1,4 @@
-"""Check random graphs: ``python -m tests.fuzz SEED [--count N] [--bits 8] [--save FILE.onnx]``."""
+"""Check random graphs: ``python -m tests.fuzz SEED [--count N] [--bits 8] [--seconds T]``."""
 
 from __future__ import annotations
 
@@ -22,11 +22,15 @@ def main() -> int:
     parser.add_argument("--bits", type=int, default=32, choices=(8, 32))
     parser.add_argument("--batch", type=int, default=50, help="graphs in one library")
     parser.add_argument("--save", type=Path, help="write the model of SEED there")
+    parser.add_argument("--seconds", type=float, help="begin no further library after that time")
     given = parser.parse_args()
     if given.save:
         onnx.save(random_model(given.seed).model, given.save)
     start, count, wrong = time.perf_counter(), Counter[str](), 0
     for first in range(given.seed, given.seed + given.count, given.batch):
+        if given.seconds and time.perf_counter() - start > given.seconds:
+            print(f"stopped before {first}")
+            break
         last = min(first + given.batch, given.seed + given.count)
         findings = check(range(first, last), given.bits)
         count += findings.count

@@ -8,21 +8,28 @@ import numpy as np
 import onnx
 
 from dlcc.ir.encodings import Array
-from tests.fuzz import elementwise, layers, movement
-from tests.fuzz.sketch import DRAWS, Sketch, Unfit
+from tests.fuzz import composites, control, elementwise, layers, movement, types
+from tests.fuzz.sketch import DRAWS, Sketch, Term, Unfit
 
 __all__ = ["Sample", "random_model"]
-_FAMILIES = (elementwise, layers, movement)  # importing them registers their draws
+_FAMILIES = (
+    elementwise,
+    layers,
+    movement,
+    composites,
+    control,
+    types,
+)  # importing them registers their draws
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A model with its inputs; ``exact`` names the outputs that every engine computes alike."""
+    """A model with its inputs; ``errors`` are by output how far it may differ."""
 
     seed: int
     model: onnx.ModelProto
     feeds: dict[str, Array]
-    exact: frozenset[str]
+    errors: dict[str, float]
 
     @property
     def key(self) -> str:
@@ -30,9 +37,10 @@ class Sample:
 
 
 def random_model(seed: int, nodes: int = 0) -> Sample:
-    """The model of ``seed``, of 3 to 8 nodes, or of the first ``nodes`` of them."""
+    """The model of ``seed``, of 3 to 25 nodes, or of the first ``nodes`` of them."""
     sketch = Sketch(seed)
-    wanted = int(np.random.default_rng(seed + 2**40).integers(3, 9))
+    rng = np.random.default_rng(seed + 2**40)
+    wanted = int(rng.integers(3, 9) if rng.random() < 0.8 else rng.integers(9, 26))
     while len(sketch.nodes) < wanted:
         before = _state(sketch)
         try:
@@ -42,21 +50,18 @@ def random_model(seed: int, nodes: int = 0) -> Sample:
         if nodes and len(sketch.nodes) >= nodes:
             break
     model = sketch.model()
-    exact = frozenset(t.name for t in sketch.terms if t.exact)
+    errors = {t.name: t.error for t in sketch.terms}
     used = {v.name for v in model.graph.input}
     feeds = {n: a for n, a in sketch.feeds.items() if n in used}
-    return Sample(seed, model, feeds, exact)
+    return Sample(seed, model, feeds, errors)
 
 
-def _state(s: Sketch) -> tuple[int, int, int]:
-    return len(s.nodes), len(s.terms), len(s.inputs)
+def _state(s: Sketch) -> tuple[int, list[Term], int, set[str]]:
+    return len(s.nodes), list(s.terms), len(s.inputs), set(s.used)
 
 
-def _restore(s: Sketch, state: tuple[int, int, int]) -> None:
+def _restore(s: Sketch, state: tuple[int, list[Term], int, set[str]]) -> None:
     """As before a draw that failed half-way."""
-    nodes, _, inputs = state
+    nodes, s.terms, inputs, s.used = state
     del s.nodes[nodes:]
-    known = {t.name for t in s.inputs[:inputs]} | {o for n in s.nodes for o in n.output}
-    s.terms = [t for t in s.terms if t.name in known]
     del s.inputs[inputs:]
-    s.used = {name for n in s.nodes for name in n.input}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.fuzz.sketch import BOOL, FLOAT, INTS, NUMBERS, Sketch, Term, draw
+from tests.fuzz.sketch import BOOL, FLOAT, INTS, NUMBERS, RARE, Sketch, Term, draw
 
-_ALL = (*NUMBERS, BOOL)
+_ALL = (*NUMBERS, BOOL, *RARE)
 _WIDE = (1, 2, 3, 4, 5)
-_COMMON = (FLOAT, *INTS[2:], BOOL)
+ANY_COMMON = (FLOAT, *INTS[2:], BOOL)
 
 
 def _factors(s: Sketch, count: int) -> list[int]:
@@ -45,12 +45,13 @@ def transpose(s: Sketch) -> None:
 @draw(2)
 def squeeze(s: Sketch) -> None:
     x = s.pick(_ALL, _WIDE)
-    ones = [k - x.rank if s.chance(0.3) else k for k, n in enumerate(x.shape) if n == 1]
+    turn = x.rank if s.opset >= 11 else 0  # axes are not negative before
+    ones = [k - turn if s.chance(0.3) else k for k, n in enumerate(x.shape) if n == 1]
     op, axes = ("Squeeze", ones) if ones and s.chance(0.6) else ("Unsqueeze", [])
     if op == "Unsqueeze":
         if x.rank > 4:
             return
-        axes = [s.integer(-x.rank - 1, x.rank)]
+        axes = [s.integer(-x.rank - 1 if s.opset >= 11 else 0, x.rank)]
     if s.opset >= 13:
         s.node(op, [x, s.ints(axes)], exact=True)
     else:
@@ -100,7 +101,7 @@ def split(s: Sketch) -> None:
 
 @draw(4)
 def slices(s: Sketch) -> None:
-    x = s.pick(_COMMON, _WIDE)
+    x = s.pick(ANY_COMMON, _WIDE)
     axes = s.rng.permutation(x.rank)[: s.integer(1, x.rank)].tolist()
     starts, ends, steps = [], [], []
     for axis in axes:
@@ -121,7 +122,7 @@ def slices(s: Sketch) -> None:
 
 @draw(3)
 def pad(s: Sketch) -> None:
-    x = s.pick((FLOAT,) if s.opset < 13 else _COMMON[:-1], _WIDE)
+    x = s.pick((FLOAT,) if s.opset < 13 else ANY_COMMON[:-1], _WIDE)
     mode = s.among(["constant", "constant", "reflect", "edge", "wrap"])
     if mode == "wrap" and s.opset < 19:
         mode = "edge"
@@ -135,7 +136,7 @@ def pad(s: Sketch) -> None:
 
 @draw(2)
 def expand(s: Sketch) -> None:
-    x = s.pick(_COMMON, (0, 1, 2, 3, 4))
+    x = s.pick(ANY_COMMON, (0, 1, 2, 3, 4))
     shape = [s.integer(2, 4) if n == 1 else s.among([n, 1]) for n in x.shape]
     if s.chance(0.4):
         shape.insert(0, s.integer(1, 3))
@@ -145,7 +146,7 @@ def expand(s: Sketch) -> None:
 
 @draw(2)
 def tile(s: Sketch) -> None:
-    x = s.pick(_COMMON, (1, 2, 3, 4))
+    x = s.pick(ANY_COMMON, (1, 2, 3, 4))
     s.node("Tile", [x, s.ints([s.integer(1, 3) for _ in x.shape])], exact=True)
 
 
@@ -162,7 +163,7 @@ def _indices(s: Sketch, limit: int, shape: tuple[int, ...]) -> Term:
 
 @draw(3)
 def gather(s: Sketch) -> None:
-    x = s.pick(_COMMON, (1, 2, 3, 4))
+    x = s.pick(ANY_COMMON, (1, 2, 3, 4))
     axis = s.integer(-x.rank, x.rank - 1)
     shape = s.shape(s.integer(0, 2), 4)
     s.node("Gather", [x, _indices(s, x.shape[axis], shape)], exact=True, axis=axis)
@@ -170,7 +171,7 @@ def gather(s: Sketch) -> None:
 
 @draw(2)
 def gather_elements(s: Sketch) -> None:
-    x = s.pick(_COMMON, (1, 2, 3, 4))
+    x = s.pick(ANY_COMMON, (1, 2, 3, 4))
     axis = s.integer(-x.rank, x.rank - 1)
     shape = tuple(s.integer(1, n) for n in x.shape)
     s.node("GatherElements", [x, _indices(s, x.shape[axis], shape)], exact=True, axis=axis)
@@ -178,7 +179,7 @@ def gather_elements(s: Sketch) -> None:
 
 @draw(1)
 def gather_nd(s: Sketch) -> None:
-    x = s.pick(_COMMON, (2, 3, 4))
+    x = s.pick(ANY_COMMON, (2, 3, 4))
     depth = s.integer(1, x.rank)
     indices = _indices(s, min(x.shape[:depth]), (*s.shape(s.integer(1, 2), 3), depth))
     s.node("GatherND", [x, indices], exact=True)
@@ -253,13 +254,15 @@ def reverse_sequence(s: Sketch) -> None:
 def resize(s: Sketch) -> None:
     x = s.pick((FLOAT,), (3, 4))
     mode = s.among(["nearest", "linear", "cubic"])
-    sizes = s.ints([*x.shape[:2], *(s.integer(1, 9) for _ in x.shape[2:])])
     where = s.among(["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"])
     if mode == "cubic" and x.rank != 4:
         mode = "linear"
-    more = {"nearest_mode": "floor"} if mode == "nearest" else {}
+    more, shape = {}, [s.integer(1, 9) for _ in x.shape[2:]]
     if mode == "nearest":
-        where = "asymmetric"  # elsewhere engines differ in how they round a position
+        # elsewhere, and of other factors, engines differ in how they round a position
+        where, more = "asymmetric", {"nearest_mode": "floor"}
+        shape = [n * s.integer(1, 3) for n in x.shape[2:]]
+    sizes = s.ints([*x.shape[:2], *shape])
     empty = s.constant(np.zeros(0, np.float32))
     operands = [x, empty, empty, sizes] if s.opset < 13 else [x, None, None, sizes]
     s.node("Resize", operands, exact=mode == "nearest", mode=mode, bound=2 * x.size,

@@ -5,24 +5,34 @@ Shapes come from the standard's own inference, so that no rule of an op is writt
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, TypeProto, helper, numpy_helper, shape_inference
+from ml_dtypes import bfloat16
+from onnx import TensorProto, TypeProto, checker, helper, numpy_helper, shape_inference
 
 from dlcc.ir.encodings import Array
 
 FLOAT = np.dtype(np.float32)
+DOUBLE = np.dtype(np.float64)
+HALF = np.dtype(np.float16)
+BRAIN = np.dtype(bfloat16)
 BOOL = np.dtype(np.bool_)
 INTS = tuple(np.dtype(t) for t in (np.int8, np.uint8, np.int32, np.int64))
+RARE = (DOUBLE, HALF, *(np.dtype(t) for t in (np.int16, np.uint16, np.uint32, np.uint64)))
+"""Types that are seldom computed with."""
 NUMBERS = (FLOAT, *INTS)
 MOST_ELEMENTS = 2048
 """Of a value: the graphs are many, and shapes are what they vary."""
 
-OPSETS = (11, 13, 17, 19, 21, 23)
+OPSETS = tuple(range(7, onnx.defs.onnx_opset_version() + 1))
+
+SUMS, HALVES, BRAINS = 1e-4, 0.02, 0.15
+"""How far results may differ, in units of the largest: sums in any order of float32, and what is
+rounded to 11 or 8 bits on the way, here or there."""
 
 Draw = Callable[["Sketch"], None]
 DRAWS: list[Draw] = []
@@ -37,20 +47,24 @@ class Term:
     """A value of the model.
 
     Attributes:
-        exact: every correct implementation computes the same bits, so that ops with jumps (Floor,
-            Less, ArgMax, ...) may take it.
+        error: how far it may differ; 0: every correct implementation computes the same bits, so
+            that ops with jumps (Floor, Less, ArgMax, ...) may take it.
         size: bound of the magnitude of its numbers, roughly.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    exact: bool = True
+    error: float = 0.0
     size: float = 4.0
 
     @property
     def rank(self) -> int:
         return len(self.shape)
+
+    @property
+    def exact(self) -> bool:
+        return not self.error
 
 
 def draw(times: int = 1) -> Callable[[Draw], Draw]:
@@ -76,6 +90,7 @@ class Sketch:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, Array] = {}
         self._names = 0
+        self._errors: dict[str, float] = {}
 
     # -- chance
 
@@ -96,8 +111,8 @@ class Sketch:
         """Numbers that float32 sums and products of a few keep exactly."""
         if dtype == BOOL:
             return np.asarray(self.rng.integers(0, 2, shape), np.bool_)
-        if dtype.kind == "f":
-            return np.asarray(self.rng.integers(-32, 33, shape) / 8, dtype)
+        if is_real(dtype):
+            return np.asarray(self.rng.integers(-32, 33, shape) / 8).astype(dtype)
         low = 0 if dtype.kind == "u" else -9
         return np.asarray(self.rng.integers(low, 10, shape), dtype)
 
@@ -108,7 +123,7 @@ class Sketch:
     # -- values
 
     def input(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Term:
-        term = Term(self.name("x"), dtype, shape, size=4.0 if dtype.kind == "f" else 9.0)
+        term = Term(self.name("x"), dtype, shape, size=4.0 if is_real(dtype) else 9.0)
         self.inputs.append(term)
         self.terms.append(term)
         self.feeds[term.name] = self.array(dtype, shape)
@@ -148,7 +163,9 @@ class Sketch:
         if shape is None:
             rank = self.among(ranks)
             shape = self.shape(rank, 7 if rank < 5 else 5)
-        return self.input(self.among(dtypes), shape)
+        rare = [d for d in dtypes if d in RARE]
+        common = [d for d in dtypes if d not in RARE] or rare
+        return self.input(self.among(rare if rare and self.chance(0.15) else common), shape)
 
     def partner(self, term: Term, *, exact: bool = False, small: float = np.inf) -> Term:
         """An operand that broadcasts with ``term``: another value, an input or a constant."""
@@ -160,10 +177,14 @@ class Sketch:
             and (t.exact or not exact)
             and t.size <= small
         ]
+        shape = term.shape
+        if self.opset < 8:  # some ops do not broadcast yet
+            like = [t for t in like if t.shape == shape]
         if like and self.chance(0.5):
             return self.among(like)
-        shape = tuple(1 if self.chance(0.3) else n for n in term.shape)
-        shape = shape[self.integer(0, len(shape)) if self.chance(0.4) else 0 :]
+        if self.opset >= 8:
+            shape = tuple(1 if self.chance(0.3) else n for n in shape)
+            shape = shape[self.integer(0, len(shape)) if self.chance(0.4) else 0 :]
         if self.chance(0.5):
             return self.input(term.dtype, shape)
         return self.constant(self.array(term.dtype, shape))
@@ -178,33 +199,64 @@ class Sketch:
         outputs: int = 1,
         exact: bool = False,
         bound: float | None = None,
-        domain: str = "",
+        types: Sequence[tuple[np.dtype[Any], tuple[int, ...]]] = (),
         **attributes: Any,
     ) -> list[Term]:
         """Add a node; its results with the types that the standard infers.
 
         ``exact``: the op computes the same bits everywhere from exact operands. ``bound``: of
-        the results' magnitude; None: that of the largest operand.
+        the results' magnitude; None: that of the largest operand. ``types`` and shapes of the
+        results; none: as inferred.
 
         Raises:
             Unfit: this is no valid node, or its results are empty or too large.
         """
-        if not onnx.defs.has(op, self.opset, domain):
+        if not onnx.defs.has(op, self.opset, ""):
             raise Unfit(op)
         names = ["" if t is None else t.name for t in operands]
         results = [self.name("v") for _ in range(outputs)]
         proto = helper.make_node(op, names, results, name=self.name(op), **attributes)
-        types = self._infer(op, proto, [t for t in operands if t is not None])
+        if not types:
+            inferred = self._infer(op, proto, [t for t in operands if t is not None])
+            types = [_type(inferred.get(r)) for r in results]
         known = [t for t in operands if t is not None]
         size = max([t.size for t in known], default=4.0) if bound is None else bound
         if not size < 1e6:
             raise Unfit("numbers grow")
-        same = exact and all(t.exact for t in known)
-        terms = [Term(r, *_type(types.get(r)), same, size) for r in results]
+        error = max((t.error for t in known), default=0.0)
+        if not exact or error:
+            error = max([error, *(_rounding(dtype) for dtype, _ in types)])
+        terms = [Term(r, *kind, error, size) for r, kind in zip(results, types, strict=True)]
         self.nodes.append(proto)
         self.terms += terms
         self.used.update(names)
         return terms
+
+    def replace(self, terms: Sequence[Term], error: float) -> None:
+        """Say of the newest values how far they may differ, if that is more than they say."""
+        at = len(self.terms) - len(terms)
+        self.terms[at:] = [replace(t, error=max(t.error, error)) for t in terms]
+
+    def raw(self, op: str, operands: Sequence[Term | str], result: str, **attributes: Any) -> None:
+        """Add a node whose result is no tensor, and has no term."""
+        names = [t if isinstance(t, str) else t.name for t in operands]
+        self.nodes.append(helper.make_node(op, names, [result], **attributes))
+        self.used.update(names)
+        errors = [self._errors.get(t, 0.0) if isinstance(t, str) else t.error for t in operands]
+        self._errors[result] = max(errors)
+
+    def of_sequence(
+        self,
+        op: str,
+        operands: Sequence[Term | str],
+        kind: tuple[np.dtype[Any], tuple[int, ...]],
+        **attributes: Any,
+    ) -> None:
+        """Add a node that makes a tensor of what :meth:`raw` has made."""
+        name = self.name("v")
+        self.raw(op, operands, name, **attributes)
+        size = max(t.size for t in self.terms)
+        self.terms.append(Term(name, *kind, self._errors[name], size))
 
     def _infer(self, op: str, proto: onnx.NodeProto, operands: list[Term]) -> Any:
         schema = onnx.defs.get_schema(op, self.opset, "")
@@ -218,9 +270,18 @@ class Sketch:
             if t.name in self.constants
         }
         opset = [helper.make_opsetid("", self.opset)]
+        context = checker.C.CheckerContext()
+        context.ir_version = 10
+        context.opset_imports = {"": self.opset}
         try:
+            checker.check_node(proto, context)
             return shape_inference.infer_node_outputs(schema, proto, types, data, None, opset)
-        except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        except (
+            checker.ValidationError,
+            shape_inference.InferenceError,
+            RuntimeError,
+            ValueError,
+        ) as error:
             raise Unfit(str(error)) from None
 
     def model(self) -> onnx.ModelProto:
@@ -238,8 +299,18 @@ class Sketch:
             [_info(t) for t in results],
             [numpy_helper.from_array(a, n) for n, a in self.constants.items() if n in self.used],
         )
-        opset = helper.make_opsetid("", self.opset)
-        return helper.make_model(graph, opset_imports=[opset], ir_version=10)
+        opsets = [helper.make_opsetid("", self.opset)]
+        version = max(8, helper.find_min_ir_version_for(opsets))
+        return helper.make_model(graph, opset_imports=opsets, ir_version=version)
+
+
+def is_real(dtype: np.dtype[Any]) -> bool:
+    """Whether numbers of this type are floating-point numbers."""
+    return dtype.kind == "f" or dtype == BRAIN
+
+
+def _rounding(dtype: np.dtype[Any]) -> float:
+    return {HALF: HALVES, BRAIN: BRAINS}.get(dtype, SUMS)
 
 
 def _broadcasts(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
