@@ -272,6 +272,7 @@ def _quantiser_error(
         made = (codes - zero) * scale
     else:
         made = through((np.arange(levels) - zero) * scale)[codes.astype(np.intp)]
+        made = np.clip(made, wanted.min(), wanted.max())
     error = np.abs(made - wanted) ** power
     return float((error * counts).sum())
 

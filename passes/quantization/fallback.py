@@ -27,6 +27,9 @@ AMPLIFIED_DB = 10.0
 POOR_DB = 20.0
 """Signal to noise of a result from which on it is good enough, whatever was lost."""
 
+FINE_DB = 40.0
+"""What operands without noise are taken for: that of codes is about as much."""
+
 FEEDS = 2
 """Samples that are run."""
 
@@ -80,7 +83,10 @@ def _chain(node: Node, plan: Structure) -> list[str]:
 
 
 class _Noise:
-    """Signal and noise of what goes into each node and of what comes out."""
+    """Signal and noise of values, of each before its own rounding.
+
+    What rounding one of them loses shows in what reads it.
+    """
 
     def __init__(self, graph: Graph, plan: Structure, encoding_at: EncodingAt) -> None:
         self.graph, self.plan, self.encoding_at = graph, plan, encoding_at
@@ -88,8 +94,9 @@ class _Noise:
 
     def db(self, node: Node) -> tuple[float, float]:
         """Signal to noise of the worst operand and of the result, in dB."""
-        worst, result = self.powers[key(node)]
-        return _db(*worst), _db(*result)
+        operands = [v for v in node.inputs if v is not None and v.name in self.powers]
+        before = min((_db(*self.powers[v.name]) for v in operands), default=FINE_DB)
+        return min(before, FINE_DB), _db(*self.powers.get(node.outputs[0].name, (1.0, 0.0)))
 
     def run(self, feed: Mapping[str, Array]) -> None:
         """Both networks on one feed."""
@@ -102,8 +109,8 @@ class _Noise:
                 made = op_of(node).reference(
                     node, [self._read(node, v, rough) for v in node.inputs]
                 )
-            self._note(node, real, rough, wanted[0], made[0])
             for value, a, b in zip(node.outputs, wanted, made, strict=True):
+                self._note(value, a, b)
                 real[value], rough[value] = a, b
                 if key(node) in self.plan.integer and key(node) not in self.plan.dense_result:
                     rough[value] = self._rounded(value, b)
@@ -124,27 +131,11 @@ class _Noise:
         encoding = self.encoding_at(self.plan.find(value.name), BITS)
         return encoding.dequantise(encoding.quantise(np.nan_to_num(array)))
 
-    def _note(
-        self,
-        node: Node,
-        real: Mapping[Value, Array],
-        rough: Mapping[Value, Array],
-        wanted: Array,
-        made: Array,
-    ) -> None:
-        if key(node) not in self.plan.integer or not is_real(node.outputs[0]):
-            self.powers.setdefault(key(node), np.zeros((2, 2)))
-            return
-        operands = [v for v in node.inputs if v is not None and not v.is_constant and is_real(v)]
-        pairs = [
-            _power(
-                real[v], rough[v] if v.name not in self.plan.group else self._rounded(v, rough[v])
-            )
-            for v in operands
-        ]
-        worst = min(pairs, key=lambda p: _db(*p), default=(0.0, 0.0))
-        found = np.array([worst, _power(wanted, made)])
-        self.powers[key(node)] = self.powers.get(key(node), np.zeros((2, 2))) + found
+    def _note(self, value: Value, wanted: Array, made: Array) -> None:
+        """Signal and noise of a value before it is rounded itself."""
+        if is_real(value):
+            old = self.powers.get(value.name, np.zeros(2))
+            self.powers[value.name] = old + _power(wanted, made)
 
 
 def _given(value: Value | None, live: Mapping[Value, Array]) -> Array | None:
@@ -154,9 +145,12 @@ def _given(value: Value | None, live: Mapping[Value, Array]) -> Array | None:
 
 
 def _power(wanted: Array, made: Array) -> tuple[float, float]:
-    """Of the signal and of the noise, where both are finite."""
-    finite = np.isfinite(wanted) & np.isfinite(made)
-    wanted, made = wanted[finite].astype(np.float64), made[finite]
+    """Of the signal and of the noise, where the signal is finite, within the signal's range."""
+    finite = np.isfinite(wanted)
+    wanted = wanted[finite].astype(np.float64)
+    if not wanted.size:
+        return 0.0, 0.0
+    made = np.clip(np.nan_to_num(made[finite]), wanted.min(), wanted.max())
     return float(np.square(wanted).sum()), float(np.square(made - wanted).sum())
 
 

@@ -14,7 +14,7 @@ def spectrum(net: Net, function: str) -> Graph:
     """Filters of very different gain, their power, a function of it, and layers behind."""
     x = net.input(1, 3, 16, 16)
     first = net.conv(x, 8)
-    gains = net.const(np.logspace(-2, 0, 8).reshape(1, 8, 1, 1))
+    gains = net.const(np.logspace(-3, 0, 8).reshape(1, 8, 1, 1))
     seen = net.op("mul", first, gains, loc="gain")
     power = net.op("mul", seen, seen, loc="power")
     shifted = net.op("add", power, net.const(np.float32(1e-6)), loc="shift")
