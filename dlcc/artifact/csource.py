@@ -84,10 +84,9 @@ def header_source(program: Program, symbol: str) -> str:
         "outputs_room": f"{symbol.upper()}_OUTPUTS",
         "steps": most_steps(program.schedules),
         "profiles": len(program.profiles),
-        "profile_lines": _profile_lines(program, symbol),
         "threads": program.threads,
         "arena_bytes": program.arena_bytes,
-        "scales": scale_lines(program, symbol),
+        "scales": _profile_lines(program, symbol) + scale_lines(program, symbol),
     }
     text = _api_header(values, program.device)
     return text.replace("@tensors@", "\n".join(tensors) or " *   no inputs, no outputs")
@@ -241,7 +240,7 @@ def runtime_source(symbol: str, defines: Mapping[str, int], device: str = "") ->
     lines = [*_names(symbol), *(f"#define {name} {value}" for name, value in defines.items())]
     folder = f"{device}/" if device else ""
     lines += [f'#include "{symbol}.h"', f'#include "{folder}runtime.h"', ""]
-    names = {"name": symbol, "NAME": symbol.upper(), "profile_lines": "", "scales": ""}
+    names = {"name": symbol, "NAME": symbol.upper(), "scales": ""}
     return _api_header(names, device), "\n".join(lines)
 
 

@@ -61,5 +61,6 @@ def build_server(triple: str, output: Path) -> None:
 
 def _any_network(template: str) -> str:
     """The interface of every compiled network, under the name ``network``."""
-    names = {"name": "network", "NAME": "NETWORK", "scales": ""}
+    names = {"name": "network", "NAME": "NETWORK"}
+    names |= dict.fromkeys(("scales", "device_calls", "device_codes"), "")
     return re.sub(r"@(\w+)@", lambda mark: names.get(mark[1], "0"), template)
