@@ -160,7 +160,7 @@ def _split(x: Expr, names: Names) -> tuple[Expr, Expr]:
 
 
 def log(x: Expr, names: Names | None = None) -> Expr:
-    """Natural logarithm; -inf at 0, NaN below."""
+    """Natural logarithm; -inf at 0, NaN below and of NaN."""
     names = names or Names()
     x = names(x)
     mantissa, exponent = _split(x, names)
@@ -185,8 +185,8 @@ def log(x: Expr, names: Names | None = None) -> Expr:
     value = m + low + e * _f32(0.693359375)
     low, bad = (KernelBuilder.splat(_f32(v), lanes_of(x)) for v in (-np.inf, np.nan))
     value = tirx.Select(x < _f32(float(np.finfo(np.float32).max)), value, x)  # inf and NaN
-    value = tirx.Select(x > _f32(0.0), value, low)
-    return names.close(tirx.Select(x < _f32(0.0), bad, value))
+    below = tirx.Select(x >= _f32(0.0), low, bad)
+    return names.close(tirx.Select(x > _f32(0.0), value, below))
 
 
 def tanh(x: Expr, names: Names | None = None) -> Expr:

@@ -120,7 +120,8 @@ def acosh(x: Expr) -> Expr:
     x = names(x)
     root = te.sqrt((x - one) * (x + one))
     bounded = tirx.Select(x > _f32(1e9), x, (x + root) * _f32(0.5))
-    return names.close(tir_math.log(bounded) + _f32(_LOG2))
+    value = tir_math.log(bounded) + _f32(_LOG2)
+    return names.close(tirx.Select(x >= one, value, _f32(float("nan"))))  # x^2 may overflow
 
 
 def fmod(a: Expr, b: Expr) -> Expr:

@@ -103,7 +103,11 @@ NOT_A_NUMBER = float("nan")
             [INFINITY, -INFINITY, 0, 89, NOT_A_NUMBER],
             [INFINITY, 0, 1, INFINITY, NOT_A_NUMBER],
         ),
-        ("log", [0, -1, INFINITY, 1], [-INFINITY, NOT_A_NUMBER, INFINITY, 0]),
+        (
+            "log",
+            [0, -1, INFINITY, 1, NOT_A_NUMBER],
+            [-INFINITY, NOT_A_NUMBER, INFINITY, 0, NOT_A_NUMBER],
+        ),
         ("tanh", [INFINITY, -INFINITY, 0], [1, -1, 0]),
         ("erf", [INFINITY, -INFINITY, 0], [1, -1, 0]),
         ("sigmoid", [INFINITY, -INFINITY, 0], [1, 0, 0.5]),
