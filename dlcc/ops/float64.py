@@ -16,6 +16,9 @@ KEPT = frozenset(
     {
         *("abs", "ceil", "clip", "floor", "hard_sigmoid", "hard_swish", "leaky_relu", "neg"),
         *("reciprocal", "relu", "round", "shrink", "sign", "softsign", "sqrt", "thresholded_relu"),
+        *("exp", "log", "tanh", "sigmoid", "silu", "softplus", "elu", "selu", "celu", "mish"),
+        *("softmax", "log_softmax", "reduce_log_sum_exp", "batch_norm", "layer_norm", "rms_norm"),
+        *("group_norm", "instance_norm", "lp_norm"),
         *("add", "sub", "mul", "div", "minimum", "maximum", "prelu", "where"),
         *("equal", "less", "greater", "less_equal", "greater_equal"),
         *("reduce_max", "reduce_min", "reduce_mean", "reduce_sum", "reduce_prod", "reduce_l1"),

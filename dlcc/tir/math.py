@@ -3,7 +3,7 @@
 Functions (float32 in, float32 out; error in units of the last place, measured by
 ``tests/tir/test_math.py`` over the whole range): :func:`exp` (1), :func:`log` (1), :func:`tanh`
 (2), :func:`erf` (6), :func:`sigmoid` (3), :func:`sin` and :func:`cos` (2 up to 1e6; absolute near
-the zeros of large arguments), :func:`pow` (1).
+the zeros of large arguments), :func:`pow` (1). Those of float64 are in :mod:`dlcc.tir.doubles`.
 
 All follow Moshier's Cephes (expf, logf, sinf, tanhf: argument reduction and minimax polynomials)
 but erf, the rational minimax approximation of XLA. Results may differ in the last places between
@@ -19,6 +19,7 @@ import numpy as np
 from tvm import te, tirx
 
 from dlcc.tir.builder import KernelBuilder, lanes_of, vector_type
+from dlcc.tir.expr import dtype_of
 from dlcc.tir.rounding import floor, separate
 
 Expr = Any
@@ -50,6 +51,16 @@ def _bits(x: Expr) -> Expr:
 
 def _float(bits: Expr) -> Expr:
     return tirx.reinterpret(_like(bits, "float32"), bits)
+
+
+def _is_float64(x: Expr) -> bool:
+    return dtype_of(x) == "float64"
+
+
+def _doubles() -> Any:
+    from dlcc.tir import doubles  # here: that module is built on this one
+
+    return doubles
 
 
 class Names:
@@ -89,7 +100,7 @@ class Statements(Names):
         return self._kb.let(value)
 
 
-def _horner(x: Expr, coefficients: Sequence[float], const: Any = _f32) -> Expr:
+def horner(x: Expr, coefficients: Sequence[float], const: Any = _f32) -> Expr:
     """Polynomial, coefficient of the highest power first."""
     total = const(coefficients[0])
     for coefficient in coefficients[1:]:
@@ -104,13 +115,13 @@ def _nearest(x: Expr, names: Names) -> tuple[Expr, Expr]:
     return names(shifted - _f32(_MAGIC)), names(_bits(shifted) - _i32(0x4B400000))
 
 
-def _nearest_f64(x: Expr) -> Expr:
+def nearest_f64(x: Expr) -> Expr:
     """Nearest integer of a float64 below 2^51 in magnitude."""
     magic = _f64(6755399441055744.0)  # 1.5 * 2^52
     return separate(x + magic) - magic
 
 
-def _between(x: Expr, low: Expr, high: Expr, names: Names) -> Expr:
+def between(x: Expr, low: Expr, high: Expr, names: Names) -> Expr:
     """``x`` cut to [low, high]; NaN stays NaN."""
     low, high = (KernelBuilder.splat(bound, lanes_of(x)) for bound in (low, high))
     x = names(tirx.Select(x < low, low, x))
@@ -130,11 +141,13 @@ def _scale(x: Expr, n: Expr, names: Names) -> Expr:
 
 def exp(x: Expr, names: Names | None = None) -> Expr:
     """e^x; 0 below -104, infinite above 88.73; ``names`` as of :class:`Statements`."""
+    if _is_float64(x):
+        return _doubles().exp(x)
     names = names or Names()
-    clamped = _between(names(x), _f32(-104.0), _f32(89.0), names)
+    clamped = between(names(x), _f32(-104.0), _f32(89.0), names)
     whole, n = _nearest(clamped * _f32(1.44269504088896341), names)
     r = names(clamped - whole * _f32(0.693359375) - whole * _f32(-2.12194440e-4))
-    tail = _horner(
+    tail = horner(
         r,
         (
             1.9875691500e-4,
@@ -161,13 +174,15 @@ def _split(x: Expr, names: Names) -> tuple[Expr, Expr]:
 
 def log(x: Expr, names: Names | None = None) -> Expr:
     """Natural logarithm; -inf at 0, NaN below and of NaN."""
+    if _is_float64(x):
+        return _doubles().log(x)
     names = names or Names()
     x = names(x)
     mantissa, exponent = _split(x, names)
     m = names(mantissa - _f32(1.0))
     e = names(KernelBuilder.cast(exponent, "float32"))
     square = names(m * m)
-    tail = _horner(
+    tail = horner(
         m,
         (
             7.0376836292e-2,
@@ -191,10 +206,12 @@ def log(x: Expr, names: Names | None = None) -> Expr:
 
 def tanh(x: Expr, names: Names | None = None) -> Expr:
     """Hyperbolic tangent."""
+    if _is_float64(x):
+        return _doubles().tanh(x)
     given, names = names, names or Names()
     x = names(x)
     square, size = names(x * x), names(te.abs(x))
-    near = x + x * square * _horner(
+    near = x + x * square * horner(
         square,
         (
             -5.70498872745e-3,
@@ -212,9 +229,9 @@ def tanh(x: Expr, names: Names | None = None) -> Expr:
 def erf(x: Expr) -> Expr:
     """Error function."""
     names = Names()
-    t = _between(names(x), _f32(-4.0), _f32(4.0), names)
+    t = between(names(x), _f32(-4.0), _f32(4.0), names)
     square = names(t * t)
-    above = t * _horner(
+    above = t * horner(
         square,
         (
             -2.72614225801306e-10,
@@ -226,7 +243,7 @@ def erf(x: Expr) -> Expr:
             -1.60960333262415e-02,
         ),
     )
-    below = _horner(
+    below = horner(
         square,
         (
             -1.45660718464996e-05,
@@ -241,6 +258,8 @@ def erf(x: Expr) -> Expr:
 
 def sigmoid(x: Expr, names: Names | None = None) -> Expr:
     """1 / (1 + e^-x)."""
+    if _is_float64(x):
+        return _doubles().sigmoid(x)
     return _f32(1.0) / (_f32(1.0) + exp(_f32(0.0) - x, names))
 
 
@@ -250,7 +269,7 @@ def _quadrant(x: Expr, names: Names) -> tuple[Expr, Expr]:
     The reduction runs in float64, which keeps float32 accuracy up to arguments of about 1e6.
     """
     wide = names(x.astype("float64"))
-    whole = names(_nearest_f64(wide * _f64(2.0 / np.pi)))
+    whole = names(nearest_f64(wide * _f64(2.0 / np.pi)))
     remainder = wide - whole * _f64(1.5707963267948966) - whole * _f64(6.123233995736766e-17)
     bounded = te.min(te.max(whole, _f64(-1.0e9)), _f64(1.0e9))
     return names(remainder.astype("float32")), bounded.astype("int32")
@@ -260,11 +279,11 @@ def _circular(x: Expr, shift: int) -> Expr:
     names = Names()
     r, quotient = _quadrant(x, names)
     square = names(r * r)
-    sine = r + r * square * _horner(square, (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1))
+    sine = r + r * square * horner(square, (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1))
     cosine = (
         square
         * square
-        * _horner(square, (2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2))
+        * horner(square, (2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2))
         - square * _f32(0.5)
         + _f32(1.0)
     )
@@ -290,19 +309,19 @@ def _log_f64(x: Expr, names: Names) -> Expr:
     mantissa, exponent = _split(x, names)
     m = names(mantissa.astype("float64"))
     s = names((m - _f64(1.0)) / (m + _f64(1.0)))
-    series = _horner(names(s * s), [2.0 / n for n in range(17, 0, -2)], _f64)
+    series = horner(names(s * s), [2.0 / n for n in range(17, 0, -2)], _f64)
     return s * series + exponent.astype("float64") * _f64(0.6931471805599453)
 
 
 def _exp_f64(x: Expr, names: Names) -> tuple[Expr, Expr]:
     """(m, n) with e^x = m * 2^n: m float64 near 1, n int32; x float64, cut to [-170, 170]."""
     t = names(te.min(te.max(x, _f64(-170.0)), _f64(170.0)))
-    whole = names(_nearest_f64(t * _f64(1.4426950408889634)))
+    whole = names(nearest_f64(t * _f64(1.4426950408889634)))
     r = names(t - whole * _f64(0.6931471805599453))
     coefficients = [1.0]
     for n in range(1, 12):
         coefficients.append(coefficients[-1] / n)
-    return _horner(r, coefficients[::-1], _f64), names(whole.astype("int32"))
+    return horner(r, coefficients[::-1], _f64), names(whole.astype("int32"))
 
 
 def pow(x: Expr, y: Expr) -> Expr:

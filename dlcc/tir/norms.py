@@ -12,7 +12,7 @@ from tvm import te
 from dlcc.ir import Affine, Node
 from dlcc.tir import expr
 from dlcc.tir import math as tir_math
-from dlcc.tir.access import Reader, TirContext
+from dlcc.tir.access import Reader, TirContext, element
 from dlcc.tir.rounding import separate
 from dlcc.tir.staging import kept, real_reader, reduced, scaled_output, stage, write_real
 
@@ -39,6 +39,11 @@ def _attr(node: Node, key: str) -> Any:
 
 def _f32(value: float) -> Any:
     return expr.const(value, "float32")
+
+
+def _like(node: Node, value: float) -> Any:
+    """A constant of the type of operand 0."""
+    return expr.const(value, element(node.input(0).type))
 
 
 def _parameter(node: Node, ctx: TirContext, index: int) -> Reader | None:
@@ -68,11 +73,11 @@ def _batch_norm(node: Node, ctx: TirContext) -> None:
 
         stats = [node.input(i).decoded().astype(np.float64) for i in range(1, 5)]
         pair = channel_affine(stats, float(_attr(node, "epsilon")))
-        factor, offset = (ctx.constant(a.astype(np.float32)) for a in pair)
+        factor, offset = (ctx.constant(a.astype(element(node.input(0).type))) for a in pair)
         ctx.output(0, lambda *i: x(*i) * factor[i[1]] + offset[i[1]])
         return
     scale, shift, mean, var = (ctx.read(i) for i in range(1, 5))
-    epsilon = _f32(float(_attr(node, "epsilon")))
+    epsilon = _like(node, float(_attr(node, "epsilon")))
 
     def body(*i: Any) -> Any:
         c = i[1]
@@ -126,7 +131,7 @@ def _layer_norm(node: Node, ctx: TirContext) -> None:
         _integer_layer_norm(node, ctx, rows)
         return
     scale, bias = _parameter(node, ctx, 1), _parameter(node, ctx, 2)
-    count, epsilon = _f32(rows.count), _f32(float(_attr(node, "epsilon")))
+    count, epsilon = _like(node, rows.count), _like(node, float(_attr(node, "epsilon")))
     total = rows.sum(x, "total")
 
     def centred(*i: Any) -> Any:
@@ -198,7 +203,7 @@ def _over_scale(node: Node, ctx: TirContext, index: int) -> Reader | None:
 
 def _rms_norm(node: Node, ctx: TirContext) -> None:
     rows, x, scale = _Rows(node, ctx), ctx.read(0), _parameter(node, ctx, 1)
-    count, epsilon = _f32(rows.count), _f32(float(_attr(node, "epsilon")))
+    count, epsilon = _like(node, rows.count), _like(node, float(_attr(node, "epsilon")))
     squares = rows.sum(lambda *i: x(*i) * x(*i), "squares")
     root = kept(rows.outer, lambda *i: expr.sqrt(squares(*i) / count + epsilon), "root_mean_square")
     ctx.output(0, lambda *i: _affine_part(x(*i) / root(*rows.row(i)), i, scale, None))
@@ -216,8 +221,8 @@ def _group_norm(node: Node, ctx: TirContext) -> None:
     spatial = type_.shape[2:]
     out = node.output.type
     ctx.item_axes = 2 if out.permutation[:2] == (0, 1) and out.rank > 2 else 1
-    count = _f32(size * prod(spatial))
-    epsilon = _f32(float(_attr(node, "epsilon")))
+    count = _like(node, size * prod(spatial))
+    epsilon = _like(node, float(_attr(node, "epsilon")))
 
     def total(value: Callable[..., Any], name: str) -> Reader:
         def at(outer: Sequence[Any], inner: Sequence[Any]) -> Any:
@@ -287,7 +292,7 @@ def _lp_norm(node: Node, ctx: TirContext) -> None:
 
     def norm(*other: Any) -> Any:
         value = total(*other) if p == 1 else expr.sqrt(total(*other))
-        return expr.select(value > _f32(0.0), value, _f32(1.0))
+        return expr.select(value > _like(node, 0.0), value, _like(node, 1.0))
 
     length = kept(shape, norm, "length", order)
     ctx.output(0, lambda *i: x(*i) / length(*(v for a, v in enumerate(i) if a != axis)))

@@ -114,12 +114,13 @@ def _mean(node: Node, ctx: TirContext, over: _Over, x: Reader) -> None:
 
 
 def _log_sum_exp(node: Node, ctx: TirContext, over: _Over, x: Reader) -> None:
-    best = over.reduced(highest_of("float32"), lambda _, p: x(*p), "best")
+    dtype = element(node.input(0).type)
+    best = over.reduced(highest_of(dtype), lambda _, p: x(*p), "best")
 
     def shift(*i: Any) -> Any:
         """The maximum, or 0 where it is infinite."""
-        largest = expr.const(float(np.finfo(np.float32).max), "float32")
-        zero = expr.const(0.0, "float32")
+        largest = expr.const(float(np.finfo(dtype).max), dtype)
+        zero = expr.const(0.0, dtype)
         return expr.select(expr.absolute(best(*i)) <= largest, best(*i), zero)
 
     total = over.reduced(te.sum, lambda i, p: tir_math.exp(x(*p) - shift(*i)), "total")
