@@ -28,10 +28,14 @@ def test_batch_norm_agrees_with_onnx_runtime(opset):
     agrees("BatchNormalization", floats(2, 3), stats, opset=opset)
 
 
-def test_training_mode_is_refused():
-    stats = [floats(3, seed=s) for s in range(4)]
-    with pytest.raises(DlccError, match="eval mode"):
-        import_node("BatchNormalization", floats(2, 3, 4), stats, training_mode=1)
+def test_training_mode_takes_the_statistics_of_the_batch():
+    x, stats = floats(2, 3, 4), [floats(3, seed=s) for s in range(4)]
+    graph, _, _ = import_node("BatchNormalization", x, stats, training_mode=1)
+    (got,) = execute(graph, {"x": x}).values()
+    scale, bias = (a.reshape(3, 1) for a in stats[:2])
+    centred = x - x.mean((0, 2), keepdims=True)
+    wanted = centred / np.sqrt(x.var((0, 2), keepdims=True) + 1e-5) * scale + bias
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("axis", [-1, 1, 2])
