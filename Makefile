@@ -1,5 +1,6 @@
 # make demo   compile, evaluate, time and call from C a network trained on handwritten digits
 # make test   ruff, mypy and the default test run
+# make test-gpu  the tests that need an NVIDIA GPU, and its driver
 # make bench  time dlcc against other CPU engines on 13 networks (docs/benchmarking.md)
 # All set up everything they need in $(VENV) first; a second run skips that.
 #
@@ -25,7 +26,7 @@ PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 PACKAGES := dlcc passes targets
 PEERS := $(RUN) -m benchmarks.peers
 
-.PHONY: help demo bench test test-slow pytest lint format setup clean
+.PHONY: help demo bench test test-slow test-gpu pytest lint format setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -55,6 +56,9 @@ pytest: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(RUN) -m pytest -m slow $(ARGS)
+
+test-gpu: $(VENV)/.dev
+	$(RUN) -m pytest -m gpu -rs tests/cuda $(ARGS)
 
 lint: $(VENV)/.dev
 	@status=0; \

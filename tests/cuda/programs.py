@@ -66,11 +66,11 @@ def rows_program(architecture: str = "sm_80", *better: str, name: str = "rows") 
     )
 
 
-def two_shapes() -> Program:
+def two_shapes(architecture: str = "sm_80") -> Program:
     """The bias alone, for four rows or one."""
 
     def of(rows: int) -> Program:
-        whole = rows_program()
+        whole = rows_program(architecture)
         step = Step(
             "bias", "add_bias", (Arg("input"), Arg("weights"), Arg("output")), rows, 0,
             Launch((rows, 1, 1), (COLUMNS, 1, 1)),
