@@ -23,6 +23,12 @@ _PARAMETER_BANK: Final = ".nv.constant0."
 _NO_VALUE, _BYTE, _HALF, _SIZED = 1, 2, 3, 4
 _MAX_THREADS, _FRAME, _PARAMETER, _REGISTERS = 0x05, 0x11, 0x17, 0x2F
 _OLD_ABI: Final = 7
+_RESERVED: Final = 1024
+"""Shared memory of every block that is the system's, which newer cubins count as the kernel's."""
+
+_RESERVES: Final = 90
+"""The first architecture whose cubins do."""
+
 _EXACT: Final = {True: 0x800, False: 0x8}
 """The flag of ``sm_90a`` and its like, in the old ABI and in later ones."""
 
@@ -67,6 +73,8 @@ def read_cubin(data: bytes) -> Cubin:
     file = ElfFile(data)
     if file.machine != _MACHINE:
         raise ObjectError(f"it is for machine {file.machine}, not for an NVIDIA GPU")
+    architecture = _architecture(data)
+    reserved = _RESERVED if architecture.number >= _RESERVES else 0
     symbols = file.symbols()
     sections = {s.name: s for s in file.sections}
     shared: dict[int, dict[int, int]] = {_FRAME: {}, _REGISTERS: {}}
@@ -84,13 +92,13 @@ def read_cubin(data: bytes) -> Cubin:
         kernels[symbol.name] = Kernel(
             symbol.name,
             shared[_REGISTERS].get(index, 0),
-            memory.size if memory else 0,
+            max(0, memory.size - reserved) if memory else 0,
             shared[_FRAME].get(index, 0),
             bounds[0][0] * bounds[0][1] * bounds[0][2] if bounds else 0,
             _parameters([value for number, value in own if number == _PARAMETER]),
             symbol.size,
         )
-    return Cubin(_architecture(data), kernels)
+    return Cubin(architecture, kernels)
 
 
 def _architecture(data: bytes) -> Architecture:
