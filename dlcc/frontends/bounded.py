@@ -18,8 +18,8 @@ import numpy as np
 from dlcc.frontends.fold import fold_nodes
 from dlcc.frontends.registry import Importer, OnnxNode, Padded, Unsupported
 from dlcc.ir import Graph, Value
-from dlcc.ops.base import build
-from dlcc.ops.shape import axis_of, integers, reshaped
+from dlcc.ops.base import Interval, build, op_of
+from dlcc.ops.shape import Movement, axis_of, integers, reshaped
 
 Rule = Callable[[OnnxNode, Mapping[int, Padded], Sequence[Value]], int]
 """The axis of the results that the padding lies along, from the operands' by their places."""
@@ -280,6 +280,52 @@ def _size(node: OnnxNode, mark: Padded) -> Sequence[Value]:
     return node.build("mul", [mark.count, factor])
 
 
+def largest(value: Value) -> float:
+    """What the numbers of ``value`` are at most, by the intervals of what they are made from."""
+    known: dict[Value, Interval] = {}
+    waiting = [value]
+    while waiting:
+        here = waiting[-1]
+        if here in known:
+            waiting.pop()
+        elif here.is_constant:
+            known[here] = Interval.of(here.decoded())
+        elif here.producer is None:
+            known[here] = _of_type(here)
+        else:
+            operands = [v for v in here.producer.inputs if v is not None]
+            missing = [v for v in operands if v not in known]
+            waiting += missing
+            if not missing:
+                given = [None if v is None else known[v] for v in here.producer.inputs]
+                found = op_of(here.producer).interval(here.producer, given)
+                for result, interval in zip(here.producer.outputs, found, strict=True):
+                    known[result] = _unwrapped(result, interval)
+    return known[value].high
+
+
+def _unwrapped(value: Value, interval: Interval) -> Interval:
+    """``interval``, or all of the type where integers may have wrapped round."""
+    node, whole = value.producer, _of_type(value)
+    assert node is not None
+    if whole.low <= interval.low and interval.high <= whole.high and value.type.dtype.is_integer:
+        finite = all(abs(end) < 2.0**63 for end in (interval.low, interval.high))
+        selects = node.op in ("minimum", "maximum", "clip", "where")
+        if finite or selects or isinstance(op_of(node), Movement):
+            return interval
+    return whole if value.type.dtype.is_integer else interval
+
+
+def _of_type(value: Value) -> Interval:
+    """What its type can hold; integers of 64 bits, whose ends no float has, are unbounded."""
+    dtype = value.type.dtype.numpy
+    if dtype == np.bool_:
+        return Interval(0.0, 1.0)
+    if not np.issubdtype(dtype, np.integer) or dtype.itemsize == 8:
+        return Interval(-np.inf, np.inf)
+    return Interval(float(np.iinfo(dtype).min), float(np.iinfo(dtype).max))
+
+
 # -- the border --------------------------------------------------------------------------------
 
 
@@ -297,4 +343,4 @@ def filled(graph: Graph, name: str, value: Value, mark: Padded) -> Value:
     return build(graph, "where", [kept, value, padding], loc=f"{name}/filled").output
 
 
-__all__ = ["filled", "followed", "settled"]
+__all__ = ["filled", "followed", "largest", "settled"]

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnx
 
+from dlcc.frontends.bounded import largest
 from dlcc.frontends.fold import fold_nodes
 from dlcc.frontends.registry import OnnxNode, Padded, Unsupported
 from dlcc.frontends.scopes import FAILED, Binding, Empty, Failed, Scope, ValueList
@@ -182,16 +183,22 @@ def loop(call: Call) -> list[Binding]:
 
     While the conditions fold to constants they decide. From the first one on that does not, each
     copy's results are selected by whether the loop still runs there; a maximal trip count must be
-    known then, and rows of a scan output cannot be counted.
+    known then. Scan outputs have a row for each trip that may be made, and the number of those made
+    (:mod:`dlcc.frontends.bounded`).
     """
     body = call.body()
     carried = list(call.operands[2:])
     rows: list[list[Binding]] = [[] for _ in body.output[1 + len(carried) :]]
-    most = _trip_count(call)
+    most, limit = _trip_count(call)
     runs = _condition(call, call.operand(1), None, "/condition")
     start, trip = len(call.importer.graph.nodes), 0
+    open_trips: list[Value] = []
     while runs is not False and (most is None or trip < most):
         prefix = f"{call.node.name}/{trip}/"
+        if limit is not None:
+            here = call.importer.graph.add_constant(np.asarray(trip, np.int64), name="trip")
+            more = call.built("less", [here, limit], {}, f"/{trip}/more")
+            runs = _condition(call, more, runs, f"/{trip}/counted")
         index = call.importer.graph.add_constant(np.asarray(trip, np.int64), name=f"{prefix}trip")
         whole = call.importer.graph.add_constant(np.asarray(True), name="runs")
         results = call.run(body, [index, whole, *carried], prefix)
@@ -199,11 +206,7 @@ def loop(call: Call) -> list[Binding]:
             return [FAILED] * len(results[1:])
         new, made = results[1 : 1 + len(carried)], results[1 + len(carried) :]
         if isinstance(runs, Value):
-            if rows:
-                raise Unsupported(
-                    "a condition of the run time ends it, so the sizes of its scan outputs are "
-                    "not known"
-                )
+            open_trips.append(runs)
             pairs = enumerate(zip(new, carried, strict=True))
             new = [_selected(call, runs, a, b, f"/{trip}/carried.{k}") for k, (a, b) in pairs]
         carried = new
@@ -216,21 +219,38 @@ def loop(call: Call) -> list[Binding]:
             raise Unsupported(
                 "a condition of the run time ends it, and no maximal trip count is known at import"
             )
-    return [*carried, *(_stacked(call, column, 0, f"/out.{k}") for k, column in enumerate(rows))]
+    stacked = [_stacked(call, column, 0, f"/out.{k}") for k, column in enumerate(rows)]
+    if open_trips and stacked:
+        count = _number_made(call, trip - len(open_trips), open_trips)
+        stacked = [call.node.bounded(value, 0, count) for value in stacked]
+    return [*carried, *stacked]
 
 
-def _trip_count(call: Call) -> int | None:
-    """The maximal number of trips; None where there is none."""
+def _number_made(call: Call, certain: int, open_trips: Sequence[Value]) -> Value:
+    """How many trips are made: those ``certain`` to be, and those whose conditions hold."""
+    total = call.importer.graph.add_constant(np.asarray(certain, np.int64), name="trips")
+    for k, runs in enumerate(open_trips):
+        one = call.built("cast", [runs], {"to": "i64"}, f"/{certain + k}.one")
+        total = call.built("add", [total, one], {}, f"/{certain + k}.made")
+    return total
+
+
+def _trip_count(call: Call) -> tuple[int | None, Value | None]:
+    """The maximal number of trips (None where there is none), and the run time's own, if any."""
     given = call.operand(0)
     if given is None or isinstance(given, Empty):
-        return None
+        return None, None
     count = call.tensor(0)
-    if not count.is_constant:
+    if count.is_constant:
+        return int(count.decoded().reshape(-1)[0]), None
+    most = largest(count)
+    if most > MOST_NODES:
         raise Unsupported(
             "its trip count is known only at run time; if an input decides it that is always the "
-            "same, bind that with --constant NAME=VALUE"
+            "same, bind that with --constant NAME=VALUE, else bound it in the model (Min with a "
+            "constant)"
         )
-    return int(count.decoded().reshape(-1)[0])
+    return max(0, int(most)), _scalar(call, count, "/trips")
 
 
 def _condition(

@@ -42,7 +42,9 @@ give has the largest size that it can have; the first places along its axis are 
 rest is -1 (0 in types without a sign). An output `boxes` of such a size comes with another one,
 `boxes.count`: a single int64, how many places hold results. Ops that treat the places alike (Gather
 by them, elementwise ops, Concat along another axis, ...) pass the count on, and Shape gives it; an
-op that would mix results with what fills them up, such as a sum over the axis, is refused.
+op that would mix results with what fills them up, such as a sum over the axis, is refused. The
+same holds for the scan outputs of a Loop that ends by a condition, or a trip count, of the run
+time; the model must bound its trips, as by Min of the trip count with a constant.
 
 ## Sequences and optionals
 
