@@ -13,7 +13,7 @@ from onnx import helper as h
 
 import dlcc
 from dlcc.analysis.shape_profiles import Watch, carried
-from dlcc.artifact import Artifact
+from dlcc.artifact import Artifact, profile_suffix
 from dlcc.artifact.manifest import NAME, checksum, dump_json
 from dlcc.bench import bench
 from dlcc.cli import main
@@ -366,3 +366,33 @@ def test_bench_times_the_profile_that_it_is_told(coded: CompileResult) -> None:
     assert min(seconds) > 0
     with pytest.raises(DlccError, match="there is no shape profile 2"):
         bench(folder, rounds=1, shape_profile=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [32, 8])
+@pytest.mark.parametrize("name", ["mlperf_tiny_kws_dscnn", "cifar10_resnet20"])
+def test_real_networks(name: str, bits: int, models_dir: Path, tmp_path: Path) -> None:
+    """Each profile has the bytes of an artifact of its own, and both are smaller than two."""
+    path = models_dir / f"{name}.onnx"
+    options = {"bits": bits, "threads": 2, "target": "cpu:sse4", "without": ("winograd",)}
+    both = dlcc.compile(path, tmp_path / "both", shapes={"N": (1, 4)}, keep_ir=True, **options)
+    rng = np.random.default_rng(0)
+    shape = both.artifact.shape_profiles[1].inputs[0].shape
+    x = rng.standard_normal(shape).astype(np.float32)
+    apart = 0
+    with dlcc.load(tmp_path / "both") as net:
+        for number, count in enumerate((1, 4)):
+            graph = tmp_path / "both" / f"{both.artifact.symbol}{profile_suffix(number)}.dlir"
+            given = {"shapes": {"N": count}} if bits == 32 else {}
+            one = dlcc.compile(
+                path if bits == 32 else graph,
+                tmp_path / str(count),
+                **{**options, "bits": 32},
+                **given,
+            )
+            apart += bytes_of(one.artifact.folder)
+            with dlcc.load(one.artifact.folder) as alone:
+                np.testing.assert_array_equal(net(x[:count]), alone(x[:count]))
+        if bits == 8:
+            np.testing.assert_array_equal(net(x), np.concatenate([net(row[None]) for row in x]))
+    assert bytes_of(tmp_path / "both") < 0.8 * apart

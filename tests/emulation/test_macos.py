@@ -32,7 +32,8 @@ from tests.test_end_to_end import feed_for
 
 SAMPLES = 6
 TARGET = ("-target", "aarch64-macos.12.0", "-O2", "-nostdlib", "-lSystem")
-PUBLIC = """info create create_in create_variant run profile threads variant pin destroy error"""
+PUBLIC = """info create create_in create_variant create_shape_profile find_shape_profile
+shape_profile run profile threads variant pin destroy error"""
 
 
 @pytest.fixture(scope="module")
