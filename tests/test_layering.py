@@ -23,6 +23,7 @@ FORBIDDEN = {
     "dlcc/runtime": {"dlcc.ir", "dlcc.ops", "dlcc.tir", "dlcc.lowering", "dlcc.frontends"},
     "dlcc/cycles": {"dlcc.ir", "dlcc.ops", "dlcc.tir", "dlcc.frontends", "dlcc.driver"},
     "dlcc/limits": {"dlcc.ir", "dlcc.ops", "dlcc.tir", "dlcc.lowering", "dlcc.frontends"},
+    "dlcc/cuda": {"dlcc.ir", "dlcc.ops", "dlcc.tir", "dlcc.lowering", "dlcc.frontends"},
     "dlcc/remote": {"dlcc.ops", "dlcc.tir", "dlcc.lowering", "dlcc.frontends"},
     "dlcc/analysis": {"dlcc.tir", "dlcc.lowering", "dlcc.artifact", "dlcc.runtime"},
     "dlcc/lowering": {"dlcc.artifact", "dlcc.runtime", "dlcc.frontends"},

@@ -15,9 +15,7 @@ from targets.rows.grid_layers import (
     GridMatmulRow,
 )
 from targets.rows.grid_rows import GridNormRow, GridSoftmaxRow
-from targets.rows.recurrent import RecurrentRow
-from targets.rows.regions import RegionsRow
-from targets.rows.scatter import ScatterRow
+from targets.rows.loops import loop_rows
 
 
 def thread_of(gpu: Gpu) -> Isa:
@@ -33,7 +31,7 @@ def machine_of(gpu: Gpu) -> Machine:
 def rows_for(gpu: Gpu) -> tuple[KernelRow, ...]:
     """All rows."""
     thread = thread_of(gpu)
-    scalar = (RecurrentRow(thread), RegionsRow(thread), ScatterRow(thread), DefaultRow(thread))
+    scalar = (*loop_rows(thread), DefaultRow(thread))
     machine = machine_of(gpu)
     made = (
         GridGemmRow,
