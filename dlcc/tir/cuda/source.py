@@ -69,11 +69,15 @@ def _kernel(name: str, func: Any) -> str:
     if made.shares:
         lines.append("  extern __shared__ __align__(128) uint8_t dlcc_shared[];")
     if not grid:
-        lines.append("  const int32_t dlcc_item = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);")
+        lines.append(
+            "  const int32_t dlcc_item = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);"
+        )
         for place in filter(None, str(func.attrs[_PRIVATE]).split(",")):
             position, size = map(int, place.split(":"))
             bits = int(lowered.params[position].dtype.bits)
-            lines.append(f"  {made.parameters[position]} += dlcc_item * INT64_C({size * 8 // bits});")
+            lines.append(
+                f"  {made.parameters[position]} += dlcc_item * INT64_C({size * 8 // bits});"
+            )
     bounds = f"__launch_bounds__({int(func.attrs[THREADS])})"
     head = f'extern "C" __global__ void {bounds} {name}({", ".join(parameters)}) {{'
     return "\n".join([head, *lines, *made.lines, "}", ""])
