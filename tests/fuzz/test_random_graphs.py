@@ -41,7 +41,8 @@ def test_many_random_graphs(bits: int) -> None:
 def test_the_generator_reaches_the_op_set() -> None:
     samples = [random_model(seed) for seed in range(300)]
     ops = {n.op_type for s in samples for n in s.model.graph.node}
-    assert len(ops) > 120
+    assert len(ops) > 150
+    assert {m.version for s in samples for m in s.model.opset_import} == set(range(7, 29))
     assert {len(s.model.graph.output) for s in samples} >= {1, 2, 3, 4}
     again = random_model(7)
     assert again.model.SerializeToString() == samples[7].model.SerializeToString()
