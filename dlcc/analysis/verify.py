@@ -5,6 +5,7 @@ from __future__ import annotations
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Affine, Dense, Graph, Node, Value
 from dlcc.ops.base import Quantised, activations, op_of, type_error
+from dlcc.ops.index import check_places
 from dlcc.ops.integer import check_binary
 
 
@@ -46,6 +47,8 @@ def verify_file(graph: Graph, source: str) -> None:
         for value in graph.constants():
             _check_contents(value)
         verify(graph)
+        for node in graph.nodes:
+            check_places(node)
     except DlccError as error:
         where = error.where or source
         if error.code != ExitCode.INTERNAL:

@@ -84,6 +84,29 @@ def _check_named(node: Node, indices: TensorType, sizes: Sequence[int]) -> None:
         raise type_error(node, "an index into an axis of size 0")
 
 
+_NAMING = ("gather", "gather_elements", "gather_nd", "scatter_elements", "scatter_nd")
+
+
+def check_places(node: Node) -> None:
+    """Hold the constant indices of a gather or scatter against the axes that they name.
+
+    Raises:
+        DlccError: MODEL, with the range of the indices.
+    """
+    if node.op not in _NAMING or not node.input(1).is_constant or not node.input(1).type.elements:
+        return
+    shape, places = node.input(0).type.shape, node.input(1).decoded()
+    if node.op.endswith("_nd"):
+        first = int(node.attrs.get("batch_dims", 0))  # type: ignore[arg-type]
+        columns = list(zip(np.moveaxis(places, -1, 0), shape[first:], strict=False))
+    else:
+        columns = [(places, shape[int(node.attrs.get("axis", 0))])]  # type: ignore[arg-type]
+    for part, size in columns:
+        low, high = int(part.min()), int(part.max())
+        if low < -size or high >= size:
+            raise type_error(node, f"indices from {low} to {high} in an axis of {size}")
+
+
 def _fit_elsewhere(indices: TensorType, x: TensorType, axis: int) -> bool:
     """Whether the indices lie inside ``x`` along all axes but the one whose places they hold."""
     return (

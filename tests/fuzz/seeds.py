@@ -20,6 +20,7 @@ from dlcc.errors import DlccError
 from dlcc.frontends.onnx import import_onnx
 from dlcc.ir.encodings import Array
 from dlcc.ir.text import print_graph
+from tests.frontends import contrib_cases
 from tests.frontends.models import model, tensor
 from tests.fuzz.graphs import random_model
 from tests.fuzz.mutations import Pool, Seed
@@ -65,14 +66,15 @@ def corpus(folder: Path, *, wide: bool, drawn: int = 400) -> Corpus:
 
     Args:
         folder: exists; best in memory.
-        wide: with the standard's 1,900 models of single nodes and a packed and an embedded
-            artifact; takes about ten seconds more.
+        wide: with the standard's 1,900 models of single nodes, those of com.microsoft, and a packed
+            and an embedded artifact; takes about ten seconds more.
         drawn: random models of few nodes.
     """
     models = [random_model(seed, 1 + seed % 5).model for seed in range(drawn)]
     models += list(special())
     if wide:
         models += [case.model for case in node_cases().values()]
+        models += [case.model() for case in contrib_cases.CASES.values()]
     seeds = [Seed.of(m) for m in models if m.ByteSize() <= MOST_BYTES]
     pool = Pool()
     for seed in seeds:

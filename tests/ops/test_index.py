@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dlcc.errors import DlccError
+from dlcc.ops.index import check_places
 from tests.ops.elementwise import U8, assert_interval_holds, dense, evaluate, operand, real
 from tests.ops.tir_harness import Case, case, check, constant
 
@@ -136,6 +137,8 @@ def test_index_outside() -> None:
     known = case("gather", [operand(x), constant(np.array([4]))], {"axis": 0})
     with pytest.raises(IndexError, match="in an axis of 4"):
         evaluate(known)
+    with pytest.raises(DlccError, match="indices from 4 to 4 in an axis of 4"):
+        check_places(known.graph.nodes[0])
 
 
 @pytest.mark.parametrize(
