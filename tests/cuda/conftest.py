@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from dlcc.artifact import Artifact, write_artifact
 from tests.cuda import emulator as emulators
 from tests.cuda.programs import rows_program
+
+
+@pytest.fixture(autouse=True)
+def devices_only_here() -> Iterator[None]:
+    """Other tests of this process find a driver without a GPU."""
+    emulators.show_devices("8.0")
+    yield
+    emulators.show_devices("")
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ import pytest
 
 from dlcc import codegen
 from dlcc.cuda.cubin import read_cubin
+from dlcc.cuda.device import compute_capability
 
 HERE = Path(__file__).parent
 _COMMON = ("-O1", "-g0", "-fPIC", "-shared", "-fvisibility=hidden", "-target", "x86_64-linux-gnu")
@@ -141,7 +142,7 @@ class Emulator:
         self.library.emulator_allocations.restype = ctypes.c_uint64
         self.library.emulator_last_fault.restype = ctypes.c_char_p
         self.library.emulator_fail.argtypes = (ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int)
-        self.library.emulator_configure()
+        self.show("8.0")
 
     def calls(self, function: str) -> int:
         """Calls of a function of the driver so far."""
@@ -164,8 +165,18 @@ class Emulator:
     @contextmanager
     def devices(self, capabilities: str) -> Iterator[None]:
         """Other devices meanwhile."""
-        with self._configured(DLCC_CUDA_EMULATION_DEVICES=capabilities):
+        before = os.environ["DLCC_CUDA_EMULATION_DEVICES"]
+        self.show(capabilities)
+        try:
             yield
+        finally:
+            self.show(before)
+
+    def show(self, capabilities: str) -> None:
+        """Has other devices from now on."""
+        os.environ["DLCC_CUDA_EMULATION_DEVICES"] = capabilities
+        self.library.emulator_configure()
+        compute_capability.cache_clear()
 
     @contextmanager
     def reversed(self) -> Iterator[None]:
@@ -173,13 +184,6 @@ class Emulator:
         self.library.emulator_reverse(1)
         yield
         self.library.emulator_reverse(0)
-
-    @contextmanager
-    def _configured(self, **settings: str) -> Iterator[None]:
-        with patch.dict(os.environ, settings):
-            self.library.emulator_configure()
-            yield
-        self.library.emulator_configure()
 
 
 @cache
@@ -190,6 +194,12 @@ def emulator() -> Emulator:
         if "libcuda.so" in maps.read():
             pytest.skip("this process has loaded a real driver")
     return Emulator()
+
+
+def show_devices(capabilities: str) -> None:
+    """Has the emulated driver show other devices, where this process has loaded it."""
+    if emulator.cache_info().currsize:
+        emulator().show(capabilities)
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
