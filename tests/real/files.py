@@ -112,7 +112,7 @@ class RealFile:
 def _voices(path: str, what: str, **more: Any) -> RealFile:
     inputs = {"input": voice, "state": state, "h": state, "c": state}
     where = f"silero_vad/data/{path}.onnx"
-    return RealFile("silero-vad", "6.2.3", where, what, inputs, 5.0, **more)
+    return RealFile("silero-vad", "6.2.3", where, what, inputs, 15.0, **more)
 
 
 _ONE = {"input": (1, 576), "state": (2, 1, 128)}
@@ -132,7 +132,7 @@ FILES = (
         "akiki/models/akiki-vad.onnx",
         "voice activity: If, GRU",
         {"audio_with_context": voice, "h": state},
-        4.0,
+        30.0,
     ),
     RealFile(
         "rapidocr-onnxruntime",
