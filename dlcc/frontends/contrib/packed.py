@@ -110,6 +110,7 @@ def _gather_blocks(node: OnnxNode) -> Sequence[Value]:
     body, indices = Body(node), node.input(1)
     codes, zeros, bits = node.input(0), node.optional(3), whole(node, "bits", 4)
     block = whole(node, "block_size", 128)
+    refuse_if(bits not in (2, 4, 8), f"{bits} bits; 2, 4 and 8 are read")
     if codes not in node.elements and str(codes.type.storage) == "u8":
         codes, zeros = _unpacked_table(node, bits)
     elif zeros is None and node.element(0).kind == "uint":
