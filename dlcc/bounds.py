@@ -107,7 +107,7 @@ def bounded(
         A progress function that raises LIMIT once the time is over.
 
     Raises:
-        DlccError: USAGE, a limit is not positive.
+        DlccError: USAGE, a limit is not positive; LIMIT, the system has no more memory.
     """
     for option, given in (("--timeout", timeout), ("--max-memory", max_memory)):
         if given is not None and not given > 0:
@@ -124,6 +124,13 @@ def bounded(
     token = _most.set(max_memory or _most.get())
     try:
         yield told
+    except MemoryError:
+        raise DlccError(
+            ExitCode.LIMIT,
+            "there is not enough memory for the compilation",
+            why="the system gives no more",
+            fix="close other programs, or bound the shapes with --shape",
+        ) from None
     finally:
         _most.reset(token)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
+from dlcc.archives import UNREADABLE, read_arrays
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import F32, Affine, Graph, TensorType
 from dlcc.ir.encodings import Array
@@ -27,16 +26,12 @@ def load_npz(path: Path) -> dict[str, Array]:
         DlccError: it is missing, not an .npz, or holds pickled objects.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            raise ValueError("it holds a single array, not named ones")
-        with loaded as archive:
-            return {key: archive[key] for key in archive.files}
+        return read_arrays(path, bounded=False)
     except FileNotFoundError:
         raise DlccError(
             ExitCode.DATA, "no such data file", where=str(path), fix="check the path"
         ) from None
-    except (OSError, ValueError, EOFError, AttributeError, BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise DlccError(
             ExitCode.DATA,
             "cannot read the data file",

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -217,6 +217,7 @@ def open_executable(
     path: str | Path,
     *,
     shapes: ShapeOptions | None = None,
+    constants: Mapping[str, Any] | None = None,
     threads: int = 0,
     board: Board | None = None,
 ) -> Executable:
@@ -225,7 +226,7 @@ def open_executable(
     An artifact runs on ``board``, if one is given.
 
     Raises:
-        DlccError: there is nothing usable, or ``shapes`` is given for an artifact.
+        DlccError: there is nothing usable, or an artifact is given ``shapes`` or ``constants``.
     """
     place = Path(path)
     if not place.is_dir():
@@ -237,15 +238,16 @@ def open_executable(
                 why="it is no folder; models are run by the numpy reference, which is here",
                 fix="compile the model for the board's target, or leave --remote out",
             )
-        return ReferenceNetwork(place, load_graph(place, shapes=shapes))
-    if shapes:
-        raise DlccError(
-            ExitCode.USAGE,
-            "shapes cannot be set for an artifact",
-            where=str(place),
-            why="its shapes were fixed when it was compiled",
-            fix="leave --shape out, or compile the model with it",
-        )
+        return ReferenceNetwork(place, load_graph(place, shapes=shapes, constants=constants))
+    for option, given in (("shape", shapes), ("constant", constants)):
+        if given:
+            raise DlccError(
+                ExitCode.USAGE,
+                f"{option}s cannot be set for an artifact",
+                where=str(place),
+                why=f"its {option}s were fixed when it was compiled",
+                fix=f"leave --{option} out, or compile the model with it",
+            )
     return open_compiled(place, threads, board)
 
 

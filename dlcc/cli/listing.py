@@ -9,11 +9,13 @@ import typer
 
 from dlcc.cli.building import CalibOption
 from dlcc.cli.common import (
+    ConstantOption,
     JsonOption,
     ShapeOption,
     ShapeProfileOption,
     ThreadsOption,
     VariantOption,
+    parse_constants,
     parse_shapes,
 )
 from dlcc.cli.console import Console, Table, bytes_text, count_text
@@ -66,6 +68,7 @@ def inspect_network(
     source: SourceOption = None,
     calib: CalibOption = None,
     shape: ShapeOption = None,
+    constant: ConstantOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what is in a model or an artifact, per layer and per byte."""
@@ -74,14 +77,13 @@ def inspect_network(
     from dlcc.inspection import inspect_artifact, inspect_model
 
     if target is not None:
-        made = {"--bits": bits, "--calib": calib, "--shape": shape} if network.is_dir() else {}
+        made = {"--bits": bits, "--calib": calib, "--shape": shape, "--constant": constant}
         others: dict[str, Any] = {"--profile": profile, "--inputs": inputs, "--bytes": every_byte}
         others |= {"--recipe": recipe, "--verify": verify, "--from": source, "--variant": variant}
         others["--shape-profile"] = shape_profile
-        _refuse_with_target(others | made)
-        options = {"bits": bits or 8, "calibration": calib, "shapes": parse_shapes(shape)}
-        show_prediction(console, network, target, core, options)
-        return
+        _refuse_with_target(others | (made if network.is_dir() else {}))
+        options = {"bits": bits or 8, "calibration": calib, **_bound(shape, constant)}
+        return show_prediction(console, network, target, core, options)
     if core is not None or bits is not None:
         raise _needs("--bits" if core is None else "--core", "--target")
     for option, path in (("--from", source), ("--calib", calib)):
@@ -89,10 +91,10 @@ def inspect_network(
             raise _needs(option, "--verify")
     if network.is_dir():
         if verify:
-            show_certificates(console, network, source, calib, parse_shapes(shape))
+            show_certificates(console, network, source, calib, _bound(shape, constant))
             return
-        if shape:
-            raise _only_for("--shape", "models", network)
+        if shape or constant:
+            raise _only_for("--shape" if shape else "--constant", "models", network)
         if recipe:
             _show_recipe(console, network)
             return
@@ -109,10 +111,15 @@ def inspect_network(
         given: dict[str, Any] = {"--profile": profile, "--inputs": inputs, "--bytes": every_byte}
         given |= {"--recipe": recipe, "--verify": verify, "--variant": variant}
         _refuse_for_models({**given, "--shape-profile": shape_profile}, network)
-        report = inspect_model(load_graph(network, shapes=parse_shapes(shape)), str(network))
+        report = inspect_model(load_graph(network, **_bound(shape, constant)), str(network))
     console.json(report.to_json())
     if not as_json:
         _show_report(console, report, every_byte)
+
+
+def _bound(shape: list[str] | None, constant: list[str] | None) -> dict[str, Any]:
+    """What --shape and --constant say, as keyword arguments."""
+    return {"shapes": parse_shapes(shape), "constants": parse_constants(constant)}
 
 
 def _refuse_for_models(given: dict[str, Any], model: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dlcc.cli.common import (
+    ConstantOption,
     JsonOption,
     QuietOption,
     ShapeOption,
@@ -17,6 +18,7 @@ from dlcc.cli.common import (
     Shapes,
     ThreadsOption,
     check_writable_file,
+    parse_constants,
     parse_list,
     parse_shapes,
 )
@@ -66,6 +68,7 @@ def run_network(
     ],
     threads: ThreadsOption = 0,
     shape: ShapeOption = None,
+    constant: ConstantOption = None,
     remote: RemoteOption = None,
     token: TokenOption = "",
     as_json: JsonOption = False,
@@ -76,10 +79,13 @@ def run_network(
     from dlcc.data import load_npz
     from dlcc.executable import open_executable, run_samples
 
-    arrays, shapes = load_npz(inputs), parse_shapes(shape)
+    arrays = load_npz(inputs)
+    shapes, constants = parse_shapes(shape), parse_constants(constant)
     with (
         connected(remote, token) as board,
-        open_executable(network, shapes=shapes, threads=threads, board=board) as executable,
+        open_executable(
+            network, shapes=shapes, constants=constants, threads=threads, board=board
+        ) as executable,
     ):
         results = run_samples(executable, arrays, str(inputs))
     _save_npz(outputs, results)
@@ -128,6 +134,7 @@ def evaluate_network(
     ] = 0,
     threads: ThreadsOption = 0,
     shape: ShapeOption = None,
+    constant: ConstantOption = None,
     remote: RemoteOption = None,
     token: TokenOption = "",
     quiet: QuietOption = False,
@@ -140,10 +147,13 @@ def evaluate_network(
     from dlcc.data import load_npz
     from dlcc.executable import open_executable
 
-    arrays, shapes = load_npz(data), parse_shapes(shape)
+    arrays = load_npz(data)
+    shapes, constants = parse_shapes(shape), parse_constants(constant)
     with (
         connected(remote, token) as board,
-        open_executable(network, shapes=shapes, threads=threads, board=board) as executable,
+        open_executable(
+            network, shapes=shapes, constants=constants, threads=threads, board=board
+        ) as executable,
         PhaseProgress(quiet) as progress,
     ):
         result = evaluate_classifier(
@@ -174,6 +184,7 @@ def compare_networks(
         int, typer.Option("--samples", min=0, help="Batches to run at most; 0: all.")
     ] = 8,
     shape: ShapeOption = None,
+    constant: ConstantOption = None,
     remote: RemoteOption = None,
     token: TokenOption = "",
     as_json: JsonOption = False,
@@ -190,12 +201,12 @@ def compare_networks(
     from dlcc.data import load_npz
     from dlcc.executable import feeds_of
 
-    shapes = parse_shapes(shape)
+    shapes, constants = parse_shapes(shape), parse_constants(constant)
     arrays = load_npz(inputs)
     with (
         connected(remote, token) as board,
-        _open_compared(reference, shapes, board) as a,
-        _open_compared(other, shapes, board) as b,
+        _open_compared(reference, shapes, constants, board) as a,
+        _open_compared(other, shapes, constants, board) as b,
     ):
         feeds = feeds_of(arrays, a, str(inputs))
         result = compare(a, b, islice(feeds, samples or None))
@@ -204,13 +215,17 @@ def compare_networks(
         _show_comparison(console, result)
 
 
-def _open_compared(path: Path, shapes: Shapes, board: Board | None) -> Executable:
-    """--shape concerns whichever of both is an ONNX file, --remote whichever is an artifact."""
+def _open_compared(
+    path: Path, shapes: Shapes, constants: dict[str, Any], board: Board | None
+) -> Executable:
+    """--shape and --constant concern whichever is an ONNX file, --remote whichever an artifact."""
     from dlcc.executable import open_executable
 
     if path.is_dir():
         return open_executable(path, board=board)
-    return open_executable(path, shapes=None if path.suffix == ".dlir" else shapes or None)
+    if path.suffix == ".dlir":
+        return open_executable(path)
+    return open_executable(path, shapes=shapes, constants=constants)
 
 
 def _show_comparison(console: Console, result: Comparison) -> None:

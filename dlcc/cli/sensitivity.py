@@ -10,10 +10,12 @@ import typer
 
 from dlcc.cli.building import RecipeOption
 from dlcc.cli.common import (
+    ConstantOption,
     JsonOption,
     QuietOption,
     ShapeOption,
     check_writable_file,
+    parse_constants,
     parse_shapes,
     split_names,
 )
@@ -97,6 +99,7 @@ def show_sensitivity(
     ] = "cpu",
     plot: PlotOption = None,
     shape: ShapeOption = None,
+    constant: ConstantOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -121,6 +124,7 @@ def show_sensitivity(
         passes=OPTIMISE if passes is None and recipe is None else passes,
         recipe=recipe,
         shapes=parse_shapes(shape),
+        constants=parse_constants(constant),
     )
     with PhaseProgress(quiet) as progress:
         curves = sensitivity(

@@ -9,10 +9,12 @@ import typer
 
 from dlcc.cli.building import CalibOption, PassesOption, RecipeOption
 from dlcc.cli.common import (
+    ConstantOption,
     JsonOption,
     QuietOption,
     ShapeOption,
     check_writable_file,
+    parse_constants,
     parse_shapes,
 )
 from dlcc.cli.console import Console, Table, seconds_text
@@ -52,6 +54,7 @@ def tune_network(
     passes: PassesOption = None,
     recipe: RecipeOption = None,
     shape: ShapeOption = None,
+    constant: ConstantOption = None,
     threads: Annotated[
         int, typer.Option("--threads", min=1, help="Threads of the measured runs.")
     ] = 1,
@@ -79,6 +82,7 @@ def tune_network(
         recipe=recipe,
         threads=threads,
         shapes=parse_shapes(shape),
+        constants=parse_constants(constant),
         calibration=calib,
     )
     with connected(remote, token) as board, PhaseProgress(quiet) as progress:

@@ -33,9 +33,9 @@ SourceOption = Annotated[
 
 
 def show_certificates(
-    console: Console, folder: Path, source: Path | None, calib: Path | None, shapes: dict[str, Any]
+    console: Console, folder: Path, source: Path | None, calib: Path | None, bound: dict[str, Any]
 ) -> None:
-    """Verify an artifact's certificates and print them.
+    """Verify an artifact's certificates and print them; ``bound``: shapes and constants.
 
     Raises:
         DlccError: VERIFICATION, if they are not those of the network.
@@ -55,7 +55,7 @@ def show_certificates(
             fix="compile the model again",
         )
     told = (artifact.manifest, *artifact.manifest.get("more_graphs", ()))
-    graphs = _graphs(artifact, source, calib, shapes)
+    graphs = _graphs(artifact, source, calib, bound)
     if len(graphs) != len(told):
         raise DlccError(
             ExitCode.VERIFICATION,
@@ -81,7 +81,7 @@ def show_certificates(
 
 
 def _graphs(
-    artifact: Artifact, source: Path | None, calib: Path | None, shapes: dict[str, Any]
+    artifact: Artifact, source: Path | None, calib: Path | None, bound: dict[str, Any]
 ) -> list[Graph]:
     """The graph that was compiled, for each shape profile: kept in the artifact, given, or made
     again from the model.
@@ -106,14 +106,14 @@ def _graphs(
             )
         return [load_graph(path) for path in kept]
     if source.suffix == ".dlir":
-        graph = load_graph(source, shapes=shapes)
+        graph = load_graph(source, **bound)
         if digest(graph) == manifest["ir"]:
             return [graph]
     options = CompileOptions(
         target=str(manifest["target"]),
         passes=str(manifest["pipeline"]),
         calibration=calib,
-        shapes=shapes,
+        **bound,
     )
     target = get_targets(options.machine)[-1]
     return [one.graph for one in optimise_profiles(source, options, target=target)]

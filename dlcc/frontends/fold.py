@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from dlcc.bounds import check_bytes
 from dlcc.errors import DlccError
 from dlcc.ir import Graph, Node, Value
 from dlcc.ir.encodings import Array
@@ -41,6 +43,18 @@ def folded(node: Node) -> list[Array] | None:
     ]
 
 
+def _check_room(graph: Graph, node: Node) -> None:
+    """Refuse results for which there is no room beside the constants: loops may double them.
+
+    Raises:
+        DlccError: LIMIT.
+    """
+    need = sum(math.ceil(v.type.elements * v.type.dtype.bits / 8) for v in node.outputs)
+    known = all(v is None or v.is_constant for v in node.inputs)
+    if known and need > FOLD_ELEMENTS:  # smaller ones need not be summed each time
+        check_bytes(graph.held_bytes + 2 * need, "what is known at import", node.loc)
+
+
 def fold_nodes(graph: Graph, start: int, results: Sequence[Value]) -> list[Value]:
     """Replace the foldable ones among ``graph.nodes[start:]`` by constants.
 
@@ -49,6 +63,7 @@ def fold_nodes(graph: Graph, start: int, results: Sequence[Value]) -> list[Value
     """
     kept = list(results)
     for node in graph.nodes[start:]:
+        _check_room(graph, node)
         try:
             arrays = folded(node)
         except DlccError:

@@ -19,7 +19,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import helper, numpy_helper
 
-from dlcc.bounds import check_shape
+from dlcc.bounds import check_bytes, check_shape
 from dlcc.errors import DlccError, ExitCode
 from dlcc.frontends.registry import Unsupported, model_error
 from dlcc.ir.dtypes import F64, DType
@@ -38,6 +38,7 @@ def read_model(path: Path) -> onnx.ModelProto:
         DlccError: the file is missing, unreadable, or not a whole ONNX model.
     """
     try:
+        check_bytes(path.stat().st_size, "the file", str(path))
         contents = path.read_bytes()
     except OSError as error:
         raise DlccError(
@@ -167,11 +168,7 @@ class Tensors:
             _check_length(tensor)
             values = numpy_helper.to_array(tensor)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise model_error(
-                f"the contents of tensor {tensor.name!r} do not fit its shape {list(tensor.dims)}",
-                why=str(error).splitlines()[0] if str(error) else "",
-                fix="the model is damaged; export it again",
-            ) from None
+            raise _misfit(tensor, str(error).splitlines()[0] if str(error) else "") from None
         return self.widened(values)
 
     def widened(self, values: Array) -> Array:
@@ -203,6 +200,7 @@ class Tensors:
         fields = {entry.key: entry.value for entry in tensor.external_data}
         location = fields.get("location", "")
         path = self._external_path(tensor.name, location)
+        need = _bytes_needed(tensor)
         try:
             offset = int(fields.get("offset") or 0)
             mode = path.stat().st_mode
@@ -215,6 +213,8 @@ class Tensors:
                     raise ValueError(
                         f"bytes {offset} to {offset + length} lie beyond its {size} bytes"
                     )
+                if length != need:  # before so many are read
+                    raise _misfit(tensor, f"there are {length} bytes, and it needs {need}")
                 file.seek(offset)
                 contents = file.read(length)
         except (OSError, ValueError) as error:
@@ -259,6 +259,14 @@ class Tensors:
         )
 
 
+def _misfit(tensor: onnx.TensorProto, why: str) -> DlccError:
+    return model_error(
+        f"the contents of tensor {tensor.name!r} do not fit its shape {list(tensor.dims)}",
+        why=why,
+        fix="the model is damaged; export it again",
+    )
+
+
 _SHORT_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 """Element types of which several stand in a byte."""
 
@@ -277,11 +285,16 @@ def _element_bits(tensor: onnx.TensorProto) -> int:
     return _SHORT_BITS.get(name, 8 * int(dtype.itemsize))
 
 
+def _bytes_needed(tensor: onnx.TensorProto) -> int:
+    """Bytes of raw contents that the shape stands for."""
+    return -(-prod(map(int, tensor.dims)) * _element_bits(tensor) // 8)
+
+
 def _check_length(tensor: onnx.TensorProto) -> None:
     """Hold the raw contents' length against the shape: numpy takes some that do not fit."""
     if not tensor.HasField("raw_data"):
         return
-    need = -(-prod(tensor.dims) * _element_bits(tensor) // 8)
+    need = _bytes_needed(tensor)
     if need != len(tensor.raw_data):
         raise ValueError(f"there are {len(tensor.raw_data)} bytes, and it needs {need}")
 

@@ -37,7 +37,7 @@ class Constant:
             array.setflags(write=False)
             frozen[key] = array
             hasher.update(f"{key}:{array.dtype.str}:{array.shape};".encode())
-            hasher.update(array.tobytes())
+            hasher.update(array.reshape(-1).view(np.uint8).data)
         self.parts = frozen
         self.digest = hasher.hexdigest()[:24]
 
@@ -296,6 +296,12 @@ class Graph:
         for old, new in zip(node.outputs, values, strict=True):
             self.replace_all_uses(old, new)
         self.erase(node)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of all constants, those that nobody reads included."""
+        held = (v.constant for v in self._constants.values() if v.constant is not None)
+        return sum(array.nbytes for constant in held for array in constant.parts.values())
 
     def forget_unused_constants(self) -> None:
         """Let go of the constants (and their names) that nobody reads.

@@ -20,15 +20,14 @@ import hashlib
 import io
 import json
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dlcc.bounds import check_shape
+from dlcc.archives import UNREADABLE, read_arrays
+from dlcc.bounds import check_bytes, check_shape
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir.dtypes import DType
 from dlcc.ir.encodings import DENSE, Array, Dense, Encoding
@@ -425,10 +424,9 @@ def load(path: Path) -> Graph:
     """
     side = path.with_suffix(".npz")
     try:
-        with np.load(side, allow_pickle=False) as archive:
-            sidecar = {k: archive[k] for k in archive.files}
-        return parse_graph(path.read_text(encoding="utf-8"), sidecar, str(path))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        check_bytes(path.stat().st_size, "the text", str(path))
+        return parse_graph(path.read_text(encoding="utf-8"), read_arrays(side), str(path))
+    except UNREADABLE as error:
         raise DlccError(
             ExitCode.INPUT_FILE,
             "cannot read the IR file and its sidecar",

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
+from dlcc.bounds import check_shape
 from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
 from dlcc.ir import Value
 from dlcc.ir.encodings import Array
@@ -257,6 +258,7 @@ def _mel_weight_matrix(node: OnnxNode) -> Sequence[Value]:
     )
     ends = 2595 * np.log10(1 + np.asarray([low, high]) / 700)
     count, bins = int(bands), int(length) // 2 + 1
+    check_shape((bins, count), 4 * 8, node.name)  # and what the sums below keep
     mel = ends[0] + np.arange(count + 2) * (ends[1] - ends[0]) / (count + 2)
     hertz = 700 * (10 ** (mel / 2595) - 1)
     places = np.floor((int(length) + 1) * hertz / rate).astype(np.int64)

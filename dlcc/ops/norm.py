@@ -17,6 +17,9 @@ from dlcc.ops.integer import evaluate_mixed, filled, float_dtype, real_of
 if TYPE_CHECKING:
     from dlcc.tir.access import TirContext
 
+_WIDEST = 1 << 16
+"""Most channels of a window of the local response normalisation."""
+
 
 class _Normalisation(Op):
     """Same shape and dtype out as in; TIR in :mod:`dlcc.tir.norms`."""
@@ -288,8 +291,9 @@ class Lrn(_Normalisation):
         """The operand's shape; axis 1 are the channels."""
         if node.input(0).type.rank < 2:
             raise type_error(node, "the input needs a channel axis")
-        if self.get(node, "size") < 1:
-            raise type_error(node, f"a window of {self.get(node, 'size')} channels is empty")
+        if not 1 <= self.get(node, "size") <= _WIDEST:
+            size = self.get(node, "size")
+            raise type_error(node, f"a window of {size} channels; 1 to {_WIDEST} can be")
         return super().infer(node)
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
@@ -300,7 +304,7 @@ class Lrn(_Normalisation):
         square = x.astype(dtype) ** 2
         total = np.zeros_like(square)
         channels, before = x.shape[1], (size - 1) // 2
-        for offset in range(-before, size - before):
+        for offset in range(max(-before, 1 - channels), min(size - before, channels)):
             low, high = max(0, -offset), min(channels, channels - offset)
             if low < high:
                 total[:, low:high] += square[:, low + offset : high + offset]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -27,6 +28,8 @@ class Case:
         suffix: ``.onnx`` or ``.dlir``.
         beside: other files of its folder by name.
         links: symbolic links of its folder by name.
+        pipes: named pipes of its folder, that nobody writes to.
+        holes: files of zeros by name, with their sizes in bytes; they take no room on the disk.
         compiles: True or False where only one is right; None where either is.
         slow: takes more than a moment, or must have a process of its own.
     """
@@ -36,6 +39,8 @@ class Case:
     suffix: str = ".onnx"
     beside: Mapping[str, bytes] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
+    pipes: tuple[str, ...] = ()
+    holes: Mapping[str, int] = field(default_factory=dict)
     compiles: bool | None = None
     slow: bool = False
 
@@ -46,8 +51,14 @@ class Case:
             (folder / name).write_bytes(contents)
         for name, target in self.links.items():
             (folder / name).symlink_to(target)
+        for name in self.pipes:
+            os.mkfifo(folder / name)
+        for name, size in self.holes.items():
+            with (folder / name).open("wb") as file:
+                file.truncate(size)
         path = folder / f"model{self.suffix}"
-        path.write_bytes(self.contents)
+        if not path.is_symlink() and not path.exists():
+            path.write_bytes(self.contents)
         return path
 
 

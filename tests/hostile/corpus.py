@@ -11,13 +11,24 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.hostile import files, mutants, names, nodes, sizes, structure, text
+from tests.hostile import (
+    bodies,
+    files,
+    mutants,
+    names,
+    nodes,
+    requests,
+    sizes,
+    structure,
+    text,
+)  # fmt: skip
 from tests.hostile.case import Case
 
 FAMILIES = (
     files.broken, files.outside, files.tensors, structure.graphs, structure.nesting,
     sizes.terabytes, sizes.windows, sizes.indices, nodes.attributes, nodes.types, nodes.scales,
-    names.names, text.texts, mutants.mutants,
+    names.names, text.texts, mutants.mutants, bodies.bodies, bodies.wide, requests.requests,
+    requests.empty, requests.weights,
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -55,6 +56,15 @@ def broken(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("files/graphs-nested-90", _nested(20))
     yield Case("files/graphs-nested-5000", _nested(5000), compiles=False)
     yield Case("files/twice", whole + whole)
+    for suffix in (".onnx", ".dlir"):
+        name = f"model{suffix}"
+        special: dict[str, dict[str, Any]] = {
+            "pipe": {"pipes": (name,)}, "device": {"links": {name: "/dev/zero"}},
+            "terabytes": {"holes": {name: 1 << 40}}, "loop": {"links": {name: name}},
+            "folder": {"links": {name: "."}}, "nowhere": {"links": {name: "absent"}},
+        }  # fmt: skip
+        for kind, more in special.items():
+            yield Case(f"files/{kind}{suffix}", b"", suffix=suffix, **more, compiles=False)
     for cut in sorted(rng.choice(len(whole), 12, replace=False)):
         yield Case(f"files/cut-{cut}", whole[:cut], compiles=False)
     for index in range(24):
@@ -123,6 +133,14 @@ def outside(_rng: np.random.Generator) -> Iterator[Case]:
         whole = _external({"location": "w.bin", **fields})
         fits = None if name in ("length-negative", "length-zero") else False
         yield case(f"external/{name}", whole, beside=data, compiles=fits)
+    plain = _external({"location": "w.bin"})
+    yield case("external/pipe", plain, pipes=("w.bin",), compiles=False)
+    yield case("external/terabytes", plain, holes={"w.bin": 1 << 40}, compiles=False)
+    inside = _external({"location": "w.bin", "offset": str(1 << 39), "length": "64"})
+    yield case("external/offset-in-terabytes", inside, holes={"w.bin": 1 << 40}, compiles=True)
+    into = _external({"location": "down/w.bin"})
+    yield case("external/folder-link-out", into, links={"down": "/dev"}, compiles=False)
+    yield case("external/through-file", into, beside={"down": b""}, compiles=False)
     huge = _external({"location": "w.bin"}, (1 << 31, 1 << 31))
     yield case("external/dims-huge", huge, beside=data, compiles=False)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -112,6 +114,7 @@ def _contents(rng: np.random.Generator) -> Iterator[Case]:
     ):  # fmt: skip
         cases = _sidecar(**{**arrays, key: array})
         yield Case(f"text/sidecar-{name}", text, ".dlir", beside=cases, compiles=False)
+    yield from _bombs(text, key)
     pickled = io.BytesIO()
     np.savez(pickled, **{key: np.array([{"a": 1}], object)})
     yield Case("text/sidecar-pickle", text, ".dlir", beside={"model.npz": pickled.getvalue()},
@@ -120,3 +123,43 @@ def _contents(rng: np.random.Generator) -> Iterator[Case]:
         lines = bytearray(text)
         lines[int(rng.integers(len(lines)))] = int(rng.integers(32, 127))
         yield Case(f"text/byte-{index}", bytes(lines), ".dlir", beside={"model.npz": side})
+
+
+def _bombs(text: bytes, key: str) -> Iterator[Case]:
+    """Sidecars that are no files, or claim more than they hold, or stand for far more."""
+
+    def made(name: str, **more: Any) -> Case:
+        return Case(f"text/sidecar-{name}", text, ".dlir", **more, compiles=False)
+
+    yield made("pipe", pipes=("model.npz",))
+    yield made("device", links={"model.npz": "/dev/zero"})
+    yield made("terabytes", holes={"model.npz": 1 << 40})
+    single = io.BytesIO()
+    np.save(single, np.ones(4, np.float32))
+    yield made("single-array", beside={"model.npz": single.getvalue()})
+    for name, shape, contents in (
+        ("claims-terabytes", (1 << 40,), bytes(64)), ("claims-none", (-4,), bytes(16)),
+        ("claims-wrap", (1 << 62, 4), bytes(16)), ("claims-less", (2,), bytes(64)),
+    ):  # fmt: skip
+        member = io.BytesIO()
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(member, header)
+        yield made(name, beside={"model.npz": _archive(key, [member.getvalue(), contents])})
+    zeros = io.BytesIO()
+    header = {"descr": "|u1", "fortran_order": False, "shape": ((3 << 30) - 128,)}
+    np.lib.format.write_array_header_1_0(zeros, header)
+    yield made("bomb", beside={"model.npz": _bomb(key, zeros.getvalue())})
+
+
+def _archive(key: str, parts: list[bytes]) -> bytes:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{key}.npy", b"".join(parts))
+    return held.getvalue()
+
+
+def _bomb(key: str, header: bytes) -> bytes:
+    """A small archive whose directory says that a member has 3 GiB, as its header does."""
+    size, small = len(header) + (1 << 10), _archive(key, [header, bytes(1 << 10)])
+    claimed = (3 << 30).to_bytes(4, "little")
+    return small.replace(size.to_bytes(4, "little"), claimed)
