@@ -1,9 +1,8 @@
 """``python -m tests.hostile.run BITS NAME...`` compiles files of the corpus, one after another.
 
-Prints a JSON object at the end: ``files`` has by name the seconds of CPU that it took, linkers
-included, and whether there is an artifact; ``peak`` is the largest resident size in bytes of this
-process or a linker. Files that are written outside of the case's folder and the temporary one end
-it.
+Prints a JSON object at the end: ``files`` has by name the seconds that it took, and whether there
+is an artifact; ``peak`` is the largest resident size in bytes of this process or a linker. Files
+that are written outside of the case's folder and the temporary one end it.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import os
 import resource
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -54,24 +54,20 @@ def _place(path: Any, folder: int = -1) -> Path | None:
     return Path(os.path.realpath(os.path.join(base, os.fsdecode(path))))
 
 
-def _cpu_seconds() -> float:
-    return sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, _WHO))
-
-
 def main(bits: int, names: list[str]) -> None:
     """Compile the cases called ``names``."""
     results: dict[str, tuple[float, bool]] = {}
     cases = {c.name: c for c in corpus()}
     watch_writing()
     for name in names:
-        start = _cpu_seconds()
+        start = time.monotonic()
         try:
             with probe.place() as folder:
                 taken = probe.compiled(cases[name], folder, bits)
         except BaseException:
             sys.stderr.write(f"\n-- {name}\n")
             raise
-        results[name] = (_cpu_seconds() - start, taken)
+        results[name] = (time.monotonic() - start, taken)
     peak = max(resource.getrusage(who).ru_maxrss for who in _WHO) << 10
     sys.stdout.write(f"\n{json.dumps({'files': results, 'peak': peak})}\n")
 

@@ -73,7 +73,7 @@ def _limits() -> None:
 def test_each_within_limits(start: int, bits: int, tmp_path: Path) -> None:
     """A process works through 16 files at most, where nothing else may be written or left.
 
-    Each may take 60 s of the CPU: on a busy machine a clock on the wall tells nothing of the file.
+    Each may take 60 s by the clock: a machine that is busy with other things gives false alarms.
     """
     for index, group in enumerate(_groups(CASES[start : start + 16])):
         folder = tmp_path / str(index)
