@@ -355,7 +355,7 @@ def _compiled(
     emit, threads = target.kinds(chosen.emit), target.threads(chosen.threads, DEFAULT_THREADS)
     chooser = choose if chosen.tuning is None else TuningDatabase.load(Path(chosen.tuning)).choose
     marks = [time.perf_counter()]
-    most = MOST if has_profiles(target.triple, target.device, emit) else 1
+    most = MOST if has_profiles(target.triple, emit) else 1
     profiles = optimise_profiles(model, chosen, progress, target, most=most)
     certificates = [certify(one.graph, one.assigned) for one in profiles]
     marks.append(time.perf_counter())

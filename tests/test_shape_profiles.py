@@ -118,8 +118,8 @@ def test_certificates_of_every_profile_are_computed_again(
     show_certificates(Console(True), folder, None, None, {})
     assert len(json.loads(capsys.readouterr().out)["more_shapes"]) == 1
     with pytest.raises(DlccError, match="holds 2 shape profiles, the model has 1 here"):
-        show_certificates(Console(True), folder, network, None, {"N": 1})
-    show_certificates(Console(False), folder, network, None, {"N": (MOST, 1)})
+        show_certificates(Console(True), folder, network, None, {"shapes": {"N": 1}})
+    show_certificates(Console(False), folder, network, None, {"shapes": {"N": (MOST, 1)}})
     assert "shape profile x[1, 3, 8, 8]" in capsys.readouterr().out
 
 

@@ -50,18 +50,17 @@ def check_bare(program: Program) -> None:
         )
 
 
-def has_profiles(triple: str, device: str, emit: Sequence[str]) -> bool:
+def has_profiles(triple: str, emit: Sequence[str]) -> bool:
     """Whether a library can hold several shape profiles: if it has instances, made for one each.
 
     Args:
         triple: of the target.
-        device: :attr:`Program.device`.
         emit: kinds of library.
 
     Raises:
         DlccError: TARGET where the runtime has no port.
     """
-    return "c" not in emit and not device and not is_bare(triple)
+    return "c" not in emit and not is_bare(triple)
 
 
 def _template(name: str, values: Mapping[str, object]) -> str:

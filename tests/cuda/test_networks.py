@@ -50,6 +50,20 @@ def test_digits(bits, tmp_path):
     check(DIGITS, bits, tmp_path, shapes={"N": 3})
 
 
+@pytest.mark.usefixtures("emulator")
+def test_shape_profiles(tmp_path):
+    with compiled_for_cpu():
+        dlcc.compile(DIGITS, tmp_path / "gpu", target="cuda", bits=8, shapes={"N": (1, 4)})
+    dlcc.compile(DIGITS, tmp_path / "cpu", target="cpu:avx2", bits=8, shapes={"N": (1, 4)})
+    gpu, cpu = dlcc.load(tmp_path / "gpu"), dlcc.load(tmp_path / "cpu")
+    (info,) = cpu.inputs
+    for count in (4, 1):
+        x = np.random.default_rng(count).random((count, *info.shape[1:]), np.float32)
+        (got,), (want,) = (m.run({info.name: x}).values() for m in (gpu, cpu))
+        assert len(got) == count
+        np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("bits", [8, 16, 32])
