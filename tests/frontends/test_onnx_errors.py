@@ -72,7 +72,7 @@ def test_dlir_takes_no_shapes(tmp_path: Path) -> None:
 
 
 def external(folder: Path, location: str, length: int = 64) -> Path:
-    weight = onnx.TensorProto()
+    weight = TensorProto()
     weight.name, weight.data_type = "w", TensorProto.FLOAT
     weight.dims.extend((4, 4))
     weight.data_location = TensorProto.EXTERNAL
@@ -354,3 +354,31 @@ def test_functions_that_double_are_counted_before_they_are_inlined() -> None:
     error = refusal(made)
     assert error.code == ExitCode.LIMIT
     assert "2^60 or more" in error.why
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"), [("w", np.inf, "weights"), ("b", np.nan, "biases")]
+)
+def test_weights_that_are_no_numbers(name, value, told):
+    held = {"w": np.ones((3, 4), np.float32), "b": np.zeros(3, np.float32)}
+    held[name].reshape(-1)[1] = value
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], name="layer", transB=1)
+    x, y = (
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, shape)
+        for n, shape in (("x", (1, 4)), ("y", (1, 3)))
+    )
+    known = [numpy_helper.from_array(array, n) for n, array in held.items()]
+    graph = helper.make_graph([node], "net", [x], [y], known)
+    with pytest.raises(DlccError, match=f"the {told} '{name}' hold .*NaN") as caught:
+        load_graph(helper.make_model(graph))
+    assert "layer" in caught.value.where
+    assert "1 of" in caught.value.why
+
+
+def test_biases_may_mask():
+    """Minus infinity is what a mask is made of, which a layer may add as its bias."""
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"])
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, (1, 2)) for n in ("x", "y"))
+    held = {"w": np.eye(2, dtype=np.float32), "b": np.array([0, -np.inf], np.float32)}
+    known = [numpy_helper.from_array(array, n) for n, array in held.items()]
+    load_graph(helper.make_model(helper.make_graph([node], "net", [x], [y], known)))

@@ -39,7 +39,7 @@ def watch_writing() -> None:
         else:
             folders = _CHANGES.get(event, ())
             pairs = zip(arguments, folders, strict=False)
-            places = [_place(path, arguments[at]) for path, at in pairs if at > 0]
+            places = [_entry(path, arguments[at]) for path, at in pairs if at > 0]
         for place in filter(None, places):
             assert any(place.is_relative_to(a) for a in allowed), f"{event} {place}"
 
@@ -52,6 +52,14 @@ def _place(path: Any, folder: int = -1) -> Path | None:
         return None
     base = f"/proc/self/fd/{folder}" if folder >= 0 else "."
     return Path(os.path.realpath(os.path.join(base, os.fsdecode(path))))
+
+
+def _entry(path: Any, folder: int) -> Path | None:
+    """The entry of a folder that ``path`` is, a link as it stands there."""
+    if not isinstance(path, str | bytes | os.PathLike):
+        return None
+    parent = _place(os.path.dirname(os.fsdecode(path)) or ".", folder)
+    return parent and parent / os.path.basename(os.fsdecode(path))
 
 
 def main(bits: int, names: list[str]) -> None:
