@@ -415,8 +415,7 @@ import_unary("Reciprocal", "reciprocal")
 
 @onnx_op("Clip")
 def _clip_attributes(node: OnnxNode) -> Sequence[Value]:
-    low, high = node.attrs.get("min", -math.inf), node.attrs.get("max", math.inf)
-    return node.build("clip", [node.input(0)], {"min": low, "max": high})
+    return _clipped(node, node.attrs.get("min", -math.inf), node.attrs.get("max", math.inf))
 
 
 @onnx_op("Clip", since=11)
@@ -427,4 +426,10 @@ def _clip(node: OnnxNode) -> Sequence[Value]:
         if given is not None and given.size != 1:
             raise Unsupported("a bound of Clip must be a scalar")
         ends.append(default if given is None else float(given.reshape(-1)[0]))
-    return node.build("clip", [node.input(0)], {"min": ends[0], "max": ends[1]})
+    return _clipped(node, *ends)
+
+
+def _clipped(node: OnnxNode, low: float, high: float) -> Sequence[Value]:
+    if math.isnan(low) or math.isnan(high):
+        raise Unsupported("a bound of Clip is NaN, which means nothing that runtimes agree on")
+    return node.build("clip", [node.input(0)], {"min": low, "max": high})
