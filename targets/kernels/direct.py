@@ -95,14 +95,16 @@ def conv2d(
         constants["multiplier"] = np.broadcast_to(multiplier, (spec.oc,))
     if ratio is not None:
         constants["ratio"] = np.broadcast_to(ratio, (spec.oc,))
-    coded = replace(spec, in_zero_point=offset, epilogue=_shared(spec.epilogue), input_slack=True)
+    coded = replace(
+        spec, in_zero_point=offset, epilogue=shared_epilogue(spec.epilogue), input_slack=True
+    )
     kind = _kind(spec, depthwise)
     if bits < 8:
         constants["weight"] = packed(constants["weight"], bits)
     key = name_key(kind, coded, bits)
     build = _Depthwise if depthwise else _Conv
     step = KernelStep(
-        key, lambda: build(key, coded, bits).build(), _arguments(spec), spec.n * spec.oh
+        key, lambda: build(key, coded, bits).build(), layer_arguments(spec), spec.n * spec.oh
     )
     stored = f", {bits}-bit weights" if bits < 8 else ""
     return KernelPlan(
@@ -178,23 +180,24 @@ def conv2d_transpose(
     if multiplier is not None:
         constants["multiplier"] = np.broadcast_to(multiplier, (spec.oc,))
     offset = spec.in_zero_point if spec.in_dtype == "u8" else 0
-    coded = replace(spec, in_zero_point=offset, epilogue=_shared(spec.epilogue))
+    coded = replace(spec, in_zero_point=offset, epilogue=shared_epilogue(spec.epilogue))
     kind = f"conv_transpose_{spec.kh}x{spec.kw}"
     key = name_key(kind, coded)
     step = KernelStep(
-        key, lambda: _Transposed(key, coded).build(), _arguments(spec), spec.n * spec.size[0]
+        key, lambda: _Transposed(key, coded).build(), layer_arguments(spec), spec.n * spec.size[0]
     )
     return KernelPlan((step,), constants, kernel=f"direct {kind.replace('_', ' ')}")
 
 
-def _arguments(spec: ConvSpec | ConvTransposeSpec) -> tuple[KernelArg, ...]:
+def layer_arguments(spec: ConvSpec | ConvTransposeSpec) -> tuple[KernelArg, ...]:
+    """Arguments of a layer's kernel: input, weight, the epilogue's constants, residual, output."""
     out = spec.epilogue
     names = ("weight", *epilogue.argument_names(spec.in_dtype == "u8", out.residual))
     residual: list[KernelArg] = [("in", 1)] if out.residual is not None else []
     return (("in", 0), *(("const", name) for name in names), *residual, ("out", 0))
 
 
-def _shared(made: Epilogue) -> Epilogue:
+def shared_epilogue(made: Epilogue) -> Epilogue:
     """``made`` without what is no part of the code."""
     return replace(made, lo=-np.inf, hi=np.inf, out_zero_point=0, residual_zero_point=0)
 

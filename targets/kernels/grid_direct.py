@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from dlcc import tir
-from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
+from dlcc.lowering.kernel import KernelPlan, KernelStep, name_key
 from targets.kernels import epilogue
-from targets.kernels.spec import NUMPY, ConvSpec, ConvTransposeSpec, Epilogue
+from targets.kernels.direct import layer_arguments, shared_epilogue
+from targets.kernels.spec import NUMPY, ConvSpec, ConvTransposeSpec
 
 
 def grid_conv2d(
@@ -87,20 +88,8 @@ def _plan(
         made = _Conv(key, coded) if isinstance(coded, ConvSpec) else _Transposed(key, coded)
         return made.build()
 
-    step = KernelStep(key, build, layer_arguments(spec.epilogue, integer), pixels * spec.oc)
+    step = KernelStep(key, build, layer_arguments(spec), pixels * spec.oc)
     return KernelPlan((step,), constants, kernel=f"a thread each result, {spec.kh}x{spec.kw}")
-
-
-def layer_arguments(out: Epilogue, integer: bool, *more: str) -> tuple[KernelArg, ...]:
-    """Arguments of a layer's kernel: input, weight, ``more`` constants, the epilogue's, output."""
-    names = ("weight", *more, *epilogue.argument_names(integer, out.residual))
-    residual: list[KernelArg] = [("in", 1)] if out.residual is not None else []
-    return (("in", 0), *(("const", name) for name in names), *residual, ("out", 0))
-
-
-def shared_epilogue(made: Epilogue) -> Epilogue:
-    """``made`` without what is no part of the code."""
-    return replace(made, lo=-np.inf, hi=np.inf, out_zero_point=0, residual_zero_point=0)
 
 
 class _Element:

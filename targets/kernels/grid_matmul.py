@@ -18,7 +18,7 @@ from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from dlcc.program import Launch
 from targets.kernels import epilogue
-from targets.kernels.grid_direct import shared_epilogue
+from targets.kernels.direct import shared_epilogue
 from targets.kernels.grid_gemm import best_tile, predicted
 from targets.kernels.grid_gemm_code import PART, SLICE, Layer, Tile, gemm_function
 from targets.kernels.grid_items import thread_each

@@ -11,7 +11,7 @@ from dlcc.program import KernelSource
 from dlcc.tir import rounding
 from dlcc.tir.build import LOWERED, block_passes
 from dlcc.tir.c99.names import TYPES
-from dlcc.tir.c99.statements import Function, bound_variables
+from dlcc.tir.c99.statements import Function, printed
 from dlcc.tir.loops import rewrite_loops, split_loops
 
 
@@ -76,13 +76,7 @@ def print_kernel(name: str, func: Any, work_items: int) -> KernelSource:
         Unprintable: it is written for a machine's vectors or instructions.
     """
     lowered = lower_scalar(name, func, work_items)
-    skip: frozenset[Any] = frozenset()
-    while True:  # what only unused ones use is unused
-        made = Function(list(lowered.params), lowered.body, skip)
-        unused = frozenset(v for v in bound_variables(lowered.body) if v not in made.used)
-        if unused == skip:
-            break
-        skip = unused
+    made = printed(Function, list(lowered.params), lowered.body)
     types = []
     for param in lowered.params:
         constant = "" if param in made.stored else "const "

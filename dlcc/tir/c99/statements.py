@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 from dlcc.tir.c99.expressions import TIMES, Expressions, Unprintable, dtype_of
 from dlcc.tir.c99.names import TYPES, Names
@@ -183,3 +183,17 @@ class Function:
         if type(stmt.value).__name__ == "IntImm":
             return []
         raise Unprintable("calls for their effect")
+
+
+Printed = TypeVar("Printed", bound=Function)
+
+
+def printed(kind: type[Printed], params: list[Any], body: Any) -> Printed:
+    """``body`` printed by ``kind`` without the variables that nothing uses, in the end."""
+    skip: frozenset[Any] = frozenset()
+    while True:  # what only unused ones use is unused
+        made = kind(params, body, skip)
+        unused = frozenset(v for v in bound_variables(body) if v not in made.used)
+        if unused == skip:
+            return made
+        skip = unused

@@ -8,9 +8,9 @@ from typing import Any
 from tvm import tirx
 
 from dlcc.tir.c99.expressions import CHOICE, PRIMARY, Expressions, Text, dtype_of
-from dlcc.tir.c99.lowering import lower_scalar
+from dlcc.tir.c99.lowering import lower_scalar, scalar_module
 from dlcc.tir.c99.names import TYPES
-from dlcc.tir.c99.statements import Function, bound_variables
+from dlcc.tir.c99.statements import Function, printed
 from dlcc.tir.cuda.grid import GRID, SHARED, THREADS
 from dlcc.tir.loops import ITEMS
 
@@ -48,14 +48,8 @@ def _kernel(name: str, func: Any) -> str:
     grid = GRID in func.attrs
     lowered = func if grid else lower_scalar(name, func, int(func.attrs[_ITEMS]))
     if grid:
-        lowered = tirx.transform.LowerIntrin()(_module(name, func))[name]
-    skip: frozenset[Any] = frozenset()
-    while True:  # what only unused ones use is unused
-        made = _Kernel(list(lowered.params), lowered.body, skip)
-        unused = frozenset(v for v in bound_variables(lowered.body) if v not in made.used)
-        if unused == skip:
-            break
-        skip = unused
+        lowered = tirx.transform.LowerIntrin()(scalar_module(name, func))[name]
+    made = printed(_Kernel, list(lowered.params), lowered.body)
     count = len(lowered.params) - (2 if grid else 0)
     parameters = [
         f"{'' if param in made.stored else 'const '}{TYPES[str(param.dtype)]} *__restrict__ {text}"
@@ -81,12 +75,6 @@ def _kernel(name: str, func: Any) -> str:
     bounds = f"__launch_bounds__({int(func.attrs[THREADS])})"
     head = f'extern "C" __global__ void {bounds} {name}({", ".join(parameters)}) {{'
     return "\n".join([head, *lines, *made.lines, "}", ""])
-
-
-def _module(name: str, func: Any) -> Any:
-    from dlcc.tir.c99.lowering import scalar_module
-
-    return scalar_module(name, func)
 
 
 class _Expressions(Expressions):
