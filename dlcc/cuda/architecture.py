@@ -1,9 +1,12 @@
-"""What an architecture (``sm_80``) lets a kernel have: CUDA C++ Programming Guide, section 20.2."""
+"""NVIDIA's architectures by name: one entry makes one known here, and a target.
+
+Limits are those of "Technical specifications per compute capability" in the CUDA C++ Programming
+Guide (section 20.2); a multiprocessor's peak of dense products is from NVIDIA's white papers.
+"""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 STATIC_SHARED_BYTES: Final = 48 << 10
@@ -17,11 +20,6 @@ MOST_GRID: Final = (2**31 - 1, 65535, 65535)
 _WARP: Final = 32
 _REGISTERS: Final = 65536
 _REGISTER_UNIT: Final = 8
-_SHARED_KIB: Final = {
-    50: 48, 52: 48, 53: 48, 60: 48, 61: 48, 62: 48, 70: 96, 72: 96, 75: 64,
-    80: 163, 86: 99, 87: 163, 88: 99, 89: 99,
-    90: 227, 100: 227, 103: 227, 110: 227, 120: 99, 121: 99,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,27 +28,29 @@ class Architecture:
 
     Attributes:
         number: ten times its compute capability, 80 for 8.0.
+        shared_bytes: shared memory that a block can have at most.
+        multiprocessors: of a common product.
+        mma: whether its matrix instructions take 16 x 8 results of bytes and 16-bit floats from
+            registers, and copies to shared memory run on their own (both from sm_80 on).
+        memory: bytes per second of that product.
         exact: its code uses what only GPUs of this very capability have (``sm_90a``).
     """
 
     number: int
+    shared_bytes: int
+    multiprocessors: int
+    mma: bool
+    memory: float
     exact: bool = False
 
     @classmethod
     def named(cls, name: str) -> Architecture | None:
         """``sm_80`` or ``sm_90a``; None where ``name`` is none that is known here."""
-        match = re.fullmatch(r"sm_(\d+)(a?)", name)
-        if match is None or int(match[1]) not in _SHARED_KIB:
-            return None
-        return cls(int(match[1]), bool(match[2]))
+        found = ARCHITECTURES.get(name) or ARCHITECTURES.get(name.removesuffix("a"))
+        return found if found is None or str(found) == name else replace(found, exact=True)
 
     def __str__(self) -> str:
         return f"sm_{self.number}{'a' if self.exact else ''}"
-
-    @property
-    def shared_bytes(self) -> int:
-        """Shared memory that a block can have at most."""
-        return _SHARED_KIB[self.number] << 10
 
     def runs(self, device: int) -> bool:
         """Whether a GPU of capability ``device`` / 10 runs code for this architecture."""
@@ -63,3 +63,19 @@ class Architecture:
         """Threads of a block that have so many registers each: they are dealt out to warps."""
         per_warp = -(-max(registers, 1) // _REGISTER_UNIT) * _REGISTER_UNIT * _WARP
         return min(MOST_THREADS, _REGISTERS // per_warp * _WARP)
+
+
+_ALL = (
+    Architecture(61, 48 << 10, 28, mma=False, memory=0.48e12),
+    Architecture(70, 96 << 10, 80, mma=False, memory=0.9e12),
+    Architecture(75, 64 << 10, 40, mma=False, memory=0.32e12),
+    Architecture(80, 163 << 10, 108, mma=True, memory=1.55e12),
+    Architecture(86, 99 << 10, 82, mma=True, memory=0.93e12),
+    Architecture(87, 163 << 10, 16, mma=True, memory=0.2e12),
+    Architecture(89, 99 << 10, 128, mma=True, memory=1.0e12),
+    Architecture(90, 227 << 10, 132, mma=True, memory=3.3e12),
+    Architecture(100, 227 << 10, 148, mma=True, memory=8e12),
+    Architecture(120, 99 << 10, 170, mma=True, memory=1.8e12),
+)
+ARCHITECTURES: Final = {str(architecture): architecture for architecture in _ALL}
+"""Oldest first."""

@@ -1,4 +1,4 @@
-"""Tensors in a GPU's memory: DLPack in both directions, and what of the driver that takes.
+"""Tensors in a GPU's memory: DLPack in both directions.
 
 Streams are handles as integers (torch: ``torch.cuda.current_stream().cuda_stream``); 0 is the
 legacy default stream.
@@ -9,80 +9,23 @@ from __future__ import annotations
 import ctypes
 import math
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dlcc.cuda.driver import DeviceError, driver
 
 CUDA: Final = 2
 """DLPack's number of the memory of an NVIDIA GPU (kDLCUDA)."""
 
 _MANAGED: Final = 13
 _NO_TIMING: Final = 2
-_NOT_READY: Final = 600
 _LEGACY: Final = 1
 _CAPSULE: Final = b"dltensor"
 _KINDS: Final = {"i": 0, "u": 1, "f": 2, "b": 6}
 _BFLOAT: Final = 4
-
-
-class DeviceError(Exception):
-    """A tensor that cannot be used, or what the driver said."""
-
-
-class Driver:
-    """The functions of the driver that tensors need."""
-
-    def __init__(self) -> None:
-        try:
-            self._library = ctypes.CDLL("libcuda.so.1")
-        except OSError as error:
-            raise DeviceError(str(error)) from None
-        self._contexts: dict[int, ctypes.c_void_p] = {}
-        self("cuInit", 0)
-
-    def __call__(self, name: str, *arguments: object) -> None:
-        """Calls a function.
-
-        Raises:
-            DeviceError: with the driver's words.
-        """
-        status = self._library[name](*arguments)
-        if status:
-            text = ctypes.c_char_p()
-            self._library.cuGetErrorString(status, ctypes.byref(text))
-            raise DeviceError(f"{name} failed: {(text.value or b'unknown error').decode()}")
-
-    @contextmanager
-    def on(self, ordinal: int) -> Iterator[None]:
-        """The calling thread works in the primary context of a device."""
-        if ordinal not in self._contexts:
-            device, made = ctypes.c_int(), ctypes.c_void_p()
-            self("cuDeviceGet", ctypes.byref(device), ordinal)
-            self("cuDevicePrimaryCtxRetain", ctypes.byref(made), device)
-            self._contexts[ordinal] = made  # for as long as the process lives
-        self("cuCtxPushCurrent_v2", self._contexts[ordinal])
-        try:
-            yield
-        finally:
-            self("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
-
-    def done(self, event: ctypes.c_void_p) -> bool:
-        """Whether the work before an event is done, or will never be."""
-        return int(self._library.cuEventQuery(event)) != _NOT_READY
-
-
-@cache
-def driver() -> Driver:
-    """The driver of this process.
-
-    Raises:
-        DeviceError: there is none.
-    """
-    return Driver()
 
 
 class Event:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from dlcc.artifact.check import dtype_of
+from dlcc.cuda.driver import DeviceError
 from dlcc.errors import DlccError, ExitCode
 from dlcc.program import TensorInfo
 from dlcc.runtime.binding import Library
-from dlcc.runtime.device import Borrowed, DeviceArray, DeviceError, Event, device_of
+from dlcc.runtime.device import Borrowed, DeviceArray, Event, device_of
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from dlcc.cuda.architecture import Architecture
-from dlcc.cuda.device import compute_capability
+from dlcc.cuda.architecture import ARCHITECTURES
+from dlcc.cuda.driver import compute_capability
 from dlcc.errors import DlccError, ExitCode
 from dlcc.lowering.target import Target
-from targets.cuda.architectures import ARCHITECTURES
 from targets.cuda.table import rows_for
 
 TRIPLE = "x86_64-unknown-linux-gnu"
@@ -47,8 +46,8 @@ class CudaFamily:
 
     def missing(self, target: Target) -> list[str]:
         """What code for ``target`` runs on, where this machine has no such GPU."""
-        found, wanted = compute_capability(), Architecture.named(target.mcpu)
-        runs = found is not None and wanted is not None and wanted.runs(found)
+        found = compute_capability()
+        runs = found is not None and ARCHITECTURES[target.mcpu].runs(found)
         return [] if runs else [target.mcpu]
 
 

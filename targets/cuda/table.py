@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dlcc.cuda.architecture import Architecture
 from dlcc.lowering.target import KernelRow
-from targets.cuda.architectures import CLOCK, Gpu
 from targets.isa import Isa
 from targets.kernels.grid_machine import Machine
 from targets.rows.default import DefaultRow
@@ -17,18 +17,22 @@ from targets.rows.grid_layers import (
 from targets.rows.grid_rows import GridNormRow, GridSoftmaxRow
 from targets.rows.loops import loop_rows
 
+CLOCK = 1.5e9
+"""Cycles per second that predictions assume."""
 
-def thread_of(gpu: Gpu) -> Isa:
+
+def thread_of(gpu: Architecture) -> Isa:
     """What one thread is to generators of scalar code."""
-    return Isa(gpu.name, gpu.name, (), (gpu.name,), 1, 64, "madd", l2=0, item_elements=1)
+    name = str(gpu)
+    return Isa(name, name, (), (name,), 1, 64, "madd", l2=0, item_elements=1)
 
 
-def machine_of(gpu: Gpu) -> Machine:
+def machine_of(gpu: Architecture) -> Machine:
     """What it is to generators of code for blocks of threads."""
     return Machine(gpu.multiprocessors, CLOCK, gpu.mma, gpu.shared_bytes)
 
 
-def rows_for(gpu: Gpu) -> tuple[KernelRow, ...]:
+def rows_for(gpu: Architecture) -> tuple[KernelRow, ...]:
     """All rows."""
     thread = thread_of(gpu)
     scalar = (*loop_rows(thread), DefaultRow(thread))

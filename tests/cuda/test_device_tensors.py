@@ -13,8 +13,9 @@ import pytest
 import dlcc
 import dlcc.runtime.device as device
 from dlcc.artifact import Artifact, write_artifact
+from dlcc.cuda.driver import driver
 from dlcc.errors import DlccError, ExitCode
-from dlcc.runtime.device import DeviceArray, Event, driver
+from dlcc.runtime.device import DeviceArray, Event
 from dlcc.runtime.loader import Model
 from tests.cuda.emulator import Emulator
 from tests.cuda.programs import BIAS, COLUMNS, ROWS, rows_reference, some_rows, two_shapes

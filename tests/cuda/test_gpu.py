@@ -11,11 +11,10 @@ import pytest
 
 import dlcc
 from dlcc.artifact import write_artifact
-from dlcc.cuda.architecture import Architecture
-from dlcc.cuda.device import compute_capability
+from dlcc.cuda.architecture import ARCHITECTURES
+from dlcc.cuda.driver import compute_capability
 from dlcc.runtime.device import DeviceArray
 from dlcc.runtime.loader import Model
-from targets.cuda.architectures import ARCHITECTURES
 from tests.cuda.programs import BIAS, rows_program, rows_reference, some_rows, two_shapes
 from tests.test_end_to_end import LARGE, SMALL, check, small_net
 
@@ -31,8 +30,7 @@ def architecture() -> str:
     capability = compute_capability()
     if capability is None:
         pytest.skip("there is no NVIDIA GPU, or no driver for it")
-    known = [Architecture.named(name) for name in ARCHITECTURES]
-    fitting = [a for a in known if a is not None and a.runs(capability)]
+    fitting = [a for a in ARCHITECTURES.values() if a.runs(capability)]
     if not fitting:
         pytest.skip(f"no target is for sm_{capability}")
     return str(fitting[-1])

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 from dlcc.codegen import device_source
-from dlcc.cuda.architecture import MOST_THREADS
+from dlcc.cuda.architecture import ARCHITECTURES, MOST_THREADS
 from dlcc.cuda.cubin import Kernel, read_cubin
 from dlcc.cuda.nvrtc import compile_cubin
-from targets.cuda.architectures import ARCHITECTURES
 from targets.cuda.table import machine_of
 from targets.kernels.grid_gemm import grid_gemm
 from targets.kernels.spec import NUMPY, ConvSpec, Epilogue

@@ -29,7 +29,7 @@ import pytest
 
 from dlcc import codegen
 from dlcc.cuda.cubin import read_cubin
-from dlcc.cuda.device import compute_capability
+from dlcc.cuda.driver import compute_capability
 
 HERE = Path(__file__).parent
 _COMMON = ("-O1", "-g0", "-fPIC", "-shared", "-fvisibility=hidden", "-target", "x86_64-linux-gnu")
