@@ -243,7 +243,17 @@ class _ModelImporter:
         finally:
             self.depth -= 1
             self.prefix = outer
-        return [self.binding(output.name, scope) for output in proto.output]
+        return [self.result(output.name, scope) for output in proto.output]
+
+    def result(self, name: str, scope: Scope) -> Binding:
+        """What an output of a graph stands for; contents that are refused are remembered."""
+        try:
+            return self.binding(name, scope)
+        except Unsupported as refusal:
+            self.refusals.append(
+                _Refusal(name, "Constant", "", self.opsets.get("", 0), str(refusal))
+            )
+            return FAILED
 
     def nodes(
         self, protos: Iterable[onnx.NodeProto], scope: Scope, versions: Mapping[str, int]

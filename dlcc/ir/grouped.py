@@ -81,8 +81,8 @@ class Grouped(Encoding):
     def decode(self, parts: Parts, shape: tuple[int, ...]) -> Array:
         """Codes times scales, in float32."""
         codes = self.codes(parts, shape)
-        scales = np.repeat(np.asarray(parts["scales"]), self.group, axis=1)
-        return from_matrix(codes.astype(np.float32) * scales[:, : codes.shape[1]], shape)
+        scales = np.asarray(parts["scales"])[:, np.arange(codes.shape[1]) // self.group]
+        return from_matrix(codes.astype(np.float32) * scales, shape)
 
     def stored_bytes(self, parts: Parts) -> int:
         """Packed codes and scales."""

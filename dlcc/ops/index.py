@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlcc.frontends.registry import OnnxNode, Unsupported, model_error, onnx_op
-from dlcc.ir import Node, TensorType, Value
+from dlcc.ir import U64, Node, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Interval, Op, type_error
 from dlcc.ops.pointwise import present
@@ -73,8 +73,8 @@ def _check_constant(node: OnnxNode, sizes: Sequence[int]) -> None:
 
 def _checked_indices(node: Node, position: int = 1) -> TensorType:
     indices = node.input(position).type
-    if not indices.dtype.is_integer:
-        raise type_error(node, f"indices have type {indices.dtype}, must be integers")
+    if not indices.dtype.is_integer or indices.dtype == U64:
+        raise type_error(node, f"indices have type {indices.dtype}, must be integers that i64 has")
     return indices
 
 

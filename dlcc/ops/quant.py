@@ -36,6 +36,8 @@ class _Recoding(Op):
 
     def infer(self, node: Node) -> list[TensorType]:
         """The operand's shape and dtype."""
+        if not node.input(0).type.dtype.is_float:
+            raise type_error(node, f"{self.name} changes how real numbers are stored")
         return _same_shape(node)
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:

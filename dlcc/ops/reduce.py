@@ -260,6 +260,8 @@ class _ArgReduction(Op):
         x, axis = node.input(0).type, self.get(node, "axis")
         if not 0 <= axis < x.rank:
             raise type_error(node, f"axis {axis} does not fit rank {x.rank}")
+        if not x.shape[axis]:
+            raise type_error(node, f"axis {axis} has no elements, so none is the extreme one")
         middle = (1,) if self.get(node, "keepdims") else ()
         return [TensorType((*x.shape[:axis], *middle, *x.shape[axis + 1 :]), I64)]
 

@@ -18,6 +18,9 @@ _ONE, _HALF = np.float32(1), np.float32(0.5)
 MOST = np.float32(1 << 24)
 """Samples along one axis of a bin that are numbered: beyond, float32 has no next number."""
 
+MOST_SAMPLES = 4096
+"""Samples along one axis of a bin that an attribute may ask for."""
+
 
 class _Regions(Op):
     """Base: x f32[N,H,W,C] (channels innermost) and regions -> f32[R,PH,PW,C].
@@ -69,6 +72,10 @@ class RoiAlign(_Regions):
     def infer(self, node: Node) -> list[TensorType]:
         """[N,H,W,C] -> [R,PH,PW,C]."""
         images, rois = node.input(2).type, node.input(1).type
+        sampling = int(self.get(node, "sampling"))
+        if not 0 <= sampling <= MOST_SAMPLES:
+            why = f"{sampling} samples along an axis of a bin, must be 0 to {MOST_SAMPLES}"
+            raise type_error(node, why)
         if images.shape != rois.shape[:1] or not images.dtype.is_integer:
             raise type_error(node, "there must be one image number for each region")
         return super().infer(node)

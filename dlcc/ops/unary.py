@@ -16,7 +16,7 @@ import numpy as np
 from dlcc.frontends.registry import Importer, OnnxNode, Unsupported, onnx_op
 from dlcc.ir import Affine, AttrValue, Node, TensorType, Value
 from dlcc.ir.encodings import Array
-from dlcc.ops.base import Interval, Op, Quantised
+from dlcc.ops.base import Interval, Op, Quantised, type_error
 from dlcc.ops.pointwise import clamped, present
 
 if TYPE_CHECKING:
@@ -27,12 +27,14 @@ class Unary(Op):
     """Base of elementwise functions of one operand; shape and dtype stay.
 
     Attributes:
+        integers: whether the function is one of integers too, exact in their type.
         critical: arguments at which the function may have an extremum; between its values there
             and at the ends of the operand's range lie all others.
     """
 
     quantised = Quantised.TABLE
     critical: ClassVar[tuple[float, ...]] = ()
+    integers: ClassVar[bool] = False
 
     @abstractmethod
     def function(self, node: Node, x: Array) -> Array:
@@ -45,6 +47,9 @@ class Unary(Op):
     def infer(self, node: Node) -> list[TensorType]:
         """The operand's shape and dtype."""
         x = node.input(0).type
+        if not x.dtype.is_float and not (self.integers and x.dtype.is_integer):
+            kinds = "real or integer" if self.integers else "real"
+            raise type_error(node, f"{self.name} is a function of {kinds} numbers")
         return [TensorType(x.shape, x.dtype)]
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
@@ -104,6 +109,7 @@ class Relu(Unary):
     """relu(x): max(x, 0)."""
 
     name = "relu"
+    integers = True
 
     def function(self, node: Node, x: Array) -> Array:
         """max(x, 0)."""
@@ -120,6 +126,7 @@ class Clip(Unary):
     """clip(x) {min=-inf, max=inf}: min(max(x, min), max)."""
 
     name = "clip"
+    integers = True
     attributes = {"min": -math.inf, "max": math.inf}  # noqa: RUF012
 
     def _ends(self, node: Node) -> tuple[float, float]:
@@ -190,6 +197,7 @@ class Shrink(Unary):
     """shrink(x) {bias=0, lambd=0.5}: x + bias below -lambd, x - bias above lambd, else 0."""
 
     name = "shrink"
+    integers = True
     attributes = {"bias": 0.0, "lambd": 0.5}  # noqa: RUF012
 
     def function(self, node: Node, x: Array) -> Array:
@@ -270,6 +278,7 @@ class Neg(Unary):
     """neg(x): -x."""
 
     name = "neg"
+    integers = True
 
     def function(self, node: Node, x: Array) -> Array:
         """The sign flipped."""
@@ -286,6 +295,7 @@ class Abs(Unary):
     """abs(x): |x|."""
 
     name = "abs"
+    integers = True
     critical = (0.0,)
 
     def function(self, node: Node, x: Array) -> Array:
@@ -303,6 +313,7 @@ class Sign(Unary):
     """sign(x): -1, 0 or 1."""
 
     name = "sign"
+    integers = True
 
     def function(self, node: Node, x: Array) -> Array:
         """Numpy's."""
@@ -321,6 +332,7 @@ class _Rounding(Unary):
     """Base of roundings; integers stay as they are."""
 
     rounding: ClassVar[str] = ""
+    integers = True
 
     def function(self, node: Node, x: Array) -> Array:
         """The rounding; integers stay."""

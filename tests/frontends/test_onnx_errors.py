@@ -329,6 +329,15 @@ def test_damaged_tensor() -> None:
     assert "do not fit its shape [4]" in str(refusal(made))
 
 
+@pytest.mark.parametrize("kind", [TensorProto.UNDEFINED, TensorProto.STRING, 99])
+def test_an_output_that_is_a_constant_of_no_known_type(kind: int) -> None:
+    made = model([node("Add", ["x", "x"], ["z"])], [X], ["b"], {"b": np.ones(4, np.float32)})
+    made.graph.initializer[0].data_type = kind
+    error = refusal(made)
+    assert error.code == ExitCode.UNSUPPORTED
+    assert "tensor 'b' " in str(error)
+
+
 def test_sparse_initialiser() -> None:
     values = numpy_helper.from_array(np.array([5.0, 7.0], np.float32), "b")
     places = numpy_helper.from_array(np.array([1, 3], np.int64), "places")

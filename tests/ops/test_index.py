@@ -145,6 +145,7 @@ def test_index_outside() -> None:
     ("op", "operands", "attrs", "why"),
     [
         ("gather", (real(4), real(2)), {}, "must be integers"),
+        ("gather", (real(4), np.arange(2, dtype=np.uint64)), {}, "must be integers that i64 has"),
         ("gather", (real(4), indices(2, below=3)), {"axis": 1}, "no axis 1"),
         ("gather_elements", (real(4, 2), indices(5, 3, below=2)), {"axis": 1}, "do not fit"),
         ("gather_nd", (real(4), indices(2, 2, below=2)), {}, "do not fit 1 axes"),

@@ -48,6 +48,9 @@ def test_axes_beyond_the_rank_are_refused():
         build(graph, "reduce_sum", [x], {"axes": (2,)})
     with pytest.raises(DlccError, match="does not fit rank 2"):
         build(graph, "argmax", [x], {"axis": 2})
+    empty = graph.add_input("empty", TensorType((0, 3)))
+    with pytest.raises(DlccError, match="has no elements"):
+        build(graph, "argmax", [empty], {"axis": 0})
 
 
 def test_integer_mean_is_the_requantised_exact_sum():

@@ -116,6 +116,8 @@ def test_what_does_not_fit_is_refused():
     images = graph.add_input("i", TensorType((2,), I64))
     with pytest.raises(DlccError, match="one image number for each"):
         build(graph, "roi_align", [x, rois, images], {"size": (2, 2)})
+    with pytest.raises(DlccError, match="must be 0 to 4096"):
+        build(graph, "roi_align", [x, rois, images], {"size": (2, 2), "sampling": 2**31})
     with pytest.raises(DlccError, match="has 5 numbers"):
         build(graph, "max_roi_pool", [x, rois], {"size": (2, 2)})
     rows = graph.add_input("rows", TensorType((3, 5)))

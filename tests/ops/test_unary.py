@@ -146,6 +146,12 @@ def test_unknown_attribute_is_refused() -> None:
         dense("leaky_relu", POINTS, attrs={"slope": 0.1})
 
 
+@pytest.mark.parametrize(("op", "values"), [("silu", [True]), ("exp", [1]), ("abs", [True])])
+def test_types_that_are_no_argument_are_refused(op: str, values: list[int]) -> None:
+    with pytest.raises(DlccError, match=f"{op} is a function of real"):
+        dense(op, np.asarray(values))
+
+
 def tir_cases() -> list[Case]:
     cases = [dense(op, points) for op, (points, _) in FUNCTIONS.items()]
     cases += [
