@@ -74,11 +74,21 @@ DLCC float dlcc_fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 /* All threads of the block arrive, and see what the others have written to shared memory. */
 DLCC void dlcc_sync(void) { __syncthreads(); }
 
-/* 16 aligned bytes of shared or global memory in four registers. */
-DLCC void dlcc_load16(uint32_t *to, const void *from) {
-  const uint4 words = *(const uint4 *)from;
-  to[0] = words.x, to[1] = words.y, to[2] = words.z, to[3] = words.w;
-}
+/* 16, 8, 4 or 2 aligned bytes of shared or global memory to a local array, and back. */
+#define DLCC_ACCESS(BYTES, TYPE) \
+  DLCC void dlcc_load##BYTES(void *local, const void *from) { \
+    const TYPE word = *(const TYPE *)from; \
+    memcpy(local, &word, BYTES); \
+  } \
+  DLCC void dlcc_store##BYTES(void *to, const void *local) { \
+    TYPE word; \
+    memcpy(&word, local, BYTES); \
+    *(TYPE *)to = word; \
+  }
+DLCC_ACCESS(16, uint4)
+DLCC_ACCESS(8, uint2)
+DLCC_ACCESS(4, uint32_t)
+DLCC_ACCESS(2, uint16_t)
 
 #if __CUDA_ARCH__ >= 800
 /* 16 aligned bytes from global to shared memory, beside what the thread does meanwhile. */

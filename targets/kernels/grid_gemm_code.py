@@ -9,6 +9,7 @@ from typing import Any
 from dlcc import tir
 from targets.kernels import epilogue
 from targets.kernels.grid_machine import Unit
+from targets.kernels.grid_results import Place, Results, Run
 from targets.kernels.spec import SIZE, ConvSpec
 
 SLICE = 64
@@ -125,13 +126,17 @@ def gemm_function(key: str, layer: Layer, tile: Tile, unit: Unit) -> Callable[[]
     """
 
     def build() -> Any:
-        return (_Mma if unit == "mma" else _Simt)(key, layer, tile).build()
+        return (MmaGemm if unit == "mma" else SimtGemm)(key, layer, tile).build()
 
     return build
 
 
-class _Gemm:
-    """Emits the kernel but for its products."""
+class Gemm:
+    """Emits the kernel but for its products.
+
+    Weights in another form: a subclass says how slices of them lie in shared memory
+    (:meth:`_share_columns`), get there (:meth:`_load_columns`) and become operands.
+    """
 
     def __init__(self, key: str, layer: Layer, tile: Tile) -> None:
         from dlcc.tir.cuda import GridBuilder
@@ -165,7 +170,7 @@ class _Gemm:
         self.first_row = kb.let(row * tile.rows, "first_row")
         self.first_column = kb.let(column * tile.columns, "first_column")
         self.a = kb.shared("uint8", tile.stages * tile.rows * SLICE, "a", 128)
-        self.b = kb.shared("uint8", tile.stages * tile.columns * SLICE, "b", 128)
+        self._share_columns()
         self._places()
         self.sums = kb.alloc(layer.sum_type, self._sum_count(), "sums")
         for i in range(self._sum_count()):
@@ -175,6 +180,10 @@ class _Gemm:
         return kb.build()
 
     # -- from global to shared memory ---------------------------------------------------------
+
+    def _share_columns(self) -> None:
+        """Shared memory of the second operand."""
+        self.b = self.kb.shared("uint8", self.tile.stages * self.tile.columns * SLICE, "b", 128)
 
     def _places(self) -> None:
         """What each thread copies: a 16-byte part of some rows of both operands."""
@@ -206,8 +215,13 @@ class _Gemm:
 
     def _load(self, index: Any, stage: Any) -> None:
         """Starts the copies of slice ``index`` to ``stage``."""
+        depth = self.kb.let(index * SLICE + self.part_number * PART, "depth")
+        self._load_rows(depth, stage)
+        self._load_columns(depth, stage)
+
+    def _load_rows(self, depth: Any, stage: Any) -> None:
+        """Of the first operand, from byte ``depth`` of each row on."""
         kb, layer, tile = self.kb, self.layer, self.tile
-        depth = kb.let(index * SLICE + self.part_number * PART, "depth")
         whole = layer.depth % SLICE == 0
         inside = True if whole else depth < layer.depth
         offset, dy, dx = depth, None, None
@@ -232,6 +246,10 @@ class _Gemm:
                 else:
                     number = kb.cast(test, "int32")
                     kb.call("dlcc_copy16_if", to, source, kb.address(self.pad, 0), number)
+
+    def _load_columns(self, depth: Any, stage: Any) -> None:
+        """Of the second operand."""
+        kb, layer, tile = self.kb, self.layer, self.tile
         for i, copies in self._copies(tile.columns):
             to = kb.address(self.b, self._place(stage * tile.columns, i))
             channel = self.first_column + self.line + i * self.lines
@@ -298,39 +316,39 @@ class _Gemm:
         """Adds the products of a slice to the sums."""
         raise NotImplementedError
 
-    def _results(self) -> Iterator[tuple[int, Any, Any]]:
-        """Each sum of a thread: its number, row and column in the tile."""
+    @property
+    def _groups(self) -> int:
+        """Groups of rows that :meth:`_runs` speaks of."""
+        return 1
+
+    def _runs(self) -> Iterator[Run]:
+        """The sums of a thread."""
         raise NotImplementedError
 
     # -- results ------------------------------------------------------------------------------
 
     def _store(self) -> None:
-        kb, layer, tile = self.kb, self.layer, self.tile
-        pixels, channels = layer.pixels, layer.channels
-        for number, row, column in self._results():
-            row = kb.let(self.first_row + row, "row")
-            column = kb.let(self.first_column + column, "column")
-            tests = []
-            if pixels % tile.rows:
-                tests.append(row < pixels)
-            if channels % tile.columns:
-                tests.append(column < channels)
-            with kb.when(tir.tirx.all(*tests) if tests else True):
-                line = row + self.product * pixels
-                index = kb.let(line * channels + column, "index")
-                total = kb.load(self.sums, number)
-                if self.terms is not None:
-                    total = total + kb.load(self.terms, line)
-                if tile.splits > 1:
-                    kb.store(self.part, self.split * (pixels * channels) + index, total)
-                else:
-                    bias = column
-                    if self.terms is not None:
-                        bias = column + self.product * channels
-                    finish(kb, self.at, layer, total, column, index, bias)
+        layer, tile = self.layer, self.tile
+        place = Place(
+            tile.rows,
+            self._groups,
+            tile.columns,
+            tile.threads,
+            self.kb.shared_bytes,
+            layer.sum_type,
+            layer.pixels,
+            layer.channels,
+            (self.first_row, self.first_column),
+            self.product,
+        )
+        results = Results(self.kb, place, self._runs, self.sums)
+        if tile.splits > 1:
+            results.store(self.part, self.split * (layer.pixels * layer.channels))
+        else:
+            results.finish(self.at, layer.epilogue, self.terms, self.terms is not None)
 
 
-class _Mma(_Gemm):
+class MmaGemm(Gemm):
     """Products by matrix instructions of warps: 16 rows, 8 columns, 32 bytes of the depth."""
 
     def _warp(self) -> tuple[Any, Any, Any]:
@@ -349,9 +367,8 @@ class _Mma(_Gemm):
 
     def _multiply(self, stage: Any) -> None:
         kb, tile, (down, across) = self.kb, self.tile, self._counts
-        lane, first_row, first_column = self._warp()
+        lane, first_row, _ = self._warp()
         row = kb.let(first_row + lane % 16, "row")
-        column = kb.let(first_column + lane % 8 + lane // 16 * 8, "column")
         a = kb.alloc("uint32", 4 * down, "a")
         b = kb.alloc("uint32", 2 * across, "b")
         for half in range(SLICE // 32):
@@ -359,28 +376,40 @@ class _Mma(_Gemm):
                 part = self._exchanged(row, lane // 16 + 2 * half)
                 place = (stage * tile.rows + row + 16 * i) * SLICE + part * PART
                 kb.call("dlcc_ldmatrix4", kb.address(a, 4 * i), kb.address(self.a, place))
-            for j in range(0, across, 2):
-                part = self._exchanged(column, lane // 8 % 2 + 2 * half)
-                place = (stage * tile.columns + column + 8 * j) * SLICE + part * PART
-                kb.call("dlcc_ldmatrix4", kb.address(b, 2 * j), kb.address(self.b, place))
+            self._columns_operand(b, stage, half)
             name = {"u8": "u8s8"}.get(self.layer.in_dtype, self.layer.in_dtype)
             for i in range(down):
                 for j in range(across):
                     sums = kb.address(self.sums, 4 * (i * across + j))
                     kb.call(f"dlcc_mma_{name}", sums, kb.address(a, 4 * i), kb.address(b, 2 * j))
 
-    def _results(self) -> Iterator[tuple[int, Any, Any]]:
+    def _columns_operand(self, b: Any, stage: Any, half: int) -> None:
+        """32 bytes of the depth of the warp's columns to registers, two for 8 columns."""
+        kb, tile = self.kb, self.tile
+        lane, _, first_column = self._warp()
+        column = kb.let(first_column + lane % 8 + lane // 16 * 8, "column")
+        part = self._exchanged(column, lane // 8 % 2 + 2 * half)
+        for j in range(0, self._counts[1], 2):
+            place = (stage * tile.columns + column + 8 * j) * SLICE + part * PART
+            kb.call("dlcc_ldmatrix4", kb.address(b, 2 * j), kb.address(self.b, place))
+
+    @property
+    def _groups(self) -> int:
+        return self.tile.warps[0]
+
+    def _runs(self) -> Iterator[Run]:
         down, across = self._counts
-        lane, first_row, first_column = self._warp()
+        lane, _, first_column = self._warp()
+        group = self.kb.thread // 32 % self.tile.warps[0]
         for i in range(down):
             for j in range(across):
-                for n in range(4):
-                    row = first_row + lane // 4 + (16 * i + 8 * (n // 2))
-                    column = first_column + lane % 4 * 2 + (8 * j + n % 2)
-                    yield 4 * (i * across + j) + n, row, column
+                for half in range(2):
+                    number = 4 * (i * across + j) + 2 * half
+                    column = first_column + lane % 4 * 2 + 8 * j
+                    yield Run(number, 2, group, i, lane // 4 + 8 * half, column)
 
 
-class _Simt(_Gemm):
+class SimtGemm(Gemm):
     """Products by threads: 16 down and 16 across, each with every 16th row and column."""
 
     @property
@@ -409,22 +438,18 @@ class _Simt(_Gemm):
                     operands = kb.address(a, 4 * i), kb.address(b, 4 * j)
                     kb.call(f"dlcc_dot16_{name}", total, *operands)
 
-    def _results(self) -> Iterator[tuple[int, Any, Any]]:
+    def _runs(self) -> Iterator[Run]:
         down, across = self._counts
+        thread = self.kb.thread
         for i in range(down):
             for j in range(across):
-                yield (
-                    i * across + j,
-                    self.kb.thread // 16 + 16 * i,
-                    self.kb.thread % 16 + 16 * j,
-                )
+                column = thread % 16 + 16 * j
+                yield Run(i * across + j, 1, 0, i, thread // 16, column)
 
 
-def finish(
-    kb: Any, at: Any, layer: Layer, total: Any, channel: Any, index: Any, bias: Any = None
-) -> None:
-    """Stores one finished result; ``bias``: place of its bias, where that is not its channel."""
-    channels = epilogue.Channels(kb.load(at.bias, channel if bias is None else bias))
+def finish(kb: Any, at: Any, layer: Layer, total: Any, channel: Any, index: Any) -> None:
+    """Stores one finished result."""
+    channels = epilogue.Channels(kb.load(at.bias, channel))
     if at.multiplier is not None:
         channels.multiplier = kb.load(at.multiplier, channel)
     if at.ratio is not None:

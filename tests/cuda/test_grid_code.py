@@ -32,6 +32,9 @@ WANTED = {
 }
 """What the products, and what brings operands, should be."""
 
+STORED = ("STG.E.128", "LDG.E.128.CONSTANT")
+"""Results, and what the epilogue reads: sums left in shared memory are taken up 16 bytes wide."""
+
 
 def disassembler() -> Path:
     spec = find_spec("nvidia")
@@ -48,12 +51,12 @@ def compiled(dtype: str, architecture: str) -> tuple[Kernel, bytes]:
         *(SPEC.n, SPEC.h, SPEC.w, SPEC.c, SPEC.oc, 3, 3),
         pads=SPEC.pads,
         in_dtype=dtype,
-        epilogue=Epilogue("u8" if codes else "f32"),
+        epilogue=Epilogue("u8" if codes else "f32", residual="u8" if codes else "f32"),
     )
     weights = np.zeros((spec.oc, spec.c, 3, 3), "int8" if codes else NUMPY[dtype])
     multiplier = np.ones(spec.oc, np.float32) if codes else None
     machine = machine_of(ARCHITECTURES[architecture])
-    plan = grid_gemm(spec, weights, np.zeros(spec.oc), multiplier, None, machine)
+    plan = grid_gemm(spec, weights, np.zeros(spec.oc), multiplier, multiplier, machine)
     (step,) = plan.steps
     cubin = compile_cubin(device_source({step.name_key: step.build()}), architecture)
     assert step.launch is not None
@@ -73,8 +76,10 @@ def test_instructions(dtype, architecture, tmp_path):
     command = [str(tool), "-c", str(tmp_path / "kernel.cubin")]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = Counter(re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?\w+ )?([A-Z][\w.]+)", text, re.M))
-    for name in WANTED[dtype, architecture]:
+    for name in (*WANTED[dtype, architecture], *STORED):
         assert any(known.startswith(name) for known in found), (name, found.most_common())
+    narrow = [name for name in found if name.startswith("STG.") and ".128" not in name]
+    assert not narrow, "a store is narrower than it could be"
     assert not any(name.startswith(("LDL", "STL")) for name in found), "sums are not in registers"
     assert kernel.local_bytes == 0
 

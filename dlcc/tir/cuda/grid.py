@@ -44,10 +44,15 @@ class GridBuilder(KernelBuilder):
     def shared(self, dtype: str, elements: int, name: str = "tile", align: int = 16) -> Any:
         """An array in shared memory."""
         self.shared_bytes = -(-self.shared_bytes // align) * align
-        place = f"{self._fresh(name)}_at_{self.shared_bytes}"
+        buffer = self.overlay(dtype, elements, name, self.shared_bytes)
+        self.shared_bytes += elements * int(buffer.dtype.itemsize)
+        return buffer
+
+    def overlay(self, dtype: str, elements: int, name: str = "overlay", start: int = 0) -> Any:
+        """Shared memory from byte ``start`` on under another name and as another type."""
+        place = f"{self._fresh(name)}_at_{start}"
         buffer = tirx.decl_buffer((elements,), dtype, name=place, scope=SHARED)
         self._emit(tirx.AllocBuffer(buffer))
-        self.shared_bytes += elements * int(buffer.dtype.itemsize)
         return buffer
 
     def sync(self) -> None:

@@ -10,7 +10,7 @@ from tvm import tirx
 from dlcc.tir.c99.expressions import CHOICE, PRIMARY, Expressions, Text, dtype_of
 from dlcc.tir.c99.lowering import lower_scalar, scalar_module
 from dlcc.tir.c99.names import TYPES
-from dlcc.tir.c99.statements import Function, printed
+from dlcc.tir.c99.statements import Function, children, printed
 from dlcc.tir.cuda.grid import GRID, SHARED, THREADS
 from dlcc.tir.loops import ITEMS
 
@@ -92,6 +92,17 @@ class _Expressions(Expressions):
         return super()._call(e)
 
 
+def _stored_by_calls(stmt: Any) -> set[Any]:
+    """Buffers whose addresses are what ``dlcc_store...`` of the prelude is called with first."""
+    found: set[Any] = set()
+    call: Any = getattr(stmt, "value", None)
+    if type(call).__name__ == "Call" and str(call.op.name).endswith("call_extern"):
+        name, *arguments = call.args
+        if str(name.value).startswith("dlcc_store"):
+            found.add(arguments[0].args[0].source)
+    return found.union(*map(_stored_by_calls, children(stmt)))
+
+
 class _Kernel(Function):
     """The body of one kernel.
 
@@ -101,6 +112,10 @@ class _Kernel(Function):
 
     shares = False
     expressions_of = _Expressions
+
+    def __init__(self, params: list[Any], body: Any, skip: frozenset[Any] = frozenset()) -> None:
+        super().__init__(params, body, skip)
+        self.stored |= _stored_by_calls(body)
 
     def _allocbuffer(self, stmt: Any) -> list[str]:
         buffer = stmt.buffer

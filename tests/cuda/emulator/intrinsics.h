@@ -40,6 +40,7 @@ static inline int __float2int_rn(float x) {
   return (int)__builtin_rintf(x);
 }
 
+#define memcpy __builtin_memcpy
 #define rintf __builtin_rintf
 #define rint __builtin_rint
 #define truncf __builtin_truncf
