@@ -90,6 +90,17 @@ DLCC_ACCESS(8, uint2)
 DLCC_ACCESS(4, uint32_t)
 DLCC_ACCESS(2, uint16_t)
 
+/* Half 0 or 1 of a word. */
+DLCC uint16_t dlcc_half(uint32_t word, int32_t i) { return (uint16_t)(word >> 16 * i); }
+
+/* Byte i of word j of `from` as byte j of word i. */
+DLCC void dlcc_transpose4(uint32_t *to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  const uint32_t ab = __byte_perm(a, b, 0x5140), cd = __byte_perm(c, d, 0x5140);
+  const uint32_t high = __byte_perm(a, b, 0x7362), other = __byte_perm(c, d, 0x7362);
+  to[0] = __byte_perm(ab, cd, 0x5410), to[1] = __byte_perm(ab, cd, 0x7632);
+  to[2] = __byte_perm(high, other, 0x5410), to[3] = __byte_perm(high, other, 0x7632);
+}
+
 #if __CUDA_ARCH__ >= 800
 /* 16 aligned bytes from global to shared memory, beside what the thread does meanwhile. */
 DLCC void dlcc_copy16(void *shared, const void *global) {
@@ -122,18 +133,19 @@ DLCC void dlcc_copy16_if(void *shared, const void *global, const void *other, in
   dlcc_copy16(shared, inside ? global : other);
 }
 
-/* Sums of 16 bytes of products: of codes, or of real numbers from the first to the last. */
-DLCC void dlcc_dot16_u8s8(int32_t *sum, const uint32_t *a, const uint32_t *b) {
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
+/* Sums of 4 bytes of products, and of 16: of codes, or of real numbers from the first to the last. */
+DLCC void dlcc_dot4_u8s8(int32_t *sum, uint32_t a, uint32_t b) {
 #if __CUDA_ARCH__ >= 610
-    asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(*sum) : "r"(a[i]), "r"(b[i]));
+  asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(*sum) : "r"(a), "r"(b));
 #else
 #pragma unroll
-    for (int k = 0; k < 32; k += 8)
-      *sum += (int32_t)(a[i] >> k & 255u) * (int32_t)(int8_t)(b[i] >> k);
+  for (int k = 0; k < 32; k += 8)
+    *sum += (int32_t)(a >> k & 255u) * (int32_t)(int8_t)(b >> k);
 #endif
-  }
+}
+DLCC void dlcc_dot16_u8s8(int32_t *sum, const uint32_t *a, const uint32_t *b) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) dlcc_dot4_u8s8(sum, a[i], b[i]);
 }
 DLCC void dlcc_dot16_f32(float *sum, const uint32_t *a, const uint32_t *b) {
 #pragma unroll

@@ -11,6 +11,7 @@ from targets.rows.grid import GridRow
 from targets.rows.grid_layers import (
     GridConvRow,
     GridConvTransposeRow,
+    GridDepthwiseRow,
     GridGemmRow,
     GridMatmulRow,
 )
@@ -42,6 +43,7 @@ def rows_for(gpu: Architecture) -> tuple[KernelRow, ...]:
         GridMatmulRow,
         GridConvRow,
         GridConvTransposeRow,
+        GridDepthwiseRow,
         GridSoftmaxRow,
         GridNormRow,
     )

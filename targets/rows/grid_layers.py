@@ -8,7 +8,7 @@ from dlcc.ir import Node
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from dlcc.ops import op_of
-from targets.kernels import grid_direct, grid_matmul
+from targets.kernels import grid_depthwise, grid_direct, grid_matmul
 from targets.kernels.grid_gemm import best_tile, gemm_refusal, grid_gemm, predicted
 from targets.kernels.grid_items import on_grid
 from targets.kernels.grid_machine import LAUNCH_SECONDS, Machine
@@ -17,6 +17,9 @@ from targets.rows import layers
 TERM_CYCLES = 12
 """That a thread waits for the operands of one product of its sum."""
 
+FIRST_CYCLES = 1000
+"""Until the first operands are there, and to store a result."""
+
 PRODUCTS = 16
 """Products of a multiprocessor in a cycle where threads share nothing."""
 
@@ -24,7 +27,8 @@ PRODUCTS = 16
 def _direct_seconds(terms: int, results: int, machine: Machine) -> float:
     """Of ``results`` sums of ``terms`` products, a thread each."""
     together = results * terms / (machine.multiprocessors * PRODUCTS)
-    return LAUNCH_SECONDS + max(together, terms * TERM_CYCLES) / machine.clock
+    cycles = max(together, terms * TERM_CYCLES + FIRST_CYCLES)
+    return LAUNCH_SECONDS + cycles / machine.clock
 
 
 class GridConvRow(KernelRow):
@@ -51,6 +55,32 @@ class GridConvRow(KernelRow):
         spec = layers.conv_spec(node)
         parts = made.weights, made.bias, made.multiplier, made.ratio
         return on_grid(grid_direct.grid_conv2d(spec, *parts))
+
+
+class GridDepthwiseRow(KernelRow):
+    """Depthwise convolutions, a thread for some channels of some pixels."""
+
+    name: ClassVar[str] = "grid-depthwise"
+    ops: ClassVar[tuple[str, ...]] = ("conv2d",)
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def refuses(self, node: Node) -> str:
+        """Types outside the GEMM family, other groups, and channels that fill no word."""
+        return layers.refusal(node) or grid_depthwise.depthwise_refusal(layers.conv_spec(node))
+
+    def cost(self, node: Node) -> float:
+        """Of the best share of a thread."""
+        spec = layers.conv_spec(node)
+        share = grid_depthwise.best_share(spec, self.machine)
+        return grid_depthwise.predicted(spec, share, self.machine)
+
+    def plan(self, node: Node) -> KernelPlan:
+        """One step."""
+        made, spec = layers.layer_constants(node), layers.conv_spec(node)
+        parts = made.weights, made.bias, made.multiplier, made.ratio
+        return grid_depthwise.grid_depthwise(spec, *parts, self.machine)
 
 
 class GridConvTransposeRow(KernelRow):

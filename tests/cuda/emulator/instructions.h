@@ -25,11 +25,9 @@ static int dot4(uint32_t codes, uint32_t weights, int sum) {
 
 }  // namespace emulator
 
-#if __CUDA_ARCH__ >= 610
-DLCC void dlcc_dot16_u8s8(int32_t *sum, const uint32_t *a, const uint32_t *b) {
-  for (int i = 0; i < 4; i++) *sum = emulator::dot4(a[i], b[i], *sum);
+DLCC void dlcc_dot4_u8s8(int32_t *sum, uint32_t a, uint32_t b) {
+  *sum = emulator::dot4(a, b, *sum);
 }
-#endif
 
 #if __CUDA_ARCH__ >= 800
 namespace emulator {

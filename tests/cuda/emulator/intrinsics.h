@@ -32,6 +32,15 @@ static inline float __fdiv_rn(float a, float b) { return a / b; }
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
 
+/* CUDA Math API, integer intrinsics: byte i is the one of the eight that the low three bits of
+ * digit i of the selector name. */
+static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+  const unsigned long long both = (unsigned long long)b << 32 | a;
+  unsigned made = 0;
+  for (int i = 0; i < 4; i++) made |= (unsigned)(both >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
+  return made;
+}
+
 /* Rounds half to even; what no int is becomes the nearest one, and NaN 0. */
 static inline int __float2int_rn(float x) {
   if (x != x) return 0;
