@@ -199,4 +199,29 @@ DLCC void dlcc_mma_bf16(float *sum, const uint32_t *a, const uint32_t *b) {
                : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+
+/* sum += a * b of a warp, where a keeps 2 of every 4 elements: 16 rows of 64 bytes, 32 of them kept,
+ * times 8 columns of 64 bytes. `places` has the places of what is kept in their four, rising, 2 bits
+ * each: of 8-bit numbers of lane % 4 = 0 (row lane / 4) and 1 (row lane / 4 + 8) bytes 0 to 31, of 2
+ * and 3 bytes 32 to 63; of 16-bit ones lanes % 4 = 0 and 1, or 2 and 3 (SELECT 1), have half of the
+ * bytes each, of row lane / 4 in the lower bits and of row lane / 4 + 8 in the upper ones. */
+#if __CUDACC_VER_MAJOR__ > 12 || (__CUDACC_VER_MAJOR__ == 12 && __CUDACC_VER_MINOR__ >= 5)
+#define DLCC_SPARSE "mma.sp::ordered_metadata.sync.aligned."
+#else
+#define DLCC_SPARSE "mma.sp.sync.aligned."
+#endif
+#define DLCC_MMA_SP(NAME, SUM, REGISTER, SHAPE, SELECT) \
+  DLCC void dlcc_mma_sp_##NAME(SUM *sum, const uint32_t *a, const uint32_t *b, uint32_t places) { \
+    asm volatile(DLCC_SPARSE SHAPE \
+                 " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, " \
+                 "%12, " #SELECT ";" \
+                 : REGISTER(sum[0]), REGISTER(sum[1]), REGISTER(sum[2]), REGISTER(sum[3]) \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), \
+                   "r"(b[3]), "r"(places)); \
+  }
+DLCC_MMA_SP(s8u8, int32_t, "+r", "m16n8k64.row.col.s32.s8.u8.s32", 0)
+DLCC_MMA_SP(f16_0, float, "+f", "m16n8k32.row.col.f32.f16.f16.f32", 0)
+DLCC_MMA_SP(f16_1, float, "+f", "m16n8k32.row.col.f32.f16.f16.f32", 1)
+DLCC_MMA_SP(bf16_0, float, "+f", "m16n8k32.row.col.f32.bf16.bf16.f32", 0)
+DLCC_MMA_SP(bf16_1, float, "+f", "m16n8k32.row.col.f32.bf16.bf16.f32", 1)
 #endif

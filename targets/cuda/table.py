@@ -16,6 +16,7 @@ from targets.rows.grid_layers import (
     GridMatmulRow,
 )
 from targets.rows.grid_rows import GridNormRow, GridSoftmaxRow
+from targets.rows.grid_sparse import GridSparseRow
 from targets.rows.loops import loop_rows
 
 CLOCK = 1.5e9
@@ -30,7 +31,7 @@ def thread_of(gpu: Architecture) -> Isa:
 
 def machine_of(gpu: Architecture) -> Machine:
     """What it is to generators of code for blocks of threads."""
-    return Machine(gpu.multiprocessors, CLOCK, gpu.mma, gpu.shared_bytes)
+    return Machine(gpu.multiprocessors, CLOCK, gpu.mma, gpu.shared_bytes, gpu.memory)
 
 
 def rows_for(gpu: Architecture) -> tuple[KernelRow, ...]:
@@ -46,5 +47,6 @@ def rows_for(gpu: Architecture) -> tuple[KernelRow, ...]:
         GridDepthwiseRow,
         GridSoftmaxRow,
         GridNormRow,
+        GridSparseRow,
     )
     return (*(row(machine) for row in made), *map(GridRow, scalar))

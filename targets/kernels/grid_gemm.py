@@ -14,9 +14,10 @@ in parts (split-K); a second kernel adds these in order.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from dlcc.program import Launch
 from targets.kernels import epilogue
+from targets.kernels.conv import fold_zero_point
 from targets.kernels.direct import shared_epilogue
 from targets.kernels.grid_gemm_code import (
     PART,
@@ -39,6 +41,7 @@ from targets.kernels.grid_machine import LAUNCH_SECONDS, Machine, Unit
 from targets.kernels.grid_stage import Columns, stage_step
 from targets.kernels.spec import SIZE, ConvSpec
 
+T = TypeVar("T", bound=Tile)
 MMA_TILES = (
     Tile(128, 128, (2, 4)),
     Tile(128, 64, (4, 2)),
@@ -80,15 +83,25 @@ def slices_of(spec: ConvSpec) -> int:
 
 
 def predicted(spec: ConvSpec, tile: Tile, machine: Machine) -> float:
-    """Seconds."""
+    """Seconds: of the products, but no less than memory takes for all that is read and written."""
+    weights = -(-spec.oc // tile.columns) * tile.weight_bytes * slices_of(spec)
+    image = spec.n * spec.h * spec.w * spec.c * SIZE[spec.stored or spec.in_dtype]
+    out, added = spec.epilogue.out, spec.epilogue.residual
+    each = SIZE[out] + (SIZE[added] if added else 0)
+    moved = weights + image + spec.n * spec.oh * spec.ow * spec.oc * each
+    return max(_product_seconds(spec, tile, machine), LAUNCH_SECONDS + moved / machine.memory)
+
+
+def _product_seconds(spec: ConvSpec, tile: Tile, machine: Machine) -> float:
+    """Seconds of the products, where operands are in the second-level cache."""
     pixels, slices = spec.n * spec.oh * spec.ow, -(-slices_of(spec) // tile.splits)
     blocks = -(-pixels // tile.rows) * -(-spec.oc // tile.columns) * tile.splits
     resident = max(1, min(2048 // tile.threads, 8, machine.shared_bytes // tile.shared_bytes))
     busy = min(resident, -(-blocks // machine.multiprocessors))
     waves = -(-blocks // (machine.multiprocessors * busy))
     values = tile.rows * tile.columns * SLICE // SIZE[spec.in_dtype]
-    multiply = values / machine.products(spec.in_dtype)
-    copy = (tile.rows + tile.columns) * SLICE / _BYTES_PER_CYCLE
+    multiply = values / machine.products(spec.in_dtype) / tile.speedup
+    copy = (tile.rows * SLICE + tile.weight_bytes) / _BYTES_PER_CYCLE
     read = _read_bytes(tile, machine.unit(spec.in_dtype)) / _SHARED_BYTES_PER_CYCLE
     cycles = slices * max(busy * max(multiply, copy, read), _SLICE_CYCLES) + _BLOCK_CYCLES
     seconds = waves * cycles / machine.clock + LAUNCH_SECONDS
@@ -103,13 +116,18 @@ def _read_bytes(tile: Tile, unit: Unit) -> int:
     if unit == "simt":
         return tile.threads * (tile.rows + tile.columns) // 16 * SLICE
     down, across = tile.warps
-    return (tile.rows * across + tile.columns * down) * SLICE
+    return tile.rows * across * SLICE + tile.weight_bytes * down
 
 
 @lru_cache(maxsize=1024)
 def best_tile(spec: ConvSpec, machine: Machine) -> Tile:
     """The tile that is predicted to take the least time."""
     tiles = MMA_TILES if machine.unit(spec.in_dtype) == "mma" else SIMT_TILES
+    return cheapest(tiles, spec, machine)
+
+
+def cheapest(tiles: Sequence[T], spec: ConvSpec, machine: Machine) -> T:
+    """Of ``tiles``, and of parts of the depth, those that are predicted to take the least time."""
     slices = slices_of(spec)
     candidates = [
         replace(tile, splits=splits)
@@ -118,7 +136,7 @@ def best_tile(spec: ConvSpec, machine: Machine) -> Tile:
         for splits in _SPLITS
         if splits == 1 or slices >= 3 * splits
     ]
-    return min(candidates, key=lambda tile: predicted(spec, tile, machine))
+    return min(candidates, key=lambda tile: _product_seconds(spec, tile, machine))
 
 
 def gemm_refusal(spec: ConvSpec) -> str:
@@ -157,8 +175,46 @@ def grid_gemm(
         machine: the GPU.
         tile: None: the best.
     """
+    unit, best = machine.unit(spec.in_dtype), tile or best_tile(spec, machine)
+
+    def pack(layer: Layer) -> dict[str, np.ndarray]:
+        return {"weight": packed(weights, layer.slices * SLICE, best.columns)}
+
+    def function(key: str, layer: Layer) -> Callable[[], Any]:
+        return gemm_function(key, layer, best, unit)
+
+    if spec.in_dtype == "u8":
+        bias = fold_zero_point(bias, weights, spec.in_zero_point)
+    return product_plan(
+        spec, best, f"grid_gemm_{unit}", unit, pack, function, bias, multiplier, ratio
+    )
+
+
+def product_plan(
+    spec: ConvSpec,
+    tile: Tile,
+    stem: str,
+    name: str,
+    pack: Callable[[Layer], dict[str, np.ndarray]],
+    function: Callable[[str, Layer], Callable[[], Any]],
+    bias: np.ndarray,
+    multiplier: np.ndarray | None,
+    ratio: np.ndarray | None,
+) -> KernelPlan:
+    """The steps of a blocked product: a copy of the input, the product, and the sum of its parts.
+
+    Args:
+        spec: as :func:`grid_gemm` has it.
+        tile: how it is cut.
+        stem: of the kernel's key.
+        name: of the product, for reports.
+        pack: the weights as the kernel reads them; its constants between input and pad, in order.
+        function: makes the kernel, from its key and what it knows of the layer.
+        bias: with the input's zero point in it.
+        multiplier: of codes.
+        ratio: of a residual operand of codes.
+    """
     integer, size = spec.in_dtype == "u8", SIZE[spec.in_dtype]
-    tile = tile or best_tile(spec, machine)
     steps: list[KernelStep] = []
     scratch: list[int] = []
     source: KernelArg = ("in", 0)
@@ -169,11 +225,8 @@ def grid_gemm(
         scratch.append(columns.bytes)
         source = ("scratch", 0)
         layer = Layer.rows(spec, columns.depth * size) if _staged(spec) else layer
-    if integer:
-        sums = weights.astype(np.int64).reshape(spec.oc, -1).sum(axis=1)
-        bias = bias - spec.in_zero_point * sums
-    constants = {
-        "weight": packed(weights, layer.slices * SLICE, tile.columns),
+    content = pack(layer)
+    constants = content | {
         "pad": np.full(PART, spec.in_zero_point if integer else 0, np.uint8),
         "bias": bias.astype(np.int32 if integer else np.float32),
         "scalars": epilogue.scalars(spec.epilogue),
@@ -182,24 +235,23 @@ def grid_gemm(
         constants["multiplier"] = np.broadcast_to(multiplier, (spec.oc,))
     if ratio is not None:
         constants["ratio"] = np.broadcast_to(ratio, (spec.oc,))
-    unit = machine.unit(spec.in_dtype)
     shared = replace(layer, epilogue=shared_epilogue(spec.epilogue))
-    key = name_key(f"grid_gemm_{unit}", shared, tile)
+    key = name_key(stem, shared, tile)
     blocks = -(-layer.pixels // tile.rows) * -(-layer.channels // tile.columns) * tile.splits
     launch = Launch((blocks, 1, 1), (tile.threads, 1, 1), tile.shared_bytes)
     finish_args = _finish_arguments(layer, integer)
-    reads: tuple[KernelArg, ...] = (source, ("const", "weight"), ("const", "pad"))
+    read: list[KernelArg] = [("const", each) for each in (*content, "pad")]
+    build = function(key, shared)
     if tile.splits == 1:
-        build = gemm_function(key, shared, tile, unit)
-        steps.append(KernelStep(key, build, (*reads, *finish_args), blocks, launch=launch))
+        args = (source, *read, *finish_args)
+        steps.append(KernelStep(key, build, args, blocks, launch=launch))
     else:
         part: KernelArg = ("scratch", len(scratch))
         scratch.append(tile.splits * layer.pixels * layer.channels * 4)
-        build = gemm_function(key, shared, tile, unit)
-        steps.append(KernelStep(key, build, (*reads, part), blocks, launch=launch))
+        steps.append(KernelStep(key, build, (source, *read, part), blocks, launch=launch))
         steps.append(_sum_step(shared, tile.splits, (part, *finish_args)))
     cut = f" in {tile.splits} parts" if tile.splits > 1 else ""
-    name = f"{unit} {tile.rows}x{tile.columns}{cut}"
+    name = f"{name} {tile.rows}x{tile.columns}{cut}"
     return KernelPlan(tuple(steps), constants, scratch=tuple(scratch), kernel=name)
 
 

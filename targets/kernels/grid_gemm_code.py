@@ -43,9 +43,19 @@ class Tile:
         return 32 * self.warps[0] * self.warps[1]
 
     @property
+    def weight_bytes(self) -> int:
+        """Of the weights of a slice."""
+        return self.columns * SLICE
+
+    @property
+    def speedup(self) -> float:
+        """Of its products over those of :meth:`Machine.products`."""
+        return 1.0
+
+    @property
     def shared_bytes(self) -> int:
         """Shared memory of a block."""
-        return self.stages * (self.rows + self.columns) * SLICE
+        return self.stages * (self.rows * SLICE + self.weight_bytes)
 
 
 def depth_bytes(spec: ConvSpec) -> int:
@@ -183,7 +193,7 @@ class Gemm:
 
     def _share_columns(self) -> None:
         """Shared memory of the second operand."""
-        self.b = self.kb.shared("uint8", self.tile.stages * self.tile.columns * SLICE, "b", 128)
+        self.b = self.kb.shared("uint8", self.tile.stages * self.tile.weight_bytes, "b", 128)
 
     def _places(self) -> None:
         """What each thread copies: a 16-byte part of some rows of both operands."""

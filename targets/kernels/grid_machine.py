@@ -22,12 +22,14 @@ class Machine:
         clock: cycles per second.
         mma: whether there are matrix instructions on bytes and 16-bit floats from registers.
         shared_bytes: shared memory that a block can ask for.
+        memory: bytes per second.
     """
 
     multiprocessors: int
     clock: float
     mma: bool
     shared_bytes: int
+    memory: float = 1e12
 
     def unit(self, in_dtype: str) -> Unit:
         """What multiplies operands of a type."""

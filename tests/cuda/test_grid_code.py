@@ -17,6 +17,7 @@ from dlcc.cuda.cubin import Kernel, read_cubin
 from dlcc.cuda.nvrtc import compile_cubin
 from targets.cuda.table import machine_of
 from targets.kernels.grid_gemm import grid_gemm
+from targets.kernels.grid_sparse import grid_sparse
 from targets.kernels.spec import NUMPY, ConvSpec, Epilogue
 
 SPEC = ConvSpec(64, 28, 28, 128, 128, 3, 3, pads=(1, 1, 1, 1))
@@ -32,6 +33,13 @@ WANTED = {
 }
 """What the products, and what brings operands, should be."""
 
+WANTED_SPARSE = {
+    ("u8", "sm_80"): ("IMMA.SP.16864.S8.U8", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128", "LDS.128"),
+    ("f16", "sm_80"): ("HMMA.SP.16832.F32", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128", "LDS.128"),
+    ("bf16", "sm_90"): ("HMMA.SP.16832.F32.BF16", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"),
+}
+"""The same on sparse tensor cores."""
+
 STORED = ("STG.E.128", "LDG.E.128.CONSTANT")
 """Results, and what the epilogue reads: sums left in shared memory are taken up 16 bytes wide."""
 
@@ -45,7 +53,7 @@ def disassembler() -> Path:
     return found[0]
 
 
-def compiled(dtype: str, architecture: str) -> tuple[Kernel, bytes]:
+def compiled(dtype: str, architecture: str, make=grid_gemm) -> tuple[Kernel, bytes]:
     codes = dtype == "u8"
     spec = ConvSpec(
         *(SPEC.n, SPEC.h, SPEC.w, SPEC.c, SPEC.oc, 3, 3),
@@ -56,7 +64,7 @@ def compiled(dtype: str, architecture: str) -> tuple[Kernel, bytes]:
     weights = np.zeros((spec.oc, spec.c, 3, 3), "int8" if codes else NUMPY[dtype])
     multiplier = np.ones(spec.oc, np.float32) if codes else None
     machine = machine_of(ARCHITECTURES[architecture])
-    plan = grid_gemm(spec, weights, np.zeros(spec.oc), multiplier, multiplier, machine)
+    plan = make(spec, weights, np.zeros(spec.oc), multiplier, multiplier, machine)
     (step,) = plan.steps
     cubin = compile_cubin(device_source({step.name_key: step.build()}), architecture)
     assert step.launch is not None
@@ -71,12 +79,24 @@ def compiled(dtype: str, architecture: str) -> tuple[Kernel, bytes]:
 @pytest.mark.parametrize(("dtype", "architecture"), WANTED)
 def test_instructions(dtype, architecture, tmp_path):
     tool = disassembler()
-    kernel, cubin = compiled(dtype, architecture)
+    check_code(tool, *compiled(dtype, architecture), WANTED[dtype, architecture], tmp_path)
+
+
+@pytest.mark.parametrize(("dtype", "architecture"), WANTED_SPARSE)
+def test_sparse_instructions(dtype, architecture, tmp_path):
+    tool, wanted = disassembler(), WANTED_SPARSE[dtype, architecture]
+    check_code(tool, *compiled(dtype, architecture, grid_sparse), wanted, tmp_path)
+
+
+def check_code(
+    tool: Path, kernel: Kernel, cubin: bytes, wanted: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The instructions ``wanted`` are there, accesses are wide, sums are in registers."""
     (tmp_path / "kernel.cubin").write_bytes(cubin)
     command = [str(tool), "-c", str(tmp_path / "kernel.cubin")]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = Counter(re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?\w+ )?([A-Z][\w.]+)", text, re.M))
-    for name in (*WANTED[dtype, architecture], *STORED):
+    for name in (*wanted, *STORED):
         assert any(known.startswith(name) for known in found), (name, found.most_common())
     narrow = [name for name in found if name.startswith("STG.") and ".128" not in name]
     assert not narrow, "a store is narrower than it could be"

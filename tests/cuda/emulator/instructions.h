@@ -136,6 +136,67 @@ DLCC void dlcc_mma_bf16(float *sum, const uint32_t *a, const uint32_t *b) {
     return s + f32_of_bf16(x >> 16) * f32_of_bf16(y >> 16);
   });
 }
+
+namespace emulator {
+
+struct SparseFragments {
+  uint32_t a[4], b[4], places;
+};
+
+/* PTX ISA, 9.7.14.6: mma.sp::ordered_metadata of m16n8k64 on bytes (SIZE 1, all four lanes of a group
+ * of four have metadata) and m16n8k32 on 16-bit floats (SIZE 2, the pair SELECT has). `product` is of
+ * two elements in the low bits. A four whose places do not rise is undefined there, and a trap here. */
+template <unsigned SIZE, unsigned SELECT, class Sum, class Product>
+static void multiply_sparse(Sum *sum, const uint32_t *a, const uint32_t *b, uint32_t places,
+                            Product product) {
+  SparseFragments mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1], b[2], b[3]}, places};
+  const unsigned char *all = exchange(mine);
+  const unsigned lane = current % WARP;
+  const unsigned each = 4 / SIZE, bits = 8 * SIZE; /* elements of a register, bits of an element */
+  for (unsigned i = 0; i < 4; i++) {
+    const unsigned group = lane / 4, lower = i / 2, column = lane % 4 * 2 + i % 2;
+    for (unsigned four = 0; four < 16 / SIZE; four++) {
+      const unsigned holder = SIZE == 1 ? lower + 2 * (four / 8) : 2 * SELECT + four / 4;
+      const unsigned shift = SIZE == 1 ? four % 8 * 4 : 16 * lower + four % 4 * 4;
+      const uint32_t pair = given<SparseFragments>(all, group * 4 + holder).places >> shift & 15u;
+      if ((pair & 3u) >= pair >> 2) __builtin_trap();
+      for (unsigned n = 0; n < 2; n++) {
+        const unsigned kept = 2 * four + n, k = 4 * four + (pair >> 2 * n & 3u);
+        const SparseFragments left = given<SparseFragments>(all, group * 4 + kept / each % 4);
+        const SparseFragments right = given<SparseFragments>(all, column * 4 + k / each % 4);
+        const uint32_t x = left.a[kept / (4 * each) * 2 + lower] >> kept % each * bits;
+        const uint32_t y = right.b[k / (4 * each)] >> k % each * bits;
+        sum[i] += product(x, y);
+      }
+    }
+  }
+}
+
+static float product_f16(uint32_t x, uint32_t y) {
+  return f32_of_f16((uint16_t)x) * f32_of_f16((uint16_t)y);
+}
+
+static float product_bf16(uint32_t x, uint32_t y) {
+  return f32_of_bf16(x & 0xffffu) * f32_of_bf16(y & 0xffffu);
+}
+
+}  // namespace emulator
+
+DLCC void dlcc_mma_sp_s8u8(int32_t *sum, const uint32_t *a, const uint32_t *b, uint32_t places) {
+  emulator::multiply_sparse<1, 0>(sum, a, b, places, [](uint32_t x, uint32_t y) {
+    return (int)(signed char)x * (int)(unsigned char)y;
+  });
+}
+
+#define DLCC_EMULATED_SP(TYPE, SELECT) \
+  DLCC void dlcc_mma_sp_##TYPE##_##SELECT(float *sum, const uint32_t *a, const uint32_t *b, \
+                                          uint32_t places) { \
+    emulator::multiply_sparse<2, SELECT>(sum, a, b, places, emulator::product_##TYPE); \
+  }
+DLCC_EMULATED_SP(f16, 0)
+DLCC_EMULATED_SP(f16, 1)
+DLCC_EMULATED_SP(bf16, 0)
+DLCC_EMULATED_SP(bf16, 1)
 #endif
 
 #endif

@@ -1,0 +1,42 @@
+"""Rows of a GPU for pruned weights, which keep them in a form without their zeros."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from dlcc.ir import Node, Sparse
+from dlcc.lowering.kernel import KernelPlan
+from dlcc.lowering.target import KernelRow
+from targets.kernels.grid_gemm import predicted
+from targets.kernels.grid_machine import Machine
+from targets.kernels.grid_sparse import best_sparse_tile, grid_sparse, sparse_refusal
+from targets.rows import layers
+
+
+class GridSparseRow(KernelRow):
+    """Layers of which 2 of every 4 neighbouring weights are kept, on sparse tensor cores."""
+
+    name: ClassVar[str] = "grid-gemm-2:4"
+    ops: ClassVar[tuple[str, ...]] = ("conv2d", "linear")
+    encodings: ClassVar[tuple[str, ...]] = (Sparse.name,)
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def refuses(self, node: Node) -> str:
+        """Types without such instructions, groups, and zeros elsewhere."""
+        if why := layers.refusal(node):
+            return why
+        weights = layers.layer_constants(node).weights
+        return sparse_refusal(layers.conv_spec(node), weights, self.machine)
+
+    def cost(self, node: Node) -> float:
+        """Of the best tile."""
+        spec = layers.conv_spec(node)
+        return predicted(spec, best_sparse_tile(spec, self.machine), self.machine)
+
+    def plan(self, node: Node) -> KernelPlan:
+        """A copy of the input where pixels are too narrow, the products, and a sum of parts."""
+        made, spec = layers.layer_constants(node), layers.conv_spec(node)
+        parts = made.weights, made.bias, made.multiplier, made.ratio
+        return grid_sparse(spec, *parts, self.machine)
