@@ -2,6 +2,8 @@
 # make test   ruff, mypy and the default test run
 # make test-gpu  the tests that need an NVIDIA GPU, and its driver
 # make bench  time dlcc against other CPU engines on 13 networks (docs/benchmarking.md)
+# make bench-gpu-prepare  compile them for NVIDIA GPUs; needs none, makes a folder to carry to one
+# make bench-gpu  that, and time them against other engines on this machine's GPU
 # All set up everything they need in $(VENV) first; a second run skips that.
 #
 # Settings: PYTHON=python3.12   interpreter that makes the virtual environment (3.11 or newer)
@@ -10,6 +12,8 @@
 #           TORCH=torch==2.13.0 also install torch, so that the tests of dlcc.from_torch run
 #           BENCH_CACHE=DIR     where make bench keeps the other engines, models and results
 #           BENCH=...           options of make bench: --networks a,b --threads 1 --rounds 3 ...
+#           GPU_BENCH=DIR       folder of make bench-gpu
+#           PREPARE=...         options of its first half: --networks a,b --bits 8 --batches 1,64 ...
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,6 +22,8 @@ TORCH ?=
 ARGS ?=
 BENCH_CACHE ?= $(HOME)/.cache/dlcc-bench
 BENCH ?=
+GPU_BENCH ?= build/gpu-bench
+PREPARE ?=
 
 SHELL := /bin/bash
 BIN := $(VENV)/bin
@@ -25,8 +31,9 @@ RUN := $(BIN)/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 PACKAGES := dlcc passes targets
 PEERS := $(RUN) -m benchmarks.peers
+GPU := $(RUN) -m benchmarks.gpu
 
-.PHONY: help demo bench test test-slow test-gpu pytest lint format setup clean
+.PHONY: help demo bench bench-gpu bench-gpu-prepare test test-slow test-gpu pytest lint format setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -43,6 +50,15 @@ bench: $(VENV)/.plain
 	$(PEERS) memory
 	$(PEERS) table
 	$(PEERS) layers
+
+bench-gpu-prepare: export DLCC_BENCH = $(BENCH_CACHE)
+bench-gpu-prepare: $(VENV)/.cuda
+	$(GPU) setup
+	$(GPU) prepare $(GPU_BENCH) $(PREPARE)
+
+bench-gpu: bench-gpu-prepare
+	$(GPU) run $(GPU_BENCH) $(BENCH)
+	$(GPU) table $(GPU_BENCH)
 
 # Lint and tests both run, whatever the first finds; either failing fails the target.
 test: $(VENV)/.dev
@@ -89,6 +105,11 @@ $(VENV)/.made:
 $(VENV)/.plain: $(VENV)/.made pyproject.toml
 	@echo "installing dlcc (once; takes a minute)"
 	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.cuda: $(VENV)/.made pyproject.toml
+	@echo "installing dlcc and the compiler for GPUs (once; takes a minute)"
+	@$(PIP) -e '.[cuda]'
 	@touch $@
 
 # One stamp for each set of extras; a change of pyproject.toml installs again.

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.peers.catalogue import SOURCE
 from benchmarks.peers.setup import REPOSITORY, Cache
 
-BITS = {"fp32": 32, "bf16": 16, "int8": 8}
+BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8}
 TARGET = {False: "cpu", True: "cpu:avx512vnni"}
 """What to compile for, without and with AMX hidden."""
 CALIBRATION_SAMPLES = 16  # as the peers get
@@ -34,17 +35,24 @@ class Artifacts:
         cache: the folder of everything.
         given: a folder with ready artifacts ``NETWORK-BITS`` to take instead, or None.
         threads: most threads that a run may use.
+        source: pattern of the model that is compiled.
+        target: what it is compiled for, where that is not a question of AMX.
+        options: further ones of the command, without spaces.
     """
 
     cache: Cache
     given: Path | None = None
     threads: int = 2
+    source: str = SOURCE
+    target: str = ""
+    options: tuple[str, ...] = ()
 
     def folder(self, network: str, precision: str, hide_amx: bool = False) -> Path:
         """Where the artifact lies."""
         if self.given is not None:
             return self.given / f"{network}-{BITS[precision]}"
         suffix = "-avx512vnni" if hide_amx else ""
+        suffix += f"-{self.target.replace(':', '-')}" if self.target else ""
         return self.cache.models / f"{network}.dlcc{BITS[precision]}{suffix}"
 
     def ready(self, network: str, precision: str, hide_amx: bool = False) -> Path:
@@ -61,10 +69,10 @@ class Artifacts:
                 raise NoArtifact(f"the given {folder.name} needs AMX")
             return folder
         stamp = folder.with_name(folder.name + ".source")
-        state = f"{source_hash()} {self.threads}"
+        state = " ".join((source_hash(), str(self.threads), *self.options))
         if (folder / "manifest.json").exists() and stamp.exists() and stamp.read_text() == state:
             return folder
-        needed = (self.cache.model("{}.onnx", network), self.cache.samples(network))
+        needed = (self.cache.model(self.source, network), self.cache.samples(network))
         if not all(path.exists() for path in needed):
             raise NoArtifact("the network is not set up in this cache folder")
         stamp.unlink(missing_ok=True)
@@ -75,9 +83,9 @@ class Artifacts:
     def _compile(self, network: str, precision: str, hide_amx: bool, folder: Path) -> None:
         with tempfile.TemporaryDirectory(prefix="dlcc-bench-") as work:
             command = [sys.executable, "-m", "dlcc", "compile"]
-            command += [str(self.cache.model("{}.onnx", network)), "-o", str(folder), "--quiet"]
+            command += [str(self.cache.model(self.source, network)), "-o", str(folder), "--quiet"]
             command += ["--bits", str(BITS[precision]), "--threads", str(self.threads)]
-            command += ["--target", TARGET[hide_amx]]
+            command += ["--target", self.target or TARGET[hide_amx], *self.options]
             if precision == "int8":
                 calibration = Path(work) / "calibration.npz"
                 with np.load(self.cache.samples(network)) as arrays:

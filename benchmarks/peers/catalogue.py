@@ -69,6 +69,8 @@ class Product:
 
 
 SOURCE = "{}.onnx"
+BATCHES, HALF = "{}.batches.onnx", "{}.batches.fp16.onnx"
+"""A network with a batch of any size, and the same in float16."""
 PRODUCTS = {
     p.pattern: p
     for p in (
@@ -78,6 +80,8 @@ PRODUCTS = {
         Product("{}.tflite", "litert", "lt", SOURCE),
         Product("{}.int8.tflite", "litert_int8", "lt", "{}.tflite"),
         Product("{}.int8ds.onnx", "deepsparse_int8", "ds18", "{}.int8.onnx"),
+        Product(BATCHES, "onnx_batches", "torch", SOURCE),
+        Product(HALF, "onnx_half", "ort", BATCHES),
     )
 }
 
@@ -91,17 +95,24 @@ class Contender:
         precision: "fp32", "bf16" or "int8".
         environment: of :data:`ENVIRONMENTS`; "" for the interpreter that runs dlcc.
         product: pattern of the model it runs; "" for artifacts of dlcc.
+        package: where the engine's module lies.
     """
 
     engine: str
     precision: str
     environment: str = ""
     product: str = ""
+    package: str = "benchmarks.peers.engines"
 
     @property
     def name(self) -> str:
         """As the command line has it, e.g. ``openvino:int8``."""
         return f"{self.engine}:{self.precision}"
+
+    @property
+    def module(self) -> str:
+        """The engine's module."""
+        return f"{self.package}.{self.engine}"
 
     @property
     def ours(self) -> bool:

@@ -6,8 +6,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,9 @@ class Bench:
         settings: how to measure.
         slices: the lock to hold while timing.
         say: told what happens.
+        contenders: who is known, by name.
+        machine: describes the machine.
+        queue: inferences between two waits, for batches of that size (see :class:`Job`).
     """
 
     cache: Cache
@@ -63,6 +66,9 @@ class Bench:
     settings: Settings
     slices: Slices
     say: Callable[[str], None]
+    contenders: Mapping[str, Contender] = field(default_factory=lambda: CONTENDERS)
+    machine: Callable[[], dict[str, Any]] = lambda: machine()
+    queue: Callable[[int], int] = lambda _: 0
 
     def run(
         self,
@@ -77,7 +83,7 @@ class Bench:
         A group is measured whole, so that its ratios are of common rounds.
         """
         for index, group in enumerate(groups):
-            models = self._models(group, [CONTENDERS[name] for name in names])
+            models = self._models(group, [self.contenders[name] for name in names])
             wanted = {name: _identity(model) for name, model in models.items()}
             title = f"[{index + 1}/{len(groups)}] {describe(group)}"
             if not again and results.complete(group, wanted):
@@ -85,7 +91,7 @@ class Bench:
                 continue
             self.say(title)
             found = self.measure(group, models)
-            results.merge(Results(machine(), {group: found}))
+            results.merge(Results(self.machine(), {group: found}))
             results.save(path)
 
     def _models(self, group: Group, contenders: list[Contender]) -> dict[str, Path | str]:
@@ -151,17 +157,20 @@ class Bench:
                     live.pop(name).close()
 
     def _worker(self, group: Group, name: str, model: Path | str) -> Worker:
-        contender = CONTENDERS[name]
+        contender = self.contenders[name]
         job = Job(
-            contender.engine,
+            contender.module,
             contender.precision,
             str(model),
             str(self.cache.samples(group.network)),
             group.threads,
             self.settings.cpus[: group.threads],
             hide_amx=not group.amx,
+            batch=group.batch,
+            queue=self.queue(group.batch),
         )
-        log = self.cache.log(f"{group.network}-{group.threads}-{name.replace(':', '-')}")
+        where = f"{group.network}-{group.threads}" + f"-{group.batch}" * (group.batch > 1)
+        log = self.cache.log(f"{where}-{name.replace(':', '-')}")
         return Worker(self.cache.python(contender.environment), job, log)
 
     def _rounds(self, live: dict[str, Worker], cells: dict[str, Cell]) -> None:
@@ -198,7 +207,8 @@ class Bench:
 def describe(group: Group) -> str:
     """A group in words."""
     amx = "" if group.amx else ", AMX hidden"
-    return f"{group.network}, {group.threads} thread{'s' * (group.threads > 1)}{amx}"
+    batch = f", batch {group.batch}" if group.batch > 1 else ""
+    return f"{group.network}{batch}, {group.threads} thread{'s' * (group.threads > 1)}{amx}"
 
 
 def _identity(model: Path | str) -> str:

@@ -19,6 +19,7 @@ class Group(NamedTuple):
     network: str
     threads: int
     amx: bool
+    batch: int = 1
 
 
 @dataclass
@@ -125,6 +126,7 @@ def load_results(paths: Iterable[Path]) -> Results:
         found = Results(data["machine"], {}, data["memory"])
         for row in data["cells"]:
             group = Group(row.pop("network"), row.pop("threads"), row.pop("amx"))
+            group = group._replace(batch=row.pop("batch", 1))
             name = row.pop("contender")
             found.cells.setdefault(group, {})[name] = Cell(**row)
         results.merge(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.peers.catalogue import (
@@ -64,28 +64,40 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 def is_right(row: dict[str, Cell], name: str) -> bool:
     """Whether a timed contender's output is near enough to count; a NaN never is."""
-    precision = CONTENDERS[name].precision
+    precision = name.rpartition(":")[2]
     others = [
         cell.error
         for other, cell in row.items()
-        if other != name and cell.timed and CONTENDERS[other].precision == precision
+        if other != name and cell.timed and other.rpartition(":")[2] == precision
     ]
     usual = statistics.median_low(others) if others else 0.0
     return row[name].error <= max(WRONG, WRONG_TIMES * usual)
 
 
-def duel(network: str, row: dict[str, Cell], precision: str) -> Duel:
-    """Choose the best peer of a group: of :data:`RIVALS`' precisions, with right results."""
+def is_ours(name: str) -> bool:
+    """Whether a contender is dlcc."""
+    return name.startswith("dlcc:")
+
+
+def duel(
+    network: str,
+    row: dict[str, Cell],
+    precision: str,
+    goals: Mapping[str, float] | None = None,
+    rival_precisions: Mapping[str, Sequence[str]] = RIVALS,
+) -> Duel:
+    """Choose the best peer of a group: of the precisions that are rivals, with right results."""
     ours = row.get(f"dlcc:{precision}", Cell(failed="not measured"))
+    goals = goals or (GOALS if precision == "int8" else dict.fromkeys(GOALS, FP32_GOAL))
+    goal = goals[network]
     rivals = {
         name: cell
         for name, cell in row.items()
-        if not CONTENDERS[name].ours
+        if not is_ours(name)
         and cell.timed
         and is_right(row, name)
-        and CONTENDERS[name].precision in RIVALS[precision]
+        and name.rpartition(":")[2] in rival_precisions[precision]
     }
-    goal = GOALS[network] if precision == "int8" else FP32_GOAL
     if not rivals:
         return Duel(network, ours, "", Cell(), math.nan, False, goal)
     if ours.timed and is_right(row, f"dlcc:{precision}"):
@@ -129,10 +141,11 @@ def _sections(results: Results, threads: Sequence[int], amx: Sequence[bool]) -> 
                     yield f"### dlcc {precision}, {where}"
                     yield _duels(results, groups, precision)
             yield f"### Every engine, {where}: ms (error of the output)"
-            yield _engines(results, groups)
-    if failures := _failures(results, threads, amx):
+            yield engines_table(results, groups, CONTENDERS)
+    chosen = [g for g in results.cells if g.threads in threads and g.amx in amx]
+    if table := failures_table(results, chosen, _where):
         yield "### What did not run"
-        yield markdown(("where", "engine", "why"), failures)
+        yield table
     if results.memory:
         yield "### Peak resident memory of a C program that runs the artifact, kB"
         yield _memory(results)
@@ -145,11 +158,11 @@ def _duels(results: Results, groups: Sequence[Group], precision: str) -> str:
         (
             d.network,
             d.peer or "none",
-            _time(d.best),
-            _error(d.best),
-            _time(d.ours),
-            _error(d.ours),
-            _ratio(d),
+            time_text(d.best),
+            error_text(d.best),
+            time_text(d.ours),
+            error_text(d.ours),
+            ratio_text(d),
             f"{d.goal:g}",
             "met" if d.met else "**missed**",
         )
@@ -167,35 +180,39 @@ def _duels(results: Results, groups: Sequence[Group], precision: str) -> str:
     )
 
 
-def _engines(results: Results, groups: Sequence[Group]) -> str:
-    names = [n for n in CONTENDERS if any(n in results.cells[g] for g in groups)]
+def engines_table(results: Results, groups: Sequence[Group], known: Iterable[str]) -> str:
+    """Time and error of every engine that is known and was tried."""
+    names = [n for n in known if any(n in results.cells[g] for g in groups)]
     rows = []
     for group in groups:
         row = results.cells[group]
         cells = [row.get(name, Cell()) for name in names]
-        rows.append((group.network, *(_time_and_error(cell) for cell in cells)))
+        rows.append((group.network, *(time_and_error(cell) for cell in cells)))
     return markdown(("network", *(f">{name}" for name in names)), rows)
 
 
-def _failures(
-    results: Results, threads: Sequence[int], amx: Sequence[bool]
-) -> list[tuple[str, str, str]]:
-    """(where, engine, reason); a reason that is the same everywhere is told once."""
+def _where(group: Group) -> str:
+    return f"{group.network} {group.threads}T{'' if group.amx else ' no AMX'}"
+
+
+def failures_table(
+    results: Results, groups: Iterable[Group], where_of: Callable[[Group], str]
+) -> str:
+    """What did not run and why, told once where it is the same everywhere; "" if all ran."""
     places: dict[tuple[str, str], list[str]] = {}
-    for group, row in results.cells.items():
-        if group.threads not in threads or group.amx not in amx:
-            continue
-        where = f"{group.network} {group.threads}T{'' if group.amx else ' no AMX'}"
+    for group in groups:
+        row, where = results.cells[group], where_of(group)
         for name, cell in row.items():
             reason = cell.failed
             if cell.timed and not is_right(row, name):
                 reason = f"not counted: its output is wrong (error {cell.error:.2g})"
             if reason:
                 places.setdefault((name, reason), []).append(where)
-    return [
+    rows = [
         (", ".join(where) if len(where) <= 4 else f"{where[0]} and {len(where) - 1} more", *key)
         for key, where in places.items()
     ]
+    return markdown(("where", "engine", "why"), rows) if rows else ""
 
 
 def _memory(results: Results) -> str:
@@ -215,21 +232,25 @@ def _memory(results: Results) -> str:
     return markdown((*columns, ">peak", bound_name, ""), rows)
 
 
-def _time(cell: Cell) -> str:
+def time_text(cell: Cell) -> str:
+    """Milliseconds."""
     if not cell.timed:
         return "-"
     return f"{1e3 * cell.seconds:.4g}" + ("*" if cell.foreign > NOISY else "")
 
 
-def _error(cell: Cell) -> str:
+def error_text(cell: Cell) -> str:
+    """Error of the output."""
     return f"{cell.error:.1e}" if cell.timed else ""
 
 
-def _time_and_error(cell: Cell) -> str:
-    return f"{_time(cell)} ({_error(cell)})" if cell.timed else "-"
+def time_and_error(cell: Cell) -> str:
+    """Both, or a dash."""
+    return f"{time_text(cell)} ({error_text(cell)})" if cell.timed else "-"
 
 
-def _ratio(d: Duel) -> str:
+def ratio_text(d: Duel) -> str:
+    """Times as long as dlcc that the peer takes; ``~``: not from common rounds."""
     if math.isnan(d.ratio):
         return "-"
     return f"{d.ratio:.2f}" + ("" if d.common else "~")

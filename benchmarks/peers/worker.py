@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.engines import Job, Opened
+from benchmarks.peers.engines import Job, Opened, reference_of
 from benchmarks.peers.hide_amx import hide_amx
 
 WARM_SECONDS, WARM_CALLS, WARM_MOST = 0.4, 3, 6.0
@@ -39,7 +39,8 @@ def main() -> None:
         answers.flush()
 
     try:
-        engine, facts = open_job(Job.from_text(sys.argv[1]))
+        job = Job.from_text(sys.argv[1])
+        engine, facts = open_job(job)
     except Exception as error:
         traceback.print_exc()
         lines = str(error).strip().splitlines() or ["no message"]
@@ -48,8 +49,8 @@ def main() -> None:
     say(facts)
     for line in sys.stdin:
         request = json.loads(line)
-        batch = batch_of(facts["call_seconds"])
-        say(slot(engine.run, request["seconds"], request["least"], batch))
+        batch = job.queue or batch_of(facts["call_seconds"])
+        say(slot(engine.run, request["seconds"], request["least"], batch, engine.finish))
 
 
 def open_job(job: Job) -> tuple[Opened, dict[str, Any]]:
@@ -57,15 +58,13 @@ def open_job(job: Job) -> tuple[Opened, dict[str, Any]]:
     os.sched_setaffinity(0, job.cpus)
     if job.hide_amx:
         hide_amx()
-    with np.load(job.samples) as arrays:
-        reference = np.asarray(arrays["y"])
-    place = job.engine if "." in job.engine else f"benchmarks.peers.engines.{job.engine}"
-    adapter = importlib.import_module(place)
+    reference = reference_of(job)
+    adapter = importlib.import_module(job.engine)
     base = resident_kb("VmRSS")
     start = time.perf_counter()
     engine = adapter.open_engine(job)
     loaded = time.perf_counter()
-    engine.run()
+    _once(engine)
     first = time.perf_counter()
     error = relative_error(engine.output(), reference)
     facts = {
@@ -74,10 +73,15 @@ def open_job(job: Job) -> tuple[Opened, dict[str, Any]]:
         "first_seconds": first - loaded,
         "error": error,
         "base_kb": base,
-        "call_seconds": warm(engine.run),
+        "call_seconds": warm(lambda: _once(engine)),
         "peak_kb": resident_kb("VmHWM"),
     }
     return engine, facts
+
+
+def _once(engine: Opened) -> None:
+    engine.run()
+    engine.finish()
 
 
 def relative_error(output: np.ndarray, reference: np.ndarray) -> float:
@@ -104,8 +108,16 @@ def batch_of(call_seconds: float) -> int:
     return max(1, int(BATCH_SECONDS / max(call_seconds, 1e-9)))
 
 
-def slot(run: Callable[[], Any], seconds: float, least: int, batch: int) -> dict[str, Any]:
+def slot(
+    run: Callable[[], Any],
+    seconds: float,
+    least: int,
+    batch: int,
+    finish: Callable[[], Any] = lambda: None,
+) -> dict[str, Any]:
     """Time calls for ``seconds`` and at least ``least`` batches of ``batch`` calls.
+
+    ``finish`` waits for what the calls of a batch have only started.
 
     Returns:
         "p20", "min" and "median" seconds of a call over the batches, without the first tenth of
@@ -119,6 +131,7 @@ def slot(run: Callable[[], Any], seconds: float, least: int, batch: int) -> dict
         start = clock()
         for _ in calls:
             run()
+        finish()
         stop = clock()
         times.append(stop - start)
         if (stop >= end and len(times) >= least) or len(times) >= MOST_BATCHES:

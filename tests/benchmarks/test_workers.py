@@ -40,7 +40,7 @@ def open_worker(tmp_path: Path) -> Iterator[Open]:
 
 
 def test_job_survives_the_command_line() -> None:
-    job = Job("openvino", "bf16", "a b.onnx", "s.npz", 2, (3, 1), True)
+    job = Job("an.openvino", "bf16", "a b.onnx", "s.npz", 2, (3, 1), True, 64, 8)
     assert Job.from_text(job.to_text()) == job
 
 

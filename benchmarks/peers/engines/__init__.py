@@ -19,13 +19,16 @@ class Job:
     """What a worker is to run.
 
     Attributes:
-        engine: name of a module of this package, or the full name of another one.
+        engine: full name of the engine's module.
         precision: what the engine computes in, as :mod:`benchmarks.peers.catalogue` names it.
         model: the model file, or the artifact folder of dlcc.
         samples: .npz file with a sample ``x`` and its fp32 output ``y``.
         threads: threads to run on.
         cpus: CPUs to run on.
         hide_amx: make the system refuse AMX to the engine.
+        batch: samples of an inference.
+        queue: inferences between two waits for an engine that works beside the CPU; 0: as many as
+            the clock needs to be read rarely.
     """
 
     engine: str
@@ -35,6 +38,8 @@ class Job:
     threads: int
     cpus: tuple[int, ...]
     hide_amx: bool = False
+    batch: int = 1
+    queue: int = 0
 
     def to_text(self) -> str:
         """For the worker's command line."""
@@ -56,15 +61,28 @@ class Opened:
         run: one inference.
         output: the result of the last :attr:`run`, fp32.
         kept: what must live as long as the engine runs, such as bound arrays.
+        finish: waits for what :attr:`run` has only started.
     """
 
     version: str
     run: Callable[[], Any]
     output: Callable[[], np.ndarray]
     kept: object = None
+    finish: Callable[[], Any] = lambda: None
 
 
 def sample_of(job: Job) -> np.ndarray:
-    """The input that every engine gets, [1, ...] fp32."""
+    """The input that every engine gets, [batch, ...] fp32."""
+    return _batch_of(job, "x")
+
+
+def reference_of(job: Job) -> np.ndarray:
+    """What the fp32 network makes of it."""
+    return _batch_of(job, "y")
+
+
+def _batch_of(job: Job, name: str) -> np.ndarray:
+    """The file's samples, over and over."""
     with np.load(job.samples) as arrays:
-        return np.ascontiguousarray(arrays["x"])
+        found = arrays[name]
+    return np.ascontiguousarray(found[np.arange(job.batch) % len(found)])

@@ -209,6 +209,8 @@ API int cuDeviceGetAttribute(int *value, int attribute, int number) {
     *value = devices[number].major;
   else if (attribute == 76)
     *value = devices[number].minor;
+  else if (attribute == 16)
+    *value = 2; /* multiprocessors */
   else
     return leave(INVALID_VALUE);
   return leave(0);
