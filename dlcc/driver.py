@@ -108,6 +108,7 @@ class CompileOptions:
             for no such sample; None: the first of ``calibration``, else seeded numbers.
         keep_ir: write the compiled graph into the artifact too (``.dlir`` and ``.npz``).
         without: rows of the target's kernel table that may not be used (``winograd``, say).
+        tf32: GPUs round float32 operands of convolutions and products to TF32 (10 bits).
         fuse: run layers band by band where that keeps large values in the cache; same results.
         verify_numerics: samples on which exact passes are checked, and the library, where this
             machine runs it, before anything is written (0: none).
@@ -137,6 +138,7 @@ class CompileOptions:
     sample: str | Path | None = None
     keep_ir: bool = False
     without: tuple[str, ...] = ()
+    tf32: bool = False
     fuse: bool = True
     verify_numerics: int = 0
     print_before: tuple[str, ...] = ()
@@ -344,9 +346,8 @@ def compile(
 def _compiled(
     model: str | Path | Graph | Any, output: str | Path, chosen: CompileOptions, progress: Progress
 ) -> CompileResult:
-    targets = target_library.without_rows(
-        target_library.get_targets(chosen.machine), chosen.without
-    )
+    targets = target_library.get_targets(chosen.machine, tf32=chosen.tf32)
+    targets = target_library.without_rows(targets, chosen.without)
     target = targets[-1]  # what passes fit to it fits the others: its vectors are the widest
     check_pack(chosen.pack)
     if chosen.name is not None:
@@ -376,7 +377,7 @@ def _compiled(
     count = chosen.verify_numerics if "so" in emit else 0
     check: Callable[[Path], None] | None = None
     if count:
-        optimised, check = _verified(optimised, profiles, program, targets, count)
+        optimised, check = _verified(optimised, profiles, program, targets, chosen)
     program.report.update(optimised.report())
     progress("link", 0.0)
     artifact = write_artifact(
@@ -390,6 +391,7 @@ def _compiled(
         manifest_extra={
             "target": target_library.joined_name(targets),
             **_told(profiles, certificates, program),
+            **({"tf32": True} if chosen.tf32 else {}),
         },
         documents=_documents(profiles) if chosen.keep_ir else None,
         check=check,
@@ -445,14 +447,15 @@ def _verified(
     profiles: Sequence[Optimised],
     program: Program,
     targets: Sequence[Target],
-    count: int,
+    chosen: CompileOptions,
 ) -> tuple[Optimised, Callable[[Path], None] | None]:
     """What --verify-numerics holds the library to; a remark where this machine cannot run it."""
     here = {t.name.rpartition(":")[2] for t in targets if not target_library.missing_here(t)}
     checks: list[Verification] = []
     for one, lowered in zip(profiles, program.profiles, strict=True):
         feeds = one.calibration() if one.calibration else ()
-        made = prepare(one.graph, one.imported, lowered, here, feeds, count)
+        count = chosen.verify_numerics
+        made = prepare(one.graph, one.imported, lowered, here, feeds, count, tf32=chosen.tf32)
         if not isinstance(made, Verification):
             return optimised.noted("verify-numerics", made), None
         checks.append(made)
@@ -473,8 +476,9 @@ def _recorded(
     name = "the first calibration sample"
     if isinstance(source, str | Path):
         name = f"the first sample of {Path(source).name}"
+    first = given() if given else None
     sample, why = record_sample(
-        optimised.graph, program.inputs, options.sample, given() if given else None, name
+        optimised.graph, program.inputs, options.sample, first, name, tf32=options.tf32
     )
     return optimised.noted("sample", why) if why else optimised, sample
 

@@ -177,7 +177,7 @@ def _facts(artifact: Artifact, shape_profile: int, variant: str) -> dict[str, An
     weights = manifest["weights"]
     facts: dict[str, Any] = {"source": str(artifact.folder)}
     keys = ("target", "triple", "pipeline", "threads", "arena_bytes", "stack_bytes", "features")
-    facts |= {key: manifest[key] for key in (*keys, "needed") if key in manifest}
+    facts |= {key: manifest[key] for key in (*keys, "needed", "tf32") if key in manifest}
     facts["arena_bytes"] = profiles[shape_profile].arena_bytes
     if len(profiles) > 1:
         facts["shape_profiles"] = {

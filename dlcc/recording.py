@@ -34,6 +34,8 @@ def record_sample(
     choice: str | Path | None,
     calibration: Iterable[Mapping[str, Array]] | None,
     calibration_name: str,
+    *,
+    tf32: bool = False,
 ) -> tuple[Sample | None, str]:
     """The recorded input and output of a network, and why there is none where there should be.
 
@@ -44,6 +46,7 @@ def record_sample(
             calibration sample, or seeded numbers where there is no calibration data.
         calibration: starts with that sample; None: there is no such data.
         calibration_name: what it is called in the example.
+        tf32: targets may round operands of float32 to TF32.
 
     Raises:
         DlccError: DATA, the file cannot be read or does not fit the network.
@@ -53,7 +56,7 @@ def record_sample(
     if choice is not None:
         path = Path(choice)
         source = f"the first sample of {path.name}"
-        return record(graph, _first(load_npz(path), graph, str(path)), source), ""
+        return record(graph, _first(load_npz(path), graph, str(path)), source, tf32=tf32), ""
     outputs = sum(v.type.elements for v in graph.outputs)
     elements = sum(info.elements for info in inputs) + outputs
     if elements > MOST_ELEMENTS:
@@ -62,8 +65,9 @@ def record_sample(
             f"{MOST_ELEMENTS}; --sample FILE.npz records them all the same"
         )
     for feed in calibration or ():
-        return record(graph, _first(feed, graph, calibration_name), calibration_name), ""
-    return record(graph, _seeded(inputs), SEEDED), ""
+        first = _first(feed, graph, calibration_name)
+        return record(graph, first, calibration_name, tf32=tf32), ""
+    return record(graph, _seeded(inputs), SEEDED, tf32=tf32), ""
 
 
 def _first(arrays: Mapping[str, Array], graph: Graph, where: str) -> Feed:

@@ -28,12 +28,14 @@ class Verification:
         variants: names of the variants of the kernels that this machine runs.
         imported: the graph as it was imported, where only exact passes lie between and the borders
             are the same; its reference is compared with too.
+        tf32: the kernels round operands of float32 to TF32.
     """
 
     graph: Graph = field(repr=False)
     feeds: Sequence[Mapping[str, Array]] = field(repr=False)
     variants: tuple[str, ...]
     imported: Graph | None = field(default=None, repr=False)
+    tf32: bool = False
 
     def check(self, folder: Path) -> None:
         """Run the artifact in ``folder`` on every feed with every variant.
@@ -44,7 +46,7 @@ class Verification:
         Raises:
             DlccError: VERIFICATION, an output is not near enough.
         """
-        allowed = tolerances(self.graph)
+        allowed = tolerances(self.graph, tf32=self.tf32)
         references = [("the compiled graph", self.graph)]
         if self.imported is not None:
             references.append(("the imported graph", self.imported))
@@ -79,6 +81,8 @@ def prepare(
     here: Collection[str],
     given: Iterable[Mapping[str, Array]],
     count: int,
+    *,
+    tf32: bool = False,
 ) -> Verification | str:
     """What to hold a library to, or why this machine cannot.
 
@@ -89,13 +93,14 @@ def prepare(
         here: names of variants that this machine could run.
         given: stored samples, of which the first ``count`` are taken; seeded ones make up the rest.
         count: number of samples.
+        tf32: the kernels round operands of float32 to TF32.
     """
     variants = tuple(p.variant for p in program.variants if p.variant in here)
     if not variants:
         return "the library was not run: this machine runs no variant of its kernels"
     feeds: list[Mapping[str, Array]] = list(islice(given, count))
     feeds += [random_feed(program.inputs, seed) for seed in range(len(feeds), count)]
-    return Verification(graph, feeds, variants, imported)
+    return Verification(graph, feeds, variants, imported, tf32)
 
 
 def _compare(got: Array, contents: bytes, share: float, what: str, place: str) -> None:

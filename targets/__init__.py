@@ -63,12 +63,22 @@ def get_target(name: str) -> Target:
     return FAMILIES[family].target(variant)
 
 
-def get_targets(name: str) -> tuple[Target, ...]:
+def get_targets(name: str, *, tf32: bool = False) -> tuple[Target, ...]:
     """The targets that ``name`` stands for, from the least to the best.
 
+    Args:
+        name: as a user writes it.
+        tf32: with kernels that round operands of float32 to TF32.
+
     Raises:
-        DlccError: there is no such target, or the CPU cannot tell two of them apart.
+        DlccError: there is no such target, or the CPU cannot tell two of them apart; one has no
+            TF32.
     """
+    found = _named(name)
+    return tuple(target.with_tf32() for target in found) if tf32 else found
+
+
+def _named(name: str) -> tuple[Target, ...]:
     family, _, listed = name.partition(":")
     variants = listed.split("+") if listed else SEVERAL.get(family, ("",))
     if len(variants) == 1:

@@ -23,7 +23,8 @@ SUMS: Final = 1e-4
 """Tolerance of float32 results: kernels sum in the order that suits them."""
 
 ROUNDED: Final = 2.0**-5
-"""Tolerance where such results become 16-bit floats or codes on the way: some round otherwise."""
+"""Tolerance where such results become 16-bit floats or codes on the way, or operands are rounded to
+TF32: some round otherwise."""
 
 
 class _State(IntEnum):
@@ -37,13 +38,14 @@ class _State(IntEnum):
 _TOLERANCES: Final = {_State.EXACT: 0.0, _State.SUMS: SUMS, _State.ROUNDED: ROUNDED}
 
 
-def record(graph: Graph, feed: Mapping[str, Array], source: str) -> Sample:
+def record(graph: Graph, feed: Mapping[str, Array], source: str, *, tf32: bool = False) -> Sample:
     """Runs the reference of ``graph`` on ``feed``.
 
     Args:
         graph: the network after its passes.
         feed: stored arrays by input name.
         source: where the input is from, as a noun phrase.
+        tf32: targets may round operands of float32 to TF32.
 
     Raises:
         DlccError: DATA, the input does not fit.
@@ -53,22 +55,24 @@ def record(graph: Graph, feed: Mapping[str, Array], source: str) -> Sample:
     return Sample(
         tuple(_bytes(feed[v.name]) for v in graph.inputs),
         tuple(_bytes(results[name]) for name in graph.output_names),
-        tolerances(graph),
+        tolerances(graph, tf32=tf32),
         source,
     )
 
 
-def tolerances(graph: Graph) -> tuple[float, ...]:
+def tolerances(graph: Graph, *, tf32: bool = False) -> tuple[float, ...]:
     """For each output 0 where it is the same bytes on every target, else the allowed difference.
 
-    In units of the largest magnitude in the output.
+    In units of the largest magnitude in the output. ``tf32``: operands of float32 may be rounded.
     """
     states: dict[Value, _State] = {}
     for node in graph.nodes:
         given = (states.get(v, _State.EXACT) for v in node.inputs if v is not None)
         state = max((_State.EXACT if _is_exact(node) else _State.SUMS, *given))
         for value in node.outputs:
-            rounded = not value.type.is_dense or op_of(node).rounds_factors(node) is not None
+            rounded = (
+                tf32 or not value.type.is_dense or op_of(node).rounds_factors(node) is not None
+            )
             states[value] = _State.ROUNDED if state and rounded else state
     return tuple(_TOLERANCES[states.get(value, _State.EXACT)] for value in graph.outputs)
 

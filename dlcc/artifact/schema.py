@@ -135,13 +135,16 @@ _FIELDS: Final[Mapping[str, Check]] = {
     "recipe": _text,
     "symbol": _identifier,
     "target": _text,
+    "tf32": lambda v: isinstance(v, bool),
     "threads": _count,
     "triple": _text,
     "weights": _weights,
 }
 """What each field has to be; those of the compiler's own callers may be missing."""
 
-_OPTIONAL: Final = {"certificates", "device", "ir", "more_graphs", "pipeline", "recipe", "target"}
+_OPTIONAL: Final = frozenset(
+    ("certificates", "device", "ir", "more_graphs", "pipeline", "recipe", "target", "tf32")
+)
 
 
 def fault(manifest: Mapping[str, Any]) -> str:

@@ -101,6 +101,9 @@ PrintAfterOption = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
+Tf32Option = Annotated[
+    bool, typer.Option("--tf32", help="GPUs round operands of float32 layers to 10 bits.")
+]
 NoFuseOption = Annotated[
     bool, typer.Option("--no-fuse", help="Run layers one by one, never band by band.")
 ]
@@ -236,6 +239,7 @@ def compile_model(
         bool, typer.Option("--keep-ir", help="Write the compiled graph into the folder too.")
     ] = False,
     without: WithoutOption = None,
+    tf32: Tf32Option = False,
     no_fuse: NoFuseOption = False,
     print_before: PrintBeforeOption = None,
     print_after: PrintAfterOption = None,
@@ -276,6 +280,7 @@ def compile_model(
         sample=sample,
         keep_ir=keep_ir,
         without=split_names(without),
+        tf32=tf32,
         fuse=not no_fuse,
         verify_numerics=verify_numerics,
         print_before=split_names(print_before),

@@ -187,6 +187,21 @@ DLCC void dlcc_mma_u8s8(int32_t *sum, const uint32_t *a, const uint32_t *b) {
                : "+r"(sum[0]), "+r"(sum[1]), "+r"(sum[2]), "+r"(sum[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+
+/* Four float32 to the nearest numbers with 10 bits of mantissa, halves away from zero. */
+DLCC void dlcc_round4_tf32(uint32_t *x) {
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(x[i]) : "f"(__uint_as_float(x[i])));
+}
+
+/* The same with 32 bytes of TF32, and of 16-bit floats. */
+DLCC void dlcc_mma_tf32(float *sum, const uint32_t *a, const uint32_t *b) {
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
 DLCC void dlcc_mma_f16(float *sum, const uint32_t *a, const uint32_t *b) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
                "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"

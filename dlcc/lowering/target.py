@@ -115,6 +115,8 @@ class Target:
             stores fewer bytes, than one over decoded weights; a factor of predicted times.
         device: what runs the kernels, where it is not the CPU; ``triple`` is the host's then, and
             ``mcpu`` the device's architecture.
+        tf32_rows: the kernel table where operands of float32 may be rounded to TF32; empty: it has
+            no instructions for that.
         tensors_in_arena: memory is so scarce that the arena has places for the network's inputs and
             outputs too, which share it with everything else.
     """
@@ -137,6 +139,7 @@ class Target:
     packed_within: float = NEARLY
     tensors_in_arena: bool = False
     device: Literal["", "cuda"] = ""
+    tf32_rows: tuple[KernelRow, ...] = ()
 
     @property
     def facts(self) -> dict[str, int]:
@@ -187,6 +190,22 @@ class Target:
     def rows_for(self, node: Node) -> list[KernelRow]:
         """Rows that may serve ``node``."""
         return [row for row in self.rows if row.serves(node)]
+
+    def with_tf32(self) -> Target:
+        """This target with kernels that round operands of float32 to TF32.
+
+        Raises:
+            DlccError: USAGE, it has none.
+        """
+        if not self.tf32_rows:
+            raise DlccError(
+                ExitCode.USAGE,
+                f"target {self.name} has no TF32",
+                where="--tf32",
+                why="its instructions multiply no such numbers; GPUs do from sm_80 on",
+                fix="leave the option out, or compile for cuda:sm_80 or newer",
+            )
+        return replace(self, rows=self.tf32_rows)
 
     def without(self, names: Collection[str]) -> Target:
         """This target with the rows called ``names`` left out of its table.

@@ -53,18 +53,20 @@ class CudaFamily:
 
 @cache
 def _target(variant: str) -> Target:
+    gpu = ARCHITECTURES[variant]
     return Target(
         f"cuda:{variant}",
         TRIPLE,
         variant,
         (),
         (variant,),
-        rows_for(ARCHITECTURES[variant]),
+        rows_for(gpu),
         most_threads=1,
         alignment=ALIGNMENT,
         slack=SLACK,
         short_floats=("float16", "bfloat16"),
         device="cuda",
+        tf32_rows=rows_for(gpu, tf32=True) if gpu.mma else (),
     )
 
 

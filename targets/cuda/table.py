@@ -29,16 +29,16 @@ def thread_of(gpu: Architecture) -> Isa:
     return Isa(name, name, (), (name,), 1, 64, "madd", l2=0, item_elements=1)
 
 
-def machine_of(gpu: Architecture) -> Machine:
+def machine_of(gpu: Architecture, *, tf32: bool = False) -> Machine:
     """What it is to generators of code for blocks of threads."""
-    return Machine(gpu.multiprocessors, CLOCK, gpu.mma, gpu.shared_bytes, gpu.memory)
+    return Machine(gpu.multiprocessors, CLOCK, gpu.mma, gpu.shared_bytes, gpu.memory, tf32)
 
 
-def rows_for(gpu: Architecture) -> tuple[KernelRow, ...]:
-    """All rows."""
+def rows_for(gpu: Architecture, *, tf32: bool = False) -> tuple[KernelRow, ...]:
+    """All rows; ``tf32``: those that round float32 operands to TF32."""
     thread = thread_of(gpu)
     scalar = (*loop_rows(thread), DefaultRow(thread))
-    machine = machine_of(gpu)
+    machine = machine_of(gpu, tf32=tf32)
     made = (
         GridGemmRow,
         GridMatmulRow,

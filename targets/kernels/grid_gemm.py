@@ -186,7 +186,15 @@ def grid_gemm(
     if spec.in_dtype == "u8":
         bias = fold_zero_point(bias, weights, spec.in_zero_point)
     return product_plan(
-        spec, best, f"grid_gemm_{unit}", unit, pack, function, bias, multiplier, ratio
+        spec,
+        best,
+        f"grid_gemm_{unit}",
+        machine.unit_name(spec.in_dtype),
+        pack,
+        function,
+        bias,
+        multiplier,
+        ratio,
     )
 
 

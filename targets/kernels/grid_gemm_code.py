@@ -141,6 +141,10 @@ def gemm_function(key: str, layer: Layer, tile: Tile, unit: Unit) -> Callable[[]
     return build
 
 
+MMA_NAMES = {"u8": "u8s8", "f32": "tf32"}
+"""Matrix instructions of the types whose name is not theirs."""
+
+
 class Gemm:
     """Emits the kernel but for its products.
 
@@ -387,7 +391,11 @@ class MmaGemm(Gemm):
                 place = (stage * tile.rows + row + 16 * i) * SLICE + part * PART
                 kb.call("dlcc_ldmatrix4", kb.address(a, 4 * i), kb.address(self.a, place))
             self._columns_operand(b, stage, half)
-            name = {"u8": "u8s8"}.get(self.layer.in_dtype, self.layer.in_dtype)
+            name = MMA_NAMES.get(self.layer.in_dtype, self.layer.in_dtype)
+            if name == "tf32":
+                for held, count in ((a, 4 * down), (b, 2 * across)):
+                    for i in range(0, count, 4):
+                        kb.call("dlcc_round4_tf32", kb.address(held, i))
             for i in range(down):
                 for j in range(across):
                     sums = kb.address(self.sums, 4 * (i * across + j))

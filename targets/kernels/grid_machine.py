@@ -23,6 +23,7 @@ class Machine:
         mma: whether there are matrix instructions on bytes and 16-bit floats from registers.
         shared_bytes: shared memory that a block can ask for.
         memory: bytes per second.
+        tf32: whether float32 operands may be rounded to TF32, for matrix instructions on them.
     """
 
     multiprocessors: int
@@ -30,10 +31,15 @@ class Machine:
     mma: bool
     shared_bytes: int
     memory: float = 1e12
+    tf32: bool = False
 
     def unit(self, in_dtype: str) -> Unit:
         """What multiplies operands of a type."""
-        return "mma" if self.mma and in_dtype != "f32" else "simt"
+        return "mma" if self.mma and (self.tf32 or in_dtype != "f32") else "simt"
+
+    def unit_name(self, in_dtype: str) -> str:
+        """The same, for reports."""
+        return "mma tf32" if in_dtype == "f32" and self.tf32 else self.unit(in_dtype)
 
     def products(self, in_dtype: str) -> int:
         """Multiply-accumulates of a multiprocessor in a cycle."""

@@ -110,7 +110,8 @@ def grid_matmul(spec: MatmulSpec, machine: Machine, multiplier: float | None = N
     launch = Launch((blocks, 1, 1), (tile.threads, 1, 1), tile.shared_bytes)
     build = gemm_function(key, layer, tile, unit)
     steps.append(KernelStep(key, build, args, blocks, launch=launch))
-    name = f"{unit} {tile.rows}x{tile.columns}, {spec.batch} products"
+    unit_name = machine.unit_name(spec.in_dtype)
+    name = f"{unit_name} {tile.rows}x{tile.columns}, {spec.batch} products"
     return KernelPlan(tuple(steps), constants, scratch=tuple(scratch), kernel=name)
 
 

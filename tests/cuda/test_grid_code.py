@@ -29,6 +29,7 @@ WANTED = {
     ("f16", "sm_90"): ("HMMA.16816.F32", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"),
     ("bf16", "sm_90"): ("HMMA.16816.F32.BF16", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"),
     ("f32", "sm_80"): ("FFMA", "LDS.128", "LDGSTS.E.BYPASS.128"),
+    ("tf32", "sm_80"): ("HMMA.1688.F32.TF32", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"),
     ("f32", "sm_90"): ("FFMA", "LDS.128", "LDGSTS.E.BYPASS.128"),
 }
 """What the products, and what brings operands, should be."""
@@ -54,7 +55,8 @@ def disassembler() -> Path:
 
 
 def compiled(dtype: str, architecture: str, make=grid_gemm) -> tuple[Kernel, bytes]:
-    codes = dtype == "u8"
+    codes, tf32 = dtype == "u8", dtype == "tf32"
+    dtype = "f32" if tf32 else dtype
     spec = ConvSpec(
         *(SPEC.n, SPEC.h, SPEC.w, SPEC.c, SPEC.oc, 3, 3),
         pads=SPEC.pads,
@@ -63,7 +65,7 @@ def compiled(dtype: str, architecture: str, make=grid_gemm) -> tuple[Kernel, byt
     )
     weights = np.zeros((spec.oc, spec.c, 3, 3), "int8" if codes else NUMPY[dtype])
     multiplier = np.ones(spec.oc, np.float32) if codes else None
-    machine = machine_of(ARCHITECTURES[architecture])
+    machine = machine_of(ARCHITECTURES[architecture], tf32=tf32)
     plan = make(spec, weights, np.zeros(spec.oc), multiplier, multiplier, machine)
     (step,) = plan.steps
     cubin = compile_cubin(device_source({step.name_key: step.build()}), architecture)

@@ -123,6 +123,25 @@ DLCC void dlcc_mma_u8s8(int32_t *sum, const uint32_t *a, const uint32_t *b) {
   emulator::multiply(sum, a, b, emulator::dot4);
 }
 
+/* cvt.rna.tf32.f32 (PTX ISA, cvt): to nearest, ties away from zero; no finite number limits it. */
+DLCC void dlcc_round4_tf32(uint32_t *x) {
+  for (int i = 0; i < 4; i++) {
+    const bool finite = (x[i] & 0x7f800000u) != 0x7f800000u;
+    if (finite) x[i] += 0x1000u; /* half a unit of the tenth bit of the mantissa */
+    x[i] &= ~0x1fffu;
+  }
+}
+
+/* mma.m16n8k8 with .tf32 (PTX ISA, "Matrix Fragments for mma.m16n8k8"): a0 and a1 are of column
+ * lane % 4 and rows lane / 4 and + 8, a2 and a3 of column + 4; b0 and b1 of rows lane % 4 and + 4.
+ * Operands are valid TF32, else the result is undefined (cvt). */
+DLCC void dlcc_mma_tf32(float *sum, const uint32_t *a, const uint32_t *b) {
+  emulator::multiply(sum, a, b, [](uint32_t x, uint32_t y, float s) {
+    if ((x | y) & 0x1fffu) emulator::fault = "an operand of mma is not rounded to TF32";
+    return s + __uint_as_float(x) * __uint_as_float(y);
+  });
+}
+
 DLCC void dlcc_mma_f16(float *sum, const uint32_t *a, const uint32_t *b) {
   emulator::multiply(sum, a, b, [](uint32_t x, uint32_t y, float s) {
     s += f32_of_f16((uint16_t)x) * f32_of_f16((uint16_t)y);
