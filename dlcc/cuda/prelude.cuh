@@ -128,6 +128,38 @@ DLCC_WAIT(1)
 DLCC_WAIT(2)
 DLCC_WAIT(3)
 
+/* 16 aligned bytes that no kernel of the network writes and that are read once. */
+DLCC void dlcc_stream16(uint32_t *to, const void *from) {
+#if __CUDA_ARCH__ >= 700
+  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+      : "l"(from));
+#else
+  asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+      : "l"(from));
+#endif
+}
+
+/* What another lane of the warp gave, the one whose number differs in the bits of `with`. */
+DLCC int32_t dlcc_exchange_i32(int32_t x, int32_t with) { return __shfl_xor_sync(~0u, x, with); }
+DLCC float dlcc_exchange_f32(float x, int32_t with) { return __shfl_xor_sync(~0u, x, with); }
+
+/* To lower bits; by a negative number to higher ones. */
+DLCC uint32_t dlcc_shift(uint32_t x, int32_t by) { return by < 0 ? x << -by : x >> by; }
+
+/* 2^23 and, as units, some of the low 23 bits of a word. */
+DLCC float dlcc_below(uint32_t word, uint32_t mask) {
+  uint32_t bits; /* one instruction, where the compiler would make two of constants */
+  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(bits) : "r"(word), "r"(mask), "r"(0x4B000000u));
+  return __uint_as_float(bits);
+}
+
+/* sum += four products of codes without sign, modulo 2^32. */
+DLCC void dlcc_dot4_u8u8(int32_t *sum, uint32_t a, uint32_t b) {
+  asm("dp4a.u32.u32 %0, %1, %2, %0;" : "+r"(*sum) : "r"(a), "r"(b));
+}
+
 /* The same from one of two places. */
 DLCC void dlcc_copy16_if(void *shared, const void *global, const void *other, int32_t inside) {
   dlcc_copy16(shared, inside ? global : other);

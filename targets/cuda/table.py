@@ -8,6 +8,7 @@ from targets.isa import Isa
 from targets.kernels.grid_machine import Machine
 from targets.rows.default import DefaultRow
 from targets.rows.grid import GridRow
+from targets.rows.grid_gemv import GridGemvRow, GridPackedGemvRow
 from targets.rows.grid_layers import (
     GridConvRow,
     GridConvTransposeRow,
@@ -40,6 +41,8 @@ def rows_for(gpu: Architecture, *, tf32: bool = False) -> tuple[KernelRow, ...]:
     scalar = (*loop_rows(thread), DefaultRow(thread))
     machine = machine_of(gpu, tf32=tf32)
     made = (
+        GridGemvRow,
+        GridPackedGemvRow,
         GridGemmRow,
         GridMatmulRow,
         GridConvRow,

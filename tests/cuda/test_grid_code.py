@@ -78,26 +78,29 @@ def compiled(dtype: str, architecture: str, make=grid_gemm) -> tuple[Kernel, byt
     return kernel, cubin
 
 
+def instructions(cubin: bytes, folder: Path) -> Counter[str]:
+    """How often each machine instruction occurs."""
+    path = folder / "kernel.cubin"
+    path.write_bytes(cubin)
+    command = [str(disassembler()), "-c", str(path)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return Counter(re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?\w+ )?([A-Z][\w.]+)", text, re.M))
+
+
 @pytest.mark.parametrize(("dtype", "architecture"), WANTED)
 def test_instructions(dtype, architecture, tmp_path):
-    tool = disassembler()
-    check_code(tool, *compiled(dtype, architecture), WANTED[dtype, architecture], tmp_path)
+    check_code(*compiled(dtype, architecture), WANTED[dtype, architecture], tmp_path)
 
 
 @pytest.mark.parametrize(("dtype", "architecture"), WANTED_SPARSE)
 def test_sparse_instructions(dtype, architecture, tmp_path):
-    tool, wanted = disassembler(), WANTED_SPARSE[dtype, architecture]
-    check_code(tool, *compiled(dtype, architecture, grid_sparse), wanted, tmp_path)
+    wanted = WANTED_SPARSE[dtype, architecture]
+    check_code(*compiled(dtype, architecture, grid_sparse), wanted, tmp_path)
 
 
-def check_code(
-    tool: Path, kernel: Kernel, cubin: bytes, wanted: tuple[str, ...], tmp_path: Path
-) -> None:
+def check_code(kernel: Kernel, cubin: bytes, wanted: tuple[str, ...], tmp_path: Path) -> None:
     """The instructions ``wanted`` are there, accesses are wide, sums are in registers."""
-    (tmp_path / "kernel.cubin").write_bytes(cubin)
-    command = [str(tool), "-c", str(tmp_path / "kernel.cubin")]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = Counter(re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?\w+ )?([A-Z][\w.]+)", text, re.M))
+    found = instructions(cubin, tmp_path)
     for name in (*wanted, *STORED):
         assert any(known.startswith(name) for known in found), (name, found.most_common())
     narrow = [name for name in found if name.startswith("STG.") and ".128" not in name]

@@ -25,6 +25,28 @@ static int dot4(uint32_t codes, uint32_t weights, int sum) {
 
 }  // namespace emulator
 
+/* PTX ISA, "ld.global.nc": the address is a multiple of the size of the whole vector. */
+DLCC void dlcc_stream16(uint32_t *to, const void *from) {
+  if ((size_t)from % 16 != 0) __builtin_trap();
+  __builtin_memcpy(to, from, 16);
+}
+
+/* PTX ISA, "lop3": bit by bit the entry 4 * a + 2 * b + c of the table 0xEA. */
+DLCC float dlcc_below(uint32_t word, uint32_t mask) {
+  const uint32_t c = 0x4B000000u;
+  uint32_t bits = 0;
+  for (int i = 0; i < 32; i++)
+    bits |= (0xEAu >> (4 * (word >> i & 1) + 2 * (mask >> i & 1) + (c >> i & 1)) & 1u) << i;
+  return __uint_as_float(bits);
+}
+
+/* PTX ISA, "dp4a": d = c + the sum of a.byte[i] * b.byte[i], zero-extended for .u32. */
+DLCC void dlcc_dot4_u8u8(int32_t *sum, uint32_t a, uint32_t b) {
+  uint32_t total = (uint32_t)*sum;
+  for (int i = 0; i < 32; i += 8) total += (a >> i & 255u) * (b >> i & 255u);
+  *sum = (int32_t)total;
+}
+
 DLCC void dlcc_dot4_u8s8(int32_t *sum, uint32_t a, uint32_t b) {
   *sum = emulator::dot4(a, b, *sum);
 }
