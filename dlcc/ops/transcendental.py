@@ -106,7 +106,7 @@ class Gelu(Unary):
             gate = np.tanh(kind(math.sqrt(2 / math.pi)) * (x + kind(0.044715) * x * x * x))
         else:
             gate = erf(x * kind(math.sqrt(0.5)))
-        return np.where(np.isneginf(x), 0, kind(0.5) * x * (1 + gate))
+        return np.asarray(kind(0.5) * x * (1 + gate))
 
     def expression(self, node: Node, x: Any) -> Any:
         """Half x times 1 + erf or tanh."""
@@ -128,7 +128,7 @@ class Silu(Unary):
 
     def function(self, node: Node, x: Array) -> Array:
         """X times the logistic function."""
-        return np.where(np.isneginf(x), 0, x * _logistic(x))
+        return np.asarray(x * _logistic(x))
 
     def expression(self, node: Node, x: Any) -> Any:
         """X times the logistic function."""
@@ -230,7 +230,7 @@ class Mish(Unary):
 
     def function(self, node: Node, x: Array) -> Array:
         """X times tanh of softplus."""
-        return np.where(np.isneginf(x), 0, x * np.tanh(_softplus(x)))
+        return np.asarray(x * np.tanh(_softplus(x)))
 
     def expression(self, node: Node, x: Any) -> Any:
         """With e = exp(x), tanh(log(1 + e)) = n / (n + 2) for n = e * (e + 2)."""

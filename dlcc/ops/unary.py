@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from dlcc.tir.access import TirContext
 
 
+_FAR = 1e100
+"""What stands for infinity in a function that has no number there."""
+
+
 class Unary(Op):
     """Base of elementwise functions of one operand; shape and dtype stay.
 
@@ -62,9 +66,11 @@ class Unary(Op):
         """From the values at the ends and at the critical points in between."""
         x = xs[0]
         assert x is not None
-        points = [x.low, x.high, *(c for c in self.critical if x.low < c < x.high)]
+        points = np.asarray([x.low, x.high, *(c for c in self.critical if x.low < c < x.high)])
         with np.errstate(all="ignore"):
-            values = np.asarray(self.function(node, np.asarray(points, np.float64)), np.float64)
+            values = np.asarray(self.function(node, points), np.float64)
+            near = np.asarray(self.function(node, np.clip(points, -_FAR, _FAR)), np.float64)
+        values = np.where(np.isnan(values), near, values)  # as x * 0 at infinity
         if np.isnan(values).any():
             return [Interval(-np.inf, np.inf)]
         return [Interval(float(values.min()), float(values.max()))]
@@ -249,7 +255,7 @@ class HardSwish(Unary):
     def function(self, node: Node, x: Array) -> Array:
         """A parabola between -3 and 3."""
         gate = np.clip(x * x.dtype.type(1 / 6) + x.dtype.type(0.5), 0, 1)
-        return np.where(np.isneginf(x), 0, x * gate)
+        return np.asarray(x * gate)
 
     def expression(self, node: Node, x: Any) -> Any:
         """A parabola between -3 and 3."""
@@ -265,13 +271,13 @@ class Softsign(Unary):
 
     def function(self, node: Node, x: Array) -> Array:
         """A division."""
-        return np.where(np.isinf(x), np.sign(x), x / (1 + np.abs(x)))
+        return np.asarray(x / (1 + np.abs(x)))
 
     def expression(self, node: Node, x: Any) -> Any:
         """A division."""
         from dlcc.tir import expr
 
-        return x / (expr.like(1, x) + expr.maximum(x, expr.like(0, x) - x))
+        return x / (expr.like(1, x) + expr.absolute(x))
 
 
 class Neg(Unary):
@@ -325,7 +331,7 @@ class Sign(Unary):
 
         zero = expr.like(0, x)
         one = expr.like(1, x)
-        return expr.select(x > zero, one, expr.select(x < zero, zero - one, zero))
+        return expr.select(x > zero, one, expr.select(x < zero, zero - one, x))  # 0 or NaN
 
 
 class _Rounding(Unary):

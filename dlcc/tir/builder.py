@@ -163,6 +163,11 @@ class KernelBuilder:
         """float32 numbers in [low, high], ``low`` for NaN."""
         return clamping.clamp(value, low, high)
 
+    @staticmethod
+    def between(value: Any, low: Any, high: Any) -> Any:
+        """float32 numbers in [low, high]; NaN stays NaN."""
+        return clamping.between(value, low, high)
+
     def rounded(self, value: Any, short: str) -> Any:
         """float32 numbers rounded to ``bf16`` or ``f16``, as they are held."""
         if short == "f16":

@@ -41,13 +41,35 @@ def like(value: float | int | bool, x: Expr) -> Expr:
 
 
 def maximum(a: Expr, b: Expr) -> Expr:
-    """The larger one."""
-    return te.max(a, b)
+    """The larger one; NaN where either is."""
+    return _extreme(te.max, a, b)
 
 
 def minimum(a: Expr, b: Expr) -> Expr:
-    """The smaller one."""
-    return te.min(a, b)
+    """The smaller one; NaN where either is."""
+    return _extreme(te.min, a, b)
+
+
+def _extreme(pick: Callable[[Expr, Expr], Expr], a: Expr, b: Expr) -> Expr:
+    """``pick`` is a comparison, which gives the second operand where one is NaN.
+
+    Where the first is a known number that is all there is to it, and one instruction.
+    """
+    if not _is_float(a) or _is_number(a):
+        return pick(a, b)
+    if _is_number(b):
+        return pick(b, a)
+    a = a.asobject() if isinstance(a, te.TensorSlice) else a
+    name = a if isinstance(a, tirx.Var) else tirx.Var("v", a.ty.dtype)
+    chosen = tirx.Select(name >= like(-float("inf"), name), pick(name, b), name)
+    return chosen if name is a else tirx.Let(name, a, chosen)
+
+
+def _is_number(x: Expr) -> bool:
+    """Whether ``x`` is a constant."""
+    if isinstance(x, tirx.Broadcast):
+        x = x.value
+    return isinstance(x, tirx.FloatImm) and x.value == x.value
 
 
 def select(condition: Expr, yes: Expr, no: Expr) -> Expr:
@@ -58,6 +80,14 @@ def select(condition: Expr, yes: Expr, no: Expr) -> Expr:
 def guarded(condition: Expr, yes: Expr, no: Expr) -> Expr:
     """``yes`` where ``condition``, and only there computed: for reads that may be out of bounds."""
     return tirx.if_then_else(condition, yes, no)
+
+
+def same(a: Expr, b: Expr) -> Expr:
+    """Whether both are equal, or ``a`` is NaN."""
+    if not _is_float(a):
+        return a.equal(b)
+    # not as Not(a >= -inf), which TVM makes a < -inf of
+    return tirx.Select(a >= like(-float("inf"), a), a.equal(b), const(True, "bool"))
 
 
 def both(*conditions: Expr) -> Expr:
@@ -71,18 +101,24 @@ def rint(x: Expr) -> Expr:
 
 
 def clamp(x: Expr, low: float, high: float) -> Expr:
-    """``x`` in [low, high], as constants of its type; infinite ends are left out."""
+    """``x`` in [low, high], as constants of its type; infinite ends are left out; NaN stays."""
     if low != -float("inf"):
-        x = te.max(x, like(low, x))
+        x = te.max(like(low, x), x)
     if high != float("inf"):
-        x = te.min(x, like(high, x))
+        x = te.min(like(high, x), x)
     return x
+
+
+def code(x: Expr, low: int, high: int, storage: str) -> Expr:
+    """A whole number ``x`` (float32) as a code in [low, high]; ``low`` for NaN."""
+    inside = te.min(te.max(x, like(low, x)), like(high, x))
+    return inside.astype("int32").astype(storage)
 
 
 def to_codes(scaled: Expr, out: Affine, low: int, high: int, storage: str) -> Expr:
     """clamp(rint(scaled) + zero_point, low, high) as codes of ``out``, as dlcc.numerics does it."""
     shifted = rint(scaled) + const(out.zero_point, "float32")
-    return clamp(shifted, low, high).astype("int32").astype(storage)
+    return code(shifted, low, high, storage)
 
 
 def centred(code: Expr, encoding: Affine) -> Expr:
@@ -186,11 +222,13 @@ def reduced(kind: str, count: int, body: Callable[[Any, Expr], Expr]) -> Callabl
         body: (indices of the stage, k) -> what is reduced.
     """
     axis = te.reduce_axis((0, count), name="k")
-    reducer = {"add": te.sum, "mul": _product, "min": te.min, "max": te.max}[kind]
+    reducer = {"add": te.sum, "mul": _product, "min": _lowest, "max": _highest}[kind]
     return lambda *i: reducer(body(i, axis.var), axis=axis)
 
 
 _product = te.comm_reducer(lambda a, b: a * b, lambda dtype: tirx.const(1, dtype), name="product")
+_highest = te.comm_reducer(maximum, tirx.min_value, name="highest")
+_lowest = te.comm_reducer(minimum, tirx.max_value, name="lowest")
 
 
 def neutral(kind: str, dtype: str) -> Expr:
@@ -204,7 +242,7 @@ def combined(kind: str, a: Expr, b: Expr) -> Expr:
     """Two operands of a reduction put together."""
     if kind in ("add", "mul"):
         return a + b if kind == "add" else a * b
-    return te.min(a, b) if kind == "min" else te.max(a, b)
+    return minimum(a, b) if kind == "min" else maximum(a, b)
 
 
 INFINITY_BITS = 0x7F800000

@@ -2,7 +2,7 @@
 
 Functions (float32 in, float32 out; error in units of the last place, measured by
 ``tests/tir/test_math.py`` over the whole range): :func:`exp` (1), :func:`log` (1), :func:`tanh`
-(2), :func:`erf` (6), :func:`sigmoid` (3), :func:`sin` and :func:`cos` (2 up to 1e6; absolute near
+(2), :func:`erf` (6), :func:`sigmoid` (3), :func:`sin` and :func:`cos` (2; an error of 2^-39 near
 the zeros of large arguments), :func:`pow` (1). Those of float64 are in :mod:`dlcc.tir.doubles`.
 
 All follow Moshier's Cephes (expf, logf, sinf, tanhf: argument reduction and minimax polynomials)
@@ -20,7 +20,7 @@ from tvm import te, tirx
 
 from dlcc.tir.builder import KernelBuilder, lanes_of, vector_type
 from dlcc.tir.expr import dtype_of
-from dlcc.tir.rounding import floor, separate
+from dlcc.tir.rounding import floor, rint, separate
 
 Expr = Any
 
@@ -199,7 +199,7 @@ def log(x: Expr, names: Names | None = None) -> Expr:
     low = tail * m * square + e * _f32(-2.12194440e-4) - square * _f32(0.5)
     value = m + low + e * _f32(0.693359375)
     low, bad = (KernelBuilder.splat(_f32(v), lanes_of(x)) for v in (-np.inf, np.nan))
-    value = tirx.Select(x < _f32(float(np.finfo(np.float32).max)), value, x)  # inf and NaN
+    value = tirx.Select(x <= _f32(float(np.finfo(np.float32).max)), value, x)  # inf and NaN
     below = tirx.Select(x >= _f32(0.0), low, bad)
     return names.close(tirx.Select(x > _f32(0.0), value, below))
 
@@ -264,15 +264,41 @@ def sigmoid(x: Expr, names: Names | None = None) -> Expr:
 
 
 def _quadrant(x: Expr, names: Names) -> tuple[Expr, Expr]:
-    """Remainder of x by pi/2 in [-pi/4, pi/4] (float32) and the quotient (int32).
+    """Remainder of x by pi/2 in [-pi/4, pi/4] (float32), and the quotient less whole turns (int32).
 
-    The reduction runs in float64, which keeps float32 accuracy up to arguments of about 1e6.
+    Payne and Hanek 1983, "Radian Reduction for Trigonometric Functions", in float64 (unrolled, so
+    that it vectorises): x has 24 bits, and times 29 bits of 1 / (2 pi) that is exact, and so is
+    what whole turns leave of the product. Parts too small for whole turns are only added up.
     """
     wide = names(x.astype("float64"))
-    whole = names(nearest_f64(wide * _f64(2.0 / np.pi)))
-    remainder = wide - whole * _f64(1.5707963267948966) - whole * _f64(6.123233995736766e-17)
-    bounded = te.min(te.max(whole, _f64(-1.0e9)), _f64(1.0e9))
+    turns = None
+    for place, part in enumerate(_turns()):
+        product = wide * _f64(part)
+        if place < _WHOLE_TURNS:
+            product = names(product)
+            product = product - rint(product)
+        turns = names(product if turns is None else turns + product)
+    whole = names(nearest_f64(turns * _f64(4.0)))
+    remainder = (turns - whole * _f64(0.25)) * _f64(2.0 * np.pi)
+    bounded = te.min(te.max(whole, _f64(-1.0e9)), _f64(1.0e9))  # a number for NaN too
     return names(remainder.astype("float32")), bounded.astype("int32")
+
+
+_TURN = 0xA2F9836E4E441529FC2757D1F534DDC0DB6295993C4
+"""2^174 / (2 pi): enough for the largest float32, whose last bit counts 2^104."""
+
+_PART = 29
+"""Bits of a part of it: with the 24 of a float32 they fit a float64."""
+
+_WHOLE_TURNS = 4
+"""Parts whose products may be so large that adding them would lose bits below 2^-40 turns."""
+
+
+def _turns() -> list[float]:
+    """1 / (2 pi) in parts, the largest first."""
+    mask = (1 << _PART) - 1
+    shifts = range(5 * _PART, -1, -_PART)
+    return [(_TURN >> s & mask) * 2.0 ** (s - 6 * _PART) for s in shifts]
 
 
 def _circular(x: Expr, shift: int) -> Expr:
@@ -314,14 +340,15 @@ def _log_f64(x: Expr, names: Names) -> Expr:
 
 
 def _exp_f64(x: Expr, names: Names) -> tuple[Expr, Expr]:
-    """(m, n) with e^x = m * 2^n: m float64 near 1, n int32; x float64, cut to [-170, 170]."""
-    t = names(te.min(te.max(x, _f64(-170.0)), _f64(170.0)))
+    """(m, n) with e^x = m * 2^n: m float64 near 1 (NaN for NaN), n int32; x cut to [-170, 170]."""
+    t = names(te.min(_f64(170.0), te.max(_f64(-170.0), x)))
     whole = names(nearest_f64(t * _f64(1.4426950408889634)))
     r = names(t - whole * _f64(0.6931471805599453))
     coefficients = [1.0]
     for n in range(1, 12):
         coefficients.append(coefficients[-1] / n)
-    return horner(r, coefficients[::-1], _f64), names(whole.astype("int32"))
+    known = tirx.Select(t >= _f64(-170.0), whole, _f64(0.0))  # of NaN no integer is made
+    return horner(r, coefficients[::-1], _f64), names(known.astype("int32"))
 
 
 def pow(x: Expr, y: Expr) -> Expr:
@@ -330,18 +357,22 @@ def pow(x: Expr, y: Expr) -> Expr:
     x, y = names(x), names(y)
     base = names(te.abs(x))
     largest = _f32(float(np.finfo(np.float32).max))
-    finite = names(te.min(te.max(base, _f32(1e-45)), largest))
+    finite = names(te.min(largest, te.max(_f32(1e-45), base)))
     mantissa, n = _exp_f64(_log_f64(finite, names) * y.astype("float64"), names)
     zero, one, infinity = _f32(0.0), _f32(1.0), _f32(np.inf)
     value = _scale(mantissa.astype("float32"), n, names)
-    shrinks = tirx.Select(y > zero, zero, infinity)  # 0^y
+    shrinks = tirx.Select(y > zero, zero, tirx.Select(y < zero, infinity, y))  # 0^y
     value = tirx.Select(base.equal(zero), shrinks, value)
-    grows = tirx.Select(y > zero, infinity, zero)  # inf^y
-    value = names(tirx.Select(base.equal(infinity), grows, value))
+    grows = tirx.Select(y > zero, infinity, tirx.Select(y < zero, zero, y))  # inf^y
+    value = tirx.Select(base.equal(infinity), grows, value)
+    stays = tirx.Select(y >= _f32(-np.inf), one, y)  # 1^y
+    value = tirx.Select(base.equal(one), stays, value)
+    value = names(tirx.Select(base >= zero, value, base))  # or NaN
     half = names(y * _f32(0.5))
     whole = floor(y).equal(y)
     odd = tirx.all(whole, tirx.Not(floor(half).equal(half)))
-    value = names(tirx.Select(tirx.all(x < zero, odd), zero - value, value))
+    negative = _bits(x) < _i32(0)  # -0 too
+    value = names(tirx.Select(tirx.all(negative, odd), zero - value, value))
     value = tirx.Select(tirx.all(x < zero, tirx.Not(whole), base < infinity), _f32(np.nan), value)
     always_one = tirx.any(y.equal(zero), x.equal(one))
     return names.close(tirx.Select(always_one, one, value))

@@ -148,7 +148,7 @@ def emit_indices(
 
     def holding(n: Any, c: Any, windows: Any, place: Any, taps: Any) -> Any:
         """The number of this tap where it holds the maximum."""
-        same = x(n, c, *place).equal(best(n, c, *windows))
+        same = expr.same(x(n, c, *place), best(n, c, *windows))
         return expr.select(same, expr.flat_index(taps, kernel), none)
 
     first = reduced(lowest_of("int32"), holding, none, "first")

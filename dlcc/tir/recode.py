@@ -53,7 +53,7 @@ def _quantize(node: Node, ctx: TirContext) -> None:
 
     def body(*i: Any) -> Any:
         codes = expr.rint(x(*i) / parameters.scale(i)) + parameters.zero(i).astype("float32")
-        return expr.clamp(codes, low, high).astype("int32").astype(str(out.storage.numpy))
+        return expr.code(codes, low, high, str(out.storage.numpy))
 
     ctx.output(0, body)
 

@@ -136,7 +136,8 @@ def emit_arg(node: Node, ctx: TirContext, largest: bool, axis: int, last: bool) 
 
     def index(i: Sequence[Any], p: Sequence[Any]) -> Any:
         absent = expr.const(-1 if last else over.count, "int32")
-        return expr.select(x(*p).equal(best(*i)), p[axis].astype("int32"), absent)
+        hit = expr.same(x(*p), best(*i))
+        return expr.select(hit, p[axis].astype("int32"), absent)
 
     choose = highest_of("int32") if last else lowest_of("int32")
     found = over.reduced(choose, index, "found")

@@ -96,12 +96,12 @@ def _partials(length: int) -> int:
 
 def highest_of(dtype: str) -> Any:
     """A reducer for the maximum whose identity is -inf for floats."""
-    return _extreme(dtype, te.max, -1)
+    return _extreme(dtype, expr.maximum, -1)
 
 
 def lowest_of(dtype: str) -> Any:
     """A reducer for the minimum whose identity is +inf for floats."""
-    return _extreme(dtype, te.min, 1)
+    return _extreme(dtype, expr.minimum, 1)
 
 
 def _extreme(dtype: str, combine: Any, sign: int) -> Any:

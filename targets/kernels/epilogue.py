@@ -102,10 +102,8 @@ def _to_int(kb: tir.KernelBuilder, value: Any, lanes: int) -> Any:
     return kb.lrint(value)
 
 
-def _clamp(kb: tir.KernelBuilder, value: Any, at: Pointers, lanes: int) -> Any:
-    low = kb.splat(at.scalars[1], lanes)
-    high = kb.splat(at.scalars[2], lanes)
-    return kb.clamp(value, low, high)
+def _bounds(kb: tir.KernelBuilder, at: Pointers, lanes: int) -> tuple[Any, Any]:
+    return kb.splat(at.scalars[1], lanes), kb.splat(at.scalars[2], lanes)
 
 
 def finish(
@@ -133,12 +131,13 @@ def finish(
     if out in FLOATS:
         if residual is not None:
             real = kb.pure("llvm.arithmetic.fence", "float32", lanes, real) + kb.widened(residual)
-        real = _clamp(kb, real, at, lanes)
+        real = kb.between(real, *_bounds(kb, at, lanes))
         real = kb.rounded(kb.let(real, "real"), out) if out in SHORT_FLOATS else real
         kb.store_first(at.y, index, real, count)
         return
     zero = kb.cast(at.scalars[0], "int32")
-    whole = _to_int(kb, _clamp(kb, real, at, lanes), lanes) + kb.splat(zero, lanes)
+    inside = kb.clamp(real, *_bounds(kb, at, lanes))
+    whole = _to_int(kb, inside, lanes) + kb.splat(zero, lanes)
     kb.store_first(at.y, index, kb.cast(whole, NUMPY[out]), count)
 
 

@@ -178,7 +178,7 @@ class Cell:
         limit = self.spec.clip
         if limit == inf:
             return value
-        return tir.tirx.max(tir.tirx.min(value, self.const(limit)), self.const(-limit))
+        return self.kb.between(value, self.const(-limit), self.const(limit))
 
     def kept(self, value: Any) -> Any:
         """``value``, computed here. By way of an array, which LLVM makes a register of: TVM looks

@@ -44,9 +44,9 @@ class Finish:
         low, high = out.bounds
         if out.out == "f32":
             if low > -float("inf"):
-                real = tir.tirx.max(real, kb.const(low, "float32"))
+                real = tir.tirx.max(kb.const(low, "float32"), real)  # in this order NaN stays
             if high < float("inf"):
-                real = tir.tirx.min(real, kb.const(high, "float32"))
+                real = tir.tirx.min(kb.const(high, "float32"), real)
             kb.store(self.y, index, real)
             return
         code = kb.let(self.rint(real), "code")

@@ -282,7 +282,7 @@ def real_value(
     if at.residual is not None:
         real = real + kb.load_first(at.residual, index, lanes, count)
     low, high = (kb.splat(limit, lanes) for limit in at.limits)
-    return kb.let(tir.tirx.min(tir.tirx.max(real, low), high), "real")
+    return kb.let(kb.between(real, low, high), "real")
 
 
 @dataclass(frozen=True)
