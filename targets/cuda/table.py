@@ -16,6 +16,7 @@ from targets.rows.grid_layers import (
     GridGemmRow,
     GridMatmulRow,
 )
+from targets.rows.grid_reduce import GridGroupNormRow, GridReduceRow
 from targets.rows.grid_rows import GridNormRow, GridSoftmaxRow
 from targets.rows.grid_sparse import GridSparseRow
 from targets.rows.loops import loop_rows
@@ -51,5 +52,7 @@ def rows_for(gpu: Architecture, *, tf32: bool = False) -> tuple[KernelRow, ...]:
         GridSoftmaxRow,
         GridNormRow,
         GridSparseRow,
+        GridReduceRow,
+        GridGroupNormRow,
     )
     return (*(row(machine) for row in made), *map(GridRow, scalar))

@@ -13,8 +13,7 @@ import numpy as np
 
 from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
-from dlcc.program import Launch
-from targets.kernels.grid_rows import BlockRow, threads_of
+from targets.kernels.grid_rows import BlockRow, View
 from targets.kernels.spec import FLOATS, NUMPY, InType, OutType
 
 
@@ -65,24 +64,23 @@ def grid_norm(
         constants["scale"] = scale.astype(np.float32)
     if bias is not None:
         constants["bias"] = bias.astype(np.float32)
-    key, threads = name_key("grid_norm", spec), threads_of(spec.length)
-    size = 4 * threads
+    key, view = name_key("grid_norm", spec), View.rows(rows, spec.length)
     names: tuple[KernelArg, ...] = tuple(("const", name) for name in constants)
     step = KernelStep(
         key,
-        lambda: _Norm(key, spec).build(),
+        lambda: _Norm(key, spec, view).build(),
         (("in", 0), *names, ("out", 0)),
         rows,
-        launch=Launch((rows, 1, 1), (threads, 1, 1), size),
+        launch=view.launch(4 * view.threads),
     )
-    return KernelPlan((step,), constants, kernel=f"{spec.kind} norm, {threads} threads a row")
+    return KernelPlan((step,), constants, kernel=f"{spec.kind} norm, {view.threads} threads a row")
 
 
 class _Norm(BlockRow):
     """Parameters x, scalars, (scale), (bias), y."""
 
-    def __init__(self, key: str, spec: NormSpec) -> None:
-        super().__init__(key, spec.length)
+    def __init__(self, key: str, spec: NormSpec, view: View) -> None:
+        super().__init__(key, view)
         kb, self.spec, self.codes = self.kb, spec, spec.in_dtype == "u8"
         self.x = kb.pointer("x", NUMPY[spec.in_dtype])
         self.scalars = kb.pointer("scalars", "float32")
@@ -95,13 +93,13 @@ class _Norm(BlockRow):
         kb = self.kb
         self.begin()
         normalised = self._of_codes() if self.codes else self._of_reals()
-        with self.elements() as place:
+        with self.results() as place:
             real = kb.let(normalised(place), "normalised")
             if self.scale is not None:
                 real = kb.let(real * kb.load(self.scale, place), "scaled")
             if self.bias is not None:
                 real = kb.let(real + kb.load(self.bias, place), "shifted")
-            kb.store(self.y, self.start + place, self._stored(real))
+            kb.store(self.y, self.index(place), self._stored(real))
         return kb.build()
 
     def _stored(self, real: Any) -> Any:
@@ -118,7 +116,7 @@ class _Norm(BlockRow):
         zero = kb.let(kb.cast(kb.load(self.scalars, 4), "int32"), "zero")
 
         def q(place: Any) -> Any:
-            return kb.let(kb.cast(kb.load(self.x, self.start + place), "int32") - zero, "q")
+            return kb.let(kb.cast(kb.load(self.x, self.index(place)), "int32") - zero, "q")
 
         def square(place: Any) -> Any:
             value = q(place)
@@ -135,7 +133,7 @@ class _Norm(BlockRow):
         kb, count = self.kb, self.kb.const(self.length, "float32")
 
         def value(place: Any) -> Any:
-            return kb.widened(kb.load(self.x, self.start + place))
+            return kb.widened(kb.load(self.x, self.index(place)))
 
         mean = None
         if self.spec.kind == "layer":

@@ -12,8 +12,7 @@ import numpy as np
 
 from dlcc import tir
 from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
-from dlcc.program import Launch
-from targets.kernels.grid_rows import BlockRow, threads_of
+from targets.kernels.grid_rows import BlockRow, View
 from targets.kernels.softmax import SoftmaxSpec
 from targets.kernels.spec import FLOATS, NUMPY
 
@@ -24,6 +23,7 @@ def grid_softmax(
     unit: float = 1.0,
     zero_point: int = 0,
     high: int = 0,
+    view: View | None = None,
 ) -> KernelPlan:
     """Plans the layer; its input 0 is ``x``.
 
@@ -33,29 +33,31 @@ def grid_softmax(
         unit: f32(1 / output scale), for u8 codes.
         zero_point: the output's.
         high: the output's largest code.
+        view: where rows lie; None: one behind the other.
     """
     shape = SoftmaxSpec(1, spec.length, spec.in_dtype, spec.out)
     constants: dict[str, np.ndarray] = {}
     if tables is not None:
         scalars = np.array([unit, high - zero_point, zero_point], np.float32)
         constants = {"coarse": tables[0], "fine": tables[1], "scalars": scalars}
-    key, threads = name_key("grid_softmax", shape), threads_of(spec.length)
+    view = view or View.rows(spec.rows, spec.length)
+    key = name_key("grid_softmax", shape, view.code)
     names: tuple[KernelArg, ...] = tuple(("const", name) for name in constants)
     step = KernelStep(
         key,
-        lambda: _Softmax(key, shape).build(),
+        lambda: _Softmax(key, shape, view).build(),
         (("in", 0), *names, ("out", 0)),
         spec.rows,
-        launch=Launch((spec.rows, 1, 1), (threads, 1, 1), 4 * threads),
+        launch=view.launch(4 * view.threads),
     )
-    return KernelPlan((step,), constants, kernel=f"softmax, {threads} threads a row")
+    return KernelPlan((step,), constants, kernel=f"softmax, {view.depth} threads a row")
 
 
 class _Softmax(BlockRow):
     """Parameters x, (u8: coarse, fine, scalars), y."""
 
-    def __init__(self, key: str, spec: SoftmaxSpec) -> None:
-        super().__init__(key, spec.length)
+    def __init__(self, key: str, spec: SoftmaxSpec, view: View) -> None:
+        super().__init__(key, view)
         kb, self.spec, self.codes = self.kb, spec, spec.in_dtype == "u8"
         self.x = kb.pointer("x", NUMPY[spec.in_dtype])
         names = ("coarse", "fine", "scalars") if self.codes else ()
@@ -75,18 +77,18 @@ class _Softmax(BlockRow):
             factor = kb.let(unit / kb.cast(total, "float32"), "factor")
         else:
             factor, room, zero = kb.let(kb.const(1.0, "float32") / total, "factor"), None, None
-        with self.elements() as place:
+        with self.results() as place:
             real = kb.let(kb.cast(self._power(place, best), "float32") * factor, "real")
             if self.spec.out not in FLOATS:
                 code = kb.lrint(tir.tirx.min(real, room)) + kb.cast(zero, "int32")
                 real = kb.cast(code, NUMPY[self.spec.out])
             elif self.spec.out != "f32":
                 real = kb.rounded(real, self.spec.out)
-            kb.store(self.y, self.start + place, real)
+            kb.store(self.y, self.index(place), real)
         return kb.build()
 
     def _value(self, place: Any) -> Any:
-        value = self.kb.load(self.x, self.start + place)
+        value = self.kb.load(self.x, self.index(place))
         return self.kb.cast(value, "int32") if self.codes else self.kb.widened(value)
 
     def _power(self, place: Any, best: Any) -> Any:

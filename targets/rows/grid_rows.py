@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import ClassVar, cast
 
@@ -17,13 +18,13 @@ from dlcc.ops.norm import LayerNorm, over_scale
 from dlcc.ops.softmax import Softmax
 from targets.kernels.grid_machine import Machine
 from targets.kernels.grid_norm import NormSpec, grid_norm
-from targets.kernels.grid_rows import rows_cost
+from targets.kernels.grid_rows import View, rows_cost
 from targets.kernels.grid_softmax import grid_softmax
 from targets.rows import layers
 
 
 class GridSoftmaxRow(KernelRow):
-    """Softmax over neighbouring elements, a block for each row."""
+    """Softmax, a block for each row; over other axes than the last in memory for some of them."""
 
     name: ClassVar[str] = "grid-softmax"
     ops: ClassVar[tuple[str, ...]] = ("softmax",)
@@ -32,24 +33,32 @@ class GridSoftmaxRow(KernelRow):
         self.machine = machine
 
     def refuses(self, node: Node) -> str:
-        """Other axes and types."""
-        return layers.softmax_refusal(node)
+        """Other types and layouts."""
+        return layers.softmax_refusal(node, any_axis=True)
 
     def cost(self, node: Node) -> float:
         """Of all rows."""
-        spec = layers.softmax_spec(node)
-        return rows_cost(spec.rows, spec.length, self.machine)
+        return rows_cost(_softmax_view(node), self.machine)
 
     def plan(self, node: Node) -> KernelPlan:
         """One step."""
-        spec = layers.softmax_spec(node)
+        spec, view = layers.softmax_spec(node), _softmax_view(node)
+        spec = replace(spec, rows=view.count, length=view.length)
         if spec.in_dtype != "u8":
-            return grid_softmax(spec)
+            return grid_softmax(spec, view=view)
         op, out = Softmax(), node.output.type.encoding
         tables, unit = op.factors(node), float(op.factor(out))
         if not isinstance(out, Affine):
-            return grid_softmax(spec, tables, unit)
-        return grid_softmax(spec, tables, unit, out.zero_point, out.code_range[1])
+            return grid_softmax(spec, tables, unit, view=view)
+        return grid_softmax(spec, tables, unit, out.zero_point, out.code_range[1], view)
+
+
+def _softmax_view(node: Node) -> View:
+    """Rows along the softmax's axis."""
+    type_ = node.input(0).type
+    place = type_.permutation.index(int(op_of(node).get(node, "axis")) % type_.rank)
+    shape = type_.physical_shape
+    return View.of(prod(shape[:place]), shape[place], prod(shape[place + 1 :]))
 
 
 class GridNormRow(KernelRow):
@@ -81,7 +90,7 @@ class GridNormRow(KernelRow):
     def cost(self, node: Node) -> float:
         """Of all rows."""
         rows, length = _sizes(node)
-        return rows_cost(rows, length, self.machine)
+        return rows_cost(View.rows(rows, length), self.machine)
 
     def plan(self, node: Node) -> KernelPlan:
         """One step."""

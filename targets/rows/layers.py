@@ -398,15 +398,19 @@ def layer_constants(node: Node) -> Constants:
     return Constants(stored, bias, mult, ratio)
 
 
-def softmax_refusal(node: Node) -> str:
-    """Why the row kernel of softmax cannot take ``node``; "" if it can."""
+def softmax_refusal(node: Node, *, any_axis: bool = False) -> str:
+    """Why the row kernel of softmax cannot take ``node``; "" if it can.
+
+    ``any_axis``: its rows may lie in memory in any way.
+    """
     x = node.input(0)
     for value in (x, node.output):
         why = _activation_refusal(value.type)
         if why:
             return f"%{value.name} {why}"
     axis = int(op_of(node).get(node, "axis")) % x.type.rank
-    if x.type.permutation[-1] != axis or node.output.type.permutation != x.type.permutation:
+    apart = not any_axis and x.type.permutation[-1] != axis
+    if apart or node.output.type.permutation != x.type.permutation:
         return "the elements of a row are not neighbours in memory"
     if not node.output.type.elements:
         return "the output has no elements"
