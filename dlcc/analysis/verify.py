@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
+
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Affine, Dense, Graph, Node, Value
 from dlcc.ops.base import Quantised, activations, op_of, type_error
@@ -16,8 +18,9 @@ def verify(graph: Graph) -> None:
         DlccError: what is wrong, at which node.
     """
     defined: set[Value] = set(graph.inputs)
+    uses = {value: set(value.uses) for value in graph.values()}
     for node in graph.nodes:
-        _check_operands(node, defined)
+        _check_operands(node, defined, uses)
         _check_types(node)
         defined.update(node.outputs)
     for value in (*graph.inputs, *graph.outputs):
@@ -112,13 +115,15 @@ def _check_uses(graph: Graph) -> None:
                 raise _broken(f"operand {index} is not %{value.name}, as that says", node.loc)
 
 
-def _check_operands(node: Node, defined: set[Value]) -> None:
+def _check_operands(
+    node: Node, defined: set[Value], uses: Mapping[Value, Set[tuple[Node, int]]]
+) -> None:
     for index, value in enumerate(node.inputs):
         if value is None:
             continue
         if value not in defined and not value.is_constant:
             raise _broken(f"operand %{value.name} is used before it is defined", node.loc)
-        if (node, index) not in value.uses:
+        if (node, index) not in uses[value]:
             raise _broken(f"def-use chain of %{value.name} misses operand {index}", node.loc)
     for value in node.outputs:
         if value.producer is not node:

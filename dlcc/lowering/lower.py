@@ -27,6 +27,7 @@ from dlcc.lowering.threads import Work, worthwhile_threads
 from dlcc.lowering.unsigned import make_activations_unsigned
 from dlcc.lowering.variants import Variant, select
 from dlcc.lowering.views import Buffer, assign_buffers, computes, pin_outputs
+from dlcc.lowering.wide import split_wide_concats
 from dlcc.ops.base import op_of
 from dlcc.program import (
     Arg,
@@ -55,6 +56,7 @@ def prepare(graph: Graph) -> Graph:
     """A copy of ``graph`` as the kernels want it; same reference results, bit for bit."""
     out = graph.copy()
     make_activations_unsigned(out)
+    split_wide_concats(out)
     assign_layouts(out)
     round_moved(out)
     pin_outputs(out)

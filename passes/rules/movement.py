@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from dlcc.ir import F32, TensorType, Value
+from dlcc.ir import F32, AttrValue, Graph, TensorType, Value
 from dlcc.ops.base import build
 from passes.patterns import Match, Rule, any_, attr, const, op
 
@@ -126,35 +126,37 @@ class RelayoutChain(Move):
 
 
 class ConcatChain(Move):
-    """concat(..., concat(a, b), ...) over one axis -> concat(..., a, b, ...)."""
+    """concat(..., concat(a, b), ...) over one axis -> concat(..., a, b, ...), a whole tree at once.
+
+    Only the last concat of a tree is rewritten: one after the other, a chain of n of them would be
+    n rewrites of up to n operands each.
+    """
 
     pattern = op("concat", capture="concat")
 
     def check(self, m: Match) -> str | None:
-        return None if self._inner(m) else "no operand is a concat over the same axis"
-
-    def _inner(self, m: Match) -> set[Value]:
-        axis = attr(m.node("concat"), "axis")
-        return {
-            v
-            for v in m.node("concat").inputs
-            if v is not None
-            and v.producer is not None
-            and v.producer.op == "concat"
-            and attr(v.producer, "axis") == axis
-            and m.graph.use_count(v) == 1
-        }
+        made, axis = m.root.output, m.root.attrs["axis"]
+        if not m.graph.use_count(made):
+            return "nobody reads it"
+        if not any(_absorbed(m.graph, v, axis) for v in m.root.inputs):
+            return "no operand is a concat over the same axis"
+        readers = [user for user in made.users if user.op == "concat"]
+        if readers and _absorbed(m.graph, made, readers[0].attrs["axis"]):
+            return "the concat that reads it takes its operands"
+        return None
 
     def rewrite(self, m: Match) -> list[Value]:
-        inner = self._inner(m)
-        flat: list[Value | None] = []
-        for value in m.node("concat").inputs:
-            assert value is not None
-            producer = value.producer
-            flat += list(producer.inputs) if producer and value in inner else [value]
-        operands = [v for v in flat if v is not None]
         axis = attr(m.node("concat"), "axis")
         assert isinstance(axis, int)
+        ahead, operands = list(reversed(m.root.inputs)), list[Value]()
+        while ahead:
+            value = ahead.pop()
+            assert value is not None
+            if _absorbed(m.graph, value, axis):
+                assert value.producer is not None
+                ahead += reversed(value.producer.inputs)
+            else:
+                operands.append(value)
         node = build(
             m.graph,
             "concat",
@@ -166,6 +168,13 @@ class ConcatChain(Move):
             before=m.root,
         )
         return [node.output]
+
+
+def _absorbed(graph: Graph, value: Value | None, axis: AttrValue) -> bool:
+    """Whether ``value`` is a concat over ``axis`` that has one reader, which can be that too."""
+    if value is None or value.producer is None or value.producer.op != "concat":
+        return False
+    return value.producer.attrs["axis"] == axis and graph.use_count(value) == 1
 
 
 class GlobalAveragePool(Rule):

@@ -101,5 +101,16 @@ def wide(_rng: np.random.Generator) -> Iterator[Case]:
     doubled = [helper.make_node("Concat", [f"v{i}"] * 2, [f"v{i + 1}"], axis=0) for i in range(50)]
     yield case("wide/concat-doubles", model(doubled, [tensor("v0", (1, 4))], ["v50"]),
                compiles=False)  # fmt: skip
+    grown = [helper.make_node("Concat", [f"v{i}", "x"], [f"v{i + 1}"], axis=0) for i in range(3000)]
+    yield case("wide/concat-chain-3000", model(grown, [_X, tensor("v0", (1, 4))], ["v3000"]),
+               slow=True)  # fmt: skip
+    given = [tensor(f"x{i}", (1, 4)) for i in range(3000)]
+    joined = helper.make_node("Concat", [v.name for v in given], ["y"], axis=0)
+    yield case("wide/inputs-3000", model([joined], given, ["y"]), slow=True)
+    copies = [helper.make_node("Neg", ["x"], [f"y{i}"]) for i in range(3000)]
+    made = model(copies, [_X], [f"y{i}" for i in range(3000)])
+    yield case("wide/outputs-3000", made, slow=True)
+    most = helper.make_node("Max", [v.name for v in given], ["y"])
+    yield case("wide/max-of-3000", model([most], given, ["y"]), slow=True)
     summed = [helper.make_node("Add", [f"v{i}"] * 2, [f"v{i + 1}"]) for i in range(2000)]
     yield case("wide/add-doubles-2000", model(summed, [tensor("v0", (1, 4))], ["v2000"]), slow=True)

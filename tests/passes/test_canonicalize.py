@@ -134,6 +134,18 @@ def test_chains_of_moves(net: Any, golden: Any) -> None:
     golden(net.done(a, b, c), PASS)
 
 
+def test_a_tree_of_concats_is_one_rewrite(net: Any, run: Any) -> None:
+    x = net.input(2, 3)
+    y = net.op("concat", x, net.op("concat", net.op("abs", x), x, axis=1), axis=1)
+    for _ in range(40):
+        y = net.op("concat", y, x, axis=1)
+    other = net.op("concat", y, y, axis=0)
+    graph = net.done(net.op("concat", other, net.op("exp", other), axis=0))
+    first, _ = run(graph, f"{PASS},eliminate-dead-code").records
+    assert first.statistics["rewrites"] == 1  # other axes stay, and what is read twice
+    assert [len(node.inputs) for node in graph.nodes if node.op == "concat"] == [43, 2, 2]
+
+
 def test_inverse_transposes_cancel(net: Any, run: Any) -> None:
     y = net.op("transpose", net.input(2, 3, 4), perm=(1, 2, 0))
     graph = net.done(net.op("exp", net.op("transpose", y, perm=(2, 0, 1))))
