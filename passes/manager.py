@@ -6,7 +6,7 @@ import difflib
 import math
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -23,6 +23,10 @@ from passes.base import Batch, Pass, PassContext, PassResult, Remark, Statistic
 from passes.pipeline import as_passes, print_pass
 
 Selection = Collection[str] | Literal["all"]
+
+
+_SLAB = 1 << 18
+"""Numbers that are compared at a time: what is made on the way is no larger."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +47,31 @@ class OutputError:
     @staticmethod
     def between(before: Sequence[Array], after: Sequence[Array]) -> OutputError:
         """Error of ``after`` against ``before``. Equal infinities and NaNs count as no error."""
-        a = np.concatenate([np.asarray(x, np.float64).ravel() for x in before])
-        b = np.concatenate([np.asarray(x, np.float64).ravel() for x in after])
-        same = (a == b) | (np.isnan(a) & np.isnan(b))
-        with np.errstate(invalid="ignore"):
-            delta = np.where(same, 0.0, b - a)
-        delta = np.where(np.isnan(delta), np.inf, delta)
-        finite = a[np.isfinite(a)]
-        peak = float(np.max(np.abs(finite), initial=0.0))
-        max_abs = float(np.max(np.abs(delta), initial=0.0))
-        noise, signal = float(np.sum(delta**2)), float(np.sum(finite**2))
+        peak = max_abs = noise = signal = 0.0
+        for a, b in _slabs(before, after):
+            same = (a == b) | (np.isnan(a) & np.isnan(b))
+            with np.errstate(invalid="ignore"):
+                delta = np.where(same, 0.0, b - a)
+            delta = np.where(np.isnan(delta), np.inf, delta)
+            finite = a[np.isfinite(a)]
+            peak = max(peak, float(np.max(np.abs(finite), initial=0.0)))
+            max_abs = max(max_abs, float(np.max(np.abs(delta), initial=0.0)))
+            noise += float(np.sum(delta**2))
+            signal += float(np.sum(finite**2))
         if noise == 0.0:
             return OutputError(0.0, 0.0, float("inf"))
         ratio = signal / noise
         sqnr = 10 * math.log10(ratio) if ratio > 0 else -float("inf")
         return OutputError(max_abs, max_abs / peak if peak else float("inf"), sqnr)
+
+
+def _slabs(before: Sequence[Array], after: Sequence[Array]) -> Iterator[tuple[Array, Array]]:
+    """Pieces of pairs of arrays, flat and in float64."""
+    for one, other in zip(before, after, strict=True):
+        a, b = np.ravel(one), np.ravel(other)
+        for start in range(0, a.size, _SLAB):
+            piece = slice(start, start + _SLAB)
+            yield a[piece].astype(np.float64), b[piece].astype(np.float64)
 
 
 @dataclass

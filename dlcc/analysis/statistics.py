@@ -23,6 +23,9 @@ BINS = 2048
 MOMENTUM = 0.9
 """Weight of the past in the moving average of minimum and maximum (Jacob et al. 2018, 3.1)."""
 
+SLAB = 1 << 16
+"""Numbers that are put into bins at a time, so that what is made on the way stays in the cache."""
+
 _FINEST = -110
 """Smallest exponent of a bin width; float32 numbers scaled by its inverse do not overflow."""
 
@@ -92,9 +95,11 @@ class TensorStatistic:
             else (keep * old[0] + (1 - keep) * low, keep * old[1] + (1 - keep) * high)
         )
         self._widen(low, high)
-        nonzero = flat[flat != 0]
-        self.zeros += flat.size - nonzero.size
-        self._add(nonzero)
+        for start in range(0, flat.size, SLAB):
+            slab = flat[start : start + SLAB]
+            nonzero = slab[slab != 0]
+            self.zeros += slab.size - nonzero.size
+            self._add(nonzero)
 
     def _index(self, value: float) -> int:
         return math.floor(math.ldexp(value, -self.exponent))

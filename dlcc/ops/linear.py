@@ -161,10 +161,12 @@ class MatMul(Op):
         dtype = float_dtype(a, b)
         if a.dtype.kind in "iu":  # numpy's integer products wrap, as the compiled ones do
             dtype = a.dtype
-        out = np.matmul(a.astype(dtype), self._right(node, b).astype(dtype))
+        right = self._right(node, b).astype(dtype, copy=False)
+        out = np.matmul(a.astype(dtype, copy=False), right)
         if residual is not None:
-            out = out + residual.astype(dtype)
-        return [clamp(out, self.get(node, "act_min"), self.get(node, "act_max")).astype(a.dtype)]
+            out = out + residual.astype(dtype, copy=False)
+        bounded = clamp(out, self.get(node, "act_min"), self.get(node, "act_max"))
+        return [bounded.astype(a.dtype, copy=False)]
 
     def evaluate_integer(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """Exact integer sums, one multiplier."""

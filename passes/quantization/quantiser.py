@@ -9,6 +9,7 @@ from functools import cache
 from typing import ClassVar, Literal
 
 from dlcc.analysis.certificates import Assignment
+from dlcc.analysis.rebatch import batch_size
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Affine, Graph
 from dlcc.ops.base import Quantised, op_of
@@ -226,7 +227,9 @@ class Quantiser(Pass):
         else:
             norms = context.channel_moments
             rng = context.rng("synthetic inputs")
-            arrays = synthetic_inputs(graph, norms, rng, affordable(graph, COUNT))
+            own = batch_size(graph) or 1
+            batches = max(1, affordable(graph, COUNT * own) // own)
+            arrays = synthetic_inputs(graph, norms, rng, batches)
             samples = cut(graph, arrays, 0)
             fitted = ", ".join(fitted_inputs(graph, norms))
             for value in filter(is_integer, graph.inputs):

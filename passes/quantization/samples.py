@@ -24,7 +24,11 @@ CHUNK_BYTES = 48 << 20
 """Bytes of the largest activation of one chunk, as floats."""
 
 FEWEST = 16
-"""Samples that are always used where given: min-max ranges hardly gain beyond."""
+"""Samples that are used whatever they cost: min-max ranges hardly gain beyond."""
+
+MOST_NUMBERS = 1 << 30
+"""Numbers that all nodes make of those samples; a network that makes more is run on fewer. 16
+samples of an object detector for images of 640 x 640 stay below it."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,11 @@ def affordable(graph: Graph, wanted: int) -> int:
     batch = batch_size(graph) or 1
     macs = sum(op_of(n).macs(n) for n in graph.nodes) / batch
     peak = max((v.type.elements for n in graph.nodes for v in n.outputs), default=1) / batch
+    made = sum(v.type.elements for n in graph.nodes for v in n.outputs) / batch
+    fewest = max(1, min(FEWEST, int(MOST_NUMBERS / max(made, 1.0))))
     by_work = WORK / max(macs, 1.0)
     by_memory = CODES_BYTES / max(4.0 * peak, 1.0)
-    return max(min(wanted, FEWEST), min(wanted, int(min(by_work, by_memory))))
+    return max(min(wanted, fewest), min(wanted, int(min(by_work, by_memory))))
 
 
 def read(graph: Graph, batches: Iterable[Mapping[str, Array]], wanted: int) -> Samples:

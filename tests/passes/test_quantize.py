@@ -16,6 +16,7 @@ from dlcc.evaluate import fidelity
 from dlcc.ir import BOOL, F32, Affine, Graph, Node, Sparse, TensorType, Value, print_graph
 from dlcc.ir.encodings import Array
 from passes import PassContext, PassManager, PipelineResult
+from passes.quantization.samples import affordable
 from tests.passes.conftest import Net
 
 FUSED = "canonicalize,fold-batch-norm,fuse-epilogues,eliminate-dead-code"
@@ -264,6 +265,11 @@ def test_integer_inputs_keep_their_lattice(net: Net) -> None:
         encoding.dequantise(encoding.quantise(data[0]["x"])), data[0]["x"]
     )
     assert "kept exactly" in remarks(result, "note")["x"]
+
+
+def test_few_samples_of_networks_that_make_many_numbers(net: Net) -> None:
+    wide = net.op("exp", net.op("expand", net.input(1, 1), shape=(1, 1 << 26)))
+    assert affordable(net.done(wide), 32) == 8
 
 
 def test_batched_and_single_samples_give_the_same_network(net: Net) -> None:
