@@ -18,6 +18,9 @@ ALIGNMENT = 256
 
 SLACK = 64
 
+SPARSE_BLOCK = (32, 16)
+"""Channels of a tile that is not the smallest, and bytes of codes that are copied at once."""
+
 
 class CudaFamily:
     """The GPUs."""
@@ -61,6 +64,7 @@ def _target(variant: str) -> Target:
         (),
         (variant,),
         rows_for(gpu),
+        sparse_block=SPARSE_BLOCK,
         most_threads=1,
         alignment=ALIGNMENT,
         slack=SLACK,

@@ -18,7 +18,7 @@ from targets.rows.grid_layers import (
 )
 from targets.rows.grid_reduce import GridGroupNormRow, GridReduceRow
 from targets.rows.grid_rows import GridNormRow, GridSoftmaxRow
-from targets.rows.grid_sparse import GridSparseRow
+from targets.rows.grid_sparse import GridBlocksRow, GridSparseRow
 from targets.rows.loops import loop_rows
 
 CLOCK = 1.5e9
@@ -54,5 +54,6 @@ def rows_for(gpu: Architecture, *, tf32: bool = False) -> tuple[KernelRow, ...]:
         GridSparseRow,
         GridReduceRow,
         GridGroupNormRow,
+        GridBlocksRow,
     )
     return (*(row(machine) for row in made), *map(GridRow, scalar))

@@ -63,7 +63,7 @@ SIMT_TILES = (
     Tile(16, 32, (8, 1), 4),
     Tile(16, 16, (8, 1), 4),
 )
-_SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
+SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 _BYTES_PER_CYCLE = 48
 """That a multiprocessor brings to its shared memory."""
 
@@ -82,23 +82,33 @@ def slices_of(spec: ConvSpec) -> int:
     return -(-depth_bytes(spec) // SLICE)
 
 
-def predicted(spec: ConvSpec, tile: Tile, machine: Machine) -> float:
-    """Seconds: of the products, but no less than memory takes for all that is read and written."""
-    weights = -(-spec.oc // tile.columns) * tile.weight_bytes * slices_of(spec)
+def predicted(
+    spec: ConvSpec, tile: Tile, machine: Machine, slices: tuple[float, int] | None = None
+) -> float:
+    """Seconds: of the products, but no less than memory takes for all that is read and written.
+
+    ``slices``: of the depth that a tile walks, on the average and at most; None: all.
+    """
+    slices = slices or (slices_of(spec), slices_of(spec))
+    weights = -(-spec.oc // tile.columns) * tile.weight_bytes * slices[0]
     image = spec.n * spec.h * spec.w * spec.c * SIZE[spec.stored or spec.in_dtype]
     out, added = spec.epilogue.out, spec.epilogue.residual
     each = SIZE[out] + (SIZE[added] if added else 0)
     moved = weights + image + spec.n * spec.oh * spec.ow * spec.oc * each
-    return max(_product_seconds(spec, tile, machine), LAUNCH_SECONDS + moved / machine.memory)
+    products = product_seconds(spec, tile, machine, slices)
+    return max(products, LAUNCH_SECONDS + moved / machine.memory)
 
 
-def _product_seconds(spec: ConvSpec, tile: Tile, machine: Machine) -> float:
+def product_seconds(
+    spec: ConvSpec, tile: Tile, machine: Machine, walked: tuple[float, int]
+) -> float:
     """Seconds of the products, where operands are in the second-level cache."""
-    pixels, slices = spec.n * spec.oh * spec.ow, -(-slices_of(spec) // tile.splits)
+    pixels = spec.n * spec.oh * spec.ow
     blocks = -(-pixels // tile.rows) * -(-spec.oc // tile.columns) * tile.splits
     resident = max(1, min(2048 // tile.threads, 8, machine.shared_bytes // tile.shared_bytes))
     busy = min(resident, -(-blocks // machine.multiprocessors))
     waves = -(-blocks // (machine.multiprocessors * busy))
+    slices = -(-walked[waves == 1] // tile.splits)  # the last block of one wave ends it
     values = tile.rows * tile.columns * SLICE // SIZE[spec.in_dtype]
     multiply = values / machine.products(spec.in_dtype) / tile.speedup
     copy = (tile.rows * SLICE + tile.weight_bytes) / _BYTES_PER_CYCLE
@@ -133,10 +143,10 @@ def cheapest(tiles: Sequence[T], spec: ConvSpec, machine: Machine) -> T:
         replace(tile, splits=splits)
         for tile in tiles
         if tile.shared_bytes <= machine.shared_bytes
-        for splits in _SPLITS
+        for splits in SPLITS
         if splits == 1 or slices >= 3 * splits
     ]
-    return min(candidates, key=lambda tile: _product_seconds(spec, tile, machine))
+    return min(candidates, key=lambda tile: product_seconds(spec, tile, machine, (slices, slices)))
 
 
 def gemm_refusal(spec: ConvSpec) -> str:

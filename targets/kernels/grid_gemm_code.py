@@ -159,6 +159,7 @@ class Gemm:
         self.kb = kb = GridBuilder(key, tile.threads)
         self.x = kb.pointer("x", "uint8")
         self.weight = kb.pointer("weight", "uint8")
+        self._declare()
         self.pad = kb.pointer("pad", "uint8")
         integer, out = layer.in_dtype == "u8", layer.epilogue
         self.terms = kb.pointer("terms", "int32") if layer.activations and integer else None
@@ -167,6 +168,9 @@ class Gemm:
             self.at = epilogue.parameters(kb, integer, out.out, out.residual)
         else:
             self.part = kb.pointer("part", layer.sum_type)
+
+    def _declare(self) -> None:
+        """Parameters beside the weights: constants in the order of the plan."""
 
     def build(self) -> Any:
         """The finished PrimFunc."""
@@ -298,17 +302,22 @@ class Gemm:
     def _exchanged(row: Any, part: Any) -> Any:
         return tir.tirx.bitwise_xor(part, row // 2 % 4)
 
+    def _span(self) -> tuple[Any, Any]:
+        """The first slice of this block's part of the depth, and their number."""
+        kb, slices = self.kb, self.layer.slices
+        if self.tile.splits == 1:
+            return 0, slices
+        each = -(-slices // self.tile.splits)
+        first = kb.let(self.split * each, "first_slice")
+        return first, kb.let(tir.tirx.max(tir.tirx.min(slices - first, each), 0), "slices")
+
     def _slices(self) -> None:
         """All slices of this block's part of the depth."""
-        kb, tile, layer = self.kb, self.tile, self.layer
-        each = -(-layer.slices // tile.splits)
-        first, count = 0, layer.slices
-        if tile.splits > 1:
-            first = kb.let(self.split * each, "first_slice")
-            count = kb.let(tir.tirx.max(tir.tirx.min(layer.slices - first, each), 0), "slices")
+        kb, tile = self.kb, self.tile
+        first, count = self._span()
         ahead = tile.stages - 1
         for stage in range(ahead):
-            with kb.when(True if tile.splits == 1 and stage < layer.slices else stage < count):
+            with kb.when(stage < count):
                 self._load(first + stage, stage)
             kb.call("dlcc_copy_commit")
         with kb.loop(0, count, "slice") as index:

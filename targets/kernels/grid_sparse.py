@@ -47,25 +47,22 @@ _ROWS = 16
 
 def sparse_refusal(spec: ConvSpec, weights: np.ndarray, machine: Machine) -> str:
     """Why a layer cannot be computed so; "" if it can."""
-    if machine.unit(spec.in_dtype) != "mma":
+    if spec.in_dtype == "f32" or machine.unit(spec.in_dtype) != "mma":
         return "the architecture has no sparse tensor cores for these types"
     if why := gemm_refusal(spec):
         return why
-    rows = _matrix(weights).view(f"u{weights.dtype.itemsize}")
-    rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % _GROUP)))
-    most = int(_present(rows.reshape(-1, _GROUP)).sum(axis=1).max())
+    present = weights_present(weights)
+    present = np.pad(present, ((0, 0), (0, -present.shape[1] % _GROUP)))
+    most = int(present.reshape(-1, _GROUP).sum(axis=1).max())
     return f"{most} of some {_GROUP} neighbouring weights are not zero" if most > 2 else ""
 
 
-def _matrix(weights: np.ndarray) -> np.ndarray:
-    """``[oc, c, kh, kw]`` as ``[oc, kh * kw * c]``."""
-    return np.ascontiguousarray(weights.transpose(0, 2, 3, 1)).reshape(len(weights), -1)
-
-
-def _present(bits: np.ndarray) -> np.ndarray:
-    """Where bytes, or 16-bit floats given as their bits, are not 0 (or -0.0)."""
-    zero: np.ndarray = bits & (0x7FFF if bits.dtype.itemsize == 2 else 0xFF) == 0
-    return ~zero
+def weights_present(weights: np.ndarray) -> np.ndarray:
+    """Which of ``[oc, c, kh, kw]`` are not 0, as bool ``[oc, kh * kw * c]``."""
+    rows: np.ndarray = weights.transpose(0, 2, 3, 1).reshape(len(weights), -1)
+    # bits of bfloat16: -0.0, too
+    present: np.ndarray = (rows & 0x7FFF if rows.dtype == np.uint16 else rows) != 0
+    return present
 
 
 @lru_cache(maxsize=1024)
@@ -116,8 +113,8 @@ def packed_sparse(weights: np.ndarray, slices: int, tile: SparseTile) -> np.ndar
     Each block has the fragments of its groups of 16 channels, 16 bytes for each lane, and after
     them the places, a word for each lane.
     """
-    size = weights.dtype.itemsize
-    rows = packed(weights, slices * SLICE, tile.columns).view(f"u{size}")
+    size, dtype = weights.dtype.itemsize, weights.dtype
+    rows = packed(weights, slices * SLICE, tile.columns).view(dtype)
     blocks = len(rows) // tile.columns
     values, places = _kept(rows.reshape(len(rows), -1, _GROUP))
     values = values.view(np.uint8).reshape(blocks, tile.columns, slices, KEPT)
@@ -133,8 +130,9 @@ def _kept(fours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         ``[rows, 2 * fours]`` of the same type, and uint8 ``[rows, fours]``.
     """
+    absent = (fours & 0x7FFF if fours.dtype == np.uint16 else fours) == 0
     # what is not 0 first, each in its order; then the two that were found in their order
-    first = np.sort(np.argsort(~_present(fours), axis=2, kind="stable")[:, :, :2], axis=2)
+    first = np.sort(np.argsort(absent, axis=2, kind="stable")[:, :, :2], axis=2)
     values = np.take_along_axis(fours, first, axis=2).reshape(len(fours), -1)
     return np.ascontiguousarray(values), (first[:, :, 0] | first[:, :, 1] << 2).astype(np.uint8)
 
@@ -178,4 +176,5 @@ __all__ = [
     "grid_sparse",
     "packed_sparse",
     "sparse_refusal",
+    "weights_present",
 ]

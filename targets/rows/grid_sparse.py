@@ -10,6 +10,7 @@ from dlcc.lowering.target import KernelRow
 from targets.kernels.grid_gemm import predicted
 from targets.kernels.grid_machine import Machine
 from targets.kernels.grid_sparse import best_sparse_tile, grid_sparse, sparse_refusal
+from targets.kernels.grid_sparse_blocks import best_blocks, blocks_refusal, grid_blocks
 from targets.rows import layers
 
 
@@ -40,3 +41,32 @@ class GridSparseRow(KernelRow):
         made, spec = layers.layer_constants(node), layers.conv_spec(node)
         parts = made.weights, made.bias, made.multiplier, made.ratio
         return grid_sparse(spec, *parts, self.machine)
+
+
+class GridBlocksRow(KernelRow):
+    """Layers whose weights are zero in whole blocks of channels and depth, which are skipped."""
+
+    name: ClassVar[str] = "grid-gemm-blocks"
+    ops: ClassVar[tuple[str, ...]] = ("conv2d", "linear")
+    encodings: ClassVar[tuple[str, ...]] = (Sparse.name,)
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def refuses(self, node: Node) -> str:
+        """Types outside the GEMM family, groups, and zeros that fill no block."""
+        if why := layers.refusal(node):
+            return why
+        weights = layers.layer_constants(node).weights
+        return blocks_refusal(layers.conv_spec(node), weights, self.machine)
+
+    def cost(self, node: Node) -> float:
+        """Of the best tile: the parts of the depth that its columns need."""
+        weights = layers.layer_constants(node).weights
+        return best_blocks(layers.conv_spec(node), weights, self.machine)[0]
+
+    def plan(self, node: Node) -> KernelPlan:
+        """A copy of the input where pixels are too narrow, the products, and a sum of parts."""
+        made, spec = layers.layer_constants(node), layers.conv_spec(node)
+        parts = made.weights, made.bias, made.multiplier, made.ratio
+        return grid_blocks(spec, *parts, self.machine)

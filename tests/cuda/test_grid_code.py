@@ -18,6 +18,7 @@ from dlcc.cuda.nvrtc import compile_cubin
 from targets.cuda.table import machine_of
 from targets.kernels.grid_gemm import grid_gemm
 from targets.kernels.grid_sparse import grid_sparse
+from targets.kernels.grid_sparse_blocks import grid_blocks
 from targets.kernels.spec import NUMPY, ConvSpec, Epilogue
 
 SPEC = ConvSpec(64, 28, 28, 128, 128, 3, 3, pads=(1, 1, 1, 1))
@@ -96,6 +97,11 @@ def test_instructions(dtype, architecture, tmp_path):
 def test_sparse_instructions(dtype, architecture, tmp_path):
     wanted = WANTED_SPARSE[dtype, architecture]
     check_code(*compiled(dtype, architecture, grid_sparse), wanted, tmp_path)
+
+
+def test_instructions_of_present_blocks(tmp_path):
+    wanted = (*WANTED["u8", "sm_80"], "LDG.E.CONSTANT")
+    check_code(*compiled("u8", "sm_80", grid_blocks), wanted, tmp_path)
 
 
 def check_code(kernel: Kernel, cubin: bytes, wanted: tuple[str, ...], tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ RAGGED = ConvSpec(
 NARROW = ConvSpec(1, 1, 5, 68, 33, in_zero_point=9, epilogue=Epilogue("f32"))
 """Its pixels are no multiple of 16 bytes."""
 
+NARROW_F32 = replace(NARROW, in_dtype="f32")
+
 
 def two_of_four(rng: np.random.Generator, weights: np.ndarray) -> np.ndarray:
     """``weights`` [oc, c, kh, kw] of which at most 2 of every 4 neighbouring channels are left."""
@@ -128,7 +130,8 @@ def test_half_of_the_weights_is_stored(dtype, size, kept):
 def test_sparse_refusals():
     dense = np.ones((RAGGED.oc, RAGGED.c, 3, 3), np.int8)
     assert "4 of some 4" in sparse_refusal(RAGGED, dense, AMPERE)
-    assert "no sparse tensor cores" in sparse_refusal(RAGGED, dense, PASCAL)
+    for spec, machine in ((RAGGED, PASCAL), (NARROW_F32, replace(AMPERE, tf32=True))):
+        assert "no sparse tensor cores" in sparse_refusal(spec, dense, machine)
     grouped = replace(RAGGED, groups=2)
     assert "2 groups" in sparse_refusal(grouped, dense[:, :24], AMPERE)
 
