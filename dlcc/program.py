@@ -1,9 +1,10 @@
 """The lowered network: what the lowering hands to the artifact writer.
 
-A :class:`Program` is a straight list of steps. A :class:`Step` is one compiled kernel function
-called on fixed places in four memories: the caller's inputs and outputs, one arena that all
-intermediate values share, and the read-only weights. A :class:`FusedStep` is several of them, run
-band by band. Nothing here knows about graphs, TVM or files.
+A :class:`Program` is a list of steps, one after the other but for the :class:`Jump` of a loop. A
+:class:`Step` is one compiled kernel function called on fixed places in four memories: the caller's
+inputs and outputs, one arena that all intermediate values share, and the read-only weights. A
+:class:`FusedStep` is several of them, run band by band. Nothing here knows about graphs, TVM or
+files.
 
 Kernel ABI (plain C, default calling convention)::
 
@@ -60,6 +61,18 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class Jump:
+    """Where a loop's trips begin or end: after its step the run goes on at step ``to``.
+
+    It does if the byte at ``condition`` is 1 (``when``) or 0 (not ``when``), else at the next step.
+    """
+
+    condition: Arg
+    to: int
+    when: bool
+
+
+@dataclass(frozen=True)
 class Step:
     """One kernel call: ``work_items`` independent items, split over at most ``max_threads``."""
 
@@ -71,6 +84,8 @@ class Step:
     """0: as many as the instance has; else more threads than that would make it slower."""
     launch: Launch | None = None
     """For kernels of a GPU, and only for these."""
+    jump: Jump | None = None
+    """None: the next step follows."""
 
     @property
     def calls(self) -> tuple[Step, ...]:

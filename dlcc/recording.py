@@ -67,6 +67,11 @@ def record_sample(
     for feed in calibration or ():
         first = _first(feed, graph, calibration_name)
         return record(graph, first, calibration_name, tf32=tf32), ""
+    if any(node.op == "loop" for node in graph.nodes):
+        return None, (
+            "no recorded input for the example program: a loop of the run time may not end for "
+            "seeded numbers; --sample FILE.npz or --calib FILE.npz give others"
+        )
     return record(graph, _seeded(inputs), SEEDED, tf32=tf32), ""
 
 

@@ -218,11 +218,13 @@ class Pass(ABC):
     Attributes:
         name: kebab-case name in pipeline text.
         lossy: True if outputs may change; such a pass reports its error in its statistics.
+        bodies: True if it rewrites the bodies of loops too, each as a graph of its own.
         stage: when it runs in a recipe; None for EXACT, or WEIGHTS if it is lossy.
     """
 
     name: ClassVar[str] = ""
     lossy: ClassVar[bool] = False
+    bodies: ClassVar[bool] = False
     stage: ClassVar[Stage | None] = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:

@@ -27,6 +27,7 @@ class EliminateCommonSubexpressions(Pass):
     """
 
     name: ClassVar[str] = "eliminate-common-subexpressions"
+    bodies: ClassVar[bool] = True
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """One sweep in execution order."""

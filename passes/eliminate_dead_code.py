@@ -23,6 +23,7 @@ class EliminateDeadCode(Pass):
     """
 
     name: ClassVar[str] = "eliminate-dead-code"
+    bodies: ClassVar[bool] = True
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """One sweep from the last node to the first."""

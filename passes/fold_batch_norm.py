@@ -44,6 +44,7 @@ class FoldBatchNorm(Pass):
     """
 
     name: ClassVar[str] = "fold-batch-norm"
+    bodies: ClassVar[bool] = True
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Backward to a fixed point, then forward, then the rest."""

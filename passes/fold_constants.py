@@ -25,6 +25,7 @@ class FoldConstants(Pass):
     """
 
     name: ClassVar[str] = "fold-constants"
+    bodies: ClassVar[bool] = True
 
     growth: int = option(
         1 << 20, "a node whose result is larger than its operands by more stays", unit="bytes"
@@ -54,6 +55,8 @@ class FoldConstants(Pass):
         return result
 
     def _refusal(self, node: Node) -> str | None:
+        if node.op == "loop":
+            return "how long it would take is not known"
         operands = [v for v in node.inputs if v is not None]
         for value in node.outputs:
             encoding = value.type.encoding

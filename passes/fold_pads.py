@@ -135,6 +135,7 @@ class FoldPads(Pass):
     """
 
     name: ClassVar[str] = "fold-pads"
+    bodies: ClassVar[bool] = True
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Apply the rules to a fixed point."""

@@ -30,6 +30,7 @@ class FoldTransposes(Pass):
     """
 
     name: ClassVar[str] = "fold-transposes"
+    bodies: ClassVar[bool] = True
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Apply the rules to a fixed point."""

@@ -117,6 +117,7 @@ class FuseEpilogues(Pass):
     """
 
     name: ClassVar[str] = "fuse-epilogues"
+    bodies: ClassVar[bool] = True
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Apply the rules to a fixed point; residuals first, their clamp follows."""

@@ -190,6 +190,8 @@ class PassManager:
         start = time.perf_counter()
         try:
             outcome = step.run(graph, context)
+            if step.bodies:
+                _run_on_bodies(step, graph, context, outcome)
         except Exception as error:
             error.add_note(f"in pass {print_pass(step)}")
             raise
@@ -276,6 +278,26 @@ class PassManager:
         if self.dump_dir is not None:
             self.dump_dir.mkdir(parents=True, exist_ok=True)
             save(graph, self.dump_dir / f"{index:02}-{name}.dlir")
+
+
+def _run_on_bodies(step: Pass, graph: Graph, context: PassContext, outcome: PassResult) -> None:
+    """Run a pass on the bodies of all loops, at any depth, and add up what it did."""
+    for node in graph.nodes:
+        body = node.attrs.get("body")
+        if not isinstance(body, Graph):
+            continue
+        copy = body.copy()
+        inner = step.run(copy, context)
+        _run_on_bodies(step, copy, context, inner)
+        if inner.modified:
+            copy.forget_unused_constants()
+            node.attrs["body"] = copy
+            outcome.modified = True
+        outcome.remarks += inner.remarks
+        for key, value in inner.statistics.items():
+            before = outcome.statistics.get(key, 0)
+            if isinstance(value, int) and isinstance(before, int):
+                outcome.statistics[key] = before + value
 
 
 def random_inputs(graph: Graph, rng: np.random.Generator) -> dict[str, Array]:

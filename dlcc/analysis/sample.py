@@ -84,6 +84,9 @@ def _is_exact(node: Node) -> bool:
     even where a single operation would be defined too.
     """
     op = op_of(node)
+    body = node.attrs.get("body")
+    if isinstance(body, Graph):
+        return all(map(_is_exact, body.nodes))
     if op.quantised is Quantised.SAME or op.name == "quantize":
         return True
     operands = [v for v in node.inputs if v is not None and not v.is_constant]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 
 from dlcc.errors import DlccError, ExitCode
-from dlcc.ir import Affine, Dense, Graph, Node, Value
+from dlcc.ir import Affine, Dense, Graph, Node, Value, every_graph
 from dlcc.ops.base import Quantised, activations, op_of, type_error
 from dlcc.ops.index import check_places
 from dlcc.ops.integer import check_binary
@@ -21,6 +21,8 @@ def verify(graph: Graph) -> None:
     uses = {value: set(value.uses) for value in graph.values()}
     for node in graph.nodes:
         _check_operands(node, defined, uses)
+        for body in (a for a in node.attrs.values() if isinstance(a, Graph)):
+            verify(body)
         _check_types(node)
         defined.update(node.outputs)
     for value in (*graph.inputs, *graph.outputs):
@@ -43,15 +45,17 @@ def verify_file(graph: Graph, source: str) -> None:
         DlccError: MODEL, what is wrong, at which node.
     """
     try:
-        for node in graph.nodes:
-            unknown = sorted(set(node.attrs) - set(op_of(node).attributes))
-            if unknown:
-                raise type_error(node, f"no attribute named {', '.join(unknown)}")
-        for value in graph.constants():
-            _check_contents(value)
+        for part in every_graph(graph):
+            for node in part.nodes:
+                unknown = sorted(set(node.attrs) - set(op_of(node).attributes))
+                if unknown:
+                    raise type_error(node, f"no attribute named {', '.join(unknown)}")
+            for value in part.constants():
+                _check_contents(value)
         verify(graph)
-        for node in graph.nodes:
-            check_places(node)
+        for part in every_graph(graph):
+            for node in part.nodes:
+                check_places(node)
     except DlccError as error:
         where = error.where or source
         if error.code != ExitCode.INTERNAL:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 
 from dlcc.artifact.check import dtype_of, tensor_bytes
-from dlcc.artifact.csource import scale_lines, tensor_line
+from dlcc.artifact.csource import jump_text, jumps_of, scale_lines, tensor_line
 from dlcc.artifact.literals import c_comment, c_string
 from dlcc.artifact.toolchain import is_bare
 from dlcc.errors import DlccError, ExitCode
@@ -105,6 +105,40 @@ def _place_lines(program: Program, symbol: str) -> str:
     )
 
 
+def _next_lines(program: Program, symbol: str) -> str:
+    """What the header says of the order of steps; "" where they follow each other."""
+    if not jumps_of(program):
+        return ""
+    return f"""
+/* Number of the step that follows `step`, once that has run: the network has loops. Instead of
+ * 0, 1, ... the steps are 0, {symbol}_next(0, arena), and so on, as long as these are less than
+ * {symbol.upper()}_STEPS. */
+uint32_t {symbol}_next(uint32_t step, const void *arena);
+"""
+
+
+def _next_function(program: Program, symbol: str) -> list[str]:
+    """The function that the header promises, line by line."""
+    jumps = jumps_of(program)
+    if not jumps:
+        return []
+    cases = []
+    for number, jump in jumps.items():
+        following = jump_text(jump, f"bytes + {jump.condition.offset}", number)
+        cases += [f"    case {number}:", f"      return {following};"]
+    return [
+        f"uint32_t {symbol}_next(uint32_t step, const void *arena) {{",
+        "  const unsigned char *const bytes = arena;",
+        "  switch (step) {",
+        *cases,
+        "    default:",
+        "      return step + 1;",
+        "  }",
+        "}",
+        "",
+    ]
+
+
 def bare_header(program: Program, symbol: str, *, alignment: int) -> str:
     """The public header ``<symbol>.h``.
 
@@ -131,6 +165,7 @@ def bare_header(program: Program, symbol: str, *, alignment: int) -> str:
             "sizes": _size_lines(program, symbol),
             "places": _place_lines(program, symbol),
             "scales": scale_lines(program, symbol),
+            "next": _next_lines(program, symbol),
             "inside": _INSIDE if program.input_places or program.output_places else "",
             "tensors": "\n".join(tensors) or " *   no inputs, no outputs",
         },
@@ -160,7 +195,7 @@ def bare_runtime(
         body.append(f"    case {index}: /* {comment(index)} */")
         body += [f"      {line}" for line in call(step).splitlines()]
         body.append("      break;")
-    body += ["    default:", "      break;", "  }", "}", ""]
+    body += ["    default:", "      break;", "  }", "}", "", *_next_function(program, symbol)]
     tensors = [*program.inputs, *program.outputs]
     rows = []
     for tensor, place in zip(tensors, _places(program), strict=True):
@@ -180,6 +215,7 @@ def bare_runtime(
         "tensors": "\n".join(rows or ["  {0, 1, SIZE_MAX},"]),
         "layers": "\n".join(layers or ["    NULL,"]),
         "missing": " || ".join(missing) or "0",
+        "advance": f"step = {symbol}_next(step, arena)" if jumps_of(program) else "step++",
     }
     return "\n".join(body) + "\n" + _template("run.c.in", values)
 

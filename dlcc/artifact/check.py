@@ -175,6 +175,13 @@ def _check_step(program: Program, step: Step | FusedStep) -> None:
             f"work_items={step.work_items}, max_threads={step.max_threads}",
             step.layer,
         )
+    jump = step.jump if isinstance(step, Step) else None
+    if jump is not None:
+        reason = _arg_fault(program, jump.condition, 0)
+        if jump.condition.kind != "arena":
+            reason = "its condition is not in the arena"
+        if reason or jump.to not in range(1, len(program.steps) + 1):
+            raise _bug("bad jump", reason or f"to step {jump.to}", step.layer)
     windows = step.windows if isinstance(step, FusedStep) else ()
     for call in step.calls:
         for position, arg in enumerate(call.args):

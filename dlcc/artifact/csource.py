@@ -14,7 +14,7 @@ from dlcc.artifact.literals import c_comment, c_string
 from dlcc.artifact.manifest import compiler_name
 from dlcc.artifact.toolchain import library_name
 from dlcc.artifact.weights import padded, part_hash, parts_read
-from dlcc.program import Arg, FusedStep, Member, Program, Step, TensorInfo
+from dlcc.program import Arg, FusedStep, Jump, Member, Program, Step, TensorInfo
 
 WEIGHTS_SECTION = ".dlcc_weights"
 MACOS_WEIGHTS_SECTION = "__TEXT,__dlcc_weights"
@@ -119,6 +119,18 @@ def _address(arg: Arg) -> str:
 def _call(call: Step | Member, kernels: Mapping[str, str], begin: str, end: str) -> str:
     arguments = "".join(f"{_address(arg)}, " for arg in call.args)
     return f"{kernels[call.function]}({arguments}{begin}, {end})"
+
+
+def jumps_of(program: Program) -> dict[int, Jump]:
+    """The jumps after steps, by the steps' numbers."""
+    steps = enumerate(program.steps)
+    return {k: s.jump for k, s in steps if isinstance(s, Step) and s.jump is not None}
+
+
+def jump_text(jump: Jump, address: str, step: int) -> str:
+    """C for the number of the step that follows ``step``; ``address`` is the condition's."""
+    ways = (jump.to, step + 1) if jump.when else (step + 1, jump.to)
+    return f"*(const unsigned char *)({address}) ? {ways[0]} : {ways[1]}"
 
 
 def _step_function(name: str, step: Step | FusedStep, kernels: Mapping[str, str]) -> str:
@@ -279,9 +291,16 @@ def _schedule_tables(
     parts += [
         _step_function(name, step, kernels) for name, step in zip(names, program.steps, strict=True)
     ]
+    jumps = jumps_of(program)
+    for number, jump in jumps.items():
+        parts.append(
+            f"static uint32_t dlcc_next_{index}_{number}(const dlcc_frame *frame) {{\n"
+            f"  return {jump_text(jump, _address(jump.condition), number)};\n}}\n"
+        )
     parts.append(f"static const dlcc_step dlcc_steps_{index}[] = {{")
-    for name, step in zip(names, program.steps, strict=True):
-        parts.append(f"  {{{name}, {step.work_items}, {step.max_threads}}},")
+    for number, (name, step) in enumerate(zip(names, program.steps, strict=True)):
+        following = f", dlcc_next_{index}_{number}" if number in jumps else ""
+        parts.append(f"  {{{name}, {step.work_items}, {step.max_threads}{following}}},")
     return [*parts, "  {0}", "};"]
 
 

@@ -12,6 +12,7 @@ tensor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ import onnx
 from dlcc.frontends.bounded import largest
 from dlcc.frontends.fold import fold_nodes
 from dlcc.frontends.registry import OnnxNode, Padded, Unsupported
+from dlcc.frontends.run_time_loops import Ends, looped
 from dlcc.frontends.scopes import FAILED, Binding, Empty, Failed, Scope, ValueList
 from dlcc.ir import Graph, Value
 from dlcc.ops.movement import sliced
@@ -30,8 +32,15 @@ from dlcc.ops.shape import axis_of, integers, reshaped
 MOST_NODES = 10_000
 """Nodes that the copies of one loop's body may have together."""
 
+MOST_TRIPS = 64
+"""Trips of a loop that data may end, up to which it is unrolled."""
+
 MOST_COPIED = 50_000
 """Nodes of bodies that are copied in all for one model, those that are folded away included."""
+
+
+class TooManyTrips(Unsupported):
+    """A loop is not unrolled: it would become too large, or nothing bounds it at import."""
 
 
 class Importer(Protocol):
@@ -41,6 +50,8 @@ class Importer(Protocol):
     padded: dict[Value, Padded]
     remarks: list[str]
     copied: int
+    trips_around: int
+    refusals: list[Any]
 
     def body(
         self, proto: onnx.GraphProto, scope: Scope, versions: Mapping[str, int], prefix: str
@@ -90,14 +101,21 @@ class Call:
         start = len(graph.nodes)
         return fold_nodes(graph, start, self.node.build(op, inputs, dict(attrs), suffix=part))[0]
 
-    def run(self, body: onnx.GraphProto, given: Sequence[Binding], prefix: str) -> list[Binding]:
-        """A copy of ``body`` on these inputs."""
+    def run(
+        self,
+        body: onnx.GraphProto,
+        given: Sequence[Binding],
+        prefix: str,
+        *,
+        copied: bool = True,
+    ) -> list[Binding]:
+        """A copy of ``body`` on these inputs; ``copied`` if there may be several."""
         names = [proto.name for proto in body.input]
         if len(names) != len(given):
             raise Unsupported(f"its body has {len(names)} inputs and is given {len(given)}")
-        self.importer.copied += max(1, len(body.node))
-        if self.importer.copied > MOST_COPIED:
-            raise Unsupported(
+        self.importer.copied += max(1, len(body.node)) if copied else 0
+        if copied and self.importer.copied > MOST_COPIED:
+            raise TooManyTrips(
                 f"the bodies of loops and branches have more than {MOST_COPIED} nodes, each trip "
                 "counted"
             )
@@ -108,7 +126,7 @@ class Call:
         """Refuse a loop that has made more nodes since ``start`` than a program should have."""
         nodes = len(self.importer.graph.nodes) - start
         if nodes > MOST_NODES:
-            raise Unsupported(
+            raise TooManyTrips(
                 f"unrolled, it is too large: {nodes} nodes after {trips} trips, and the limit is "
                 f"{MOST_NODES}"
             )
@@ -179,21 +197,69 @@ def _scalar(call: Call, value: Value, part: str) -> Value:
 
 
 def loop(call: Call) -> list[Binding]:
-    """Loop: as many copies of the body as it runs, or at most runs.
+    """Loop: copies of the body, or one whose trips the run time counts.
+
+    A loop whose end is known at import is unrolled as long as the copies are no more nodes than
+    :data:`MOST_NODES`; one that data may end, up to :data:`MOST_TRIPS` trips. Others become the
+    IR's ``loop``. What cannot, because it carries lists or changing shapes, is unrolled after all.
+    """
+    graph, refusals = call.importer.graph, len(call.importer.refusals)
+    start = len(graph.nodes)
+
+    def again() -> None:
+        """Back to before the loop was begun."""
+        graph.cut(start)
+        del call.importer.refusals[refusals:]
+
+    try:
+        return _unrolled(call, MOST_TRIPS)
+    except TooManyTrips as reason:
+        again()
+        try:
+            return looped(call, _ends(call))
+        except Unsupported as refusal:
+            again()
+            try:
+                return _unrolled(call, None)
+            except TooManyTrips:
+                raise Unsupported(f"{reason}; as a loop of the run time: {refusal}") from None
+
+
+def _ends(call: Call) -> Ends:
+    most, count = _trip_count(call)
+    if most is not None and count is None:
+        count = call.importer.graph.add_constant(np.asarray(most, np.int64), name="trips")
+    begins = _condition(call, call.operand(1), None, "/condition")
+    return Ends(most, count, begins if isinstance(begins, Value) else None)
+
+
+def _unrolled(call: Call, most_open: int | None) -> list[Binding]:
+    """As many copies of the body as it runs, or at most runs.
 
     While the conditions fold to constants they decide. From the first one on that does not, each
     copy's results are selected by whether the loop still runs there; a maximal trip count must be
     known then. Scan outputs have a row for each trip that may be made, and the number of those made
     (:mod:`dlcc.frontends.bounded`).
+
+    Args:
+        call: the loop.
+        most_open: trips at most where data may end it; None: any number.
+
+    Raises:
+        TooManyTrips: there would be too many.
     """
     body = call.body()
     carried = list(call.operands[2:])
     rows: list[list[Binding]] = [[] for _ in body.output[1 + len(carried) :]]
     most, limit = _trip_count(call)
+    if limit is not None:
+        _check_countable(most)
     runs = _condition(call, call.operand(1), None, "/condition")
     start, trip = len(call.importer.graph.nodes), 0
     open_trips: list[Value] = []
     while runs is not False and (most is None or trip < most):
+        if isinstance(runs, Value):
+            _check_open(most, trip + most_open if most_open is not None else None)
         prefix = f"{call.node.name}/{trip}/"
         if limit is not None:
             here = call.importer.graph.add_constant(np.asarray(trip, np.int64), name="trip")
@@ -215,15 +281,21 @@ def loop(call: Call) -> list[Binding]:
         trip += 1
         call.within_limits(trip, start)
         runs = _condition(call, results[0], runs, f"/{trip}/runs")
-        if isinstance(runs, Value) and most is None:
-            raise Unsupported(
-                "a condition of the run time ends it, and no maximal trip count is known at import"
-            )
     stacked = [_stacked(call, column, 0, f"/out.{k}") for k, column in enumerate(rows)]
     if open_trips and stacked:
         count = _number_made(call, trip - len(open_trips), open_trips)
         stacked = [call.node.bounded(value, 0, count) for value in stacked]
     return [*carried, *stacked]
+
+
+def _check_open(most: int | None, limit: int | None) -> None:
+    """Refuse to unroll what data may end where it makes more trips than ``limit``, if it may."""
+    if most is None:
+        raise TooManyTrips(
+            "a condition of the run time ends it, and no maximal trip count is known at import"
+        )
+    if limit is not None and most > limit:
+        raise TooManyTrips(f"data may end it, and it makes up to {most} trips")
 
 
 def _number_made(call: Call, certain: int, open_trips: Sequence[Value]) -> Value:
@@ -244,13 +316,17 @@ def _trip_count(call: Call) -> tuple[int | None, Value | None]:
     if count.is_constant:
         return int(count.decoded().reshape(-1)[0]), None
     most = largest(count)
-    if most > MOST_NODES:
-        raise Unsupported(
+    return None if most == math.inf else max(0, int(most)), _scalar(call, count, "/trips")
+
+
+def _check_countable(most: int | None) -> None:
+    """Refuse to unroll a loop whose trip count is no constant, if it may be large."""
+    if most is None or most > MOST_NODES:
+        raise TooManyTrips(
             "its trip count is known only at run time; if an input decides it that is always the "
             "same, bind that with --constant NAME=VALUE, else bound it in the model (Min with a "
             "constant)"
         )
-    return max(0, int(most)), _scalar(call, count, "/trips")
 
 
 def _condition(

@@ -32,7 +32,7 @@ from dlcc.frontends.registry import OnnxNode, Padded, Unsupported, importer_for,
 from dlcc.frontends.schemas import check_attributes, check_operands
 from dlcc.frontends.scopes import FAILED, Binding, Failed, Scope
 from dlcc.frontends.sequences import SEQUENCES
-from dlcc.ir import Graph, Value
+from dlcc.ir import Graph, Value, every_graph
 
 _STRUCTURAL = CONTROL | SEQUENCES
 
@@ -131,6 +131,10 @@ def _recognised(graph: Graph, remarks: list[str]) -> Graph:
     from dlcc.frontends.idioms import fuse_idioms
     from dlcc.frontends.qdq import fuse_qdq
 
+    for node in graph.nodes:
+        body = node.attrs.get("body")
+        if isinstance(body, Graph):
+            _recognised(body, remarks)
     fuse_idioms(graph)
     fuse_qdq(graph, remarks)
     remove_dead(graph)
@@ -170,6 +174,7 @@ class _ModelImporter:
         self.locs: dict[str, int] = {}  # and how many have been made from each
         self.prefix = ""
         self.copied = 0
+        self.trips_around = 1
         self.padded: dict[Value, Padded] = {}
         self.refusals: list[_Refusal] = []
         self.depth = 0
@@ -191,7 +196,8 @@ class _ModelImporter:
             raise model_error("the model has no outputs", fix="export the model again")
         parts = {name: part for these in made for name, part in these.items()}
         values = [self.whole(name, *part) for name, part in parts.items()]
-        check_factors(self.graph)
+        for part in every_graph(self.graph):
+            check_factors(part)
         if self.single:
             ops = ", ".join(sorted(self.single))
             self.remarks.append(f"import: float64 is computed in float32 by {ops}")

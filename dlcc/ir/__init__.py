@@ -19,7 +19,7 @@ from dlcc.ir.encodings import (
     Float16,
     ShortFloat,
 )
-from dlcc.ir.graph import AttrValue, Constant, Graph, Node, Value
+from dlcc.ir.graph import AttrValue, Constant, Graph, Node, Value, every_graph
 from dlcc.ir.grouped import Grouped
 from dlcc.ir.sparse import Sparse
 from dlcc.ir.text import graphs_equal, parse_graph, print_graph
@@ -62,6 +62,7 @@ __all__ = [
     "TensorType",
     "Ternary",
     "Value",
+    "every_graph",
     "graphs_equal",
     "parse_graph",
     "print_graph",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Union
 
 import networkx as nx
 import numpy as np
@@ -18,7 +18,7 @@ from dlcc.ir.dtypes import DType
 from dlcc.ir.encodings import DENSE, Array, Encoding
 from dlcc.ir.types import TensorType
 
-AttrValue = int | float | bool | str | tuple[Any, ...]
+AttrValue = Union[int, float, bool, str, tuple[Any, ...], "Graph"]
 
 
 class Constant:
@@ -286,6 +286,14 @@ class Graph:
         for value in node.outputs:
             self._release(value.name)
 
+    def cut(self, start: int) -> None:
+        """Remove the nodes from number ``start`` on, which only each other may read."""
+        for node in self.nodes[start:]:
+            node.set_inputs([])
+            for value in node.outputs:
+                self._release(value.name)
+        del self.nodes[start:]
+
     def rename(self, value: Value, hint: str) -> None:
         """Give a value the name ``hint``, or one made from it where another value has that."""
         self._release(value.name)
@@ -403,3 +411,12 @@ class Graph:
         from dlcc.ir.text import print_graph
 
         return print_graph(self)
+
+
+def every_graph(graph: Graph) -> Iterator[Graph]:
+    """``graph``, and the bodies of its nodes, at any depth."""
+    yield graph
+    for node in graph.nodes:
+        for body in node.attrs.values():
+            if isinstance(body, Graph):
+                yield from every_graph(body)

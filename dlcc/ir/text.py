@@ -1,4 +1,4 @@
-"""Textual form of the IR: one line per op, ``parse(print(g)) == g``.
+"""Textual form of the IR: one line per op, in which a body stands; ``parse(print(g)) == g``.
 
 ::
 
@@ -83,6 +83,8 @@ def _value_text(value: object, sidecar: Sidecar) -> str:
         return json.dumps(value)
     if isinstance(value, Encoding):
         return encoding_text(value, sidecar)
+    if isinstance(value, Graph):
+        return print_graph(value, sidecar).rstrip().replace("\n", "\n  ")
     if isinstance(value, tuple):
         floats = all(isinstance(v, float) for v in value)
         ints = all(type(v) is int and abs(v) < 1 << 63 for v in value)
@@ -248,6 +250,8 @@ class _Parser:
             return tuple(self.array(self.next()[1:] + "/list").tolist())
         if self.accept("["):
             return tuple(self.sequence("]", self.attribute))
+        if text == "graph":
+            return self.body()
         word = self.next("word")
         if word in ("true", "false"):
             return word == "true"
@@ -362,7 +366,15 @@ class _Parser:
             raise self.fail(f"constant {token}: contents do not match the hash #{digest}")
         graph._constants[(digest, type_)] = value
 
-    def graph(self) -> Graph:
+    def body(self) -> Graph:
+        """A graph within a node, with names of its own."""
+        outside = self.values, self.names
+        self.values, self.names = {}, set()
+        graph = self.graph(inner=True)
+        self.values, self.names = outside
+        return graph
+
+    def graph(self, inner: bool = False) -> Graph:
         self.next("word", "graph")
         graph = Graph(self.string())
         self.next("punct", "{")
@@ -382,7 +394,7 @@ class _Parser:
                 outputs.append((name, value))
             else:
                 self.node(graph)
-        if self.peek()[0] != "end":
+        if not inner and self.peek()[0] != "end":
             raise self.fail("text after the graph's closing brace")
         if not outputs:
             raise self.fail("the graph has no output")

@@ -8,7 +8,7 @@ picks the best set of groups by dynamic programming.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dlcc.lowering.bands import Accesses, BandPlan, plan_bands
@@ -174,7 +174,12 @@ class Fusion:
 
 
 def choose_groups(
-    candidates: Sequence[Candidate], sizes: Mapping[int, int], *, cache: int, threads: int
+    candidates: Sequence[Candidate],
+    sizes: Mapping[int, int],
+    *,
+    cache: int,
+    threads: int,
+    borders: Collection[int] = (),
 ) -> Fusion:
     """The set of groups with the largest predicted gain.
 
@@ -184,6 +189,7 @@ def choose_groups(
             thread's own.
         cache: bytes of a core's second-level cache; 0: no steps are fused.
         threads: upper bound on threads.
+        borders: steps that are in no group with the one before: loops begin or end there.
     """
     if not cache:
         return Fusion()
@@ -192,7 +198,7 @@ def choose_groups(
     for last in range(len(candidates)):
         here = best[last]
         for first in range(last - 1, max(-1, last - LONGEST), -1):
-            if candidates[first].accesses is None:
+            if candidates[first].accesses is None or first + 1 in borders:
                 break
             group = planner.group(first, last)
             if isinstance(group, Group) and best[first][0] + group.gain > here[0]:

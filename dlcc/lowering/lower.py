@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-import numpy as np
-
 from dlcc.analysis.verify import verify
 from dlcc.ir import Affine, Graph, Node, Value
-from dlcc.ir.encodings import Array
 from dlcc.ir.text import encoding_text
 from dlcc.lowering.bands import Accesses, BandPlan
 from dlcc.lowering.choice import Choice, Chooser, choose
 from dlcc.lowering.fusion import Candidate, Fusion, Group, choose_groups
 from dlcc.lowering.kernel import KernelPlan, KernelStep
 from dlcc.lowering.layout import assign_layouts
+from dlcc.lowering.loops import (
+    Trips,
+    check_loops,
+    expand_loops,
+    hold_over,
+    mark_of,
+    pin_loops,
+    trips_of,
+)
 from dlcc.lowering.memory import Sharing, Span, place
 from dlcc.lowering.report import layer_report, report_threads
 from dlcc.lowering.rounding import check_short_floats, round_moved
+from dlcc.lowering.stores import Functions, Weights
 from dlcc.lowering.target import Target
 from dlcc.lowering.threads import Work, worthwhile_threads
 from dlcc.lowering.unsigned import make_activations_unsigned
@@ -31,14 +37,13 @@ from dlcc.lowering.wide import split_wide_concats
 from dlcc.ops.base import op_of
 from dlcc.program import (
     Arg,
-    FilterTransform,
     FusedStep,
+    Jump,
     KernelSource,
     Member,
     Program,
     Step,
     TensorInfo,
-    WeightEntry,
     Window,
 )
 
@@ -55,54 +60,15 @@ Printer = Callable[[dict[str, Any], Mapping[str, int], Target], Mapping[str, Ker
 def prepare(graph: Graph) -> Graph:
     """A copy of ``graph`` as the kernels want it; same reference results, bit for bit."""
     out = graph.copy()
+    expand_loops(out)
     make_activations_unsigned(out)
     split_wide_concats(out)
     assign_layouts(out)
     round_moved(out)
+    pin_loops(out)
     pin_outputs(out)
     verify(out)
     return out
-
-
-class _Weights:
-    """The weights blob: constants packed for their kernels, equal ones stored once."""
-
-    def __init__(self, target: Target) -> None:
-        self._alignment, self._slack = target.alignment, target.slack
-        self.blob = bytearray()
-        self.entries: list[WeightEntry] = []
-        self.transforms: dict[int, FilterTransform] = {}
-        self._offsets: dict[bytes, int] = {}
-
-    def add(self, array: Array, layer: str, name: str, encoding: str) -> int:
-        raw = np.ascontiguousarray(array).tobytes()
-        digest = hashlib.sha256(raw).digest()
-        if digest not in self._offsets:
-            self.blob += b"\0" * (-len(self.blob) % self._alignment)
-            self._offsets[digest] = len(self.blob)
-            width = array.itemsize if array.itemsize in (1, 2, 4) else 1
-            entry = WeightEntry(layer, name, len(self.blob), len(raw), encoding, width)
-            self.entries.append(entry)
-            # vector loads may run past the end of the last row
-            self.blob += raw + b"\0" * self._slack
-        return self._offsets[digest]
-
-
-class _Functions:
-    """Kernel functions by what determines their code: identical layers share one.
-
-    ``prefix`` keeps those of one variant apart from another's.
-    """
-
-    def __init__(self, prefix: str) -> None:
-        self.prefix = prefix
-        self.code: dict[str, Any] = {}
-
-    def add(self, step: KernelStep) -> str:
-        name = self.prefix + step.name_key
-        if name not in self.code:
-            self.code[name] = step.build()
-        return name
 
 
 @dataclass
@@ -121,6 +87,8 @@ class _Pending:
     args: list[Arg | Buffer | _Scratch]
     seconds: float
     weight_bytes: int
+    mark: Node | None = None
+    """Of a loop, whose condition it writes."""
 
     def candidate(self) -> Candidate:
         """The step as the choice of fused groups sees it."""
@@ -149,8 +117,8 @@ class _Assembler:
         graph: Graph,
         target: Target,
         threads: int,
-        weights: _Weights,
-        functions: _Functions,
+        weights: Weights,
+        functions: Functions,
     ) -> None:
         self.graph = graph
         self.target = target
@@ -194,7 +162,8 @@ class _Assembler:
             used = {str(which) for kind, which in step.args if kind == "const"}
             weights = sum(int(plan.constants[name].nbytes) for name in used)
             seconds = step.seconds or choice.seconds
-            self.pending.append(_Pending(node.loc, names[-1], step, args, seconds, weights))
+            mark = mark_of(node)
+            self.pending.append(_Pending(node.loc, names[-1], step, args, seconds, weights, mark))
         if self.threads == 1 and len(plan.steps) == 1 and len(node.outputs) == 1:
             self._share(plan, node, activations)
         return names
@@ -251,6 +220,8 @@ class _Assembler:
                     span = windows[id(arg)].span if id(arg) in windows else arg.span
                     span.cover(times[index])
                     places[id(span)] = span
+        trips = [(times[t.first], times[t.last]) for t in self.trips()]
+        hold_over(trips, places.values())
         target = self.target
         size = place(list(places.values()), target.slack, target.alignment, self.shared)
         return tuple(self._final_steps(groups, windows)), size, self._fusion_report(fusion)
@@ -271,7 +242,13 @@ class _Assembler:
             or (isinstance(arg, _Scratch) and not arg.per_thread)
         }
         candidates = [pending.candidate() for pending in self.pending]
-        return choose_groups(candidates, sizes, cache=cache, threads=self.threads)
+        edges = [i for i, pending in enumerate(self.pending) if pending.mark is not None]
+        borders = {*edges, *(i + 1 for i in edges)}
+        return choose_groups(candidates, sizes, cache=cache, threads=self.threads, borders=borders)
+
+    def trips(self) -> list[Trips]:
+        """The loops of the run time, by the steps that their trips are made of."""
+        return trips_of([pending.mark for pending in self.pending])
 
     def _fusion_report(self, fusion: Fusion) -> dict[str, object]:
         layers = [pending.layer for pending in self.pending]
@@ -298,6 +275,8 @@ class _Assembler:
         starts = list(_starts(len(self.pending), groups))
         runs = [self.pending[first : ends.get(first, first + 1)] for first in starts]
         threads = worthwhile_threads([_work(run) for run in runs], self.threads)
+        number = {first: index for index, first in enumerate([*starts, len(self.pending)])}
+        jumps = {at: (number[to], when) for t in self.trips() for at, to, when in t.jumps}
         for first, run, most in zip(starts, runs, threads, strict=True):
             if first in plans:
                 yield _fused_step(plans[first], run, windows, most)
@@ -305,7 +284,8 @@ class _Assembler:
                 args = tuple(_final_arg(arg) for arg in run[0].args)
                 step = run[0].step
                 name, items = run[0].function, step.work_items
-                yield Step(run[0].layer, name, args, items, most, step.launch)
+                jump = Jump(_written(run[0]), *jumps[first]) if first in jumps else None
+                yield Step(run[0].layer, name, args, items, most, step.launch, jump)
 
 
 def _work_items(steps: Iterable[_Pending]) -> dict[str, int]:
@@ -373,6 +353,11 @@ def _fused_step(
         for key, window in plan.windows.items()
     ]
     return FusedStep(tuple(members), tuple(held), plan.bands, threads)
+
+
+def _written(pending: _Pending) -> Arg:
+    """Where a step writes its layer's only result."""
+    return _final_arg(pending.args[pending.step.args.index(("out", 0))])
 
 
 def _final_arg(arg: Arg | Buffer | _Scratch) -> Arg:
@@ -461,11 +446,12 @@ def lower_variants(
     prepared = [prepare(graph) for graph in graphs]
     for graph in prepared:
         check_short_floats(graph, targets)
+        check_loops(graph, targets)
     kept, left_out = select(_chosen(prepared, targets, chooser, tell), every=every)
-    weights = _Weights(targets[0])
+    weights = Weights(targets[0])
     prefixes = ["", *(variant.prefix for variant in kept[1:])]
     parts = [
-        _Part(variant, _Functions(prefix), prepared, threads, weights)
+        _Part(variant, Functions(prefix), prepared, threads, weights)
         for variant, prefix in zip(kept, prefixes, strict=True)
     ]
     tell("code", 0.0)
@@ -506,10 +492,10 @@ class _Part:
     def __init__(
         self,
         variant: Variant,
-        functions: _Functions,
+        functions: Functions,
         prepared: Sequence[Graph],
         threads: int,
-        weights: _Weights,
+        weights: Weights,
     ) -> None:
         self.variant, self.functions = variant, functions
         self.features = variant.features
@@ -578,7 +564,7 @@ def packed_weights(
         choosers: for each profile, what picks the kernels of each variant, from the least to the
             best.
     """
-    weights = _Weights(choosers[0][0][0])
+    weights = Weights(choosers[0][0][0])
     prepared = [prepare(graph) for graph in graphs]
     for variant in zip(*choosers, strict=True):
         for graph, (target, chooser) in zip(prepared, variant, strict=True):

@@ -11,6 +11,9 @@ from dlcc.ops.base import build
 
 VIEW_OPS = frozenset({"reshape", "relayout", "transpose", "reinterpret"})
 
+MARKS = frozenset({"loop_enter", "loop_again"})
+"""Ops that compute nothing, whose results are operands (:mod:`dlcc.lowering.loops`)."""
+
 
 def _significant(axes: list[int], shape: tuple[int, ...]) -> list[int]:
     """Axes that move data: those longer than 1."""
@@ -79,13 +82,22 @@ def pin_outputs(graph: Graph) -> None:
 def root(value: Value) -> Value:
     """The value whose bytes ``value`` is a view of (itself if it is none)."""
     while value.producer is not None and is_aliased(value.producer):
-        value = value.producer.input(0)
+        value = _source(value)
     return value
 
 
+def _source(value: Value) -> Value:
+    """The operand that a result of an aliased node shares its bytes with."""
+    node = value.producer
+    assert node is not None
+    if node.op not in MARKS:
+        return node.input(0)
+    return node.input(1 + value.index + (len(node.outputs) if node.op == "loop_again" else 0))
+
+
 def is_aliased(node: Node) -> bool:
-    """True if the lowering emits no code for ``node``: a view that is not an asked-for copy."""
-    return is_view(node) and not node.attrs.get("copy", False)
+    """True if the lowering emits no code for ``node``: a mark, or a view that need be no copy."""
+    return node.op in MARKS or (is_view(node) and not node.attrs.get("copy", False))
 
 
 def computes(node: Node) -> bool:
@@ -101,8 +113,10 @@ def assign_buffers(graph: Graph) -> dict[Value, Buffer]:
     for node in graph.nodes:
         for value in node.outputs:
             if is_aliased(node):
-                buffers[value] = buffers[node.input(0)]
+                buffers[value] = buffers[_source(value)]
                 buffers[value].values.append(value)
+                if node.op == "loop_again":  # the next trip reads there what this one makes
+                    buffers[node.input(1 + value.index)] = buffers[value]
             else:
                 buffers[value] = Buffer("arena", value.type.bytes, values=[value])
     for index, value in enumerate(graph.outputs):

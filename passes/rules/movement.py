@@ -17,6 +17,7 @@ from passes.patterns import Match, Rule, any_, attr, const, op
 def ints(m: Match, capture: str, key: str) -> tuple[int, ...]:
     """A list-of-integers attribute of a captured node."""
     value = attr(m.node(capture), key)
+    assert not isinstance(value, Graph)
     return tuple(int(v) for v in value) if isinstance(value, tuple) else (int(value),)
 
 

@@ -44,7 +44,8 @@ rest is -1 (0 in types without a sign). An output `boxes` of such a size comes w
 by them, elementwise ops, Concat along another axis, ...) pass the count on, and Shape gives it; an
 op that would mix results with what fills them up, such as a sum over the axis, is refused. The
 same holds for the scan outputs of a Loop that ends by a condition, or a trip count, of the run
-time; the model must bound its trips, as by Min of the trip count with a constant.
+time; the model must bound its trips, as by Min of the trip count with a constant. What a Loop only
+carries from trip to trip needs no bound ([architecture.md](architecture.md#ops)).
 
 ## Sequences and optionals
 

@@ -104,9 +104,12 @@ DLCC_API dlcc_status DLCC_NAME(run)(dlcc_instance *instance, const void *const *
   const dlcc_frame frame = {inputs, outputs, instance->arena, instance->weights.content};
   pthread_mutex_lock(&instance->lock);
   const uint32_t float_state = dlcc_cpu_float_enter();
-  for (uint32_t i = 0; i < instance->variant->step_count && status == DLCC_CODE(OK); i++) {
-    const int32_t code = dlcc_pool_run(&instance->pool, &instance->steps[i], &frame);
+  uint32_t i = 0;
+  while (i < instance->variant->step_count && status == DLCC_CODE(OK)) {
+    const dlcc_step *step = &instance->steps[i];
+    const int32_t code = dlcc_pool_run(&instance->pool, step, &frame);
     if (code != 0) status = dlcc_step_failed(instance->variant, i, code);
+    i = step->next == NULL ? i + 1 : step->next(&frame);
   }
   dlcc_cpu_float_leave(float_state);
   pthread_mutex_unlock(&instance->lock);
@@ -122,13 +125,17 @@ DLCC_API dlcc_status DLCC_NAME(profile)(dlcc_instance *instance, const void *con
   const dlcc_frame frame = {inputs, outputs, instance->arena, instance->weights.content};
   pthread_mutex_lock(&instance->lock);
   const uint32_t float_state = dlcc_cpu_float_enter();
+  for (uint32_t i = 0; i < instance->variant->step_count; i++) ns_per_step[i] = 0;
   uint64_t before = dlcc_now();
-  for (uint32_t i = 0; i < instance->variant->step_count && status == DLCC_CODE(OK); i++) {
-    const int32_t code = dlcc_pool_run(&instance->pool, &instance->steps[i], &frame);
+  uint32_t i = 0;
+  while (i < instance->variant->step_count && status == DLCC_CODE(OK)) {
+    const dlcc_step *step = &instance->steps[i];
+    const int32_t code = dlcc_pool_run(&instance->pool, step, &frame);
     if (code != 0) status = dlcc_step_failed(instance->variant, i, code);
     const uint64_t after = dlcc_now();
-    ns_per_step[i] = after - before;
+    ns_per_step[i] += after - before; /* of all its runs, where it is in a loop */
     before = after;
+    i = step->next == NULL ? i + 1 : step->next(&frame);
   }
   dlcc_cpu_float_leave(float_state);
   pthread_mutex_unlock(&instance->lock);

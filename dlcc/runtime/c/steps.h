@@ -12,11 +12,14 @@ typedef struct dlcc_frame {
   const char *weights;
 } dlcc_frame;
 
-/* One kernel call. `call` computes the items [begin, end) with the scratch areas of `part`. */
+/* One kernel call. `call` computes the items [begin, end) with the scratch areas of `part`. `next`
+ * gives the number of the step to go on at where a loop's trips begin or end; NULL: the one behind
+ * it. How often a loop runs is the model's own: nothing here bounds it. */
 typedef struct dlcc_step {
   int32_t (*call)(const dlcc_frame *frame, int64_t part, int32_t begin, int32_t end);
   int32_t work_items;
   uint32_t max_threads; /* 0: no bound */
+  uint32_t (*next)(const dlcc_frame *frame);
 } dlcc_step;
 
 #define dlcc_schedules DLCC_NAME(schedules)
