@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from dlcc.frontends.registry import OnnxNode, Unsupported, onnx_op
-from dlcc.ir import F32, F64, AttrValue, DType, Node, TensorType, Value
+from dlcc.ir import F32, F64, Affine, AttrValue, DType, Node, TensorType, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Interval, Op, type_error
 from dlcc.ops.pointwise import present
@@ -93,8 +93,8 @@ class Cast(Op):
 
 
 def cast_to(node: OnnxNode, value: Value, dtype: DType, suffix: str = "") -> Value:
-    """``value`` as ``dtype``; no node where it already is."""
-    if value.type.dtype == dtype:
+    """``value`` as ``dtype``; no node where it already is. Codes are integers to ONNX."""
+    if value.type.dtype == dtype and not isinstance(value.type.encoding, Affine):
         return value
     return node.build("cast", [value], {"to": str(dtype)}, suffix=suffix)[0]
 

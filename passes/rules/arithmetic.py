@@ -11,8 +11,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from dlcc.ir import Value
+from dlcc.ir import DType, Value
 from dlcc.ir.encodings import Array
+from dlcc.ops import Quantised, op_of
+from dlcc.ops.binary import Binary
+from dlcc.ops.unary import Unary
 from passes.patterns import Match, OpPattern, Rule, any_, attr, const, op
 
 INF = float("inf")
@@ -151,8 +154,38 @@ class SubtractToAdd(Rule):
         return m.build("add", [m.value("x"), m.graph.add_constant(-m.array("c"))])
 
 
+_JUMPS = frozenset(
+    ["floor", "ceil", "round", "sign", "equal", "less", "less_equal", "greater", "greater_equal",
+     "argmax", "argmin", "top_k", "mod", "shrink", "thresholded_relu"]
+)  # fmt: skip
+"""Ops that make a whole step of the last bit of an operand."""
+
+_NEAR = 32
+"""Values among which a jump is looked for."""
+
+
+def jumps_follow(value: Value) -> bool:
+    """Whether an op that is not continuous takes ``value`` or what is made of it number by number.
+
+    Behind a sum of many terms nothing depends on one more rounding: their order is the kernel's.
+    """
+    pending, seen = [value], {value}
+    while pending and len(seen) < _NEAR:
+        for node in pending.pop(0).users:
+            to = node.attrs.get("to")
+            if node.op in _JUMPS or (node.op == "cast" and DType.parse(str(to)).is_integer):
+                return True
+            op = op_of(node)
+            if not isinstance(op, Unary | Binary) and op.quantised is not Quantised.SAME:
+                continue
+            fresh = [v for v in node.outputs if v not in seen]
+            seen.update(fresh)
+            pending += fresh
+    return False
+
+
 class DivideToMultiply(Rule):
-    """div(x, c) -> mul(x, 1/c)."""
+    """div(x, c) -> mul(x, 1/c), which may err by an ulp: not before a rounding to integers."""
 
     pattern = op("div", any_("x"), const("c"))
 
@@ -162,7 +195,12 @@ class DivideToMultiply(Rule):
     def check(self, m: Match) -> str | None:
         if not m.value("c").type.dtype.is_float:
             return "it is an integer division"
-        return None if self._inverse(m) is not None else "a divisor's reciprocal is not finite"
+        if self._inverse(m) is None:
+            return "a divisor's reciprocal is not finite"
+        exact = np.frexp(m.array("c"))[0]
+        if not np.all(np.abs(exact) == 0.5) and jumps_follow(m.root.output):
+            return "what follows jumps, and a product errs otherwise than a quotient"
+        return None
 
     def rewrite(self, m: Match) -> list[Value]:
         inverse = self._inverse(m)

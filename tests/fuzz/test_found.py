@@ -29,6 +29,15 @@ FOUND = {
     "the largest of several axes, taken as one": """
         <ir_version: 8, opset_import: ["": 11]>
         g (float[2,3,4] x) => (float[2,3,4] y) { y = Hardmax <axis = 1> (x) }""",
+    "a quotient before a rounding, made a product": """
+        <ir_version: 8, opset_import: ["": 15]>
+        g (float[9,9] x) => (float[9,9] y) <float c = {0.24}>
+        { q = Div (x, c) y = Round (q) }""",
+    "codes that a cast makes floats, taken for integers by a layer": """
+        <ir_version: 10, opset_import: ["": 15]>
+        g (float[1,2,3,3] x) => (float[1,2,3,3] y)
+        <float s = {0.25}, int8 z = {3}, float[2,2,1,1] w = {0.5,2.5,-3.5,4.0}>
+        { q = QuantizeLinear (x, s, z) f = Cast <to = 1> (q) y = Conv (f, w) }""",
 }
 
 
