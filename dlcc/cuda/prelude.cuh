@@ -148,11 +148,16 @@ DLCC float dlcc_exchange_f32(float x, int32_t with) { return __shfl_xor_sync(~0u
 /* To lower bits; by a negative number to higher ones. */
 DLCC uint32_t dlcc_shift(uint32_t x, int32_t by) { return by < 0 ? x << -by : x >> by; }
 
+/* (word & mask) | bits: one instruction, where the compiler would make two of constants. */
+DLCC uint32_t dlcc_and_or(uint32_t word, uint32_t mask, uint32_t bits) {
+  uint32_t made;
+  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(made) : "r"(word), "r"(mask), "r"(bits));
+  return made;
+}
+
 /* 2^23 and, as units, some of the low 23 bits of a word. */
 DLCC float dlcc_below(uint32_t word, uint32_t mask) {
-  uint32_t bits; /* one instruction, where the compiler would make two of constants */
-  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(bits) : "r"(word), "r"(mask), "r"(0x4B000000u));
-  return __uint_as_float(bits);
+  return __uint_as_float(dlcc_and_or(word, mask, 0x4B000000u));
 }
 
 /* sum += four products of codes without sign, modulo 2^32. */

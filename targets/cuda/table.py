@@ -16,6 +16,7 @@ from targets.rows.grid_layers import (
     GridGemmRow,
     GridMatmulRow,
 )
+from targets.rows.grid_packed import GridPackedGemmRow
 from targets.rows.grid_reduce import GridGroupNormRow, GridReduceRow
 from targets.rows.grid_rows import GridNormRow, GridSoftmaxRow
 from targets.rows.grid_sparse import GridBlocksRow, GridSparseRow
@@ -44,6 +45,7 @@ def rows_for(gpu: Architecture, *, tf32: bool = False) -> tuple[KernelRow, ...]:
     made = (
         GridGemvRow,
         GridPackedGemvRow,
+        GridPackedGemmRow,
         GridGemmRow,
         GridMatmulRow,
         GridConvRow,

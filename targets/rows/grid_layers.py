@@ -10,7 +10,6 @@ from dlcc.lowering.target import KernelRow
 from dlcc.ops import op_of
 from targets.kernels import grid_depthwise, grid_direct, grid_matmul
 from targets.kernels.grid_gemm import best_tile, gemm_refusal, grid_gemm, predicted
-from targets.kernels.grid_gemm_code import depth_bytes
 from targets.kernels.grid_items import on_grid
 from targets.kernels.grid_machine import LAUNCH_SECONDS, Machine
 from targets.rows import layers
@@ -123,10 +122,9 @@ class GridGemmRow(KernelRow):
         return layers.refusal(node) or gemm_refusal(layers.conv_spec(node))
 
     def cost(self, node: Node) -> float:
-        """Of the best tile; at least the time that the weights take from memory."""
+        """Of the best tile."""
         spec = layers.conv_spec(node)
-        read = LAUNCH_SECONDS + spec.oc * depth_bytes(spec) / self.machine.memory
-        return max(predicted(spec, best_tile(spec, self.machine), self.machine), read)
+        return predicted(spec, best_tile(spec, self.machine), self.machine)
 
     def plan(self, node: Node) -> KernelPlan:
         """A copy of the input where pixels are too narrow, the products, and a sum of parts."""

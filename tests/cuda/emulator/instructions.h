@@ -32,12 +32,13 @@ DLCC void dlcc_stream16(uint32_t *to, const void *from) {
 }
 
 /* PTX ISA, "lop3": bit by bit the entry 4 * a + 2 * b + c of the table 0xEA. */
-DLCC float dlcc_below(uint32_t word, uint32_t mask) {
-  const uint32_t c = 0x4B000000u;
-  uint32_t bits = 0;
-  for (int i = 0; i < 32; i++)
-    bits |= (0xEAu >> (4 * (word >> i & 1) + 2 * (mask >> i & 1) + (c >> i & 1)) & 1u) << i;
-  return __uint_as_float(bits);
+DLCC uint32_t dlcc_and_or(uint32_t word, uint32_t mask, uint32_t bits) {
+  uint32_t made = 0;
+  for (int i = 0; i < 32; i++) {
+    const uint32_t entry = 4 * (word >> i & 1) + 2 * (mask >> i & 1) + (bits >> i & 1);
+    made |= (0xEAu >> entry & 1u) << i;
+  }
+  return made;
 }
 
 /* PTX ISA, "dp4a": d = c + the sum of a.byte[i] * b.byte[i], zero-extended for .u32. */
