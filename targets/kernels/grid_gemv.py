@@ -49,7 +49,7 @@ _LATENCY = 800
 _WARPS = 32
 """Warps of a multiprocessor, as far as registers go."""
 
-_RAMP = 1500
+_RAMP = 700
 """Cycles of a block beside its loads: the first activations, the reduction, the results."""
 
 
@@ -153,7 +153,7 @@ def best(spec: ConvSpec, form: Form, machine: Machine) -> Gemv:
     ]
     least = min(gemv.weight_bytes for gemv in candidates)
     small = [gemv for gemv in candidates if gemv.weight_bytes <= _FILLED * least]
-    return min(small, key=lambda gemv: _seconds(gemv, machine))
+    return min(small, key=lambda gemv: (_seconds(gemv, machine), _cycles(gemv, machine)))
 
 
 def _fits(gemv: Gemv) -> bool:
@@ -165,23 +165,25 @@ def _fits(gemv: Gemv) -> bool:
 
 
 def _seconds(gemv: Gemv, machine: Machine) -> float:
-    """Predicted, of one launch: bytes over what can be under way at once, or instructions."""
+    """Predicted, of one launch."""
+    bound = max(_cycles(gemv, machine) / machine.clock, gemv.weight_bytes / machine.memory)
+    return LAUNCH_SECONDS + bound
+
+
+def _cycles(gemv: Gemv, machine: Machine) -> float:
+    """Where memory is no bound: of what can be under way at once, or of instructions."""
     each = -(-gemv.blocks // machine.multiprocessors)
     warps = gemv.warps * gemv.side
     resident = min(each, max(1, _WARPS // warps))
     waves = -(-each // resident)
     asked = WARP * 16 * max(gemv.loads * gemv.each, min(8, -(-gemv.steps // gemv.warps)))
-    rate = min(
-        resident * warps * asked / _LATENCY,
-        machine.memory / machine.clock / min(machine.multiprocessors, gemv.blocks),
-    )
+    rate = resident * warps * asked / _LATENCY
     size = gemv.weight_bytes / gemv.blocks
     elements = gemv.steps * gemv.columns * gemv.each * WARP * gemv.side
     unpacking = {"dense": 0.25, "codes": 1.0, "table": 4.0}[gemv.kind] * len(gemv.planes)
     unpacking += gemv.rows * (0.3 if gemv.integer else 1.0) + (0.5 if gemv.group else 0.0)
     compute = elements * (unpacking / (4 if gemv.integer else 1) + 1 / gemv.each) / 64
-    cycles = waves * (resident * max(size / rate, compute) + _RAMP)
-    return LAUNCH_SECONDS + cycles / machine.clock
+    return waves * (resident * max(size / rate, compute) + _RAMP)
 
 
 def gemv_cost(spec: ConvSpec, form: Form, machine: Machine) -> float:
