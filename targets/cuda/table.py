@@ -15,6 +15,7 @@ from targets.rows.grid_layers import (
     GridDepthwiseRow,
     GridGemmRow,
     GridMatmulRow,
+    GridTransposedRow,
 )
 from targets.rows.grid_packed import GridPackedGemmRow
 from targets.rows.grid_reduce import GridGroupNormRow, GridReduceRow
@@ -50,6 +51,7 @@ def rows_for(gpu: Architecture, *, tf32: bool = False) -> tuple[KernelRow, ...]:
         GridMatmulRow,
         GridConvRow,
         GridConvTransposeRow,
+        GridTransposedRow,
         GridDepthwiseRow,
         GridSoftmaxRow,
         GridNormRow,

@@ -111,7 +111,11 @@ class _Reduce(BlockRow):
         bounds: tuple[float, float] = (0, 255)
         if not self.coded:
             bounds = float("-inf"), float("inf")
-        first, join = (bounds[0], tir.tirx.max) if largest else (bounds[1], tir.tirx.min)
+        first, pick = (bounds[0], tir.expr.maximum) if largest else (bounds[1], tir.expr.minimum)
+
+        def join(a: Any, b: Any) -> Any:
+            return pick(self.kb.let(a, "a"), self.kb.let(b, "b"))
+
         return self.folded(kind, self._value, first, join)
 
     def _place(self) -> Any:
@@ -121,7 +125,8 @@ class _Reduce(BlockRow):
         absent = kb.const(-1 if last else self.length, "int32")
 
         def place_of(place: Any) -> Any:
-            return tir.tirx.Select(self._value(place).equal(best), place, absent)
+            value = kb.let(self._value(place), "value")
+            return tir.tirx.Select(tir.expr.same(value, best), place, absent)
 
         join = tir.tirx.max if last else tir.tirx.min
         return self.folded("int32", place_of, -1 if last else self.length, join)

@@ -8,7 +8,7 @@ from dlcc.ir import Node
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from dlcc.ops import op_of
-from targets.kernels import grid_depthwise, grid_direct, grid_matmul
+from targets.kernels import grid_depthwise, grid_direct, grid_matmul, grid_transposed
 from targets.kernels.grid_gemm import best_tile, gemm_refusal, grid_gemm, predicted
 from targets.kernels.grid_items import on_grid
 from targets.kernels.grid_machine import LAUNCH_SECONDS, Machine
@@ -106,6 +106,31 @@ class GridConvTransposeRow(KernelRow):
         made, spec = layers.layer_constants(node), layers.conv_transpose_spec(node)
         parts = made.weights, made.bias, made.multiplier
         return on_grid(grid_direct.grid_conv2d_transpose(spec, *parts))
+
+
+class GridTransposedRow(KernelRow):
+    """Transposed convolutions of one group as blocked products, one for each phase."""
+
+    name: ClassVar[str] = "grid-transposed-gemm"
+    ops: ClassVar[tuple[str, ...]] = ("conv_transpose2d",)
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def refuses(self, node: Node) -> str:
+        """Types outside the GEMM family, groups, and results without taps."""
+        why = layers.refusal(node)
+        return why or grid_transposed.transposed_refusal(layers.conv_transpose_spec(node))
+
+    def cost(self, node: Node) -> float:
+        """Of all phases, and of putting them together."""
+        return grid_transposed.transposed_cost(layers.conv_transpose_spec(node), self.machine)
+
+    def plan(self, node: Node) -> KernelPlan:
+        """The phases, and a step that puts them together."""
+        made, spec = layers.layer_constants(node), layers.conv_transpose_spec(node)
+        parts = made.weights, made.bias, made.multiplier
+        return grid_transposed.grid_transposed(spec, *parts, self.machine)
 
 
 class GridGemmRow(KernelRow):

@@ -23,6 +23,9 @@ def reductions():
         for axes in ((3,), (1, 2), (0, 1, 2, 3)):
             attrs = {"axes": axes, "keepdims": kind != "sum"}
             made[f"{kind}-{axes}"] = case(f"reduce_{kind}", [f32(*LONG, scale=0.9)], attrs)
+    hole = f32(3, 50)
+    hole.array[1, 31] = np.nan
+    made["nan"] = case("reduce_max", [hole], {"axes": (1,)})
     for layout in ("", "nhwc"):
         for shape in (LONG, SHORT):
             attrs = {"axes": (2, 3), "keepdims": True}
@@ -34,7 +37,9 @@ def reductions():
                 "reduce_max", [x], attrs, out=x.encoding, layout=layout
             )
     for op in ("argmax", "argmin"):
-        for x in (f32(4, 33, 6), u8(4, 33, 6)):
+        hole = f32(4, 33, 6)
+        hole.array[1, 20, 3] = np.nan
+        for x in (hole, u8(4, 33, 6)):
             for axis, last in ((1, False), (2, True)):
                 attrs = {"axis": axis, "keepdims": last, "select_last_index": last}
                 made[f"{op}-{x.encoding.name}-{axis}"] = case(op, [x], attrs)
@@ -101,7 +106,15 @@ def test_against_the_reference(row, cases):
 
 def test_one_of_each_kind():
     """One place in memory and one type of each."""
-    wanted = ("mean-(3,)", "l2-(1, 2)", f"pool-nhwc{SHORT}", "argmax-affine", "lp-1", "nhwc-2-2")
+    wanted = (
+        "mean-(3,)",
+        "l2-(1, 2)",
+        f"pool-nhwc{SHORT}",
+        "argmax-dense",
+        "nan",
+        "lp-1",
+        "nhwc-2-2",
+    )
     wanted += ("-2-2", "2-")
     jobs = [
         (row(AMPERE), {n: made for n, made in cases().items() if n.startswith(wanted)})
