@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from dlcc.ir import F32, Graph, Node, ShortFloat, Value
+from dlcc.ir import F32, Dense, Graph, Node, ShortFloat, Sparse, Value
 from dlcc.ir.encodings import Array
 from dlcc.ops.base import Quantised, op_of
 from passes.base import Pass, PassContext, PassResult, Stage, option
@@ -36,7 +36,7 @@ class RoundToShortFloat(Pass):
         result = PassResult()
         chosen: set[Node] = set()
         for node in graph.nodes:
-            reason = self._reason(node)
+            reason = self._reason(node, bool(context.target.get("sparse_short_floats")))
             if not reason:
                 chosen.add(node)
             elif any(v.type.dtype.is_float for v in node.outputs):
@@ -58,12 +58,18 @@ class RoundToShortFloat(Pass):
         result.statistics["max_weight_error"] = worst
         return result
 
-    def _reason(self, node: Node) -> str:
-        """Why ``node`` keeps float32 operands and results; "" if it need not."""
+    def _reason(self, node: Node, sparse: bool) -> str:
+        """Why ``node`` keeps float32 operands and results; "" if it need not.
+
+        ``sparse``: the target has kernels of pruned weights in 16 bits.
+        """
         op = op_of(node)
         values = [v for v in (*node.inputs, *node.outputs) if v is not None]
         if named(self.exclude, node.loc):
             return "excluded by option"
+        pruned = node.input(_WEIGHT) if sparse and op.multiplied and node.op != "matmul" else None
+        if pruned is not None and _is_pruned(pruned):
+            values.remove(pruned)
         if any(v.type.dtype.is_float and not v.type.is_dense for v in values):
             return "already has operands in another encoding"
         if any(v.type.dtype.is_float and v.type.dtype != F32 for v in values):
@@ -99,10 +105,12 @@ class RoundToShortFloat(Pass):
             if not value.is_constant:
                 continue
             real = value.decoded()
-            rounded = graph.add_constant(real, encoding=self.encoding, name=value.name)
+            given = value.type.encoding
+            sparse = replace(given, inner=self.encoding) if isinstance(given, Sparse) else None
+            rounded = graph.add_constant(real, encoding=sparse or self.encoding, name=value.name)
             node.set_input(index, rounded)
             worst = max(worst, _error(real, rounded.decoded()))
-            result.count("saved_bytes", real.nbytes // 2)
+            result.count("saved_bytes", _stored_bytes(value) - _stored_bytes(rounded))
         message = (
             f"{node.op} on {self.encoding.name}, "
             f"largest weight error {worst:.2g} of the largest weight"
@@ -123,6 +131,17 @@ class RoundToShortFloat(Pass):
                         index, graph.add_constant(real, encoding=self.encoding, name=value.name)
                     )
                     result.count("saved_bytes", real.nbytes // 2)
+
+
+def _stored_bytes(constant: Value) -> int:
+    assert constant.constant is not None
+    return constant.type.encoding.stored_bytes(constant.constant.parts)
+
+
+def _is_pruned(weight: Value) -> bool:
+    """Whether the weight is stored without its zeros, and not rounded."""
+    encoding = weight.type.encoding
+    return isinstance(encoding, Sparse) and isinstance(encoding.inner, Dense)
 
 
 def _error(real: Array, rounded: Array) -> float:

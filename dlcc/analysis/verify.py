@@ -157,10 +157,10 @@ def _check_types(node: Node) -> None:
     moving = [v.type.encoding for v in activations(node)]
     if op.quantised is Quantised.WEIGHTS and any(isinstance(e, Affine) for e in moving):
         raise type_error(node, "takes codes as weights, but as no other operand or result")
-    short = {t.encoding.name for t in types if t.short_float}
+    short = {encoding.name for t in types if (encoding := t.short_float)}
     if affine and short:
         raise type_error(node, f"mixes integer codes and {min(short)} numbers")
-    if len({v.type.encoding for i in op.multiplied if (v := node.input(i)).type.short_float}) > 1:
+    if len({found for i in op.multiplied if (found := node.input(i).type.short_float)}) > 1:
         raise type_error(node, "multiplies bfloat16 and float16 numbers")
     if affine and op.quantised is Quantised.SAME:
         moved = [

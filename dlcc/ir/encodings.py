@@ -63,6 +63,11 @@ class Encoding(ABC):
         """
         return None
 
+    @property
+    def short_float(self) -> ShortFloat | None:
+        """The encoding of 16-bit floats that numbers are rounded to; None: none is."""
+        return None
+
     @staticmethod
     def by_name(name: str) -> type[Encoding]:
         """The encoding class that prints as ``name``. Raises KeyError."""
@@ -229,6 +234,11 @@ class ShortFloat(Encoding):
 
     stored: ClassVar[DType]
     """The type."""
+
+    @property
+    def short_float(self) -> ShortFloat:
+        """Itself."""
+        return self
 
     def encode(self, values: Array) -> dict[str, Array]:
         """Round once, from float32."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from dlcc.ir.compressed import Coded, finite_float32, matrix_view
-from dlcc.ir.encodings import DENSE, Affine, Array, Dense, Encoding, Parts
+from dlcc.ir.encodings import DENSE, Affine, Array, Dense, Encoding, Parts, ShortFloat
 from dlcc.ir.packing import pack_bits, unpack_bits
 
 _PATTERN = re.compile(
@@ -37,7 +37,7 @@ class Sparse(Encoding):
 
     Attributes:
         pattern: "unstructured", "balancedR", "N:M" or "blockRxC".
-        inner: Dense, Affine, Ternary, Binary or Codebook.
+        inner: Dense, Affine, a 16-bit float, Ternary, Binary or Codebook.
     """
 
     name: ClassVar[str] = "sparse"
@@ -52,7 +52,7 @@ class Sparse(Encoding):
             raise ValueError(f"sparse: unknown pattern {self.pattern!r}")
         if self.nm is not None and not self.nm[0] <= self.nm[1]:
             raise ValueError(f"sparse: pattern {self.pattern} keeps more than there are")
-        if not isinstance(self.inner, Dense | Affine | Coded):
+        if not isinstance(self.inner, Dense | Affine | ShortFloat | Coded):
             raise ValueError(f"sparse: {self.inner.name} cannot be the inner encoding")
 
     def _sizes(self, *names: str) -> tuple[int, ...] | None:
@@ -64,6 +64,11 @@ class Sparse(Encoding):
     def uniform(self) -> Affine | None:
         """That of the stored elements: what is not stored is 0, as is its code."""
         return self.inner.uniform
+
+    @property
+    def short_float(self) -> ShortFloat | None:
+        """That of the stored elements."""
+        return self.inner.short_float
 
     @property
     def share(self) -> int | None:

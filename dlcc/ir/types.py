@@ -79,8 +79,8 @@ class TensorType:
 
     @property
     def short_float(self) -> ShortFloat | None:
-        """The encoding, if it rounds real numbers to 16 bits."""
-        return self.encoding if isinstance(self.encoding, ShortFloat) else None
+        """The encoding that rounds real numbers to 16 bits, all or those that are stored."""
+        return self.encoding.short_float
 
     @property
     def is_binary(self) -> bool:

@@ -101,6 +101,7 @@ class Target:
         features: CPU features that the code needs at run time (names as in /proc/cpuinfo).
         rows: the kernel table; the order only breaks ties of cost.
         sparse_block: rows and columns of blocks of a pruned weight that suit its kernels.
+        sparse_short_floats: whether its kernels of pruned weights take 16-bit floats.
         l2_bytes: second-level cache of a core; 0: none is counted on, and layers are run one after
             the other.
         channel_multiple: numbers of channels that leave no part of a vector unused.
@@ -129,6 +130,7 @@ class Target:
     rows: tuple[KernelRow, ...]
     l2_bytes: int = 0
     sparse_block: tuple[int, int] = (16, 4)
+    sparse_short_floats: bool = False
     channel_multiple: int = 16
     emits: tuple[str, ...] = ("so", "a", "o")
     most_threads: int = 0
@@ -148,6 +150,7 @@ class Target:
         return {
             "sparse_rows": rows,
             "sparse_columns": columns,
+            "sparse_short_floats": self.sparse_short_floats,
             "channel_multiple": self.channel_multiple,
         }
 

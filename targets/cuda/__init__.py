@@ -65,6 +65,7 @@ def _target(variant: str) -> Target:
         (variant,),
         rows_for(gpu),
         sparse_block=SPARSE_BLOCK,
+        sparse_short_floats=True,
         most_threads=1,
         alignment=ALIGNMENT,
         slack=SLACK,

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from dlcc.ir import (
     DENSE,
     F32,
+    FLOAT16,
     Affine,
     Binary,
     Codebook,
@@ -94,6 +95,7 @@ ENCODINGS: dict[str, Encoding] = {
     "grouped4": Grouped(4, 5),
     "grouped8": Grouped(8, 64),
     "sparse": Sparse("unstructured"),
+    "sparse_float16": Sparse("unstructured", FLOAT16),
     "sparse_affine": Sparse("unstructured", Affine.symmetric(8, np.array(SCALES), 0)),
     "sparse_codebook": Sparse("unstructured", Codebook(3)),
     "balanced": Sparse("balanced2"),
