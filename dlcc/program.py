@@ -86,6 +86,8 @@ class Step:
     """For kernels of a GPU, and only for these."""
     jump: Jump | None = None
     """None: the next step follows."""
+    after: tuple[int, ...] = ()
+    """Of a GPU: numbers of the steps that have to be done before; others may run beside it."""
 
     @property
     def calls(self) -> tuple[Step, ...]:

@@ -58,7 +58,9 @@ def check_device(program: Program) -> None:
         raise DeviceFault("the cubin is unusable", str(error)) from error
     if cubin.architecture != architecture:
         raise DeviceFault("another architecture", f"{cubin.architecture}, not {architecture}")
-    for step in launches(program):
+    for number, step in enumerate(launches(program)):
+        if not all(0 <= other < number for other in step.after):
+            raise DeviceFault("a step comes after a later one", f"{step.after}", step.layer)
         reason = _launch_fault(step, cubin)
         if reason:
             raise DeviceFault(f"the kernel {step.function} cannot be run", reason, step.layer)
@@ -100,6 +102,9 @@ def device_tables(index: int, program: Program, kernels: Iterable[str]) -> list[
         )
         name = f"dlcc_arguments_{index}_{number}"
         lines.append(f"static const dlcc_place {name}[] = {{{rows or '{0}'}}};")
+        if step.after:
+            before = ", ".join(map(str, step.after))
+            lines.append(f"static const uint32_t dlcc_after_{index}_{number}[] = {{{before}}};")
     lines.append(f"static const dlcc_step dlcc_steps_{index}[] = {{")
     places = {function: place for place, function in enumerate(kernels)}
     for number, step in enumerate(steps):
@@ -107,7 +112,8 @@ def device_tables(index: int, program: Program, kernels: Iterable[str]) -> list[
         grid, block = (", ".join(map(str, v)) for v in (step.launch.grid, step.launch.block))
         lines.append(
             f"  {{{places[step.function]}, {{{grid}}}, {{{block}}}, {step.launch.shared_bytes}, "
-            f"{len(step.args)}, dlcc_arguments_{index}_{number}}},"
+            f"{len(step.args)}, dlcc_arguments_{index}_{number}, "
+            f"{len(step.after)}, {f'dlcc_after_{index}_{number}' if step.after else 'NULL'}}},"
         )
     return [*lines, "  {0}", "};"]
 
@@ -169,4 +175,5 @@ def launch_record(step: Step, kernels: dict[str, Kernel]) -> dict[str, Any]:
         "shared_bytes": step.launch.shared_bytes + kernel.shared_bytes,
         "registers": kernel.registers,
         "local_bytes": kernel.local_bytes,
+        "after": list(step.after),
     }

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dlcc.analysis.verify import verify
 from dlcc.ir import Affine, Graph, Node, Value
 from dlcc.ir.text import encoding_text
-from dlcc.lowering.bands import Accesses, BandPlan
 from dlcc.lowering.choice import Choice, Chooser, choose
-from dlcc.lowering.fusion import Candidate, Fusion, Group, choose_groups
-from dlcc.lowering.kernel import KernelPlan, KernelStep
+from dlcc.lowering.fusion import Fusion, Group, choose_groups
+from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.layout import assign_layouts
 from dlcc.lowering.loops import (
     Trips,
@@ -25,11 +23,23 @@ from dlcc.lowering.loops import (
     trips_of,
 )
 from dlcc.lowering.memory import Sharing, Span, place
+from dlcc.lowering.order import dependencies, levels, starts, times
+from dlcc.lowering.pending import (
+    Pending,
+    Scratch,
+    final_arg,
+    final_place,
+    fused_step,
+    last_users,
+    work_items,
+    work_of,
+    written_place,
+)
 from dlcc.lowering.report import layer_report, report_threads
 from dlcc.lowering.rounding import check_short_floats, round_moved
 from dlcc.lowering.stores import Functions, Weights
 from dlcc.lowering.target import Target
-from dlcc.lowering.threads import Work, worthwhile_threads
+from dlcc.lowering.threads import worthwhile_threads
 from dlcc.lowering.unsigned import make_activations_unsigned
 from dlcc.lowering.variants import Variant, select
 from dlcc.lowering.views import Buffer, assign_buffers, computes, pin_outputs
@@ -40,11 +50,9 @@ from dlcc.program import (
     FusedStep,
     Jump,
     KernelSource,
-    Member,
     Program,
     Step,
     TensorInfo,
-    Window,
 )
 
 Progress = Callable[[str, float], None]
@@ -71,44 +79,6 @@ def prepare(graph: Graph) -> Graph:
     return out
 
 
-@dataclass
-class _Scratch:
-    span: Span
-    per_thread: int
-
-
-@dataclass
-class _Pending:
-    """A step whose arguments have no place yet."""
-
-    layer: str
-    function: str
-    step: KernelStep
-    args: list[Arg | Buffer | _Scratch]
-    seconds: float
-    weight_bytes: int
-    mark: Node | None = None
-    """Of a loop, whose condition it writes."""
-
-    def candidate(self) -> Candidate:
-        """The step as the choice of fused groups sees it."""
-        return Candidate(
-            self.layer,
-            frozenset(id(arg) for arg in self.args if not isinstance(arg, Arg)),
-            self._accesses(),
-            self.seconds,
-            self.weight_bytes,
-        )
-
-    def _accesses(self) -> Accesses | None:
-        if self.step.footprint is None:
-            return None
-        footprint = self.step.footprint()
-        reads = {id(self.args[position]): spans for position, spans in footprint.reads.items()}
-        writes = {id(self.args[position]): spans for position, spans in footprint.writes.items()}
-        return Accesses(self.step.work_items, reads, writes)
-
-
 class _Assembler:
     """Turns chosen kernels into steps, spans and weights."""
 
@@ -126,15 +96,15 @@ class _Assembler:
         self.buffers = assign_buffers(graph)
         self.weights = weights
         self.functions = functions
-        self.pending: list[_Pending] = []
+        self.pending: list[Pending] = []
         self.shared: list[Sharing] = []
 
     def add_layer(self, choice: Choice) -> list[str]:
         """Append the layer's steps; returns the names of their functions."""
         plan, node = choice.plan, choice.node
-        shared = [_Scratch(Span(size), 0) for size in plan.scratch]
+        shared = [Scratch(Span(size), 0) for size in plan.scratch]
         private = [
-            _Scratch(Span(self._aligned(size) * self.threads), self._aligned(size))
+            Scratch(Span(self._aligned(size) * self.threads), self._aligned(size))
             for size in plan.thread_scratch
         ]
         constants = {
@@ -146,7 +116,7 @@ class _Assembler:
         activations = [v for v in node.inputs if v is not None and not v.is_constant]
         names = []
         for step in plan.steps:
-            args: list[Arg | Buffer | _Scratch] = []
+            args: list[Arg | Buffer | Scratch] = []
             for kind, which in step.args:
                 if kind == "const":
                     args.append(Arg("weights", constants[str(which)]))
@@ -163,7 +133,7 @@ class _Assembler:
             weights = sum(int(plan.constants[name].nbytes) for name in used)
             seconds = step.seconds or choice.seconds
             mark = mark_of(node)
-            self.pending.append(_Pending(node.loc, names[-1], step, args, seconds, weights, mark))
+            self.pending.append(Pending(node.loc, names[-1], step, args, seconds, weights, mark))
         if self.threads == 1 and len(plan.steps) == 1 and len(node.outputs) == 1:
             self._share(plan, node, activations)
         return names
@@ -200,9 +170,9 @@ class _Assembler:
         """
         fusion = self._fusion(cache)
         groups = fusion.groups
-        times = _times(len(self.pending), groups)
+        when = self._by_level() if self.target.device else times(len(self.pending), groups)
         windows = {
-            key: _Scratch(
+            key: Scratch(
                 Span(self._window_bytes(w.size) * self.threads), self._window_bytes(w.size)
             )
             for group in groups
@@ -216,15 +186,30 @@ class _Assembler:
                 places[id(buffer.span)] = buffer.span
         for index, pending in enumerate(self.pending):
             for arg in pending.args:
-                if isinstance(arg, _Scratch) or (isinstance(arg, Buffer) and arg.kind in inside):
+                if isinstance(arg, Scratch) or (isinstance(arg, Buffer) and arg.kind in inside):
                     span = windows[id(arg)].span if id(arg) in windows else arg.span
-                    span.cover(times[index])
+                    span.cover(when[index])
                     places[id(span)] = span
-        trips = [(times[t.first], times[t.last]) for t in self.trips()]
+        trips = [(when[t.first], when[t.last]) for t in self.trips()]
         hold_over(trips, places.values())
         target = self.target
         size = place(list(places.values()), target.slack, target.alignment, self.shared)
         return tuple(self._final_steps(groups, windows)), size, self._fusion_report(fusion)
+
+    def _by_level(self) -> list[int]:
+        """Orders the steps of a GPU by how many have to come before each; when each one runs.
+
+        Steps of one level do not depend on one another. They count as running at one time, and
+        share no memory, so that nothing but the data orders them.
+        """
+        touched = (p.touches(lambda arg: (id(arg), 0, 1)) for p in self.pending)
+        level = levels(dependencies(touched))
+        order = sorted(range(len(level)), key=level.__getitem__)
+        self.pending = [self.pending[index] for index in order]
+        when = [level[index] for index in order]
+        uses = last_users(self.pending, when)
+        self.shared = [s for s in self.shared if uses[id(s.read)] == 1]
+        return when
 
     def tensor_places(self, kind: str) -> tuple[int, ...]:
         """Offsets of the inputs' or outputs' places in the arena, if there are any."""
@@ -239,7 +224,7 @@ class _Assembler:
             for pending in self.pending
             for arg in pending.args
             if (isinstance(arg, Buffer) and arg.kind == "arena")
-            or (isinstance(arg, _Scratch) and not arg.per_thread)
+            or (isinstance(arg, Scratch) and not arg.per_thread)
         }
         candidates = [pending.candidate() for pending in self.pending]
         edges = [i for i, pending in enumerate(self.pending) if pending.mark is not None]
@@ -268,104 +253,26 @@ class _Assembler:
         return {"groups": groups, "apart": apart}
 
     def _final_steps(
-        self, groups: Sequence[Group], windows: Mapping[int, _Scratch]
+        self, groups: Sequence[Group], windows: Mapping[int, Scratch]
     ) -> Iterator[Step | FusedStep]:
         ends = {group.first: group.last + 1 for group in groups}
         plans = {group.first: group.plan for group in groups}
-        starts = list(_starts(len(self.pending), groups))
-        runs = [self.pending[first : ends.get(first, first + 1)] for first in starts]
-        threads = worthwhile_threads([_work(run) for run in runs], self.threads)
-        number = {first: index for index, first in enumerate([*starts, len(self.pending)])}
+        firsts = list(starts(len(self.pending), groups))
+        runs = [self.pending[first : ends.get(first, first + 1)] for first in firsts]
+        threads = worthwhile_threads([work_of(run) for run in runs], self.threads)
+        placed = (p.touches(final_place) for p in self.pending) if self.target.device else ()
+        after = dependencies(placed) or [()] * len(self.pending)
+        number = {first: index for index, first in enumerate([*firsts, len(self.pending)])}
         jumps = {at: (number[to], when) for t in self.trips() for at, to, when in t.jumps}
-        for first, run, most in zip(starts, runs, threads, strict=True):
+        for first, run, most in zip(firsts, runs, threads, strict=True):
             if first in plans:
-                yield _fused_step(plans[first], run, windows, most)
+                yield fused_step(plans[first], run, windows, most)
             else:
-                args = tuple(_final_arg(arg) for arg in run[0].args)
+                args = tuple(final_arg(arg) for arg in run[0].args)
                 step = run[0].step
                 name, items = run[0].function, step.work_items
-                jump = Jump(_written(run[0]), *jumps[first]) if first in jumps else None
-                yield Step(run[0].layer, name, args, items, most, step.launch, jump)
-
-
-def _work_items(steps: Iterable[_Pending]) -> dict[str, int]:
-    """Work items of each function's steps, which what determines its code determines too."""
-    found: dict[str, int] = {}
-    for pending in steps:
-        items = pending.step.work_items
-        if found.setdefault(pending.function, items) != items:
-            raise ValueError(f"{pending.function} has steps of different work items")
-    return found
-
-
-def _starts(steps: int, groups: Sequence[Group]) -> Iterator[int]:
-    """The steps that are not run together with the one before."""
-    follows = {index for g in groups for index in range(g.first + 1, g.last + 1)}
-    return (index for index in range(steps) if index not in follows)
-
-
-def _work(run: list[_Pending]) -> Work:
-    """What steps that run together compute, and what they read that they have not made."""
-    made: set[int] = set()
-    read = 0
-    for pending in run:
-        for (kind, _), arg in zip(pending.step.args, pending.args, strict=True):
-            if id(arg) in made:
-                continue
-            if kind == "in" and isinstance(arg, Buffer):
-                read += arg.size
-            elif kind == "scratch" and isinstance(arg, _Scratch):
-                read += arg.span.size
-        made.update(id(arg) for arg in pending.args if not isinstance(arg, Arg))
-    return Work(sum(pending.seconds for pending in run), read)
-
-
-def _times(steps: int, groups: Sequence[Group]) -> list[int]:
-    """When each step runs; those of a group run at one time."""
-    starts = set(_starts(steps, groups))
-    return list(accumulate(index in starts for index in range(steps)))
-
-
-def _fused_step(
-    plan: BandPlan, run: list[_Pending], windows: Mapping[int, _Scratch], threads: int
-) -> FusedStep:
-    order = {key: index for index, key in enumerate(plan.windows)}
-    members = [
-        Member(
-            one.layer,
-            one.function,
-            tuple(
-                Arg("window", index=order[id(arg)]) if id(arg) in order else _final_arg(arg)
-                for arg in one.args
-            ),
-            tuple(map(int, plan.first[index])),
-            tuple(map(int, plan.until[index])),
-        )
-        for index, one in enumerate(run)
-    ]
-    held = [
-        Window(
-            windows[key].span.offset,
-            windows[key].per_thread,
-            tuple(map(int, window.start)),
-            tuple(map(int, window.kept)),
-        )
-        for key, window in plan.windows.items()
-    ]
-    return FusedStep(tuple(members), tuple(held), plan.bands, threads)
-
-
-def _written(pending: _Pending) -> Arg:
-    """Where a step writes its layer's only result."""
-    return _final_arg(pending.args[pending.step.args.index(("out", 0))])
-
-
-def _final_arg(arg: Arg | Buffer | _Scratch) -> Arg:
-    if isinstance(arg, Buffer):
-        return Arg(arg.kind, arg.span.offset if arg.kind == "arena" else 0, arg.index)
-    if isinstance(arg, _Scratch):
-        return Arg("arena", arg.span.offset, 0, arg.per_thread)
-    return arg
+                jump = Jump(written_place(run[0]), *jumps[first]) if first in jumps else None
+                yield Step(run[0].layer, name, args, items, most, step.launch, jump, after[first])
 
 
 def lower(
@@ -523,7 +430,7 @@ class _Part:
             self.reports.append({"target": target.name, "layers": layers, "fusion": fused})
         self.object_code = build_object(self.functions.code, target)
         if print_sources is not None:
-            items = _work_items(step for a in self.assemblers for step in a.pending)
+            items = work_items(step for a in self.assemblers for step in a.pending)
             self.sources = print_sources(self.functions.code, items, target)
 
     def program(self, index: int, arena_bytes: int, content: bytes) -> Program:

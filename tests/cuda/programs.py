@@ -40,7 +40,7 @@ def rows_program(architecture: str = "sm_80", *better: str, name: str = "rows") 
             Step(
                 "bias", "add_bias", (Arg("input"), Arg("weights"), biased), 4, 0, Launch(one, block)
             ),
-            Step("turn", "reverse", (biased, turned), 4, 0, Launch(one, block)),
+            Step("turn", "reverse", (biased, turned), 4, 0, Launch(one, block), after=(0,)),
             Step(
                 "fold",
                 "double_all",
@@ -48,6 +48,7 @@ def rows_program(architecture: str = "sm_80", *better: str, name: str = "rows") 
                 1,
                 0,
                 Launch((1, 1, 1), block, SHARED),
+                after=(1,),
             ),
         ),
         arena_bytes=8192,

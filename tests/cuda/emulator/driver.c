@@ -6,6 +6,8 @@
  *  - device memory lies between pages that nobody may touch, and is 0xff until it is written.
  *  - parameters of kernels have to point into device memory.
  *  - launches have to keep the limits of the device and of the kernel.
+ *  - nodes of a graph run in an order that their edges allow, and as far from the one in which they
+ *    were added as may be.
  *
  * Settings, from the environment when cuInit is called:
  *

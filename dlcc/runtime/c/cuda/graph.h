@@ -1,5 +1,6 @@
-/* A network as one graph of the driver's: a kernel node for each step, one after the other. Whoever
- * launches it pays for one launch, not for one of each step.
+/* A network as one graph of the driver's: a kernel node for each step, behind those whose results it
+ * uses or whose memory it takes; branches run side by side. Whoever launches it pays for one launch,
+ * not for one of each step.
  *
  * The addresses of inputs and outputs are part of the nodes. Where a run has others than the last
  * one, the nodes that use them are given the new ones: some microseconds for each, and no copy of a
@@ -59,14 +60,16 @@ static dlcc_node_parameters dlcc_step_parameters(const dlcc_graph *graph, const 
   return made;
 }
 
-static dlcc_status dlcc_graph_fill(dlcc_graph *graph) {
+static dlcc_status dlcc_graph_fill(dlcc_graph *graph, dlcc_handle *before) {
   dlcc_arguments room;
   dlcc_status status = DLCC_CU(cuGraphCreate, &graph->graph, 0);
   for (uint32_t i = 0; i < graph->step_count && status == DLCC_CODE(OK); i++) {
+    const dlcc_step *step = &graph->steps[i];
     const dlcc_node_parameters parameters =
-        dlcc_step_parameters(graph, &graph->steps[i], graph->bound, &room);
-    status = DLCC_CU(cuGraphAddKernelNode_v2, &graph->nodes[i], graph->graph,
-                     i > 0 ? &graph->nodes[i - 1] : NULL, i > 0, &parameters);
+        dlcc_step_parameters(graph, step, graph->bound, &room);
+    for (uint32_t k = 0; k < step->after_count; k++) before[k] = graph->nodes[step->after[k]];
+    status = DLCC_CU(cuGraphAddKernelNode_v2, &graph->nodes[i], graph->graph, before,
+                     step->after_count, &parameters);
   }
   DLCC_CU_THEN(status, cuGraphInstantiateWithFlags, &graph->executable, graph->graph, 0);
   return status;
@@ -76,11 +79,17 @@ static dlcc_status dlcc_graph_fill(dlcc_graph *graph) {
 static dlcc_status dlcc_graph_open(dlcc_graph *graph, const dlcc_address *tensors) {
   graph->nodes = calloc(graph->step_count + 1, sizeof *graph->nodes);
   graph->bound = calloc(dlcc_border() + 1, sizeof *graph->bound);
-  if (graph->nodes == NULL || graph->bound == NULL)
-    return dlcc_fail(DLCC_CODE(OUT_OF_MEMORY), "no memory for a graph of %u steps",
-                     graph->step_count);
-  memcpy(graph->bound, tensors, dlcc_border() * sizeof *tensors);
-  return dlcc_graph_fill(graph);
+  dlcc_handle *before = calloc(graph->step_count + 1, sizeof *before);
+  dlcc_status status;
+  if (graph->nodes == NULL || graph->bound == NULL || before == NULL) {
+    status = dlcc_fail(DLCC_CODE(OUT_OF_MEMORY), "no memory for a graph of %u steps",
+                       graph->step_count);
+  } else {
+    memcpy(graph->bound, tensors, dlcc_border() * sizeof *tensors);
+    status = dlcc_graph_fill(graph, before);
+  }
+  free(before);
+  return status;
 }
 
 static void dlcc_graph_close(dlcc_graph *graph) {

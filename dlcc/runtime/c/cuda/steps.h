@@ -24,6 +24,8 @@ typedef struct dlcc_step {
   uint32_t grid[3], block[3], shared_bytes;
   uint32_t count;
   const dlcc_place *arguments; /* [count] */
+  uint32_t after_count;
+  const uint32_t *after; /* [after_count] earlier steps that have to be done before */
 } dlcc_step;
 
 /* The kernels of a variant. */
