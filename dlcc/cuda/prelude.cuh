@@ -145,6 +145,15 @@ DLCC void dlcc_stream16(uint32_t *to, const void *from) {
 DLCC int32_t dlcc_exchange_i32(int32_t x, int32_t with) { return __shfl_xor_sync(~0u, x, with); }
 DLCC float dlcc_exchange_f32(float x, int32_t with) { return __shfl_xor_sync(~0u, x, with); }
 
+/* Of each lane of the warp, whether its number is not 0, as a bit. */
+DLCC int32_t dlcc_ballot(int32_t x) { return (int32_t)__ballot_sync(~0u, x); }
+
+/* sum += how many bits of 16 bytes differ. */
+DLCC void dlcc_dot16_b1(int32_t *sum, const uint32_t *a, const uint32_t *b) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) *sum += __popc(a[i] ^ b[i]);
+}
+
 /* To lower bits; by a negative number to higher ones. */
 DLCC uint32_t dlcc_shift(uint32_t x, int32_t by) { return by < 0 ? x << -by : x >> by; }
 
@@ -237,6 +246,13 @@ DLCC void dlcc_mma_tf32(float *sum, const uint32_t *a, const uint32_t *b) {
   asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
                "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+/* sum += how many bits of rows and columns differ; rows and columns of 32 bytes, as above. */
+DLCC void dlcc_mma_b1(int32_t *sum, const uint32_t *a, const uint32_t *b) {
+  asm volatile("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.xor.popc "
+               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+r"(sum[0]), "+r"(sum[1]), "+r"(sum[2]), "+r"(sum[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 DLCC void dlcc_mma_f16(float *sum, const uint32_t *a, const uint32_t *b) {

@@ -20,6 +20,7 @@ from targets.rows.grid_layers import (
 from targets.rows.grid_packed import GridPackedGemmRow
 from targets.rows.grid_reduce import GridGroupNormRow, GridReduceRow
 from targets.rows.grid_rows import GridNormRow, GridSoftmaxRow
+from targets.rows.grid_signs import GridSignsRow, GridXnorRow
 from targets.rows.grid_sparse import GridBlocksRow, GridSparseRow
 from targets.rows.loops import loop_rows
 
@@ -60,4 +61,5 @@ def rows_for(gpu: Architecture, *, tf32: bool = False) -> tuple[KernelRow, ...]:
         GridGroupNormRow,
         GridBlocksRow,
     )
-    return (*(row(machine) for row in made), *map(GridRow, scalar))
+    signs = GridSignsRow(machine, thread), GridXnorRow(machine, thread)
+    return (*(row(machine) for row in made), *signs, *map(GridRow, scalar))

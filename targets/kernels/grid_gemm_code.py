@@ -18,6 +18,9 @@ SLICE = 64
 PART = 16
 """Bytes of one copy."""
 
+SIGNS = "b1"
+"""Type of operands that are signs, a bit each: sums count the bits that differ, and are stored."""
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -126,7 +129,7 @@ class Layer:
     @property
     def sum_type(self) -> str:
         """Type of the sums."""
-        return "int32" if self.in_dtype == "u8" else "float32"
+        return "int32" if self.in_dtype in ("u8", SIGNS) else "float32"
 
 
 def gemm_function(key: str, layer: Layer, tile: Tile, unit: Unit) -> Callable[[], Any]:
@@ -164,7 +167,7 @@ class Gemm:
         integer, out = layer.in_dtype == "u8", layer.epilogue
         self.terms = kb.pointer("terms", "int32") if layer.activations and integer else None
         self.at: Any = None
-        if tile.splits == 1:
+        if tile.splits == 1 and layer.in_dtype != SIGNS:
             self.at = epilogue.parameters(kb, integer, out.out, out.residual)
         else:
             self.part = kb.pointer("part", layer.sum_type)
@@ -365,7 +368,7 @@ class Gemm:
             self.product,
         )
         results = Results(self.kb, place, self._runs, self.sums)
-        if tile.splits > 1:
+        if self.at is None:
             results.store(self.part, self.split * (layer.pixels * layer.channels))
         else:
             results.finish(self.at, layer.epilogue, self.terms, self.terms is not None)

@@ -49,6 +49,7 @@ class Gemv:
         each: outputs of a thread.
         warps: of a block that share an output, each with every ``warps``-th step.
         side: warps of a block that have outputs of their own.
+        signs: whether bytes are eight signs; the results are the numbers of those that differ.
     """
 
     rows: int
@@ -65,6 +66,7 @@ class Gemv:
     each: int = 1
     warps: int = 1
     side: int = 4
+    signs: bool = False
 
     @property
     def integer(self) -> bool:
@@ -161,7 +163,11 @@ class _Emitter:
         scaled = gemv.factors or gemv.group
         self.factors = kb.pointer("factors", "float32") if scaled else None
         out = gemv.epilogue
-        self.at = epilogue.parameters(kb, gemv.integer, out.out, out.residual)
+        self.at: Any = None
+        if gemv.signs:
+            self.y = kb.pointer("y", "int32")
+        else:
+            self.at = epilogue.parameters(kb, gemv.integer, out.out, out.residual)
         self.sum_type = "int32" if gemv.integer else "float32"
         self.totals: Any = None
 
@@ -277,7 +283,7 @@ class _Emitter:
     def _dense(self, words: Any, x: Any, part: int, column: Any) -> None:
         """Weights that are as wide as the activations."""
         kb, gemv = self.kb, self.gemv
-        name = "u8s8" if gemv.integer else gemv.x
+        name = "b1" if gemv.signs else "u8s8" if gemv.integer else gemv.x
         for r in range(gemv.each):
             for row in range(gemv.rows):
                 operands = kb.address(x, 4 * row), kb.address(words, 4 * (r * gemv.loads + part))
@@ -454,11 +460,16 @@ class _Emitter:
                 for warp in range(1, gemv.warps):
                     more = kb.load(self.shared, start + warp * gemv.warp_outputs * gemv.rows)
                     total = kb.let(total + more, "total")
-                channels = epilogue.Channels(kb.load(self.at.bias, channel))
-                if self.at.multiplier is not None:
-                    channels.multiplier = kb.load(self.at.multiplier, channel)
-                if self.at.ratio is not None:
-                    channels.ratio = kb.load(self.at.ratio, channel)
-                index = kb.let(row * gemv.outputs + channel, "index")
-                out = gemv.epilogue.out
-                epilogue.finish(kb, self.at, channels, total, index, 1, out)
+                self._store(total, channel, kb.let(row * gemv.outputs + channel, "index"))
+
+    def _store(self, total: Any, channel: Any, index: Any) -> None:
+        kb, at = self.kb, self.at
+        if at is None:
+            kb.store(self.y, index, total)
+            return
+        channels = epilogue.Channels(kb.load(at.bias, channel))
+        if at.multiplier is not None:
+            channels.multiplier = kb.load(at.multiplier, channel)
+        if at.ratio is not None:
+            channels.ratio = kb.load(at.ratio, channel)
+        epilogue.finish(kb, at, channels, total, index, 1, self.gemv.epilogue.out)

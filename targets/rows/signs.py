@@ -47,7 +47,7 @@ def _pack_step(spec: SignPack, source: KernelArg, to: KernelArg) -> KernelStep:
 def _unpack_step(
     x: TensorType, y: TensorType, scale: float, source: KernelArg, to: KernelArg
 ) -> KernelStep:
-    spec = SignUnpack(x.physical_shape, _strides(y, x), scale)
+    spec = SignUnpack(x.physical_shape, strides(y, x), scale)
     key = name_key("unpack_signs", spec)
     return KernelStep(key, partial(unpack_function, key, spec), (source, to), spec.pixels)
 
@@ -57,7 +57,7 @@ def _vectors(isa: Isa) -> tuple[int, bool]:
     return min(8, isa.lanes), isa.arch != "x86"
 
 
-def _strides(source: TensorType, target: TensorType) -> tuple[int, ...]:
+def strides(source: TensorType, target: TensorType) -> tuple[int, ...]:
     """Distances in ``source``, in numbers, along the axes of ``target`` in memory."""
     place = source.permutation
     lengths = np.cumprod((1, *source.physical_shape[:0:-1]))[::-1]
@@ -91,7 +91,7 @@ class SignsRow(IsaRow):
         return _traffic(x.bytes + y.bytes) + moved * y.elements * STRIDED / CLOCK
 
     def _pack(self, x: TensorType, y: TensorType, source: KernelArg) -> KernelStep:
-        spec = SignPack(y.physical_shape, _strides(x, y), *_vectors(self.isa))
+        spec = SignPack(y.physical_shape, strides(x, y), *_vectors(self.isa))
         return _pack_step(spec, source, ("out", 0))
 
     def plan(self, node: Node) -> KernelPlan:
@@ -179,17 +179,21 @@ class XnorRow(_LayerRow):
 
     def plan(self, node: Node) -> KernelPlan:
         """A padded copy of the words where there is padding, then the product."""
+        return xnor.xnor(self.layer(node), self.isa)
+
+    @staticmethod
+    def layer(node: Node) -> xnor.BinaryLayer:
+        """The layer, and its constants."""
         made = _constants(node)
         dead = ~made.codes.reshape(len(made.codes), -1).any(axis=1)  # of scale 0
         multiplier = np.where(dead, np.float32(0), made.multiplier)
-        layer = xnor.BinaryLayer(
+        return xnor.BinaryLayer(
             layers.conv_spec(node),
             made.codes < 0,
             multiplier,
             made.bias,
             node.output.type.is_binary,
         )
-        return xnor.xnor(layer, self.isa)
 
 
 class SignBytesRow(_LayerRow):

@@ -165,6 +165,15 @@ DLCC void dlcc_mma_tf32(float *sum, const uint32_t *a, const uint32_t *b) {
   });
 }
 
+/* PTX ISA, "Matrix fragments for mma.m16n8k256": a register holds the 32 bits from threadID_in_group
+ * * 32 on (a2, a3 and b1: 128 further) of row groupID (a1, a3: 8 further) or column groupID. */
+DLCC void dlcc_mma_b1(int32_t *sum, const uint32_t *a, const uint32_t *b) {
+  emulator::multiply(sum, a, b, [](uint32_t x, uint32_t y, int s) {
+    for (int i = 0; i < 32; i++) s += (int)((x >> i ^ y >> i) & 1u);
+    return s;
+  });
+}
+
 DLCC void dlcc_mma_f16(float *sum, const uint32_t *a, const uint32_t *b) {
   emulator::multiply(sum, a, b, [](uint32_t x, uint32_t y, float s) {
     s += f32_of_f16((uint16_t)x) * f32_of_f16((uint16_t)y);

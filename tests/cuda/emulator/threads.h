@@ -214,6 +214,14 @@ static inline T __shfl_xor_sync(unsigned mask, T value, int with, int = 32) {
   return __shfl_sync(mask, value, static_cast<int>(emulator::current % 32) ^ with);
 }
 
+static inline unsigned __ballot_sync(unsigned, int mine) {
+  const unsigned char *all = emulator::exchange(mine);
+  unsigned bits = 0;
+  for (unsigned lane = 0; lane < 32; lane++)
+    bits |= (emulator::given<int>(all, lane) != 0 ? 1u : 0u) << lane;
+  return bits;
+}
+
 template <class T>
 static inline T __shfl_down_sync(unsigned, T value, unsigned by, int = 32) {
   const unsigned char *all = emulator::exchange(value);
