@@ -131,12 +131,12 @@ def _onnxruntime(sample: Sample) -> list[Array] | None:
     return results
 
 
-def check(seeds: Sequence[int], bits: int = 32, nodes: int = 0) -> Findings:
+def check(seeds: Sequence[int], bits: int = 32, nodes: int = 0, *, small: bool = False) -> Findings:
     """All of ``seeds`` imported, compiled as one library, run and compared."""
     findings = Findings()
     cases = []
     for seed in seeds:
-        case = imported(random_model(seed, nodes), bits, findings)
+        case = imported(random_model(seed, nodes, small=small), bits, findings)
         if case is not None:
             cases.append(case)
     compare_compiled(cases, bits, findings)

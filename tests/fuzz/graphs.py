@@ -36,11 +36,15 @@ class Sample:
         return f"g{self.seed}"
 
 
-def random_model(seed: int, nodes: int = 0) -> Sample:
-    """The model of ``seed``, of 3 to 25 nodes, or of the first ``nodes`` of them."""
+def random_model(seed: int, nodes: int = 0, *, small: bool = False) -> Sample:
+    """The model of ``seed``, of 3 to 25 nodes, or of the first ``nodes`` of them.
+
+    ``small``: of 2 or 3 nodes, or what one draw makes.
+    """
     sketch = Sketch(seed)
     rng = np.random.default_rng(seed + 2**40)
     wanted = int(rng.integers(3, 9) if rng.random() < 0.8 else rng.integers(9, 26))
+    wanted = int(rng.integers(2, 4)) if small else wanted
     while len(sketch.nodes) < wanted:
         before = _state(sketch)
         try:
