@@ -14,6 +14,7 @@ from targets.rows.grid_layers import (
     GridConvTransposeRow,
     GridDepthwiseRow,
     GridGemmRow,
+    GridGroupedRow,
     GridMatmulRow,
     GridTransposedRow,
 )
@@ -54,6 +55,7 @@ def rows_for(gpu: Architecture, *, tf32: bool = False) -> tuple[KernelRow, ...]:
         GridConvTransposeRow,
         GridTransposedRow,
         GridDepthwiseRow,
+        GridGroupedRow,
         GridSoftmaxRow,
         GridNormRow,
         GridSparseRow,

@@ -8,7 +8,7 @@ from dlcc.ir import Node
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from dlcc.ops import op_of
-from targets.kernels import grid_depthwise, grid_direct, grid_matmul, grid_transposed
+from targets.kernels import grid_depthwise, grid_direct, grid_grouped, grid_matmul, grid_transposed
 from targets.kernels.grid_gemm import best_tile, gemm_refusal, grid_gemm, predicted
 from targets.kernels.grid_items import on_grid
 from targets.kernels.grid_machine import LAUNCH_SECONDS, Machine
@@ -74,13 +74,39 @@ class GridDepthwiseRow(KernelRow):
         """Of the best share of a thread."""
         spec = layers.conv_spec(node)
         share = grid_depthwise.best_share(spec, self.machine)
-        return grid_depthwise.predicted(spec, share, self.machine)
+        return grid_depthwise.depthwise_cost(spec, share, self.machine)
 
     def plan(self, node: Node) -> KernelPlan:
         """One step."""
         made, spec = layers.layer_constants(node), layers.conv_spec(node)
         parts = made.weights, made.bias, made.multiplier, made.ratio
         return grid_depthwise.grid_depthwise(spec, *parts, self.machine)
+
+
+class GridGroupedRow(KernelRow):
+    """Convolutions of several groups, a thread for some channels of some pixels."""
+
+    name: ClassVar[str] = "grid-grouped"
+    ops: ClassVar[tuple[str, ...]] = ("conv2d",)
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def refuses(self, node: Node) -> str:
+        """Types outside the GEMM family, and groups whose channels fill no word."""
+        return layers.refusal(node) or grid_grouped.grouped_refusal(layers.conv_spec(node))
+
+    def cost(self, node: Node) -> float:
+        """Of the best share of a thread."""
+        spec = layers.conv_spec(node)
+        share = grid_grouped.best_grouped(spec, self.machine)
+        return grid_grouped.grouped_cost(spec, share, self.machine)
+
+    def plan(self, node: Node) -> KernelPlan:
+        """One step."""
+        made, spec = layers.layer_constants(node), layers.conv_spec(node)
+        parts = made.weights, made.bias, made.multiplier, made.ratio
+        return grid_grouped.grid_grouped(spec, *parts, self.machine)
 
 
 class GridConvTransposeRow(KernelRow):

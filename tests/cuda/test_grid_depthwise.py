@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from targets.kernels.grid_depthwise import (
-    Share,
     Words,
     best_share,
     depthwise_refusal,
     grid_depthwise,
 )
+from targets.kernels.grid_pixels import Share
 from targets.kernels.spec import NUMPY, ConvSpec, Epilogue
 from tests.cuda.machine_code import assert_has, machine_code
 from tests.cuda.running import GridRunner
@@ -64,7 +64,7 @@ def test_against_numpy():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["sm_60", "sm_90"])
+@pytest.mark.parametrize("architecture", ["sm_61", "sm_90"])
 def test_every_share(architecture):
     every = {
         name: [
