@@ -38,9 +38,16 @@ MOST_TRIPS = 64
 MOST_COPIED = 50_000
 """Nodes of bodies that are copied in all for one model, those that are folded away included."""
 
+MOST_ATTEMPTS = 3
+"""Loops whose copies turned out to be too many, and so allow :data:`MOST_COPIED` others."""
+
 
 class TooManyTrips(Unsupported):
-    """A loop is not unrolled: it would become too large, or nothing bounds it at import."""
+    """A loop is not unrolled at once: data may end it, after too many trips or any number."""
+
+
+class TooLarge(TooManyTrips):
+    """A loop is not unrolled: it would have too many nodes."""
 
 
 class Importer(Protocol):
@@ -50,6 +57,7 @@ class Importer(Protocol):
     padded: dict[Value, Padded]
     remarks: list[str]
     copied: int
+    loops: int
     trips_around: int
     refusals: list[Any]
 
@@ -113,20 +121,25 @@ class Call:
         names = [proto.name for proto in body.input]
         if len(names) != len(given):
             raise Unsupported(f"its body has {len(names)} inputs and is given {len(given)}")
-        self.importer.copied += max(1, len(body.node)) if copied else 0
-        if copied and self.importer.copied > MOST_COPIED:
-            raise TooManyTrips(
-                f"the bodies of loops and branches have more than {MOST_COPIED} nodes, each trip "
-                "counted"
-            )
+        if copied:
+            self.importer.copied += max(1, len(body.node))
+            self.check_copied()
         inner = Scope(dict(zip(names, given, strict=True)), parent=self.scope)
         return self.importer.body(body, inner, self.versions, prefix)
+
+    def check_copied(self) -> None:
+        """Refuse more copies than a model may have; each loop that is not unrolled allows more."""
+        most = MOST_COPIED * (1 + min(self.importer.loops, MOST_ATTEMPTS))
+        if self.importer.copied > most:
+            raise TooLarge(
+                f"the bodies of loops and branches have more than {most} nodes, each trip counted"
+            )
 
     def within_limits(self, trips: int, start: int) -> None:
         """Refuse a loop that has made more nodes since ``start`` than a program should have."""
         nodes = len(self.importer.graph.nodes) - start
         if nodes > MOST_NODES:
-            raise TooManyTrips(
+            raise TooLarge(
                 f"unrolled, it is too large: {nodes} nodes after {trips} trips, and the limit is "
                 f"{MOST_NODES}"
             )
@@ -215,14 +228,18 @@ def loop(call: Call) -> list[Binding]:
         return _unrolled(call, MOST_TRIPS)
     except TooManyTrips as reason:
         again()
+        call.importer.loops += 1
         try:
             return looped(call, _ends(call))
         except Unsupported as refusal:
             again()
+            refused = Unsupported(f"{reason}; as a loop of the run time: {refusal}")
+            if isinstance(reason, TooLarge):
+                raise refused from None
             try:
                 return _unrolled(call, None)
             except TooManyTrips:
-                raise Unsupported(f"{reason}; as a loop of the run time: {refusal}") from None
+                raise refused from None
 
 
 def _ends(call: Call) -> Ends:
@@ -269,6 +286,7 @@ def _unrolled(call: Call, most_open: int | None) -> list[Binding]:
         whole = call.importer.graph.add_constant(np.asarray(True), name="runs")
         results = call.run(body, [index, whole, *carried], prefix)
         if any(isinstance(v, Failed) for v in results):
+            call.check_copied()  # as one in the body may have been
             return [FAILED] * len(results[1:])
         new, made = results[1 : 1 + len(carried)], results[1 + len(carried) :]
         if isinstance(runs, Value):

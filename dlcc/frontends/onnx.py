@@ -174,6 +174,7 @@ class _ModelImporter:
         self.locs: dict[str, int] = {}  # and how many have been made from each
         self.prefix = ""
         self.copied = 0
+        self.loops = 0
         self.trips_around = 1
         self.padded: dict[Value, Padded] = {}
         self.refusals: list[_Refusal] = []
