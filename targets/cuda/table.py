@@ -21,7 +21,7 @@ from targets.rows.grid_layers import (
 from targets.rows.grid_packed import GridPackedGemmRow
 from targets.rows.grid_reduce import GridGroupNormRow, GridReduceRow
 from targets.rows.grid_rows import GridNormRow, GridSoftmaxRow
-from targets.rows.grid_signs import GridSignsRow, GridXnorRow
+from targets.rows.grid_signs import GridSignBytesRow, GridSignsRow, GridXnorRow
 from targets.rows.grid_sparse import GridBlocksRow, GridSparseRow
 from targets.rows.loops import loop_rows
 
@@ -63,5 +63,5 @@ def rows_for(gpu: Architecture, *, tf32: bool = False) -> tuple[KernelRow, ...]:
         GridGroupNormRow,
         GridBlocksRow,
     )
-    signs = GridSignsRow(machine, thread), GridXnorRow(machine, thread)
+    signs = [row(machine, thread) for row in (GridSignsRow, GridXnorRow, GridSignBytesRow)]
     return (*(row(machine) for row in made), *signs, *map(GridRow, scalar))

@@ -118,6 +118,8 @@ def unpack_step(spec: SignUnpack, source: KernelArg, to: KernelArg) -> KernelSte
 class Counted:
     """From counts of differing bits ``[splits, pixels, channels]`` to the layer's output.
 
+    ``summed``: from sums of products, float32 ``[pixels, channels]``, which hold them exactly.
+
     Attributes:
         rows: of an image of the output; ``cols`` likewise.
         classes: whether the base depends on the place.
@@ -133,16 +135,40 @@ class Counted:
     classes: bool
     signs: bool
     residual: bool
+    summed: bool = False
 
 
 def counted_step(spec: Counted, args: tuple[KernelArg, ...]) -> KernelStep:
     """The epilogue.
 
     ``args``: counts, base, classes of rows and columns (where they differ), multiplier, bias,
-    limits and residual (for a float32 output), y.
+    limits and residual (for a float32 output), y. Of sums: sums, multiplier, bias, limits,
+    residual, y.
     """
     key = name_key("grid_counted", spec)
-    return _Words(key, spec.pixels, spec.channels).step(lambda: _counted(key, spec), args)
+    make = _summed if spec.summed else _counted
+    return _Words(key, spec.pixels, spec.channels).step(lambda: make(key, spec), args)
+
+
+def _summed(key: str, spec: Counted) -> Any:
+    made = _Words(key, spec.pixels, spec.channels)
+    kb = made.kb
+    sums, real = kb.pointer("sums", "float32"), real_parameters(kb, spec.residual)
+    y = kb.pointer("y", "int32" if spec.signs else "float32", align=4)
+    made.begin()
+    sign = kb.alloc("int32", 1, "sign")
+    kb.store(sign, 0, kb.const(0, "int32"))
+    with made.lanes():
+        index = kb.let(made.pixel * spec.channels + made.channel, "index")
+        value = real_value(kb, real, kb.load(sums, index), made.channel, index, 1)
+        if spec.signs:
+            kb.store(sign, 0, kb.cast(value < kb.const(0.0, "float32"), "int32"))
+        else:
+            with kb.when(made.inside):
+                kb.store(y, index, value)
+    if spec.signs:
+        made.store_signs(y, kb.load(sign, 0))
+    return kb.build()
 
 
 def _counted(key: str, spec: Counted) -> Any:

@@ -24,7 +24,7 @@ PRODUCTS = 16
 """Products of a multiprocessor in a cycle where threads share nothing."""
 
 
-def _direct_seconds(terms: int, results: int, machine: Machine) -> float:
+def direct_seconds(terms: int, results: int, machine: Machine) -> float:
     """Of ``results`` sums of ``terms`` products, a thread each."""
     together = results * terms / (machine.multiprocessors * PRODUCTS)
     cycles = max(together, terms * TERM_CYCLES + FIRST_CYCLES)
@@ -47,7 +47,7 @@ class GridConvRow(KernelRow):
     def cost(self, node: Node) -> float:
         """Products, and the wait for operands."""
         results = node.output.type.elements
-        return _direct_seconds(layers.conv_spec(node).macs // results, results, self.machine)
+        return direct_seconds(layers.conv_spec(node).macs // results, results, self.machine)
 
     def plan(self, node: Node) -> KernelPlan:
         """One step."""
@@ -125,7 +125,7 @@ class GridConvTransposeRow(KernelRow):
     def cost(self, node: Node) -> float:
         """Products, and the wait for operands."""
         results = node.output.type.elements
-        return _direct_seconds(op_of(node).macs(node) // results, results, self.machine)
+        return direct_seconds(op_of(node).macs(node) // results, results, self.machine)
 
     def plan(self, node: Node) -> KernelPlan:
         """One step."""

@@ -5,15 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
-from dlcc.ir import Binary, Node
-from dlcc.lowering.kernel import KernelPlan
+import numpy as np
+
+from dlcc.ir import Binary, Node, TensorType
+from dlcc.ir.encodings import Array
+from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep
 from targets.isa import Isa
+from targets.kernels.grid_direct import grid_conv2d
+from targets.kernels.grid_gemm import best_tile, gemm_refusal, grid_gemm, predicted
+from targets.kernels.grid_items import on_grid
 from targets.kernels.grid_machine import LAUNCH_SECONDS, Machine
-from targets.kernels.grid_signs import pack_step, unpack_step
+from targets.kernels.grid_signs import Counted, counted_step, pack_step, unpack_step
 from targets.kernels.grid_xnor import grid_xnor, xnor_cost, xnor_refusal
-from targets.kernels.sign_words import SignPack, SignUnpack
+from targets.kernels.sign_words import Finish, SignPack, SignUnpack
+from targets.kernels.spec import ConvSpec
 from targets.rows import layers
-from targets.rows.signs import SignsRow, XnorRow, strides
+from targets.rows.grid_layers import direct_seconds
+from targets.rows.signs import SignBytesRow, SignsRow, XnorRow, strides
 
 
 class GridSignsRow(SignsRow):
@@ -68,3 +76,38 @@ class GridXnorRow(XnorRow):
     def plan(self, node: Node) -> KernelPlan:
         """A copy of windows that do not fill 16 bytes, the product, the epilogue."""
         return grid_xnor(self.layer(node), self.machine)
+
+
+class GridSignBytesRow(SignBytesRow):
+    """Layers of binary activations by other weights, or of groups: signs unpacked to bytes."""
+
+    name: ClassVar[str] = "grid-sign-bytes"
+
+    def __init__(self, machine: Machine, thread: Isa) -> None:
+        super().__init__(thread)
+        self.machine = machine
+
+    def cost(self, node: Node) -> float:
+        """The dense kernel's, and passes over its input and output."""
+        spec, x, y = self.bytes_spec(node), node.input(0).type, node.output.type
+        passed = x.bytes + x.elements + 4 * y.elements + y.bytes
+        return self._seconds(spec) + 2 * LAUNCH_SECONDS + passed / self.machine.memory
+
+    def _seconds(self, spec: ConvSpec) -> float:
+        if not gemm_refusal(spec):
+            return predicted(spec, best_tile(spec, self.machine), self.machine)
+        results = spec.n * spec.oh * spec.ow * spec.oc
+        return direct_seconds(spec.macs // results, results, self.machine)
+
+    def _product(self, spec: ConvSpec, codes: Array) -> KernelPlan:
+        parts = np.zeros(spec.oc, np.int32), np.ones(spec.oc, np.float32), None
+        if gemm_refusal(spec):
+            return on_grid(grid_conv2d(spec, codes, *parts))
+        return grid_gemm(spec, codes, *parts, self.machine)
+
+    def _unpacked(self, x: TensorType, to: KernelArg) -> KernelStep:
+        return unpack_step(SignUnpack(x.physical_shape, strides(x, x)), ("in", 0), to)
+
+    def _finished(self, finish: Finish, args: tuple[KernelArg, ...]) -> KernelStep:
+        flags = False, finish.signs, finish.residual, True
+        return counted_step(Counted(finish.pixels, finish.channels, 1, 1, 1, *flags), args)

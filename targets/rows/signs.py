@@ -202,7 +202,7 @@ class SignBytesRow(_LayerRow):
     name: ClassVar[str] = "sign-bytes"
     amx: ClassVar[bool] = False
 
-    def _spec(self, node: Node) -> ConvSpec:
+    def bytes_spec(self, node: Node) -> ConvSpec:
         """The layer on bytes 0 and 2 around 1, to sums in float32, which hold them exactly."""
         spec = layers.conv_spec(node)
         epilogue = Epilogue("f32")
@@ -212,15 +212,14 @@ class SignBytesRow(_LayerRow):
 
     def cost(self, node: Node) -> float:
         """The dense kernel's, and passes over its input and output."""
-        spec, x, y = self._spec(node), node.input(0).type, node.output.type
+        spec, x, y = self.bytes_spec(node), node.input(0).type, node.output.type
         passed = x.bytes + x.elements + 4 * y.elements + y.bytes
         return conv.conv_cost(spec, self.isa, amx=self.amx) + _traffic(passed)
 
     def plan(self, node: Node) -> KernelPlan:
         """Unpack, the dense kernel, the epilogue."""
-        spec, made, y = self._spec(node), _constants(node), node.output.type
-        zeros, ones = np.zeros(spec.oc, np.int32), np.ones(spec.oc, np.float32)
-        inner = conv.conv2d(spec, self.isa, made.codes, zeros, ones, amx=self.amx)
+        spec, made, y = self.bytes_spec(node), _constants(node), node.output.type
+        inner = self._product(spec, made.codes)
         first = len(inner.scratch)
         moved: dict[KernelArg, KernelArg] = {
             ("in", 0): ("scratch", first),
@@ -236,11 +235,9 @@ class SignBytesRow(_LayerRow):
         residual = node.optional_input(3) is not None
         lanes, arm = _vectors(self.isa)
         finish = Finish(spec.n * spec.oh * spec.ow, spec.oc, y.is_binary, residual, lanes, arm)
-        key = name_key("finish_signs", finish)
         args: list[KernelArg] = [("scratch", first + 1)]
         args += [("const", name) for name in ("multiplier", "bias", "limits")]
         args += [("in", 1)] if residual else []
-        ends = partial(finish_function, key, finish)
         constants = {f"product_{name}": array for name, array in inner.constants.items()}
         padded = -(-spec.oc // lanes) * lanes
         limits = layers.conv_spec(node).epilogue
@@ -248,14 +245,28 @@ class SignBytesRow(_LayerRow):
         return replace(
             inner,
             steps=(
-                _unpack_step(x, x, 0.0, ("in", 0), ("scratch", first)),
+                self._unpacked(x, ("scratch", first)),
                 *product,
-                KernelStep(key, ends, (*args, ("out", 0)), finish.pixels),
+                self._finished(finish, (*args, ("out", 0))),
             ),
             constants=constants,
             scratch=(*inner.scratch, x.elements, 4 * y.elements),
             kernel=f"signs as bytes, {inner.kernel}",
         )
+
+    def _product(self, spec: ConvSpec, codes: Array) -> KernelPlan:
+        """The dense kernel, without bias and scale."""
+        zeros, ones = np.zeros(spec.oc, np.int32), np.ones(spec.oc, np.float32)
+        return conv.conv2d(spec, self.isa, codes, zeros, ones, amx=self.amx)
+
+    def _unpacked(self, x: TensorType, to: KernelArg) -> KernelStep:
+        """Makes bytes of the input."""
+        return _unpack_step(x, x, 0.0, ("in", 0), to)
+
+    def _finished(self, finish: Finish, args: tuple[KernelArg, ...]) -> KernelStep:
+        """The epilogue of the sums."""
+        key = name_key("finish_signs", finish)
+        return KernelStep(key, partial(finish_function, key, finish), args, finish.pixels)
 
 
 class AmxSignBytesRow(SignBytesRow):

@@ -71,6 +71,24 @@ def test_residuals_and_dead_channels(emulator, weight, tmp_path):
     check(emulator, graph, "sm_80", tmp_path / "net")
 
 
+GROUPS = ("conv2d", (1, 40, 7, 6), (8, 20, 3, 3), {"pads": (1, 1, 1, 1), "groups": 2})
+
+
+@pytest.mark.parametrize(
+    ("layer", "weight", "out"),
+    [
+        (GROUPS, "binary", False),
+        pytest.param(GROUPS, "int4", True, marks=pytest.mark.slow),
+        pytest.param(CONV, "int4", True, marks=pytest.mark.slow),
+        pytest.param(LINEAR, "int4", False, marks=pytest.mark.slow),
+    ],
+)
+def test_other_weights_and_groups(emulator, layer, weight, out, tmp_path):
+    graph = binary_layer(layer, weight=weight, out=out)
+    rows = check(emulator, graph, "sm_80", tmp_path / "net")
+    assert rows["layer"]["kernel"] == "grid-sign-bytes"
+
+
 def some_layer(pixels: int, channels: int, signs: bool = True) -> BinaryLayer:
     rng = np.random.default_rng(7)
     spec = ConvSpec(1, 1, pixels, channels, 40, epilogue=Epilogue("f32"))
