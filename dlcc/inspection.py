@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 from collections import Counter
@@ -139,7 +138,7 @@ def inspect_artifact(
     rows = account(artifact)
     files = {name: (artifact.folder / name).stat().st_size for name in {r[0] for r in rows}}
     _check_sums(rows, files, artifact.folder)
-    report = _read_report(artifact)
+    report = artifact.report()
     shown = artifact.shape_profile(shape_profile)
     used, times = 0, dict[str, float]()
     if profile:
@@ -154,7 +153,7 @@ def inspect_artifact(
             facts["stored_weight_bytes"] = int(report["storage"]["file_bytes"])
         layers = _artifact_layers(manifest, report, times, told, shape_profile)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise _bad_report(artifact, f"{type(error).__name__}: {error}") from None
+        raise artifact.bad_report(error) from None
     if profile:
         facts["profiled_threads"] = used
         if limits is not None:
@@ -216,25 +215,6 @@ def _check_sums(
             )
 
 
-def _read_report(artifact: Artifact) -> dict[str, Any]:
-    path = artifact.folder / "report.json"
-    try:
-        report = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise _bad_report(artifact, str(error)) from None
-    return report if isinstance(report, dict) else {}
-
-
-def _bad_report(artifact: Artifact, why: str) -> DlccError:
-    return DlccError(
-        ExitCode.ARTIFACT,
-        "cannot read report.json",
-        where=str(artifact.folder),
-        why=why,
-        fix="compile the model again",
-    )
-
-
 def _artifact_layers(
     manifest: Mapping[str, Any],
     report: Mapping[str, Any],
@@ -276,15 +256,27 @@ def _artifact_layers(
                 encoding=_encodings(inputs, outputs),
                 shape=_shape_of(outputs[0]) if outputs else (),
                 # nodes split from one layer share its name: only their own report tells them apart
-                weight_bytes=sizes[name] if alone else int(row.get("weight_bytes", 0)),
-                macs=int(row.get("macs", 0)),
+                weight_bytes=sizes[name] if alone else _count(row, "weight_bytes"),
+                macs=_count(row, "macs"),
                 seconds=_time_of(name, row, times, alone),
-                activation_bytes=int(row.get("activation_bytes", 0)),
+                activation_bytes=_count(row, "activation_bytes"),
                 stored_bytes=stored.pop(name, 0) if packed else None,
                 functions=tuple(row.get("functions", ())),
             )
         )
     return layers
+
+
+def _count(row: Mapping[str, Any], key: str) -> int:
+    """A number of something.
+
+    Raises:
+        ValueError: it is none.
+    """
+    value = int(row.get(key, 0))
+    if not 0 <= value < 1 << 63:
+        raise ValueError(f"{key} is {str(value)[:40]}")
+    return value
 
 
 def _why(row: Mapping[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
 import shutil
 import tempfile
@@ -26,7 +25,7 @@ def _refuse(out_dir: Path, what: str, why: str, fix: str) -> DlccError:
 def _own_files(folder: Path) -> set[str] | None:
     """The files an artifact in ``folder`` consists of; None if there is no artifact."""
     try:
-        record = json.loads((folder / manifests.NAME).read_bytes())
+        record = manifests.read_json(folder / manifests.NAME, manifests.MOST_BYTES)
         if record["format"] != manifests.FORMAT:
             return None
         return {manifests.NAME, *record["files"]}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import stat
 from dataclasses import dataclass
 from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +25,13 @@ FORMAT: Final = "dlcc-artifact"
 VERSION: Final = 3
 ABI: Final = 2
 """Number of the C interface: ``runtime/c/api.h.in``."""
+
+
+MOST_BYTES: Final = 1 << 26
+"""Of a manifest: parsed JSON takes up to twenty times as much memory."""
+
+REPORT_BYTES: Final = 1 << 28
+"""The same of report.json, which tells what each kernel said about each layer."""
 
 
 def profile_suffix(number: int) -> str:
@@ -52,9 +63,48 @@ def checksum(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(dump_json(rest)).hexdigest()
 
 
+def _checksum_of_any(manifest: dict[str, Any]) -> str:
+    """The same for what somebody else wrote, "" where that cannot be written by this program."""
+    try:
+        return checksum(manifest)
+    except (ValueError, RecursionError):  # half characters, depth
+        return ""
+
+
 def file_record(content: bytes) -> dict[str, object]:
     """Size and SHA-256 of one file, as the manifest lists them."""
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Opens a file of an artifact for reading.
+
+    Raises:
+        OSError: as open does, and for what is no regular file: a pipe would wait for a writer, a
+            device may never end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_json(path: Path, most: int) -> Any:
+    """The JSON value in a file of at most ``most`` bytes.
+
+    Raises:
+        OSError: as from :func:`open_regular`.
+        ValueError: it is larger, nested too deep, or no JSON.
+    """
+    with open_regular(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it has more than {most} bytes")
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def _refuse(folder: Path, what: str, why: str, fix: str = "compile the model again") -> DlccError:
@@ -108,7 +158,7 @@ class Artifact:
         folder = Path(folder)
         path = folder / NAME
         try:
-            text = path.read_bytes()
+            manifest = read_json(path, MOST_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             why = f"there is no {NAME}" if folder.is_dir() else "there is no such folder"
             why = "it is a file" if folder.is_file() else why
@@ -120,9 +170,7 @@ class Artifact:
             raise _refuse(
                 folder, f"cannot read {NAME}", reason, "check the path and its permissions"
             ) from None
-        try:
-            manifest = json.loads(text)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise _refuse(folder, f"{NAME} is corrupt", f"it is not JSON: {error}") from None
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise _refuse(folder, "not a dlcc artifact", f"{NAME} is of something else")
@@ -132,7 +180,7 @@ class Artifact:
                 "the artifact has another format",
                 f"its version is {manifest.get('version')}, this dlcc reads {VERSION}",
             )
-        if manifest.get("checksum") != checksum(manifest):
+        if manifest.get("checksum") != _checksum_of_any(manifest):
             raise _refuse(folder, f"{NAME} is corrupt", "its checksum does not fit its content")
         wrong = fault(manifest)
         if wrong:
@@ -205,6 +253,24 @@ class Artifact:
                 return self.folder / name
         return None
 
+    def report(self) -> dict[str, Any]:
+        """What report.json holds; nobody has looked at its fields.
+
+        Raises:
+            DlccError: ARTIFACT, if it cannot be read.
+        """
+        try:
+            report = read_json(self.folder / "report.json", REPORT_BYTES)
+        except (OSError, ValueError) as error:
+            raise self.bad_report(error) from None
+        return report if isinstance(report, dict) else {}
+
+    def bad_report(self, error: Exception) -> DlccError:
+        """What to raise where report.json is not one that dlcc writes."""
+        known = isinstance(error, OSError | ValueError)
+        why = str(error) if known else f"{type(error).__name__}: {error}"
+        return _refuse(self.folder, "cannot read report.json", why)
+
     def verify(self) -> None:
         """Compares size and SHA-256 of every listed file.
 
@@ -213,10 +279,10 @@ class Artifact:
         """
         for name, record in sorted(self.manifest["files"].items()):
             try:
-                with (self.folder / name).open("rb") as file:
-                    size = file.seek(0, 2)
-                    file.seek(0)
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                with open_regular(self.folder / name) as file:
+                    size, wanted = os.fstat(file.fileno()).st_size, record["size"]
+                    same = size == wanted
+                    digest = hashlib.file_digest(file, "sha256").hexdigest() if same else ""
             except FileNotFoundError:
                 raise _refuse(self.folder, f"{name} is missing", f"{NAME} lists it") from None
             except OSError as error:
@@ -224,9 +290,9 @@ class Artifact:
                 raise _refuse(
                     self.folder, f"cannot read {name}", reason, "check its permissions"
                 ) from None
-            if size != record["size"]:
-                why = f"it has {size} bytes, the manifest says {record['size']}"
-                what = "truncated" if size < record["size"] else "longer than it was"
+            if not same:
+                why = f"it has {size} bytes, the manifest says {wanted}"
+                what = "truncated" if size < wanted else "longer than it was"
                 raise _refuse(self.folder, f"{name} is {what}", why)
             if digest != record["sha256"]:
                 raise _refuse(

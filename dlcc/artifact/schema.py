@@ -131,8 +131,10 @@ _FIELDS: Final[Mapping[str, Check]] = {
     "more_graphs": _listing(_record(certificates=_listing(_record()), ir=_hex(64))),
     "more_shapes": _listing(_record(**_profile)),
     "name": _text,
+    "needed": _listing(_text),
     "pipeline": _text,
     "recipe": _text,
+    "stack_bytes": lambda value: value is None or _size(value),
     "symbol": _identifier,
     "target": _text,
     "tf32": lambda v: isinstance(v, bool),
@@ -143,7 +145,10 @@ _FIELDS: Final[Mapping[str, Check]] = {
 """What each field has to be; those of the compiler's own callers may be missing."""
 
 _OPTIONAL: Final = frozenset(
-    ("certificates", "device", "ir", "more_graphs", "pipeline", "recipe", "target", "tf32")
+    (
+        *("certificates", "device", "ir", "more_graphs", "needed", "pipeline", "recipe"),
+        *("stack_bytes", "target", "tf32"),
+    )
 )
 
 

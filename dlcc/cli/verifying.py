@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -149,14 +148,17 @@ def _check_weights(artifact: Artifact, graphs: Sequence[Graph]) -> None:
     from dlcc.lowering.tuning import Chosen
     from targets import get_target
 
-    report = json.loads((artifact.folder / "report.json").read_bytes())
-    choosers = [
-        [
-            (get_target(str(row["target"])), Chosen.of(row["layers"]))
-            for row in (profile, *profile.get("better", ()))
+    report = artifact.report()
+    try:
+        choosers = [
+            [
+                (get_target(str(row["target"])), Chosen.of(row["layers"]))
+                for row in (profile, *profile.get("better", ()))
+            ]
+            for profile in (report, *report.get("more_shapes", ()))
         ]
-        for profile in (report, *report.get("more_shapes", ()))
-    ]
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise artifact.bad_report(error) from None
     wanted = content_hash(padded(packed_weights(graphs, choosers)))
     try:
         found = stored_hash(_weights_image(artifact))
