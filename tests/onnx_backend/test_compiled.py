@@ -33,13 +33,13 @@ def _imported(batch: int) -> list[tuple[Case, Graph, dict[str, Array]]]:
 
 
 def _compiled(
-    cases: Sequence[tuple[Case, Graph, dict[str, Array]]], folder: Path
+    cases: Sequence[tuple[Case, Graph, dict[str, Array]]], folder: Path, target: str
 ) -> tuple[dict[str, Array], dict[str, str]]:
     """The outputs of all cases by name and place, and the errors of those that no kernel serves."""
     graphs, refused = {case.name: graph for case, graph, _ in cases}, {}
     while True:
         try:
-            dlcc.compile(merged(graphs), folder, bits=32, threads=1)
+            dlcc.compile(merged(graphs), folder, bits=32, threads=1, target=target)
         except DlccError as error:
             name = error.where.split("/")[0]
             if name not in graphs:
@@ -55,11 +55,11 @@ def _inputs(graphs: Mapping[str, Graph]) -> list[str]:
     return [f"{name}.{v.name}" for name, graph in graphs.items() for v in graph.inputs]
 
 
-@pytest.mark.parametrize("batch", _BATCH)
-def test_compiled_cases_give_the_standards_numbers(batch: int, tmp_path: Path) -> None:
+def wrong_cases(batch: int, folder: Path, target: str = "cpu") -> list[str]:
+    """The cases of a batch that are refused or give other numbers, and why."""
     cases = _imported(batch)
     assert len(cases) > 30
-    results, refused = _compiled(cases, tmp_path / "all")
+    results, refused = _compiled(cases, folder, target)
     wrong = [f"{n}: {e}" for n, e in refused.items()]
     for case, graph, _ in cases:
         if case.name in refused or case.name in DIFFERENT:
@@ -69,4 +69,10 @@ def test_compiled_cases_give_the_standards_numbers(batch: int, tmp_path: Path) -
         )
         if why:
             wrong.append(f"{case.name}: {why}")
+    return wrong
+
+
+@pytest.mark.parametrize("batch", _BATCH)
+def test_compiled_cases_give_the_standards_numbers(batch: int, tmp_path: Path) -> None:
+    wrong = wrong_cases(batch, tmp_path / "all")
     assert not wrong, "\n".join(wrong)
