@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
+from dlcc.cuda.architecture import ARCHITECTURES
 from dlcc.cuda.nvrtc import compile_cubin
 from dlcc.errors import DlccError, ExitCode
 from dlcc.lowering.target import Target
@@ -19,7 +20,8 @@ def build_object(functions: dict[str, Any], target: Target) -> bytes:
         DlccError: TARGET, the compiler for a GPU is not installed.
     """
     if target.device and functions:
-        return compile_cubin(device_source(functions), target.mcpu)
+        code = ARCHITECTURES[target.mcpu].code
+        return compile_cubin(device_source(functions), str(code))
     from dlcc.tir.build import LLVMTarget, compile_object
 
     if not functions:  # a network without numbers: LLVM has nothing to do

@@ -56,7 +56,7 @@ def check_device(program: Program) -> None:
         cubin = read_cubin(program.object_code)
     except ObjectError as error:
         raise DeviceFault("the cubin is unusable", str(error)) from error
-    if cubin.architecture != architecture:
+    if cubin.architecture not in (architecture, architecture.code):
         raise DeviceFault("another architecture", f"{cubin.architecture}, not {architecture}")
     for number, step in enumerate(launches(program)):
         if not all(0 <= other < number for other in step.after):

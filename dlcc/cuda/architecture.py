@@ -20,6 +20,7 @@ MOST_GRID: Final = (2**31 - 1, 65535, 65535)
 _WARP: Final = 32
 _REGISTERS: Final = 65536
 _REGISTER_UNIT: Final = 8
+_HOPPER: Final = 90
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,14 @@ class Architecture:
         """``sm_80`` or ``sm_90a``; None where ``name`` is none that is known here."""
         found = ARCHITECTURES.get(name) or ARCHITECTURES.get(name.removesuffix("a"))
         return found if found is None or str(found) == name else replace(found, exact=True)
+
+    @property
+    def code(self) -> Architecture:
+        """What its code is compiled for.
+
+        That of ``sm_90`` as ``sm_90a``, with warpgroup products: no other GPU has a capability 9.
+        """
+        return replace(self, exact=True) if self.number == _HOPPER else self
 
     def __str__(self) -> str:
         return f"sm_{self.number}{'a' if self.exact else ''}"

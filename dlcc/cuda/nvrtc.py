@@ -72,6 +72,15 @@ def compile_cubin(source: str, architecture: str) -> bytes:
     Raises:
         DlccError: TARGET, there is no compiler; INTERNAL, it refuses the source.
     """
+    return compile_logged(source, architecture)[0]
+
+
+def compile_logged(source: str, architecture: str) -> tuple[bytes, str]:
+    """The same, and what the compiler and the assembler behind it remark.
+
+    Raises:
+        DlccError: as :func:`compile_cubin`.
+    """
     library = _library()
     program = ctypes.c_void_p()
     made = library.nvrtcCreateProgram(
@@ -87,7 +96,7 @@ def compile_cubin(source: str, architecture: str) -> bytes:
         _check(library.nvrtcGetCUBINSize(program, ctypes.byref(size)), "")
         cubin = ctypes.create_string_buffer(size.value)
         _check(library.nvrtcGetCUBIN(program, cubin), "")
-        return cubin.raw
+        return cubin.raw, _log(program)
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))
 

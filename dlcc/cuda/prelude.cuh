@@ -293,3 +293,65 @@ DLCC_MMA_SP(f16_1, float, "+f", "m16n8k32.row.col.f32.f16.f16.f32", 1)
 DLCC_MMA_SP(bf16_0, float, "+f", "m16n8k32.row.col.f32.bf16.bf16.f32", 0)
 DLCC_MMA_SP(bf16_1, float, "+f", "m16n8k32.row.col.f32.bf16.bf16.f32", 1)
 #endif
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+/* Products of warpgroups, which run on their own: sum += a * b, 64 rows and N columns of 32 bytes.
+ * Both operands are in shared memory, rows of 128 bytes whose 16-byte part i is in place of part
+ * i ^ row % 8, from a multiple of 1024 bytes on; `a` and `b` point to the first of the 32 bytes of
+ * the first row, as if parts were in order. Sums of a lane: of rows lane / 4 and + 8 of its warp's
+ * 16, columns lane % 4 * 2 and + 1 of every 8. */
+DLCC uint64_t dlcc_matrix(const void *shared) {
+  const uint64_t start = __cvta_generic_to_shared(shared) >> 4 & 0x3FFFu;
+  const uint64_t eight_rows = 8 * 128 >> 4; /* from one group of exchanged rows to the next */
+  return 1ull << 62 | eight_rows << 32 | 1ull << 16 | start;
+}
+
+/* Registers may have changed since the last products. */
+DLCC void dlcc_wgmma_begin(void) { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+/* The products since the last such call are a group. */
+DLCC void dlcc_wgmma_commit(void) { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+/* All groups of products are done, or all but the last. */
+DLCC void dlcc_wgmma_wait_0(void) { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
+DLCC void dlcc_wgmma_wait_1(void) { asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory"); }
+
+/* What this thread has written or copied to shared memory is there for such products. */
+DLCC void dlcc_fence_async(void) { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+#define DLCC_SUMS_8(C, i) \
+  C(sum[i]), C(sum[i + 1]), C(sum[i + 2]), C(sum[i + 3]), C(sum[i + 4]), C(sum[i + 5]), \
+    C(sum[i + 6]), C(sum[i + 7])
+#define DLCC_SUMS_32(C, i) \
+  DLCC_SUMS_8(C, i), DLCC_SUMS_8(C, i + 8), DLCC_SUMS_8(C, i + 16), DLCC_SUMS_8(C, i + 24)
+#define DLCC_SUMS_OF_64(C) DLCC_SUMS_32(C, 0)
+#define DLCC_SUMS_OF_128(C) DLCC_SUMS_32(C, 0), DLCC_SUMS_32(C, 32)
+#define DLCC_SUMS_OF_256(C) DLCC_SUMS_OF_128(C), DLCC_SUMS_32(C, 64), DLCC_SUMS_32(C, 96)
+#define DLCC_NAMES_64 \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define DLCC_NAMES_128 \
+  DLCC_NAMES_64 ", " \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define DLCC_NAMES_256 \
+  DLCC_NAMES_128 ", " \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define DLCC_WGMMA(NAME, TYPE, C, SHAPE, OPTIONS, N, A, B) \
+  DLCC void dlcc_wgmma_##NAME##_##N(TYPE *sum, const void *a, const void *b) { \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n" #N SHAPE " {" DLCC_NAMES_##N "}, " A ", " B \
+                 ", 1" OPTIONS ";" \
+                 : DLCC_SUMS_OF_##N(C) \
+                 : "l"(dlcc_matrix(a)), "l"(dlcc_matrix(b))); \
+  }
+#define DLCC_WGMMA_ALL(N, A, B) \
+  DLCC_WGMMA(u8s8, int32_t, "+r", "k32.s32.u8.s8", "", N, A, B) \
+  DLCC_WGMMA(f16, float, "+f", "k16.f32.f16.f16", ", 1, 1, 0, 0", N, A, B) \
+  DLCC_WGMMA(bf16, float, "+f", "k16.f32.bf16.bf16", ", 1, 1, 0, 0", N, A, B)
+DLCC_WGMMA_ALL(64, "%32", "%33")
+DLCC_WGMMA_ALL(128, "%64", "%65")
+DLCC_WGMMA_ALL(256, "%128", "%129")
+#endif

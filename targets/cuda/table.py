@@ -37,7 +37,15 @@ def thread_of(gpu: Architecture) -> Isa:
 
 def machine_of(gpu: Architecture, *, tf32: bool = False) -> Machine:
     """What it is to generators of code for blocks of threads."""
-    return Machine(gpu.multiprocessors, CLOCK, gpu.mma, gpu.shared_bytes, gpu.memory, tf32)
+    return Machine(
+        gpu.multiprocessors,
+        CLOCK,
+        gpu.mma,
+        gpu.shared_bytes,
+        gpu.memory,
+        tf32,
+        wgmma=gpu.code.exact,
+    )
 
 
 def rows_for(gpu: Architecture, *, tf32: bool = False) -> tuple[KernelRow, ...]:

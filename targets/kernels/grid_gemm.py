@@ -30,6 +30,7 @@ from targets.kernels.direct import shared_epilogue
 from targets.kernels.grid_gemm_code import (
     PART,
     SLICE,
+    GroupTile,
     Layer,
     Tile,
     depth_bytes,
@@ -53,6 +54,16 @@ MMA_TILES = (
     Tile(16, 64, (1, 4)),
     Tile(16, 32, (1, 2)),
 )
+GROUP_TILES = (
+    GroupTile(128, 256, (8, 1), 4),
+    GroupTile(256, 128, (16, 1), 4),
+    GroupTile(128, 128, (8, 1), 3),
+    GroupTile(128, 64, (8, 1), 4),
+    GroupTile(64, 128, (4, 1), 4),
+    GroupTile(64, 64, (4, 1), 4),
+)
+"""Three stages are the fewest: products of one slice run, those of another end, a third comes."""
+
 SIMT_TILES = (
     Tile(128, 128, (8, 1), 3),
     Tile(64, 128, (8, 1), 3),
@@ -89,7 +100,7 @@ def predicted(
 
     ``slices``: of the depth that a tile walks, on the average and at most; None: all.
     """
-    slices = slices or (slices_of(spec), slices_of(spec))
+    slices = slices or (tile.slices(depth_bytes(spec)),) * 2
     weights = -(-spec.oc // tile.columns) * tile.weight_bytes * slices[0]
     image = spec.n * spec.h * spec.w * spec.c * SIZE[spec.stored or spec.in_dtype]
     out, added = spec.epilogue.out, spec.epilogue.residual
@@ -109,9 +120,9 @@ def product_seconds(
     busy = min(resident, -(-blocks // machine.multiprocessors))
     waves = -(-blocks // (machine.multiprocessors * busy))
     slices = -(-walked[waves == 1] // tile.splits)  # the last block of one wave ends it
-    values = tile.rows * tile.columns * SLICE // SIZE[spec.in_dtype]
+    values = tile.rows * tile.columns * tile.slice_bytes // SIZE[spec.in_dtype]
     multiply = values / machine.products(spec.in_dtype) / tile.speedup
-    copy = (tile.rows * SLICE + tile.weight_bytes) / _BYTES_PER_CYCLE
+    copy = (tile.rows * tile.slice_bytes + tile.weight_bytes) / _BYTES_PER_CYCLE
     read = _read_bytes(tile, machine.unit(spec.in_dtype)) / _SHARED_BYTES_PER_CYCLE
     cycles = slices * max(busy * max(multiply, copy, read), _SLICE_CYCLES) + _BLOCK_CYCLES
     seconds = waves * cycles / machine.clock + LAUNCH_SECONDS
@@ -126,27 +137,34 @@ def _read_bytes(tile: Tile, unit: Unit) -> int:
     if unit == "simt":
         return tile.threads * (tile.rows + tile.columns) // 16 * SLICE
     down, across = tile.warps
-    return tile.rows * across * SLICE + tile.weight_bytes * down
+    down = down // 4 if isinstance(tile, GroupTile) else down
+    return tile.rows * across * tile.slice_bytes + tile.weight_bytes * down
 
 
 @lru_cache(maxsize=1024)
 def best_tile(spec: ConvSpec, machine: Machine) -> Tile:
     """The tile that is predicted to take the least time."""
-    tiles = MMA_TILES if machine.unit(spec.in_dtype) == "mma" else SIMT_TILES
+    tiles: tuple[Tile, ...] = MMA_TILES if machine.unit(spec.in_dtype) == "mma" else SIMT_TILES
+    if machine.wgmma and spec.in_dtype != "f32":
+        tiles += GROUP_TILES
     return cheapest(tiles, spec, machine)
 
 
 def cheapest(tiles: Sequence[T], spec: ConvSpec, machine: Machine) -> T:
     """Of ``tiles``, and of parts of the depth, those that are predicted to take the least time."""
-    slices = slices_of(spec)
+    depth = depth_bytes(spec)
     candidates = [
         replace(tile, splits=splits)
         for tile in tiles
         if tile.shared_bytes <= machine.shared_bytes
         for splits in SPLITS
-        if splits == 1 or slices >= 3 * splits
+        if splits == 1 or tile.slices(depth) >= 3 * splits
     ]
-    return min(candidates, key=lambda tile: product_seconds(spec, tile, machine, (slices, slices)))
+
+    def seconds(tile: T) -> float:
+        return product_seconds(spec, tile, machine, (tile.slices(depth),) * 2)
+
+    return min(candidates, key=seconds)
 
 
 def gemm_refusal(spec: ConvSpec) -> str:
@@ -188,7 +206,7 @@ def grid_gemm(
     unit, best = machine.unit(spec.in_dtype), tile or best_tile(spec, machine)
 
     def pack(layer: Layer) -> dict[str, np.ndarray]:
-        return {"weight": packed(weights, layer.slices * SLICE, best.columns)}
+        return {"weight": packed(weights, best.row_bytes(layer.depth), best.columns)}
 
     def function(key: str, layer: Layer) -> Callable[[], Any]:
         return gemm_function(key, layer, best, unit)
@@ -199,13 +217,18 @@ def grid_gemm(
         spec,
         best,
         f"grid_gemm_{unit}",
-        machine.unit_name(spec.in_dtype),
+        product_name(spec.in_dtype, best, machine),
         pack,
         function,
         bias,
         multiplier,
         ratio,
     )
+
+
+def product_name(in_dtype: str, tile: Tile, machine: Machine) -> str:
+    """What multiplies, for reports."""
+    return "wgmma" if isinstance(tile, GroupTile) else machine.unit_name(in_dtype)
 
 
 def product_plan(

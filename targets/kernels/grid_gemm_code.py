@@ -21,6 +21,9 @@ PART = 16
 SIGNS = "b1"
 """Type of operands that are signs, a bit each: sums count the bits that differ, and are stored."""
 
+ALIGNMENT = 1024
+"""Bytes, of the stages: warpgroup products find exchanged parts by the address itself."""
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -46,9 +49,22 @@ class Tile:
         return 32 * self.warps[0] * self.warps[1]
 
     @property
+    def slice_bytes(self) -> int:
+        """Of the depth of a slice."""
+        return SLICE
+
+    def slices(self, depth: int) -> int:
+        """Slices of ``depth`` bytes."""
+        return -(-depth // self.slice_bytes)
+
+    def row_bytes(self, depth: int) -> int:
+        """Of a row of whole slices with ``depth`` bytes in it."""
+        return self.slices(depth) * self.slice_bytes
+
+    @property
     def weight_bytes(self) -> int:
         """Of the weights of a slice."""
-        return self.columns * SLICE
+        return self.columns * self.slice_bytes
 
     @property
     def speedup(self) -> float:
@@ -58,7 +74,25 @@ class Tile:
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block."""
-        return self.stages * (self.rows * SLICE + self.weight_bytes)
+        return self.stages * (self.rows * self.slice_bytes + self.weight_bytes)
+
+
+@dataclass(frozen=True)
+class GroupTile(Tile):
+    """A tile whose products are those of warpgroups, four warps each, 64 rows.
+
+    ``warps``: down, one for 16 rows, and across. Slices are rows of 128 bytes.
+    """
+
+    @property
+    def slice_bytes(self) -> int:
+        """Of the depth of a slice: what the instructions' widest exchange of parts is made for."""
+        return 2 * SLICE
+
+    @property
+    def speedup(self) -> float:
+        """H100's dense peak is twice what ``mma`` is counted at (A100's); white paper, table 2."""
+        return 2.0
 
 
 def depth_bytes(spec: ConvSpec) -> int:
@@ -139,6 +173,10 @@ def gemm_function(key: str, layer: Layer, tile: Tile, unit: Unit) -> Callable[[]
     """
 
     def build() -> Any:
+        if isinstance(tile, GroupTile):
+            from targets.kernels.grid_wgmma import WgmmaGemm
+
+            return WgmmaGemm(key, layer, tile).build()
         return (MmaGemm if unit == "mma" else SimtGemm)(key, layer, tile).build()
 
     return build
@@ -190,7 +228,7 @@ class Gemm:
         row = kb.let(rest % down, "tile_row") if tile.splits > 1 else rest
         self.first_row = kb.let(row * tile.rows, "first_row")
         self.first_column = kb.let(column * tile.columns, "first_column")
-        self.a = kb.shared("uint8", tile.stages * tile.rows * SLICE, "a", 128)
+        self.a = kb.shared("uint8", tile.stages * tile.rows * tile.slice_bytes, "a", ALIGNMENT)
         self._share_columns()
         self._places()
         self.sums = kb.alloc(layer.sum_type, self._sum_count(), "sums")
@@ -209,9 +247,10 @@ class Gemm:
     def _places(self) -> None:
         """What each thread copies: a 16-byte part of some rows of both operands."""
         kb, layer, tile = self.kb, self.layer, self.tile
-        self.part_number = kb.let(kb.thread % (SLICE // PART), "part_number")
-        self.line = kb.let(kb.thread // (SLICE // PART), "line")
-        self.lines = tile.threads // (SLICE // PART)
+        parts = tile.slice_bytes // PART
+        self.part_number = kb.let(kb.thread % parts, "part_number")
+        self.line = kb.let(kb.thread // parts, "line")
+        self.lines = tile.threads // parts
         self.corners = []
         for i in range(-(-tile.rows // self.lines)):
             pixel = self.first_row + self.line + i * self.lines
@@ -236,14 +275,15 @@ class Gemm:
 
     def _load(self, index: Any, stage: Any) -> None:
         """Starts the copies of slice ``index`` to ``stage``."""
-        depth = self.kb.let(index * SLICE + self.part_number * PART, "depth")
+        depth = index * self.tile.slice_bytes + self.part_number * PART
+        depth = self.kb.let(depth, "depth")
         self._load_rows(depth, stage)
         self._load_columns(depth, stage)
 
     def _load_rows(self, depth: Any, stage: Any) -> None:
         """Of the first operand, from byte ``depth`` of each row on."""
         kb, layer, tile = self.kb, self.layer, self.tile
-        whole = layer.depth % SLICE == 0
+        whole = layer.depth % tile.slice_bytes == 0
         inside = True if whole else depth < layer.depth
         offset, dy, dx = depth, None, None
         if not layer.plain:
@@ -275,7 +315,7 @@ class Gemm:
             to = kb.address(self.b, self._place(stage * tile.columns, i))
             channel = self.first_column + self.line + i * self.lines
             channel = channel + self.product * (-(-layer.channels // tile.columns) * tile.columns)
-            source = kb.address(self.weight, channel * (layer.slices * SLICE) + depth)
+            source = kb.address(self.weight, channel * tile.row_bytes(layer.depth) + depth)
             with kb.when(copies):
                 kb.call("dlcc_copy16", to, source)
 
@@ -299,7 +339,8 @@ class Gemm:
     def _place(self, first: Any, i: int) -> Any:
         """Where a thread's part of row ``i`` of its own goes, rows counted from ``first``."""
         row = self.line + i * self.lines
-        return (first + row) * SLICE + self._exchanged(row, self.part_number) * PART
+        part = self._exchanged(row, self.part_number)
+        return (first + row) * self.tile.slice_bytes + part * PART
 
     @staticmethod
     def _exchanged(row: Any, part: Any) -> Any:
@@ -307,22 +348,27 @@ class Gemm:
 
     def _span(self) -> tuple[Any, Any]:
         """The first slice of this block's part of the depth, and their number."""
-        kb, slices = self.kb, self.layer.slices
-        if self.tile.splits == 1:
-            return 0, slices
-        each = -(-slices // self.tile.splits)
+        kb, tile = self.kb, self.tile
+        count = tile.slices(self.layer.depth)
+        if tile.splits == 1:
+            return 0, count
+        each = -(-count // tile.splits)
         first = kb.let(self.split * each, "first_slice")
-        return first, kb.let(tir.tirx.max(tir.tirx.min(slices - first, each), 0), "slices")
+        return first, kb.let(tir.tirx.max(tir.tirx.min(count - first, each), 0), "slices")
+
+    def _first_loads(self, first: Any, count: Any, ahead: int) -> None:
+        """Starts the copies of the slices that come before all products."""
+        for stage in range(ahead):
+            with self.kb.when(stage < count):
+                self._load(first + stage, stage)
+            self.kb.call("dlcc_copy_commit")
 
     def _slices(self) -> None:
         """All slices of this block's part of the depth."""
         kb, tile = self.kb, self.tile
         first, count = self._span()
         ahead = tile.stages - 1
-        for stage in range(ahead):
-            with kb.when(stage < count):
-                self._load(first + stage, stage)
-            kb.call("dlcc_copy_commit")
+        self._first_loads(first, count, ahead)
         with kb.loop(0, count, "slice") as index:
             kb.call(f"dlcc_copy_wait_{ahead - 1}")
             kb.sync()

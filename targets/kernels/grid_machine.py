@@ -23,6 +23,7 @@ class Machine:
         mma: whether there are matrix instructions on bytes and 16-bit floats from registers.
         shared_bytes: shared memory that a block can ask for.
         memory: bytes per second.
+        wgmma: whether it is Hopper, whose warpgroups multiply from shared memory.
         tf32: whether float32 operands may be rounded to TF32, for matrix instructions on them.
     """
 
@@ -32,6 +33,7 @@ class Machine:
     shared_bytes: int
     memory: float = 1e12
     tf32: bool = False
+    wgmma: bool = False
 
     def unit(self, in_dtype: str) -> Unit:
         """What multiplies operands of a type."""

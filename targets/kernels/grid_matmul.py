@@ -19,7 +19,7 @@ from dlcc.lowering.kernel import KernelArg, KernelPlan, KernelStep, name_key
 from dlcc.program import Launch
 from targets.kernels import epilogue
 from targets.kernels.direct import shared_epilogue
-from targets.kernels.grid_gemm import best_tile, predicted
+from targets.kernels.grid_gemm import best_tile, predicted, product_name
 from targets.kernels.grid_gemm_code import PART, SLICE, Layer, Tile, gemm_function
 from targets.kernels.grid_items import thread_each
 from targets.kernels.grid_machine import LAUNCH_SECONDS, Machine
@@ -31,7 +31,9 @@ _COPY_SECONDS = 2e-12
 
 def matmul_refusal(spec: MatmulSpec) -> str:
     """Why products cannot be computed so; "" if they can."""
-    largest = spec.batch * max(spec.m * spec.k, (spec.n + 128) * (spec.k + SLICE), spec.m * spec.n)
+    largest = spec.batch * max(
+        spec.m * spec.k, (spec.n + 256) * (spec.k + 2 * SLICE), spec.m * spec.n
+    )
     return "a tensor has 2 GiB or more" if 4 * largest >= 1 << 31 else ""
 
 
@@ -73,7 +75,7 @@ def grid_matmul(spec: MatmulSpec, machine: Machine, multiplier: float | None = N
         batch=spec.batch,
         activations=True,
     )
-    depth = layer.slices * SLICE // size
+    depth = tile.row_bytes(width) // size
     rows = -(-spec.n // tile.columns) * tile.columns
     steps: list[KernelStep] = []
     scratch = [spec.batch * rows * depth * size]
@@ -110,8 +112,8 @@ def grid_matmul(spec: MatmulSpec, machine: Machine, multiplier: float | None = N
     launch = Launch((blocks, 1, 1), (tile.threads, 1, 1), tile.shared_bytes)
     build = gemm_function(key, layer, tile, unit)
     steps.append(KernelStep(key, build, args, blocks, launch=launch))
-    unit_name = machine.unit_name(spec.in_dtype)
-    name = f"{unit_name} {tile.rows}x{tile.columns}, {spec.batch} products"
+    product = product_name(spec.in_dtype, tile, machine)
+    name = f"{product} {tile.rows}x{tile.columns}, {spec.batch} products"
     return KernelPlan(tuple(steps), constants, scratch=tuple(scratch), kernel=name)
 
 

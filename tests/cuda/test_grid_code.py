@@ -25,10 +25,10 @@ SPEC = ConvSpec(64, 28, 28, 128, 128, 3, 3, pads=(1, 1, 1, 1))
 WANTED = {
     ("u8", "sm_75"): ("IDP.4A.U8.S8", "LDS.U.128"),
     ("u8", "sm_80"): ("IMMA.16832.U8.S8", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"),
-    ("u8", "sm_90"): ("IMMA.16832.U8.S8", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"),
+    ("u8", "sm_90"): ("IGMMA.64x128x32.U8.S8", "LDGSTS.E.BYPASS.128"),
     ("f16", "sm_80"): ("HMMA.16816.F32", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"),
-    ("f16", "sm_90"): ("HMMA.16816.F32", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"),
-    ("bf16", "sm_90"): ("HMMA.16816.F32.BF16", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"),
+    ("f16", "sm_90"): ("HGMMA.64x128x16.F32", "LDGSTS.E.BYPASS.128"),
+    ("bf16", "sm_90"): ("HGMMA.64x128x16.F32.BF16", "LDGSTS.E.BYPASS.128"),
     ("f32", "sm_80"): ("FFMA", "LDS.128", "LDGSTS.E.BYPASS.128"),
     ("tf32", "sm_80"): ("HMMA.1688.F32.TF32", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"),
     ("f32", "sm_90"): ("FFMA", "LDS.128", "LDGSTS.E.BYPASS.128"),
@@ -69,7 +69,8 @@ def compiled(dtype: str, architecture: str, make=grid_gemm) -> tuple[Kernel, byt
     machine = machine_of(ARCHITECTURES[architecture], tf32=tf32)
     plan = make(spec, weights, np.zeros(spec.oc), multiplier, multiplier, machine)
     (step,) = plan.steps
-    cubin = compile_cubin(device_source({step.name_key: step.build()}), architecture)
+    code = str(ARCHITECTURES[architecture].code)
+    cubin = compile_cubin(device_source({step.name_key: step.build()}), code)
     assert step.launch is not None
     kernel = read_cubin(cubin).kernels[step.name_key]
     threads, shared = np.prod(step.launch.block), step.launch.shared_bytes + kernel.shared_bytes

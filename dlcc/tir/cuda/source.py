@@ -61,7 +61,7 @@ def _kernel(name: str, func: Any) -> str:
         for text, place in zip(made.parameters[count:], places, strict=False)
     ]
     if made.shares:
-        lines.append("  extern __shared__ __align__(128) uint8_t dlcc_shared[];")
+        lines.append("  extern __shared__ __align__(1024) uint8_t dlcc_shared[];")
     if not grid:
         lines.append(
             "  const int32_t dlcc_item = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);"

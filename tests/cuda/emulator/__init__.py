@@ -103,6 +103,8 @@ def add_module(cubin: bytes, source: str) -> Path:
     kernels = _DYNAMIC.sub(r"\1 *const \2 = (\1 *)emulator::shared;", source.removeprefix(prelude))
     cubin_facts = read_cubin(cubin)
     parts = [f"#define __CUDA_ARCH__ {cubin_facts.architecture.number * 10}"]
+    if cubin_facts.architecture.exact:
+        parts.append(f"#define __CUDA_ARCH_FEAT_SM{cubin_facts.architecture.number}_ALL")
     parts += ['#include "threads.h"', '#include "intrinsics.h"', _declared(prelude)]
     parts += ['#include "instructions.h"', kernels]
     parts += [

@@ -78,13 +78,15 @@ static Copies &copies() {
   return mine;
 }
 
+static void written(const void *to);
+
 static void copies_wait(unsigned but) {
   Copies &mine = copies();
   unsigned kept = 0;
   for (unsigned i = 0; i < mine.count; i++) {
     const Copy &copy = mine.all[i];
     if (copy.group + but < mine.groups)
-      __builtin_memcpy(copy.to, copy.from, 16);
+      __builtin_memcpy(copy.to, copy.from, 16), written(copy.to);
     else
       mine.all[kept++] = copy;
   }
@@ -121,7 +123,7 @@ DLCC void dlcc_copy16(void *shared, const void *global) {
   emulator::Copies &mine = emulator::copies();
   if (mine.count == emulator::MOST_COPIES) __builtin_trap();
   if (emulator::in_reverse)
-    __builtin_memcpy(shared, global, 16);
+    __builtin_memcpy(shared, global, 16), emulator::written(shared);
   else
     mine.all[mine.count++] = {shared, global, mine.groups};
 }
@@ -248,6 +250,7 @@ DLCC_EMULATED_SP(f16, 0)
 DLCC_EMULATED_SP(f16, 1)
 DLCC_EMULATED_SP(bf16, 0)
 DLCC_EMULATED_SP(bf16, 1)
+#include "warpgroups.h"
 #endif
 
 #endif

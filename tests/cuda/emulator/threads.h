@@ -47,7 +47,7 @@ static char *stacks;
 static void (*body)(void **);
 static void **body_arguments;
 static const char *fault;
-alignas(128) static unsigned char shared[SHARED];
+alignas(1024) static unsigned char shared[SHARED];
 alignas(64) static unsigned char slots[MOST_THREADS / WARP][2][WARP][SLOT];
 
 /* Saves this stack's place in *from, and goes on with another. */
@@ -194,6 +194,14 @@ struct Kernel<void (*)(A...), kernel> {
 };
 
 }  // namespace emulator
+
+/* Addresses of shared memory begin behind what the system keeps there (sm_90). */
+enum { RESERVED = 1024 };
+
+static inline size_t __cvta_generic_to_shared(const void *pointer) {
+  return static_cast<size_t>(static_cast<const unsigned char *>(pointer) - emulator::shared) +
+         RESERVED;
+}
 
 #define threadIdx (emulator::threads[emulator::current].place)
 #define blockIdx (emulator::block_place)
