@@ -22,7 +22,7 @@ from targets.rows.grid_packed import GridPackedGemmRow
 from targets.rows.grid_reduce import GridGroupNormRow, GridReduceRow
 from targets.rows.grid_rows import GridNormRow, GridSoftmaxRow
 from targets.rows.grid_signs import GridSignBytesRow, GridSignsRow, GridXnorRow
-from targets.rows.grid_sparse import GridBlocksRow, GridSparseRow
+from targets.rows.grid_sparse import GridBlocksRow, GridScatteredRow, GridSparseRow
 from targets.rows.loops import loop_rows
 
 CLOCK = 1.5e9
@@ -66,10 +66,11 @@ def rows_for(gpu: Architecture, *, tf32: bool = False) -> tuple[KernelRow, ...]:
         GridGroupedRow,
         GridSoftmaxRow,
         GridNormRow,
-        GridSparseRow,
         GridReduceRow,
         GridGroupNormRow,
+        GridSparseRow,
         GridBlocksRow,
+        GridScatteredRow,
     )
     signs = [row(machine, thread) for row in (GridSignsRow, GridXnorRow, GridSignBytesRow)]
     return (*(row(machine) for row in made), *signs, *map(GridRow, scalar))

@@ -8,9 +8,11 @@ from dlcc.ir import Node, Sparse
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from targets.kernels.grid_gemm import predicted
+from targets.kernels.grid_gemv import Form, gemv_refusal
 from targets.kernels.grid_machine import Machine
 from targets.kernels.grid_sparse import best_sparse_tile, grid_sparse, sparse_refusal
 from targets.kernels.grid_sparse_blocks import best_blocks, blocks_refusal, grid_blocks
+from targets.kernels.grid_sparse_rows import grid_scattered, scattered_cost
 from targets.rows import layers
 
 
@@ -70,3 +72,32 @@ class GridBlocksRow(KernelRow):
         made, spec = layers.layer_constants(node), layers.conv_spec(node)
         parts = made.weights, made.bias, made.multiplier, made.ratio
         return grid_blocks(spec, *parts, self.machine)
+
+
+class GridScatteredRow(KernelRow):
+    """Linear layers of few rows by the weights that are left, wherever these are."""
+
+    name: ClassVar[str] = "grid-gemv-csr"
+    ops: ClassVar[tuple[str, ...]] = ("conv2d", "linear")
+    encodings: ClassVar[tuple[str, ...]] = (Sparse.name,)
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def refuses(self, node: Node) -> str:
+        """Types outside the GEMM family, windows, groups, more rows."""
+        if why := layers.refusal(node):
+            return why
+        spec = layers.conv_spec(node)
+        return gemv_refusal(spec, Form.dense(spec.in_dtype))
+
+    def cost(self, node: Node) -> float:
+        """Bytes of the weights that are left and of their columns, and gathering activations."""
+        weights = layers.layer_constants(node).weights
+        return scattered_cost(layers.conv_spec(node), weights, self.machine)
+
+    def plan(self, node: Node) -> KernelPlan:
+        """A copy of the input where it is to be rounded, then the product."""
+        made, spec = layers.layer_constants(node), layers.conv_spec(node)
+        parts = made.weights, made.bias, made.multiplier, made.ratio
+        return grid_scattered(spec, *parts, self.machine)

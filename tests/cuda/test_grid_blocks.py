@@ -119,7 +119,9 @@ def test_only_present_parts_are_stored():
 def test_zeros_that_fill_no_block():
     spec = replace(NARROW, c=64)
     weights = np.tile(np.eye(2, dtype=np.int8), (20, 32))[:, :, None, None]
-    assert "no block of 16 channels and 16 bytes" in blocks_refusal(spec, weights, AMPERE)
+    assert "100 % of the blocks of 16 channels and 16 bytes" in blocks_refusal(
+        spec, weights, AMPERE
+    )
     grouped = replace(spec, groups=2)
     assert "2 groups" in blocks_refusal(grouped, weights[:, :32], AMPERE)
 
