@@ -45,6 +45,11 @@ def maximum(a: Expr, b: Expr) -> Expr:
     return _extreme(te.max, a, b)
 
 
+def larger(a: Expr, b: Expr) -> Expr:
+    """The larger one; ``b`` where either is NaN. It names each operand once."""
+    return te.max(a, b)
+
+
 def minimum(a: Expr, b: Expr) -> Expr:
     """The smaller one; NaN where either is."""
     return _extreme(te.min, a, b)
@@ -59,10 +64,7 @@ def _extreme(pick: Callable[[Expr, Expr], Expr], a: Expr, b: Expr) -> Expr:
         return pick(a, b)
     if _is_number(b):
         return pick(b, a)
-    a = a.asobject() if isinstance(a, te.TensorSlice) else a
-    name = a if isinstance(a, tirx.Var) else tirx.Var("v", a.ty.dtype)
-    chosen = tirx.Select(name >= like(-float("inf"), name), pick(name, b), name)
-    return chosen if name is a else tirx.Let(name, a, chosen)
+    return tirx.Select(a >= like(-float("inf"), a), pick(a, b), a)
 
 
 def _is_number(x: Expr) -> bool:

@@ -84,7 +84,7 @@ class _Axis:
         if span <= 0:
             return low
         below = low - at
-        over = expr.maximum(below, at - high)
+        over = expr.larger(below, at - high)
         turns = expr.floor(over / self._const(span))
         rest = over - separate(turns * self._const(span))
         odd = turns - expr.floor(turns * self._const(0.5)) * self._const(2)
@@ -143,7 +143,7 @@ class _Axis:
             if padding != "reflection":
                 return whole
             # between the limits, of which the lower may be -0.5: what C truncates to 0
-            return expr.floor(expr.maximum(self._reflected(whole), self._const(0)))
+            return expr.floor(expr.larger(self._reflected(whole), self._const(0)))
 
         return index
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from dlcc.ir.encodings import Array
-from tests.fuzz import composites, control, elementwise, layers, movement, types
+from tests.fuzz import composites, control, elementwise, layers, movement, signals, types
 from tests.fuzz.sketch import DRAWS, Sketch, Term, Unfit
 
 __all__ = ["Sample", "random_model"]
@@ -19,6 +19,7 @@ _FAMILIES = (
     composites,
     control,
     types,
+    signals,
 )  # importing them registers their draws
 
 

@@ -38,6 +38,10 @@ FOUND = {
         g (float[1,2,3,3] x) => (float[1,2,3,3] y)
         <float s = {0.25}, int8 z = {3}, float[2,2,1,1] w = {0.5,2.5,-3.5,4.0}>
         { q = QuantizeLinear (x, s, z) f = Cast <to = 1> (q) y = Conv (f, w) }""",
+    "a name for an operand of a maximum, twice in one expression": """
+        <ir_version: 10, opset_import: ["": 20]>
+        g (float[1,2,4,4] x, float[1,3,3,2] t) => (float[1,2,3,3] y)
+        { y = GridSample <padding_mode = "reflection", align_corners = 0> (x, t) }""",
 }
 
 
