@@ -160,7 +160,7 @@ def _few_rows(made: ConvSpec, weights: np.ndarray, machine: Machine) -> _Product
 
 def _blocked(made: ConvSpec, weights: np.ndarray, machine: Machine, tile: Tile | None) -> _Product:
     steps, scratch, source, depth = _staged(made)
-    tile = tile or best_tile(made, machine)
+    tile = tile or best_tile(made, replace(machine, wgmma=False))
     whole = Layer.rows(made, depth) if steps else Layer.of(made)
     layer = replace(whole, in_dtype=SIGNS)
     unit = machine.unit("u8")

@@ -10,12 +10,16 @@ import pytest
 from dlcc.codegen import device_source
 from dlcc.cuda.architecture import ARCHITECTURES
 from dlcc.cuda.nvrtc import compile_logged
+from dlcc.tir.cuda import cuda_source
 from targets.cuda.table import machine_of
 from targets.kernels.grid_gemm import GROUP_TILES, grid_gemm
 from targets.kernels.grid_matmul import grid_matmul
+from targets.kernels.grid_xnor import grid_xnor
 from targets.kernels.spec import NUMPY, ConvSpec, Epilogue, MatmulSpec
+from targets.kernels.xnor import BinaryLayer
 from tests.cuda.running import GridRunner
 from tests.cuda.test_grid_kernels import by_gemm, check
+from tests.cuda.test_grid_signs import some_layer
 from tests.targets.reference import conv_accumulators, finish
 from tests.targets.test_bf16_kernels import bits, rounded
 from tests.targets.test_bf16_kernels import check as check_short
@@ -116,3 +120,13 @@ def test_the_assembler_remarks_on_products_that_wait():
       for (int i = 0; i < 32; i++) out[threadIdx.x * 32 + i] = sum[i];
     }"""
     assert remarks(device_source({}) + text) != []
+
+
+def test_signs_have_no_such_products():
+    layer = some_layer(20000, 8192, signs=False)
+    factors = np.ones(400, np.float32)
+    spec, negative = replace(layer.spec, oc=400), np.repeat(layer.negative, 10, axis=0)
+    plan = grid_xnor(BinaryLayer(spec, negative, factors, factors, False), HOPPER)
+    text = cuda_source({step.name_key: step.build() for step in plan.steps})
+    assert "dlcc_mma_b1" in text
+    assert "wgmma" not in text
