@@ -94,12 +94,19 @@ def test_instructions(dtype, architecture, tmp_path):
     check_code(*compiled(dtype, architecture), WANTED[dtype, architecture], tmp_path)
 
 
-@pytest.mark.parametrize(("dtype", "architecture"), WANTED_SPARSE)
+@pytest.mark.parametrize(
+    ("dtype", "architecture"),
+    [
+        pytest.param(*key, marks=() if key == ("u8", "sm_80") else pytest.mark.slow)
+        for key in WANTED_SPARSE
+    ],
+)
 def test_sparse_instructions(dtype, architecture, tmp_path):
     wanted = WANTED_SPARSE[dtype, architecture]
     check_code(*compiled(dtype, architecture, grid_sparse), wanted, tmp_path)
 
 
+@pytest.mark.slow
 def test_instructions_of_present_blocks(tmp_path):
     wanted = (*WANTED["u8", "sm_80"], "LDG.E.CONSTANT")
     check_code(*compiled("u8", "sm_80", grid_blocks), wanted, tmp_path)
