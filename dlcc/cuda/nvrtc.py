@@ -22,6 +22,7 @@ _OPTIONS = (
     "--device-as-default-execution-space",
     "--extra-device-vectorization",
     "--restrict",
+    "--disable-warnings",  # about what is not used; an error's text is short without them
 )
 
 

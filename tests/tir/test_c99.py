@@ -69,6 +69,16 @@ def test_names_are_free_again_after_their_block() -> None:
     assert printed(body) == [*once, *once]
 
 
+def test_keywords_of_either_language_are_no_names() -> None:
+    def body(kb: Any, x: Any, y: Any, item: Any) -> None:
+        for word in ("new", "register"):
+            kb.store(y, item, kb.let(kb.load(x, item), word))
+
+    lines = printed(body)
+    assert lines[0] == "const int32_t new2 = x[item];"
+    assert lines[2] == "const int32_t register2 = x[item];"
+
+
 def test_narrow_numbers_are_cut_back_and_huge_constants_wrap() -> None:
     def narrow(kb: Any, x: Any, y: Any, item: Any) -> None:
         kb.store(y, item, kb.load(x, item) + kb.load(x, item + 1))
