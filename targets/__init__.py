@@ -38,9 +38,14 @@ _ALL: tuple[Family, ...] = (
     *cortex_m.FAMILIES,
     portable.FAMILY,
     cuda.FAMILY,
+    cuda.ARM_FAMILY,
 )
 FAMILIES = {family.name: family for family in _ALL}
-SEVERAL = {"arm": ("neon", "dotprod", "i8mm"), "cuda": ("sm_80", "sm_90")}
+SEVERAL = {
+    "arm": ("neon", "dotprod", "i8mm"),
+    "cuda": ("sm_80", "sm_90"),
+    "cuda-arm": ("sm_87", "sm_90"),
+}
 """Families whose name alone stands for these levels, as far as they pay. Too few cores have vectors
 of 256 bits for ``sve256`` to be among them."""
 

@@ -1,7 +1,12 @@
-"""NVIDIA GPUs: ``cuda:sm_80`` and so on name an architecture, ``cuda`` the common ones."""
+"""NVIDIA GPUs: ``cuda:sm_80`` and so on name an architecture, ``cuda`` the common ones.
+
+``cuda-arm`` has the same kernels behind a library for AArch64 hosts: Jetson, Grace.
+"""
 
 from __future__ import annotations
 
+import platform
+from dataclasses import dataclass
 from functools import cache
 
 from dlcc.cuda.architecture import ARCHITECTURES
@@ -9,9 +14,6 @@ from dlcc.cuda.driver import compute_capability
 from dlcc.errors import DlccError, ExitCode
 from dlcc.lowering.target import Target
 from targets.cuda.table import rows_for
-
-TRIPLE = "x86_64-unknown-linux-gnu"
-"""Of the host."""
 
 ALIGNMENT = 256
 """Bytes, of buffers in device memory: what cuMemAlloc gives."""
@@ -22,10 +24,17 @@ SPARSE_BLOCK = (32, 16)
 """Channels of a tile that is not the smallest, and bytes of codes that are copied at once."""
 
 
+@dataclass(eq=False)
 class CudaFamily:
-    """The GPUs."""
+    """The GPUs of one kind of host.
 
-    name = "cuda"
+    Attributes:
+        name: of the family.
+        triple: of the host.
+    """
+
+    name: str
+    triple: str
 
     def variants(self) -> list[str]:
         """Architectures, oldest first."""
@@ -40,26 +49,27 @@ class CudaFamily:
         if variant not in ARCHITECTURES:
             raise DlccError(
                 ExitCode.TARGET,
-                f"no target 'cuda:{variant}'",
+                f"no target '{self.name}:{variant}'",
                 where="--target",
                 why=f"the architectures are {', '.join(ARCHITECTURES)}",
                 fix="name the newest one that is not newer than the GPU; a plus joins several",
             )
-        return _target(variant)
+        return _target(self, variant)
 
     def missing(self, target: Target) -> list[str]:
         """What code for ``target`` runs on, where this machine has no such GPU."""
         found = compute_capability()
-        runs = found is not None and ARCHITECTURES[target.mcpu].runs(found)
+        here = self.triple.startswith(f"{platform.machine()}-")
+        runs = here and found is not None and ARCHITECTURES[target.mcpu].runs(found)
         return [] if runs else [target.mcpu]
 
 
 @cache
-def _target(variant: str) -> Target:
+def _target(family: CudaFamily, variant: str) -> Target:
     gpu = ARCHITECTURES[variant]
     return Target(
-        f"cuda:{variant}",
-        TRIPLE,
+        f"{family.name}:{variant}",
+        family.triple,
         variant,
         (),
         (variant,),
@@ -75,4 +85,5 @@ def _target(variant: str) -> Target:
     )
 
 
-FAMILY = CudaFamily()
+FAMILY = CudaFamily("cuda", "x86_64-unknown-linux-gnu")
+ARM_FAMILY = CudaFamily("cuda-arm", "aarch64-unknown-linux-gnu")

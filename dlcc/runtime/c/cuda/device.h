@@ -37,6 +37,12 @@ static int dlcc_machine_has(const dlcc_machine *machine, const char *architectur
   return *end == 'a' ? number % 10 == machine->minor : number % 10 <= machine->minor;
 }
 
+#ifdef __aarch64__
+#define DLCC_TARGET_FAMILY "cuda-arm"
+#else
+#define DLCC_TARGET_FAMILY "cuda"
+#endif
+
 static int dlcc_machine_runs(const dlcc_machine *machine, const char *const *features) {
   for (size_t i = 0; features[i] != NULL; i++)
     if (!dlcc_machine_has(machine, features[i])) return 0;
@@ -58,7 +64,8 @@ static dlcc_status dlcc_machine_refuse(const dlcc_machine *machine, const char *
     if (written > 0 && (size_t)written < sizeof names - used) used += (size_t)written;
   }
   return dlcc_fail(DLCC_CODE(NO_DEVICE),
-                   "%s is for %s, and device %d (%s) is sm_%d%d; compile with --target cuda:sm_%d%d",
+                   "%s is for %s, and device %d (%s) is sm_%d%d; compile with --target "
+                   DLCC_TARGET_FAMILY ":sm_%d%d",
                    what, names, machine->ordinal, machine->name, machine->major, machine->minor,
                    machine->major, machine->minor);
 }
