@@ -135,3 +135,36 @@ def test_tir_agrees_with_the_references(step, tmp_path):
     x, grid = f32(2, 5, 6, 16), f32(2, 9, 2, scale=5.0)
     cases.append(case("grid_sample", [x, grid], {"coordinates": "pixels"}))
     check(cases[::step], tmp_path)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("corners", [0, 1])
+@pytest.mark.parametrize("extents", [(3, 4), (1, 2, 5)])
+def test_affine_grid_agrees_with_onnx_runtime(images, corners, extents):
+    """Of one image too, whose axis the standard's own function loses.
+
+    ONNX Runtime puts a single plane between corners at 1, where the standard has it at -1.
+    """
+    axes = len(extents)
+    node = helper.make_node("AffineGrid", ["theta", "size"], ["y"], align_corners=corners)
+    inputs = [tensor("theta", (images, axes, axes + 1))]
+    extents = extents if not corners else tuple(max(2, e) for e in extents)
+    source = model([node], inputs, ["y"], {"size": np.array([images, 3, *extents])}, opset=20)
+    assert_same(import_onnx(source), source, {"theta": floats(images, axes, axes + 1)}, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "maps", "corners", "why"),
+    [
+        ((1, 1, 4), (1, 2, 3), 0, "a size of 3 numbers"),
+        ((1, 1, 4, 4), (1, 3, 4), 0, r"maps of shape \[1, 3, 4\] for a size of \[1, 1, 4, 4\]"),
+        ((1, 1, 0, 4), (1, 2, 3), 0, "which has no places"),
+        ((1, 1, 1, 4), (1, 2, 3), 1, "has no place by the standard"),
+        ((1, 1, 1 << 40, 1 << 40), (1, 2, 3), 0, "--max-memory"),
+    ],
+)
+def test_affine_grids_that_are_refused(size, maps, corners, why):
+    node = helper.make_node("AffineGrid", ["theta", "size"], ["y"], align_corners=corners)
+    source = model([node], [tensor("theta", maps)], ["y"], {"size": np.array(size)}, opset=20)
+    with pytest.raises(DlccError, match=why):
+        import_onnx(source)
