@@ -20,6 +20,10 @@ ALIGNMENT = 256
 
 SLACK = 64
 
+PACKED_WITHIN = 1.2
+"""Unpacking is beside the products of a network that waits for them; memory, and the time to bring
+weights there, are what packed weights are for. Predictions are hardly closer than that."""
+
 SPARSE_BLOCK = (32, 16)
 """Channels of a tile that is not the smallest, and bytes of codes that are copied at once."""
 
@@ -80,6 +84,7 @@ def _target(family: CudaFamily, variant: str) -> Target:
         alignment=ALIGNMENT,
         slack=SLACK,
         short_floats=("float16", "bfloat16"),
+        packed_within=PACKED_WITHIN,
         device="cuda",
         tf32_rows=rows_for(gpu, tf32=True) if gpu.mma else (),
     )

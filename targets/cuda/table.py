@@ -18,7 +18,7 @@ from targets.rows.grid_layers import (
     GridMatmulRow,
     GridTransposedRow,
 )
-from targets.rows.grid_packed import GridPackedGemmRow
+from targets.rows.grid_packed import GridPackedGemmRow, GridTableGemmRow
 from targets.rows.grid_reduce import GridGroupNormRow, GridReduceRow
 from targets.rows.grid_rows import GridNormRow, GridSoftmaxRow
 from targets.rows.grid_signs import GridSignBytesRow, GridSignsRow, GridXnorRow
@@ -57,6 +57,7 @@ def rows_for(gpu: Architecture, *, tf32: bool = False) -> tuple[KernelRow, ...]:
         GridGemvRow,
         GridPackedGemvRow,
         GridPackedGemmRow,
+        GridTableGemmRow,
         GridGemmRow,
         GridMatmulRow,
         GridConvRow,

@@ -244,6 +244,10 @@ class Gemm:
         """Shared memory of the second operand."""
         self.b = self.kb.shared("uint8", self.tile.stages * self.tile.weight_bytes, "b", 128)
 
+    def _columns_memory(self, stage: Any) -> tuple[Any, Any]:
+        """Where the second operand of a slice is read: the array, and its first row."""
+        return self.b, stage * self.tile.columns
+
     def _places(self) -> None:
         """What each thread copies: a 16-byte part of some rows of both operands."""
         kb, layer, tile = self.kb, self.layer, self.tile
@@ -461,13 +465,14 @@ class MmaGemm(Gemm):
 
     def _columns_operand(self, b: Any, stage: Any, half: int) -> None:
         """32 bytes of the depth of the warp's columns to registers, two for 8 columns."""
-        kb, tile = self.kb, self.tile
+        kb = self.kb
         lane, _, first_column = self._warp()
         column = kb.let(first_column + lane % 8 + lane // 16 * 8, "column")
         part = self._exchanged(column, lane // 8 % 2 + 2 * half)
+        memory, first = self._columns_memory(stage)
         for j in range(0, self._counts[1], 2):
-            place = (stage * tile.columns + column + 8 * j) * SLICE + part * PART
-            kb.call("dlcc_ldmatrix4", kb.address(b, 2 * j), kb.address(self.b, place))
+            place = (first + column + 8 * j) * SLICE + part * PART
+            kb.call("dlcc_ldmatrix4", kb.address(b, 2 * j), kb.address(memory, place))
 
     @property
     def _groups(self) -> int:
@@ -499,14 +504,15 @@ class SimtGemm(Gemm):
         a = kb.alloc("uint32", 4 * down, "a")
         b = kb.alloc("uint32", 4 * across, "b")
         name = {"u8": "u8s8"}.get(self.layer.in_dtype, self.layer.in_dtype)
+        columns = self._columns_memory(stage)
         for part in range(SLICE // PART):
-            for held, memory, count, line, rows in (
-                (a, self.a, down, row, tile.rows),
-                (b, self.b, across, column, tile.columns),
+            for held, (memory, first), count, line in (
+                (a, (self.a, stage * tile.rows), down, row),
+                (b, columns, across, column),
             ):
                 offset = kb.let(self._exchanged(line, part) * PART, "offset")
                 for i in range(count):
-                    place = (stage * rows + line + 16 * i) * SLICE + offset
+                    place = (first + line + 16 * i) * SLICE + offset
                     kb.call("dlcc_load16", kb.address(held, 4 * i), kb.address(memory, place))
             for i in range(down):
                 for j in range(across):

@@ -23,6 +23,12 @@ def _width(bits: int) -> int:
     return 1 << (bits - 1).bit_length()
 
 
+def width_of_places(weight: Value) -> int:
+    """Bits of a code of :func:`real_codes`."""
+    encoding = weight.type.encoding
+    return 2 if isinstance(encoding, Ternary) else _width(getattr(encoding, "bits", 1))
+
+
 def _tables(*rows: Array, bits: int) -> Array:
     """Tables as [tables, 2^bits], filled up with zeros."""
     made = np.zeros((len(rows), 1 << bits), np.float32)

@@ -5,20 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 
 from dlcc.codegen import device_source
 from dlcc.cuda.architecture import ARCHITECTURES
 from dlcc.cuda.cubin import read_cubin
 from dlcc.cuda.nvrtc import compile_cubin
+from dlcc.ir import Codebook, Graph
 from dlcc.lowering.lower import lower
+from dlcc.ops import build
 from targets import get_target
 from targets.cuda.table import machine_of
 from targets.kernels import grid_packed
 from targets.kernels.grid_packed import best_packed_tile
-from targets.rows.grid_packed import GridPackedGemmRow
+from targets.rows.grid_packed import GridPackedGemmRow, GridTableGemmRow
 from tests.cuda.test_grid_code import instructions
 from tests.cuda.test_grid_gemv import check, planned
+from tests.lowering.graphs import typed
 from tests.targets.test_packed_rows import packed_layer
 
 MACHINE = machine_of(ARCHITECTURES["sm_80"])
@@ -27,8 +31,10 @@ LAYERS = {
     "linear": ("linear", (17, 70), (37, 70), {}),
     "padded": ("conv2d", (1, 16, 7, 6), (40, 16, 3, 3), PADDED),
     "narrow": ("conv2d", (2, 5, 6, 5), (18, 5, 3, 3), {"strides": (2, 1), **PADDED}),
+    "large": ("conv2d", (8, 128, 28, 28), (128, 128, 3, 3), PADDED),
     "deep": ("linear", (9, 1088), (24, 1088), {}),
 }
+SMALL = tuple(name for name in LAYERS if name != "large")
 
 
 def layer(kind: str, name: str):
@@ -37,7 +43,7 @@ def layer(kind: str, name: str):
 
 
 @pytest.mark.parametrize(
-    "names", [("linear", "padded"), pytest.param(tuple(LAYERS), marks=pytest.mark.slow)]
+    "names", [("linear", "padded"), pytest.param(SMALL, marks=pytest.mark.slow)]
 )
 def test_packed_weights(names):
     row = GridPackedGemmRow(MACHINE)
@@ -45,6 +51,54 @@ def test_packed_weights(names):
     made = [planned(row, layer(kind, name)) for kind in kinds for name in names]
     assert all(plan.compressed for _, plan in made)
     check(made)
+
+
+def real(what, name: str) -> Graph:
+    """A float layer: ``what`` is a kind of codes, or the bits of a codebook."""
+    op, x, w, attrs = LAYERS[name]
+    if not isinstance(what, int):
+        return packed_layer(what, op, x, w, integer=False, attrs=attrs)
+    rng, graph = np.random.default_rng(what), Graph("net")
+    weight = rng.standard_normal(w).astype(np.float32)
+    held = graph.add_constant(weight, encoding=Codebook(what), name="w")
+    node = build(graph, op, [graph.add_input("x", typed(x)), held, None], attrs, loc="layer")
+    graph.set_outputs([node.output], ["y"])
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("what", "names", "architecture"),
+    [
+        ((4, "ternary", "binary"), ("padded",), "sm_80"),
+        *(
+            pytest.param((3, 8, "int2", "int4", "int7", "ternary", "binary"), SMALL, a,
+                         marks=pytest.mark.slow)
+            for a in ("sm_61", "sm_90")
+        ),
+    ],
+)  # fmt: skip
+def test_float_layers_by_tables(what, names, architecture):
+    row = GridTableGemmRow(machine_of(ARCHITECTURES[architecture]))
+    made = [planned(row, real(kind, name)) for kind in what for name in names]
+    assert all(plan.compressed for _, plan in made)
+    check(made, architecture)
+
+
+@pytest.mark.parametrize(
+    ("what", "tf32", "why"),
+    [(9, False, "codes of 9 bits"), (4, True, "TF32"), ("asymmetric", False, "two values")],
+)
+def test_tables_refused(what, tf32, why):
+    row = GridTableGemmRow(machine_of(ARCHITECTURES["sm_80"], tf32=tf32))
+    assert why in row.refuses(real(what, "padded").nodes[0])
+
+
+def test_shared_weights_stay_small():
+    graph = real(4, "large")
+    program = lower(graph, get_target("cuda:sm_90"), lambda *_: b"")
+    row = next(row for row in program.report["layers"] if row["layer"] == "layer")
+    assert (row["kernel"], row["weights"]) == ("grid-table-gemm", "compressed")
+    assert row["weight_bytes"] <= 128 * 9 * 128 // 2 + 2048
 
 
 @pytest.mark.slow
