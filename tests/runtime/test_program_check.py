@@ -9,7 +9,7 @@ import pytest
 from dlcc.artifact import write_artifact
 from dlcc.artifact.check import check_program, dtype_of, known_features
 from dlcc.errors import DlccError, ExitCode
-from dlcc.program import Arg, Program, TensorInfo, WeightEntry
+from dlcc.program import Arg, Jump, Program, TensorInfo, WeightEntry
 from tests.runtime.programs import TRIPLE, floats, row_program, zig_cc
 
 
@@ -35,6 +35,8 @@ FAULTS: dict[str, tuple[Callable[[Program], Program], str]] = {
     "zero byte": (lambda p: replace(p, name="a\0b"), "cannot be a C string"),
     "lone surrogate": (lambda p: replace(p, name="\udc80"), "cannot be a C string"),
     "work items": (_step(work_items=2**31), "work_items=2147483648"),
+    "jump to nowhere": (_step(jump=Jump(Arg("arena"), 99, True)), "to step 99"),
+    "jump on an input": (_step(jump=Jump(Arg("input"), 1, True)), "not in the arena"),
     "max threads": (_step(max_threads=-1), "max_threads=-1"),
     "input index": (_with_arg(Arg("input", index=1)), "input 1 of 1"),
     "output index": (_with_arg(Arg("output", index=-1)), "output -1 of 1"),
