@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from dlcc.cli.console import Console, Table, seconds_text
 from dlcc.cli.layers import LimitsOption, limits_from, show_profile
 from dlcc.cli.remoting import RemoteOption, TokenOption, connected
 from dlcc.errors import DlccError, ExitCode
+from dlcc.wholefile import write_whole
 
 if TYPE_CHECKING:
     from dlcc.bench import BenchResult, Contender
@@ -99,9 +101,10 @@ def run_network(
 def _save_npz(path: Path, arrays: dict[str, Array]) -> None:
     import numpy as np
 
+    held = io.BytesIO()
+    np.savez(held, allow_pickle=False, **arrays)
     try:
-        with path.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        write_whole({path: held.getvalue()})
     except OSError as error:
         raise DlccError(
             ExitCode.OUTPUT,

@@ -22,6 +22,7 @@ from onnx import helper, numpy_helper
 from dlcc.errors import DlccError, ExitCode
 from dlcc.ir import Affine, DType, Graph, Node, TensorType, Value
 from dlcc.ir.encodings import Array
+from dlcc.wholefile import write_whole
 
 DEFAULT_OPSET = 17
 OPSETS = (17, 21)
@@ -420,7 +421,7 @@ def export_onnx(
             why=str(error), fix="quantise it first",
         ) from None  # fmt: skip
     try:
-        path.write_bytes(contents)
+        write_whole({path: contents})
     except OSError as error:
         raise DlccError(
             ExitCode.OUTPUT,

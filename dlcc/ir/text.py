@@ -33,6 +33,7 @@ from dlcc.ir.dtypes import DType
 from dlcc.ir.encodings import DENSE, Array, Dense, Encoding
 from dlcc.ir.graph import AttrValue, Constant, Graph, Node, Value
 from dlcc.ir.types import LAYOUTS, TensorType
+from dlcc.wholefile import write_whole
 
 _INLINE = 8
 """Longer numeric lists go to the sidecar."""
@@ -424,8 +425,7 @@ def files_of(graph: Graph) -> dict[str, bytes]:
 def save(graph: Graph, path: Path) -> None:
     """Write ``path`` (.dlir) and its sidecar ``path`` with suffix .npz."""
     files = files_of(graph)
-    path.write_bytes(files[".dlir"])
-    path.with_suffix(".npz").write_bytes(files[".npz"])
+    write_whole({path: files[".dlir"], path.with_suffix(".npz"): files[".npz"]})
 
 
 def load(path: Path) -> Graph:

@@ -14,6 +14,7 @@ from dlcc.artifact.toolchain import Toolchain
 from dlcc.bench import cpu_description
 from dlcc.errors import DlccError, ExitCode
 from dlcc.limits import NEEDS, Limits
+from dlcc.wholefile import write_whole
 
 WINDOW_SECONDS = 0.006
 """Short, and the best of a dozen counts: a peak must not suffer from what else the machine does."""
@@ -122,9 +123,7 @@ def _write(path: Path, known: dict[str, Limits], strict: bool) -> None:
     text = json.dumps({key: limits.to_json() for key, limits in known.items()}, indent=1) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{path.name}.{os.getpid()}")
-        aside.write_text(text)
-        os.replace(aside, path)
+        write_whole({path: text.encode()})
     except OSError as error:
         if not strict:
             return

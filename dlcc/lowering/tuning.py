@@ -10,7 +10,6 @@ network's measurements serve another's equal layers.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from dlcc.ir import Affine, Node, Value
 from dlcc.lowering.choice import Choice, choose, predicted_seconds
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow, Target
+from dlcc.wholefile import write_whole
 
 FORMAT = "dlcc tuning database"
 VERSION = 1
@@ -198,12 +198,9 @@ class TuningDatabase:
         Raises:
             DlccError: OUTPUT if that cannot be done.
         """
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            aside.write_text(self.text(), "utf-8")
-            aside.replace(path)
+            write_whole({path: self.text().encode()})
         except OSError as error:
-            aside.unlink(missing_ok=True)
             raise DlccError(
                 ExitCode.OUTPUT,
                 "cannot write the tuning database",

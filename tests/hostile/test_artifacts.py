@@ -52,23 +52,23 @@ class Bench:
         folder = room / "bad"
         copytree(self.good, folder)
         change.apply(folder)
-        before = _listing(room)
+        before = listing(room)
         try:
-            with _within(SECONDS):
+            with within(SECONDS):
                 yield folder
-            assert _listing(room) == before, change.name
+            assert listing(room) == before, change.name
         finally:
             rmtree(room)
 
 
-def _listing(room: Path) -> list[tuple[str, int, int]]:
+def listing(room: Path) -> list[tuple[str, int, int]]:
     """Names, sizes and times of everything below ``room``."""
     facts = [(str(p), p.lstat()) for p in sorted(room.rglob("*"))]
     return [(name, fact.st_size, fact.st_mtime_ns) for name, fact in facts]
 
 
 @contextmanager
-def _within(seconds: float) -> Iterator[None]:
+def within(seconds: float) -> Iterator[None]:
     """Raise if the block takes longer, even where it waits for the system."""
 
     def stop(_signal: int, _frame: Any) -> None:
