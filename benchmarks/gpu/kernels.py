@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 import dlcc
+from dlcc.cuda.cubin import read_cubin
 from dlcc.cuda.driver import Driver, driver
 from dlcc.runtime.device import DeviceArray
 from dlcc.runtime.loader import Model
@@ -34,9 +35,11 @@ _MULTIPROCESSORS: Final = 16
 """The attribute of a device, in cuda.h."""
 
 
-def products_of_round(precision: str) -> int:
-    """Multiply-accumulates that a block of peak.cu does in a round."""
+def products_of_round(precision: str, groups: bool = False) -> int:
+    """Multiply-accumulates that a block of peak.cu does in a round, by warps or warpgroups."""
     depth = PEAKS[precision]
+    if groups:
+        return WARPS // 4 * SUMS * 64 * 256 * depth
     return WARPS * SUMS * 16 * 8 * depth if depth else THREADS * 4 * SUMS
 
 
@@ -85,12 +88,16 @@ def peaks(cubin: bytes, load: Load) -> dict[str, float]:
         blocks = count.value * load.blocks
         out = DeviceArray(np.dtype(np.int32), (blocks * THREADS,), 0)
         call("cuModuleLoadData", ctypes.byref(module), cubin)
-        for precision in PEAKS:
+        kernels = [(precision, False) for precision in PEAKS]
+        if read_cubin(cubin).architecture.exact:
+            kernels += [(precision, True) for precision, depth in PEAKS.items() if depth]
+        for precision, groups in kernels:
             function = ctypes.c_void_p()
-            name = f"peak_{precision}".encode()
+            name = f"peak_{'group_' * groups}{precision}".encode()
             call("cuModuleGetFunction", ctypes.byref(function), module, name)
             seconds = min(_time(call, function, blocks, (out, rounds), load.launches))
-            found[precision] = blocks * load.rounds * products_of_round(precision) / seconds
+            rate = blocks * load.rounds * products_of_round(precision, groups) / seconds
+            found[precision] = max(found.get(precision, 0.0), rate)
         call("cuModuleUnload", module)
     return found
 

@@ -33,3 +33,30 @@ extern "C" __global__ void __launch_bounds__(THREADS) peak_fp32(float *out, cons
   for (int32_t i = 0; i < 4 * SUMS; i++) all += sum[i];
   out[blockIdx.x * THREADS + threadIdx.x] = all;
 }
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+// Both operands of a warpgroup's products are in shared memory: zeros, read again and again.
+#define GROUP(NAME, TYPE, MULTIPLY)                                                              \
+  extern "C" __global__ void __launch_bounds__(THREADS) NAME(TYPE *out, const int32_t *rounds) { \
+    __shared__ __align__(1024) uint8_t operands[(64 + 256) * 128];                               \
+    TYPE sum[128] = {};                                                                          \
+    for (int32_t i = threadIdx.x; i < (64 + 256) * 128; i += THREADS) operands[i] = 0;           \
+    dlcc_fence_async();                                                                          \
+    dlcc_sync();                                                                                 \
+    const int32_t count = *rounds;                                                               \
+    for (int32_t round = 0; round < count; round++) {                                            \
+      dlcc_wgmma_begin();                                                                        \
+      for (int32_t i = 0; i < SUMS; i++)                                                         \
+        MULTIPLY(sum, operands + i % 4 * 32, operands + 64 * 128 + i % 4 * 32);                  \
+      dlcc_wgmma_commit();                                                                       \
+      dlcc_wgmma_wait_0();                                                                       \
+    }                                                                                            \
+    TYPE all = 0;                                                                                \
+    for (int32_t i = 0; i < 128; i++) all += sum[i];                                             \
+    out[blockIdx.x * THREADS + threadIdx.x] = all;                                               \
+  }
+
+GROUP(peak_group_int8, int32_t, dlcc_wgmma_u8s8_256)
+GROUP(peak_group_fp16, float, dlcc_wgmma_f16_256)
+GROUP(peak_group_bf16, float, dlcc_wgmma_bf16_256)
+#endif

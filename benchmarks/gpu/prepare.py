@@ -18,6 +18,7 @@ from benchmarks.gpu.catalogue import BATCHES, HALF
 from benchmarks.peers.artifacts import Artifacts, NoArtifact
 from benchmarks.peers.setup import REPOSITORY, Cache
 from dlcc import codegen
+from dlcc.cuda.architecture import ARCHITECTURES
 
 NEEDED: Final = ("benchmarks.gpu.__main__", "benchmarks.gpu.measure", "benchmarks.peers.worker")
 """Modules that a run starts with."""
@@ -58,7 +59,7 @@ def peak_cubin(architecture: str) -> bytes:
     """The kernels that measure an architecture's peak."""
     prelude = files("dlcc.cuda").joinpath("prelude.cuh").read_text("utf-8")
     source = files("benchmarks.gpu").joinpath("peak.cu").read_text("utf-8")
-    return codegen.compile_cubin(f"{prelude}\n{source}", architecture)
+    return codegen.compile_cubin(f"{prelude}\n{source}", str(ARCHITECTURES[architecture].code))
 
 
 def cuda_artifacts(

@@ -99,7 +99,8 @@ def _kernels(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"### Products of {found['network']} at batch {found['batch']} on {facts['gpu']}"
     rates = ", ".join(f"{name} {2e-12 * rate:.4g}" for name, rate in peaks.items())
     yield (
-        f"Measured peak of `mma` (fp32: of fused multiply-adds), TOP/s: {rates}. Shares are of "
+        "Measured peak of `mma` or `wgmma`, whichever is more (fp32: of fused multiply-adds), "
+        f"TOP/s: {rates}. Shares are of "
         f"these; the goal is {100 * KERNEL_GOAL:.0f} %."
     )
     for precision, layers in found["layers"].items():

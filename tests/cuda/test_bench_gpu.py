@@ -18,10 +18,12 @@ import dlcc
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.bundle import Bundle, NoBundle
 from benchmarks.gpu.catalogue import CONTENDERS
-from benchmarks.gpu.prepare import prepare
+from benchmarks.gpu.kernels import products_of_round
+from benchmarks.gpu.prepare import peak_cubin, prepare
 from benchmarks.gpu.tables import report
 from benchmarks.peers.results import Cell, Group, Results, load_results
 from benchmarks.peers.setup import Cache
+from dlcc.cuda.cubin import read_cubin
 from tests.cuda import emulator as emulators
 from tests.cuda.emulator import Emulator, compiled_for_cpu
 
@@ -177,3 +179,12 @@ def test_only_what_was_made_is_removed(tmp_path: Path) -> None:
     with pytest.raises(NoBundle, match="was not prepared"):
         prepare(Cache(tmp_path), tmp_path, [], [], [], [], print)
     assert (tmp_path / "mine").exists()
+
+
+def test_peaks_of_hopper_are_those_of_warpgroups() -> None:
+    found = read_cubin(peak_cubin("sm_90"))
+    assert found.architecture.exact
+    names = {"int8", "fp16", "bf16"}
+    assert {f"peak_group_{name}" for name in names} < set(found.kernels)
+    assert all(kernel.local_bytes == 0 for kernel in found.kernels.values())
+    assert products_of_round("fp16", groups=True) == 2 * 8 * 64 * 256 * 16
