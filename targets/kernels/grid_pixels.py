@@ -44,7 +44,6 @@ _CODE_OPERATIONS = 16
 """Of the epilogue; conversions count fourfold."""
 
 _REAL_OPERATIONS = 5
-_BYTES_PER_SECOND = 1e12
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def predicted(spec: ConvSpec, share: Share, work: Work, machine: Machine) -> flo
     alone = waves * (_FIRST_CYCLES + operations * _OPERATION_CYCLES)
     read = spec.h * spec.w * spec.c * SIZE[spec.stored or spec.in_dtype]
     moved = spec.n * (read + spec.oh * spec.ow * spec.oc * SIZE[spec.epilogue.out])
-    seconds = max(max(together, alone) / machine.clock, moved / _BYTES_PER_SECOND)
+    seconds = max(max(together, alone) / machine.clock, moved / machine.memory)
     return LAUNCH_SECONDS + seconds
 
 

@@ -17,18 +17,27 @@ from targets.rows import layers
 TERM_CYCLES = 12
 """That a thread waits for the operands of one product of its sum."""
 
-FIRST_CYCLES = 1000
-"""Until the first operands are there, and to store a result."""
+FIRST_CYCLES = 1200
+"""Until a thread has found and got its first operands, and to finish and store a result."""
+
+OWN_PRODUCTS = 16
+"""Instructions for that, as many as for so many products."""
 
 PRODUCTS = 16
 """Products of a multiprocessor in a cycle where threads share nothing."""
 
 
-def direct_seconds(terms: int, results: int, machine: Machine) -> float:
-    """Of ``results`` sums of ``terms`` products, a thread each."""
-    together = results * terms / (machine.multiprocessors * PRODUCTS)
+def direct_seconds(terms: int, results: int, machine: Machine, moved: int = 0) -> float:
+    """Of ``results`` sums of ``terms`` products, a thread each, from and to ``moved`` bytes."""
+    together = results * (terms + OWN_PRODUCTS) / (machine.multiprocessors * PRODUCTS)
     cycles = max(together, terms * TERM_CYCLES + FIRST_CYCLES)
-    return LAUNCH_SECONDS + cycles / machine.clock
+    return LAUNCH_SECONDS + max(cycles / machine.clock, moved / machine.memory)
+
+
+def _node_seconds(node: Node, products: int, machine: Machine) -> float:
+    """Of a layer's products, a thread for each of its results."""
+    results, moved = node.output.type.elements, node.input(0).type.bytes + node.output.type.bytes
+    return direct_seconds(products // results, results, machine, moved)
 
 
 class GridConvRow(KernelRow):
@@ -46,8 +55,7 @@ class GridConvRow(KernelRow):
 
     def cost(self, node: Node) -> float:
         """Products, and the wait for operands."""
-        results = node.output.type.elements
-        return direct_seconds(layers.conv_spec(node).macs // results, results, self.machine)
+        return _node_seconds(node, layers.conv_spec(node).macs, self.machine)
 
     def plan(self, node: Node) -> KernelPlan:
         """One step."""
@@ -124,8 +132,7 @@ class GridConvTransposeRow(KernelRow):
 
     def cost(self, node: Node) -> float:
         """Products, and the wait for operands."""
-        results = node.output.type.elements
-        return direct_seconds(op_of(node).macs(node) // results, results, self.machine)
+        return _node_seconds(node, op_of(node).macs(node), self.machine)
 
     def plan(self, node: Node) -> KernelPlan:
         """One step."""

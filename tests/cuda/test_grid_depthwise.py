@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dlcc.lowering.choice import choose
+from targets import get_target
 from targets.kernels.grid_depthwise import (
     Words,
     best_share,
@@ -18,6 +20,7 @@ from targets.kernels.spec import NUMPY, ConvSpec, Epilogue
 from tests.cuda.machine_code import assert_has, machine_code
 from tests.cuda.running import GridRunner
 from tests.cuda.test_grid_kernels import AMPERE, check
+from tests.ops.tir_harness import case, constant, f32
 from tests.targets.reference import conv_accumulators, finish
 from tests.targets.test_bf16_kernels import bits, rounded
 from tests.targets.test_bf16_kernels import check as check_short
@@ -115,6 +118,15 @@ def test_large_layers_give_a_thread_more():
     few, many = (replace(SAME, n=n, h=28, w=28, c=64, oc=64, groups=64) for n in (1, 256))
     shares = [best_share(spec, AMPERE) for spec in (few, many)]
     assert shares[0].channels * shares[0].pixels < shares[1].channels * shares[1].pixels
+
+
+@pytest.mark.parametrize(("size", "channels", "stride"), [(112, 64, 2), (28, 256, 2), (7, 1024, 1)])
+def test_layers_of_mobilenets_get_it(size, channels, stride):
+    x = f32(1, channels, size, size, layout="nhwc")
+    weight = constant(np.zeros((channels, 1, 3, 3), np.float32))
+    attrs = {"strides": (stride, stride), "pads": (1, 1, 1, 1), "groups": channels}
+    made = case("conv2d", [x, weight, None], attrs, layout="nhwc")
+    assert choose(made.node, get_target("cuda:sm_80")).row.name == "grid-depthwise"
 
 
 def test_refusals():
