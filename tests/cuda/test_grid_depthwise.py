@@ -81,7 +81,8 @@ def test_every_share(architecture):
     check(cases(every), architecture)
 
 
-@pytest.mark.parametrize("dtype", ["f16", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
 def test_short_floats(dtype):
     jobs, rng = [], np.random.default_rng(3)
     for stored, share in ((dtype, Share(8, 4)), ("f32", Share(4, 2))):
