@@ -24,6 +24,7 @@ Passes run by their stage (:class:`passes.base.Stage`), those of one stage in th
 from __future__ import annotations
 
 import difflib
+import errno
 import glob
 import re
 import tomllib
@@ -106,7 +107,11 @@ class Recipe:
             DlccError: it cannot be read (INPUT_FILE), or is no recipe (USAGE).
         """
         try:
-            text = Path(path).read_text("utf-8")
+            place = Path(path)
+            if place.exists() and not (place.is_file() or place.is_dir()):
+                # a pipe would wait for a writer, a device may never end
+                raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+            text = place.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise DlccError(

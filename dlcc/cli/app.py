@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -117,9 +118,10 @@ def run_command_line(argv: Sequence[str] | None = None) -> int:
         if type(error).__name__ == "Abort":  # and others into an exception
             sys.stderr.write("interrupted\n")
             return INTERRUPTED
-        console.error(_usage_error(error) or _internal_error(error))
+        told = _usage_error(error) or _path_error(error) or _internal_error(error)
+        console.error(told)
         _show_traceback()
-        return int(ExitCode.USAGE if _usage_error(error) else ExitCode.INTERNAL)
+        return int(told.code)
 
 
 def fill_optional_values(arguments: list[str]) -> list[str]:
@@ -156,6 +158,19 @@ def _usage_error(error: Exception) -> DlccError | None:
     text = str(message()).rstrip(".")
     return DlccError(
         ExitCode.USAGE, text[:1].lower() + text[1:], fix=f"`{command} --help` lists the options"
+    )
+
+
+def _path_error(error: Exception) -> DlccError | None:
+    """A complaint about a path that no system call takes, whichever argument it came from."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+        return None
+    return DlccError(
+        ExitCode.USAGE,
+        "a path cannot be used",
+        where=f"{os.fsdecode(error.filename or '')[:80]}",
+        why=error.strerror or str(error),
+        fix="give a shorter path, without links that lead to themselves",
     )
 
 

@@ -320,3 +320,11 @@ def test_main_takes_the_arguments_of_the_process(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["dlcc", "--version"])
     assert main() == 0
     assert capsys.readouterr().out.startswith("dlcc ")
+
+
+def test_paths_that_the_system_does_not_take(dlcc, cnn: Path, tmp_path: Path) -> None:
+    check(dlcc("inspect", "a" * 5000), ExitCode.USAGE, "a path cannot be used", "too long")
+    recipe = ["--recipe", "/dev/zero"]
+    outcome = dlcc("opt", cnn, "-o", tmp_path / "out.dlir", *recipe)
+    assert outcome.code not in (ExitCode.OK, ExitCode.INTERNAL), outcome.err
+    assert "not a regular file" in outcome.err
