@@ -86,7 +86,9 @@ class Cast(Op):
         def body(*i: object) -> object:
             value = x(*i)
             if dtype == "bool":
-                return value != expr.like(0, value)
+                # NaN is true: TVM's comparison for inequality has it false
+                zero = value.equal(expr.like(0, value))
+                return expr.select(zero, expr.const(False, "bool"), expr.const(True, "bool"))
             return expr.cast(value, dtype)
 
         ctx.output(0, body)

@@ -68,7 +68,7 @@ class MaxPoolIndices(Op):
         return [TensorType((*x.shape[:2], *(line[5] for line in lines)), I64)]
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
-        """A running maximum over the taps; a later tap must be larger to win."""
+        """A running maximum over the taps; a later tap must be larger to win, or the first NaN."""
         x, lines = present(xs[0]), self.geometry(node)
         images, strides = x.shape[0] * x.shape[1], self.strides(node)
         flat = x.reshape(images, *x.shape[2:])
@@ -85,7 +85,8 @@ class MaxPoolIndices(Op):
                 places.append(np.clip(place, 0, size - 1))
                 numbers = numbers + (places[-1] * strides[axis]).reshape(spread)
             value = flat[(slice(None), *np.ix_(*places))]
-            wins = inside & ((found < 0) | (value > best))
+            larger = (value > best) | ((value != value) & (best == best))
+            wins = inside & ((found < 0) | larger)
             best, found = np.where(wins, value, best), np.where(wins, numbers, found)
         found += (np.arange(images) * math.prod(x.shape[2:])).reshape(-1, *(1,) * len(lines))
         return [found.reshape(node.output.type.shape)]

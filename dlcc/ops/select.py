@@ -63,9 +63,10 @@ class TopK(Op):
 
         def before(i: Any, k: Any) -> Any:
             mine, other = x(*i), x(*i[:axis], k, *i[axis + 1 :])
-            wins = other > mine if largest else other < mine
-            tie = expr.both(other.equal(mine), k < i[axis])
-            return expr.either(wins, tie).astype("int32")
+            wins = expr.exceeds(other, mine) if largest else expr.exceeds(mine, other)
+            loses = expr.exceeds(mine, other) if largest else expr.exceeds(other, mine)
+            earlier = expr.select(loses, expr.const(False, "bool"), k < i[axis])
+            return expr.either(wins, earlier).astype("int32")
 
         def places(tag: str) -> Any:
             rank = ctx.stage(shape, expr.reduced("add", shape[axis], before), f"rank{tag}")

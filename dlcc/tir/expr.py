@@ -92,6 +92,14 @@ def same(a: Expr, b: Expr) -> Expr:
     return tirx.Select(a >= like(-float("inf"), a), a.equal(b), const(True, "bool"))
 
 
+def exceeds(a: Expr, b: Expr) -> Expr:
+    """Whether ``a`` comes after ``b`` in numpy's order, in which NaN is the largest number."""
+    if not _is_float(a):
+        return a > b
+    least, yes, no = like(-float("inf"), a), const(True, "bool"), const(False, "bool")
+    return tirx.Select(b >= least, tirx.Select(a >= least, a > b, yes), no)
+
+
 def both(*conditions: Expr) -> Expr:
     """True where all conditions are."""
     return tirx.all(*conditions)

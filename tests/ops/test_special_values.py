@@ -25,7 +25,8 @@ def unary() -> list[Case]:
     names = sorted(n for n, op in OPS.items() if isinstance(op, Unary))
     cases = [dense(name, SPECIAL, attrs=ATTRIBUTES.get(name)) for name in names]
     half_open = [dense("clip", SPECIAL, attrs={end: 1.0}) for end in ("min", "max")]
-    return [*cases, *half_open, dense("gelu", SPECIAL, attrs={"approximate": "tanh"})]
+    truths = dense("cast", SPECIAL, attrs={"to": "bool"})
+    return [*cases, *half_open, truths, dense("gelu", SPECIAL, attrs={"approximate": "tanh"})]
 
 
 def pairs() -> list[Case]:
@@ -47,6 +48,8 @@ def rows() -> list[Case]:
                   for k in ("max", "min", "sum", "mean", "log_sum_exp")]  # fmt: skip
         cases += [dense(f"arg{k}", x, attrs={"axis": 1, "select_last_index": last})
                   for k in ("max", "min") for last in (False, True)]  # fmt: skip
+        cases += [dense("top_k", x, attrs={"axis": 1, "k": 3, "largest": b}, outputs=2)
+                  for b in (False, True)]  # fmt: skip
         cases.append(dense("softmax", x, attrs={"axis": 1}))
         image = np.resize(x, (1, 2, 9, 9)).copy()
         cases.append(dense("max_pool2d", image, attrs={"kernel": (3, 2), "pads": (1, 1, 1, 0)}))
@@ -63,7 +66,8 @@ def test_special_values(tmp_path: Path) -> None:
     wrong: list[tuple[str, np.ndarray, np.ndarray]] = []
     for (name, kernel), checked in zip(kernels.items(), cases, strict=True):
         with np.errstate(all="ignore"):
-            (got,), (want,) = run(checked, kernel, library[name]), reference(checked)
-        if not np.allclose(got, want, rtol=2e-5, atol=1e-6, equal_nan=True):
-            wrong.append((checked.name, got, want))
+            results = zip(run(checked, kernel, library[name]), reference(checked), strict=True)
+        for got, want in results:
+            if not np.allclose(got, want, rtol=2e-5, atol=1e-6, equal_nan=True):
+                wrong.append((checked.name, got, want))
     assert not wrong
