@@ -34,6 +34,7 @@ class Architecture:
         mma: whether its matrix instructions take 16 x 8 results of bytes and 16-bit floats from
             registers, and copies to shared memory run on their own (both from sm_80 on).
         memory: bytes per second of that product.
+        clock: cycles per second that its published peaks count with.
         exact: its code uses what only GPUs of this very capability have (``sm_90a``).
     """
 
@@ -42,6 +43,7 @@ class Architecture:
     multiprocessors: int
     mma: bool
     memory: float
+    clock: float
     exact: bool = False
 
     @classmethod
@@ -75,16 +77,16 @@ class Architecture:
 
 
 _ALL = (
-    Architecture(61, 48 << 10, 28, mma=False, memory=0.48e12),
-    Architecture(70, 96 << 10, 80, mma=False, memory=0.9e12),
-    Architecture(75, 64 << 10, 40, mma=False, memory=0.32e12),
-    Architecture(80, 163 << 10, 108, mma=True, memory=1.55e12),
-    Architecture(86, 99 << 10, 82, mma=True, memory=0.93e12),
-    Architecture(87, 163 << 10, 16, mma=True, memory=0.2e12),
-    Architecture(89, 99 << 10, 128, mma=True, memory=1.0e12),
-    Architecture(90, 227 << 10, 132, mma=True, memory=3.3e12),
-    Architecture(100, 227 << 10, 148, mma=True, memory=8e12),
-    Architecture(120, 99 << 10, 170, mma=True, memory=1.8e12),
+    Architecture(61, 48 << 10, 28, mma=False, memory=0.48e12, clock=1.58e9),
+    Architecture(70, 96 << 10, 80, mma=False, memory=0.9e12, clock=1.53e9),
+    Architecture(75, 64 << 10, 40, mma=False, memory=0.32e12, clock=1.59e9),
+    Architecture(80, 163 << 10, 108, mma=True, memory=1.55e12, clock=1.41e9),
+    Architecture(86, 99 << 10, 82, mma=True, memory=0.93e12, clock=1.70e9),
+    Architecture(87, 163 << 10, 16, mma=True, memory=0.2e12, clock=1.30e9),
+    Architecture(89, 99 << 10, 128, mma=True, memory=1.0e12, clock=2.52e9),
+    Architecture(90, 227 << 10, 132, mma=True, memory=3.3e12, clock=1.83e9),
+    Architecture(100, 227 << 10, 148, mma=True, memory=8e12, clock=1.85e9),
+    Architecture(120, 99 << 10, 170, mma=True, memory=1.8e12, clock=2.41e9),
 )
 ARCHITECTURES: Final = {str(architecture): architecture for architecture in _ALL}
 """Oldest first."""

@@ -25,9 +25,6 @@ from targets.rows.grid_signs import GridSignBytesRow, GridSignsRow, GridXnorRow
 from targets.rows.grid_sparse import GridBlocksRow, GridScatteredRow, GridSparseRow
 from targets.rows.loops import loop_rows
 
-CLOCK = 1.5e9
-"""Cycles per second that predictions assume."""
-
 
 def thread_of(gpu: Architecture) -> Isa:
     """What one thread is to generators of scalar code."""
@@ -39,7 +36,7 @@ def machine_of(gpu: Architecture, *, tf32: bool = False) -> Machine:
     """What it is to generators of code for blocks of threads."""
     return Machine(
         gpu.multiprocessors,
-        CLOCK,
+        gpu.clock,
         gpu.mma,
         gpu.shared_bytes,
         gpu.memory,

@@ -57,6 +57,7 @@ MMA_TILES = (
 GROUP_TILES = (
     GroupTile(128, 256, (8, 1), 4),
     GroupTile(256, 128, (16, 1), 4),
+    GroupTile(192, 128, (12, 1), 4),
     GroupTile(128, 128, (8, 1), 3),
     GroupTile(128, 64, (8, 1), 4),
     GroupTile(64, 128, (4, 1), 4),
