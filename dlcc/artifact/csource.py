@@ -299,8 +299,8 @@ def _schedule_tables(
         )
     parts.append(f"static const dlcc_step dlcc_steps_{index}[] = {{")
     for number, (name, step) in enumerate(zip(names, program.steps, strict=True)):
-        following = f", dlcc_next_{index}_{number}" if number in jumps else ""
-        parts.append(f"  {{{name}, {step.work_items}, {step.max_threads}{following}}},")
+        following = f"dlcc_next_{index}_{number}" if number in jumps else "0"
+        parts.append(f"  {{{name}, {step.work_items}, {step.max_threads}, {following}}},")
     return [*parts, "  {0}", "};"]
 
 

@@ -11,7 +11,7 @@ Exporters of single ops stand in :mod:`dlcc.frontends.onnx_export_ops`, ``onnx_e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from dlcc.errors import DlccError, ExitCode
-from dlcc.ir import Affine, DType, Graph, Node, TensorType, Value
+from dlcc.ir import Affine, DType, Graph, Node, TensorType, Value, every_graph
 from dlcc.ir.encodings import Array
 from dlcc.wholefile import write_whole
 
@@ -304,19 +304,21 @@ class OnnxWriter:
         # loading these registers the exporters
         from dlcc.frontends import (  # noqa: F401
             onnx_export_bounded,
+            onnx_export_loop,
             onnx_export_ops,
             onnx_export_recurrent,
             onnx_export_windows,
         )
 
-        missing = sorted({n.op for n in self.graph.nodes} - set(EXPORTERS))
+        missing = sorted({n.op for g in every_graph(self.graph) for n in g.nodes} - set(EXPORTERS))
         if missing:
             raise DlccError(
                 ExitCode.UNSUPPORTED,
                 f"no ONNX form is known for {', '.join(missing)}",
                 fix="keep these layers in the original model",
             )
-        short = [encoding for v in self.graph.values() if (encoding := v.type.short_float)]
+        values = [v for g in every_graph(self.graph) for v in g.values()]
+        short = [encoding for v in values if (encoding := v.type.short_float)]
         if short:
             raise DlccError(
                 ExitCode.UNSUPPORTED,
@@ -329,15 +331,43 @@ class OnnxWriter:
             self._real[value] = value.name
             if isinstance(value.type.encoding, Affine):
                 self.define_codes(value, value.name)
-        for node in self.graph.nodes:
-            raw = EXPORTERS[node.op](self, node)
-            if any(value not in self._real for value in node.outputs):
-                self.define(node, raw)
+        self._emit_all(self.graph)
         outputs = [
             self._output(name, value)
             for name, value in zip(self.graph.output_names, self.graph.outputs, strict=True)
         ]
         return self._model(outputs)
+
+    def _emit_all(self, graph: Graph) -> None:
+        for node in graph.nodes:
+            raw = EXPORTERS[node.op](self, node)
+            if any(value not in self._real for value in node.outputs):
+                self.define(node, raw)
+
+    def body(
+        self, graph: Graph, names: Sequence[str], inputs: Sequence[tuple[str, TensorType]]
+    ) -> onnx.GraphProto:
+        """The body of a node, as a graph that sees the names around it.
+
+        Args:
+            graph: the body; its values are plain numbers.
+            names: what its inputs are called.
+            inputs: names and types of the inputs that the node gives it.
+        """
+        around, self.nodes = self.nodes, []
+        self._real.update(zip(graph.inputs, names, strict=True))
+        self._emit_all(graph)
+        outputs = [
+            self._output(self.name(f"{name}_out"), value)
+            for name, value in zip(graph.output_names, graph.outputs, strict=True)
+        ]
+        made = helper.make_graph(
+            self.nodes, graph.name or "body", [_value_info(*given) for given in inputs], outputs
+        )
+        self.nodes = around
+        for value in graph.values():  # another node may have the same body
+            self._real.pop(value, None)
+        return made
 
     def _output(self, name: str, value: Value) -> onnx.ValueInfoProto:
         affine = isinstance(value.type.encoding, Affine)
@@ -351,7 +381,7 @@ class OnnxWriter:
         return _value_info(name, value.type)
 
     def _model(self, outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
-        used = {name for node in self.nodes for name in node.input}
+        used = _names_read(self.nodes)
         graph = helper.make_graph(
             self.nodes,
             self.graph.name or "network",
@@ -369,6 +399,16 @@ class OnnxWriter:
             producer_name="dlcc",
             producer_version=__version__,
         )
+
+
+def _names_read(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """What nodes and their bodies read."""
+    found: set[str] = set()
+    for node in nodes:
+        found.update(node.input)
+        for attribute in node.attribute:
+            found |= _names_read(attribute.g.node)
+    return found
 
 
 def _value_info(name: str, type_: TensorType) -> onnx.ValueInfoProto:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import dlcc
 from dlcc.analysis.execute import execute
 from dlcc.analysis.verify import verify
 from dlcc.frontends.fold import remove_dead
+from dlcc.frontends.onnx import import_onnx
+from dlcc.frontends.onnx_export import to_onnx
 from dlcc.ir import BOOL, I32, Graph, TensorType, Value
 from dlcc.lowering.loops import Trips, hold_over, trips_of
 from dlcc.lowering.lower import prepare
 from dlcc.lowering.memory import Span
 from dlcc.ops.base import build
+from tests.frontends.models import runtime
 from tests.portable.source import Network
 
 ROW = TensorType((5,), I32)
@@ -93,6 +97,20 @@ def test_random_loops(seed: int, tmp_path: Path) -> None:
         got = run(feed)
         for name, want in execute(graph, feed).items():
             np.testing.assert_array_equal(got[name], want)
+
+
+def test_loops_are_exported() -> None:
+    """To Loop, in loops too; read again they give the same numbers, and so does ONNX Runtime."""
+    for seed in range(3, 9):
+        graph, rng = random_loops(seed), np.random.default_rng(seed)
+        model = to_onnx(graph)
+        onnx.checker.check_model(model, full_check=True)
+        again = import_onnx(model)
+        feed = {v.name: rng.integers(-9, 9, 5).astype(np.int32) for v in graph.inputs}
+        wanted, found = execute(graph, feed), execute(again, feed)
+        for (name, want), by_peer in zip(wanted.items(), runtime(model, feed), strict=True):
+            np.testing.assert_array_equal(found[name], want)
+            np.testing.assert_array_equal(by_peer, want)
 
 
 def test_what_is_the_same_in_every_trip_is_computed_before_them() -> None:
