@@ -292,7 +292,7 @@ def _lp_norm(node: Node, ctx: TirContext) -> None:
 
     def norm(*other: Any) -> Any:
         value = total(*other) if p == 1 else expr.sqrt(total(*other))
-        return expr.select(value > _like(node, 0.0), value, _like(node, 1.0))
+        return expr.select(value == _like(node, 0.0), _like(node, 1.0), value)
 
     length = kept(shape, norm, "length", order)
     ctx.output(0, lambda *i: x(*i) / length(*(v for a, v in enumerate(i) if a != axis)))

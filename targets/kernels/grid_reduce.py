@@ -179,7 +179,7 @@ class _Reduce(BlockRow):
         total = self.summed("float32", self._term("l1" if self.spec.power == 1 else "l2"))
         length = total if self.spec.power == 1 else kb.let(tir.tirx.sqrt(total), "length")
         length = tir.tirx.Select(
-            length > kb.const(0.0, "float32"), length, kb.const(1.0, "float32")
+            length == kb.const(0.0, "float32"), kb.const(1.0, "float32"), length
         )
         length = kb.let(length, "length")
         with self.results() as place:

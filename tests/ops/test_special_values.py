@@ -51,6 +51,7 @@ def rows() -> list[Case]:
         cases += [dense("top_k", x, attrs={"axis": 1, "k": 3, "largest": b}, outputs=2)
                   for b in (False, True)]  # fmt: skip
         cases.append(dense("softmax", x, attrs={"axis": 1}))
+        cases += [dense("lp_norm", x, attrs={"axis": 1, "p": p}) for p in (1, 2)]
         image = np.resize(x, (1, 2, 9, 9)).copy()
         cases.append(dense("max_pool2d", image, attrs={"kernel": (3, 2), "pads": (1, 1, 1, 0)}))
     return cases
