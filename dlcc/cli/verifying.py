@@ -144,22 +144,25 @@ def _check_weights(artifact: Artifact, graphs: Sequence[Graph]) -> None:
         DlccError: VERIFICATION, if they are not; ARTIFACT, if there are none to be found.
     """
     from dlcc.artifact.weights import content_hash, padded, stored_hash
+    from dlcc.lowering.attention import attention_layers
     from dlcc.lowering.lower import packed_weights
     from dlcc.lowering.tuning import Chosen
     from targets import get_target
 
     report = artifact.report()
     try:
+        profiles = (report, *report.get("more_shapes", ()))
+        fused = [attention_layers(profile["layers"]) for profile in profiles]
         choosers = [
             [
                 (get_target(str(row["target"])), Chosen.of(row["layers"]))
                 for row in (profile, *profile.get("better", ()))
             ]
-            for profile in (report, *report.get("more_shapes", ()))
+            for profile in profiles
         ]
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise artifact.bad_report(error) from None
-    wanted = content_hash(padded(packed_weights(graphs, choosers)))
+    wanted = content_hash(padded(packed_weights(graphs, choosers, fused)))
     try:
         found = stored_hash(_weights_image(artifact))
     except ValueError as error:

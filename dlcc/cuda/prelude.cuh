@@ -225,6 +225,34 @@ DLCC void dlcc_ldmatrix4(uint32_t *to, const void *shared) {
                : "memory");
 }
 
+/* The same, transposed, of 16-bit elements: lane i gets elements i / 4 of rows i % 4 * 2 and + 1. */
+DLCC void dlcc_ldmatrix4_trans(uint32_t *to, const void *shared) {
+  const uint32_t from = (uint32_t)__cvta_generic_to_shared(shared);
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(from)
+               : "memory");
+}
+
+/* 2^x, off by 2^-22 of it at most. */
+DLCC float dlcc_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/* Two float32 rounded to 16 bits, the first in the lower half. */
+DLCC uint32_t dlcc_pack2_f16(float low, float high) {
+  uint32_t both;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  return both;
+}
+DLCC uint32_t dlcc_pack2_bf16(float low, float high) {
+  uint32_t both;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  return both;
+}
+
 /* sum += a * b of a warp: 16 rows of 32 bytes times 8 columns of 32 bytes; each lane has rows
  * lane / 4 and + 8, columns lane % 4 * 2 and + 1 of the sums. */
 DLCC void dlcc_mma_u8s8(int32_t *sum, const uint32_t *a, const uint32_t *b) {

@@ -202,6 +202,22 @@ def _matmul(writer: OnnxWriter, node: Node) -> str:
     return _finish(writer, node, writer.emit("MatMul", [a, b], node), 2)
 
 
+@exports("attention")
+def _attention(writer: OnnxWriter, node: Node) -> str:
+    """As products and a softmax: ``Attention`` is younger than the opsets that are written."""
+    q, k, v = (writer.operand(node, index) for index in range(3))
+    rank, scale = node.input(1).type.rank, float(op_of(node).get(node, "scale"))
+    k = writer.emit("Transpose", [k], node, perm=[*range(rank - 2), rank - 1, rank - 2])
+    scores = writer.emit("MatMul", [q, k], node)
+    if scale != 1.0:
+        factor = writer.constant(np.asarray(scale, np.float32), "scale")
+        scores = writer.emit("Mul", [scores, factor], node)
+    if node.optional_input(3) is not None:
+        scores = writer.emit("Add", [scores, writer.operand(node, 3)], node)
+    powers = writer.emit("Softmax", [scores], node, axis=-1)
+    return writer.emit("MatMul", [powers, v], node)
+
+
 @exports("add")
 def _add(writer: OnnxWriter, node: Node) -> str:
     raw = writer.emit("Add", [writer.operand(node, 0), writer.operand(node, 1)], node)

@@ -15,7 +15,9 @@ from dlcc.ir import Graph, Node, Value
 from dlcc.ops.base import build
 
 NHWC_OPS = frozenset({"conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "resize2d"})
-ROW_MAJOR_OPS = frozenset({"reshape", "linear", "matmul", "transpose", "loop_enter", "loop_again"})
+ROW_MAJOR_OPS = frozenset(
+    {"reshape", "linear", "matmul", "attention", "transpose", "loop_enter", "loop_again"}
+)
 """Served by kernels that need logical order, or (transpose) cheapest to see in it."""
 
 ABSORBED_COST = 2

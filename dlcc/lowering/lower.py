@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from dlcc.analysis.verify import verify
 from dlcc.ir import Affine, Graph, Node, Value
 from dlcc.ir.text import encoding_text
+from dlcc.lowering.attention import fuse_attention
 from dlcc.lowering.choice import Choice, Chooser, choose
 from dlcc.lowering.fusion import Fusion, Group, choose_groups
 from dlcc.lowering.kernel import KernelPlan
@@ -65,11 +66,19 @@ Printer = Callable[[dict[str, Any], Mapping[str, int], Target], Mapping[str, Ker
 """Prints named TIR functions, for the work items of their steps, as C."""
 
 
-def prepare(graph: Graph) -> Graph:
-    """A copy of ``graph`` as the kernels want it; same reference results, bit for bit."""
+def prepare(
+    graph: Graph, targets: Sequence[Target] = (), fused: Collection[str] | None = None
+) -> Graph:
+    """A copy of ``graph`` as the kernels want it; same reference results, bit for bit.
+
+    ``targets``: what it is lowered for. Attention of 16-bit floats that has a kernel there becomes
+    one op, whose reference rounds less than those of its parts. ``fused``: which of it
+    (:func:`~dlcc.lowering.attention.fuse_attention`).
+    """
     out = graph.copy()
     expand_loops(out)
     make_activations_unsigned(out)
+    fuse_attention(out, targets, fused)
     split_wide_concats(out)
     assign_layouts(out)
     round_moved(out)
@@ -350,7 +359,7 @@ def lower_variants(
     tell = progress or (lambda _phase, _fraction: None)
     if len({(t.triple, t.alignment, t.slack) for t in targets}) != 1:
         raise ValueError("variants of a program are for one architecture")
-    prepared = [prepare(graph) for graph in graphs]
+    prepared = [prepare(graph, targets) for graph in graphs]
     for graph in prepared:
         check_short_floats(graph, targets)
         check_loops(graph, targets)
@@ -462,7 +471,9 @@ class _Part:
 
 
 def packed_weights(
-    graphs: Sequence[Graph], choosers: Sequence[Sequence[tuple[Target, Chooser]]]
+    graphs: Sequence[Graph],
+    choosers: Sequence[Sequence[tuple[Target, Chooser]]],
+    fused: Sequence[Collection[str]],
 ) -> bytes:
     """The content of the weights file that :func:`lower_variants` makes, without any code.
 
@@ -470,9 +481,11 @@ def packed_weights(
         graphs: the network after all passes, for each shape profile; not changed.
         choosers: for each profile, what picks the kernels of each variant, from the least to the
             best.
+        fused: for each profile, the layers that are attention by one kernel.
     """
     weights = Weights(choosers[0][0][0])
-    prepared = [prepare(graph) for graph in graphs]
+    targets = [target for target, _ in choosers[0]]
+    prepared = [prepare(g, targets, names) for g, names in zip(graphs, fused, strict=True)]
     for variant in zip(*choosers, strict=True):
         for graph, (target, chooser) in zip(prepared, variant, strict=True):
             for node in graph.nodes:

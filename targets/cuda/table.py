@@ -8,6 +8,7 @@ from targets.isa import Isa
 from targets.kernels.grid_machine import Machine
 from targets.rows.default import DefaultRow
 from targets.rows.grid import GridRow
+from targets.rows.grid_attention import GridAttentionRow
 from targets.rows.grid_gemv import GridGemvRow, GridPackedGemvRow
 from targets.rows.grid_layers import (
     GridConvRow,
@@ -69,6 +70,7 @@ def rows_for(gpu: Architecture, *, tf32: bool = False) -> tuple[KernelRow, ...]:
         GridSparseRow,
         GridBlocksRow,
         GridScatteredRow,
+        GridAttentionRow,
     )
     signs = [row(machine, thread) for row in (GridSignsRow, GridXnorRow, GridSignBytesRow)]
     return (*(row(machine) for row in made), *signs, *map(GridRow, scalar))

@@ -208,6 +208,9 @@ def test_logic(op):
 def test_matmul():
     check_float(graph_of("matmul", [(2, 3, 4, 5), (3, 5, 6)], {"act_max": 1.0}))
     check_float(graph_of("matmul", [(2, 4, 5), (2, 6, 5), (2, 4, 6)], {"transpose_b": True}))
+    queries_and_keys = [(2, 3, 4, 8), (2, 3, 5, 8), (2, 3, 5, 6)]
+    check_float(graph_of("attention", [*queries_and_keys, (3, 1, 5)], {"scale": 0.3}))
+    check_float(graph_of("attention", queries_and_keys))
 
 
 def test_concat_and_gather():

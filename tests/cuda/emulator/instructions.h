@@ -144,6 +144,48 @@ DLCC void dlcc_ldmatrix4(uint32_t *to, const void *shared) {
   }
 }
 
+/* PTX ISA, "ldmatrix": lane i's register of matrix m holds, without .trans, row i / 4, elements
+ * i % 4 * 2 and + 1 (lower half first); .trans: "each matrix is loaded in column-major format", so
+ * that it holds column i / 4, rows i % 4 * 2 and + 1. Lanes 8 * m + r give the address of row r. */
+DLCC void dlcc_ldmatrix4_trans(uint32_t *to, const void *shared) {
+  const unsigned char *all = emulator::exchange(shared);
+  const unsigned column = emulator::current % 32 / 4, first = emulator::current % 4 * 2;
+  for (unsigned m = 0; m < 4; m++) {
+    to[m] = 0;
+    for (unsigned half = 0; half < 2; half++) {
+      const char *row = emulator::given<const char *>(all, 8 * m + first + half);
+      if ((size_t)row % 16 != 0) __builtin_trap();
+      uint16_t element;
+      __builtin_memcpy(&element, row + 2 * column, 2);
+      to[m] |= (uint32_t)element << 16 * half;
+    }
+  }
+}
+
+/* PTX ISA, "ex2" with .ftz: -inf gives +0, +inf itself, NaN NaN; subnormal operands and results
+ * count as 0. */
+DLCC float dlcc_exp2(float x) {
+  const float y = __builtin_exp2f(x);
+  return y < 1.17549435e-38f ? 0.0f : y;
+}
+
+/* PTX ISA, "cvt": with .f16x2 and .bf16x2 "input a is converted ... and stored in the upper half of
+ * d, b in the lower half"; .rn rounds to nearest even, and NaN becomes 0x7fff. */
+DLCC uint32_t dlcc_pack2_f16(float low, float high) {
+  const uint32_t lower = low != low ? 0x7fffu : dlcc_bits<uint16_t>((_Float16)low);
+  return lower | (high != high ? 0x7fffu : (uint32_t)dlcc_bits<uint16_t>((_Float16)high)) << 16;
+}
+
+DLCC uint32_t dlcc_pack2_bf16(float low, float high) {
+  uint32_t made = 0;
+  for (int i = 0; i < 2; i++) {
+    const float x = i ? high : low;
+    const uint32_t bits = __float_as_uint(x), odd = bits >> 16 & 1u;
+    made |= (x != x ? 0x7fffu : (bits + 0x7fffu + odd) >> 16) << 16 * i;
+  }
+  return made;
+}
+
 DLCC void dlcc_mma_u8s8(int32_t *sum, const uint32_t *a, const uint32_t *b) {
   emulator::multiply(sum, a, b, emulator::dot4);
 }
