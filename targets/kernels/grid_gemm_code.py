@@ -323,6 +323,18 @@ class Gemm:
             with kb.when(copies):
                 kb.call("dlcc_copy16", to, source)
 
+    def _load_arranged(self, depth: Any, stage: Any) -> None:
+        """A slice of weights that lie in the file as they will in shared memory."""
+        kb, layer, tile = self.kb, self.layer, self.tile
+        parts = tile.weight_bytes // PART
+        block = self.first_column // tile.columns * layer.slices + depth // SLICE
+        start = kb.let(block * tile.weight_bytes, "start")
+        for first in range(0, parts, tile.threads):
+            part = kb.thread + first
+            with kb.when(True if first + tile.threads <= parts else part < parts):
+                to = kb.address(self.b, stage * tile.weight_bytes + part * PART)
+                kb.call("dlcc_copy16", to, kb.address(self.weight, start + part * PART))
+
     def _leaves(self) -> bool:
         """Whether some window reaches into the padding."""
         layer = self.layer

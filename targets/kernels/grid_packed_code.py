@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dlcc import tir
-from targets.kernels.grid_gemm_code import PART, SLICE, Layer, MmaGemm, Tile
+from targets.kernels.grid_gemm_code import SLICE, Layer, MmaGemm, Tile
 
 LANES = 32
 PAIR = 16
@@ -61,15 +61,7 @@ class _PackedGemm(MmaGemm):
         return self._counts[1] // 2
 
     def _load_columns(self, depth: Any, stage: Any) -> None:
-        kb, layer, tile = self.kb, self.layer, self.tile
-        parts = tile.weight_bytes // PART
-        block = self.first_column // tile.columns * layer.slices + depth // SLICE
-        start = kb.let(block * tile.weight_bytes, "start")
-        for first in range(0, parts, tile.threads):
-            part = kb.thread + first
-            with kb.when(True if first + tile.threads <= parts else part < parts):
-                to = kb.address(self.b, stage * tile.weight_bytes + part * PART)
-                kb.call("dlcc_copy16", to, kb.address(self.weight, start + part * PART))
+        self._load_arranged(depth, stage)
 
     def _multiply(self, stage: Any) -> None:
         kb, tile = self.kb, self.tile

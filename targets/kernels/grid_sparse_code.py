@@ -70,16 +70,7 @@ class _Sparse(MmaGemm):
         return tile.columns // tile.warps[1] // 16, tile.rows // tile.warps[0] // 8
 
     def _load_columns(self, depth: Any, stage: Any) -> None:
-        kb, layer, tile = self.kb, self.layer, self.tile
-        parts = tile.weight_bytes // PART
-        block = self.first_column // tile.columns * layer.slices + depth // SLICE
-        start = kb.let(block * tile.weight_bytes, "start")
-        for first in range(0, parts, tile.threads):
-            part = kb.thread + first
-            with kb.when(True if first + tile.threads <= parts else part < parts):
-                to = kb.address(self.b, stage * tile.weight_bytes + part * PART)
-                source = kb.address(self.weight, start + part * PART)
-                kb.call("dlcc_copy16", to, source)
+        self._load_arranged(depth, stage)
 
     def _multiply(self, stage: Any) -> None:
         kb, tile, (down, across) = self.kb, self.tile, self._counts

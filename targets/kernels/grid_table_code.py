@@ -80,15 +80,7 @@ class _Table(SimtGemm):
                 kb.store(self.table, at, kb.load(self.book, at // tile.copies))
 
     def _load_columns(self, depth: Any, stage: Any) -> None:
-        kb, layer, tile = self.kb, self.layer, self.tile
-        parts = tile.weight_bytes // PART
-        block = self.first_column // tile.columns * layer.slices + depth // SLICE
-        start = kb.let(block * tile.weight_bytes, "start")
-        for first in range(0, parts, tile.threads):
-            part = kb.thread + first
-            with kb.when(True if first + tile.threads <= parts else part < parts):
-                to = kb.address(self.b, stage * tile.weight_bytes + part * PART)
-                kb.call("dlcc_copy16", to, kb.address(self.weight, start + part * PART))
+        self._load_arranged(depth, stage)
 
     def _columns_memory(self, stage: Any) -> tuple[Any, Any]:
         return self.numbers, 0

@@ -1,12 +1,16 @@
-"""Rows of a GPU: those of scalar code, with a thread for each work item."""
+"""What rows of a GPU have in common; those of scalar code, with a thread for each work item."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
 
 from dlcc.ir import Node
 from dlcc.lowering.kernel import KernelPlan
 from dlcc.lowering.target import KernelRow
 from targets.kernels.grid_items import on_grid
-from targets.kernels.grid_machine import LAUNCH_SECONDS
+from targets.kernels.grid_machine import LAUNCH_SECONDS, Machine
+from targets.rows import layers
 
 
 class GridRow(KernelRow):
@@ -27,3 +31,26 @@ class GridRow(KernelRow):
     def plan(self, node: Node) -> KernelPlan:
         """The row's own, with a thread for each work item."""
         return on_grid(self.row.plan(node))
+
+
+class MachineRow(KernelRow):
+    """A row of code that is written for blocks of threads of ``machine``."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+
+class LayerRow(MachineRow):
+    """A row of convolutions or linear layers, all of whose contents go to one generator.
+
+    Attributes:
+        generate: of the spec, weights, bias, multipliers, ratios of a residual, and the machine.
+    """
+
+    generate: ClassVar[Callable[..., KernelPlan]]
+
+    def plan(self, node: Node) -> KernelPlan:
+        """What the generator makes of the layer."""
+        made = layers.layer_constants(node)
+        parts = made.weights, made.bias, made.multiplier, made.ratio
+        return type(self).generate(layers.conv_spec(node), *parts, self.machine)

@@ -9,7 +9,6 @@ import numpy as np
 from dlcc.ir import Affine, Binary, Codebook, Grouped, Node, Ternary, Value
 from dlcc.ir.encodings import Array
 from dlcc.lowering.kernel import KernelPlan
-from dlcc.lowering.target import KernelRow
 from targets.kernels.grid_gemv import (
     Form,
     Weights,
@@ -19,22 +18,19 @@ from targets.kernels.grid_gemv import (
     split_planes,
 )
 from targets.kernels.grid_gemv_code import Plane
-from targets.kernels.grid_machine import Machine
 from targets.kernels.packed_bits import Codes
 from targets.rows import layers
+from targets.rows.grid import MachineRow
 
 MOST_BITS = 8
 """Bits of an index into a table."""
 
 
-class GridGemvRow(KernelRow):
+class GridGemvRow(MachineRow):
     """Linear layers of up to 8 rows, and convolutions of as many pixels, by dense weights."""
 
     name: ClassVar[str] = "grid-gemv"
     ops: ClassVar[tuple[str, ...]] = ("conv2d", "linear")
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
 
     def refuses(self, node: Node) -> str:
         """Types outside the GEMM family, windows, groups, more rows."""

@@ -6,13 +6,13 @@ from typing import ClassVar
 
 from dlcc.ir import Node
 from dlcc.lowering.kernel import KernelPlan
-from dlcc.lowering.target import KernelRow
 from dlcc.ops import op_of
 from targets.kernels import grid_depthwise, grid_direct, grid_grouped, grid_matmul, grid_transposed
 from targets.kernels.grid_gemm import best_tile, gemm_refusal, grid_gemm, predicted
 from targets.kernels.grid_items import on_grid
 from targets.kernels.grid_machine import LAUNCH_SECONDS, Machine
 from targets.rows import layers
+from targets.rows.grid import LayerRow, MachineRow
 
 TERM_CYCLES = 12
 """That a thread waits for the operands of one product of its sum."""
@@ -40,14 +40,11 @@ def _node_seconds(node: Node, products: int, machine: Machine) -> float:
     return direct_seconds(products // results, results, machine, moved)
 
 
-class GridConvRow(KernelRow):
+class GridConvRow(MachineRow):
     """Any convolution or linear layer, a thread for each result."""
 
     name: ClassVar[str] = "grid-conv"
     ops: ClassVar[tuple[str, ...]] = ("conv2d", "linear")
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
 
     def refuses(self, node: Node) -> str:
         """Types outside the GEMM family."""
@@ -65,14 +62,12 @@ class GridConvRow(KernelRow):
         return on_grid(grid_direct.grid_conv2d(spec, *parts))
 
 
-class GridDepthwiseRow(KernelRow):
+class GridDepthwiseRow(LayerRow):
     """Depthwise convolutions, a thread for some channels of some pixels."""
 
     name: ClassVar[str] = "grid-depthwise"
     ops: ClassVar[tuple[str, ...]] = ("conv2d",)
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    generate = staticmethod(grid_depthwise.grid_depthwise)
 
     def refuses(self, node: Node) -> str:
         """Types outside the GEMM family, other groups, and channels that fill no word."""
@@ -84,21 +79,13 @@ class GridDepthwiseRow(KernelRow):
         share = grid_depthwise.best_share(spec, self.machine)
         return grid_depthwise.depthwise_cost(spec, share, self.machine)
 
-    def plan(self, node: Node) -> KernelPlan:
-        """One step."""
-        made, spec = layers.layer_constants(node), layers.conv_spec(node)
-        parts = made.weights, made.bias, made.multiplier, made.ratio
-        return grid_depthwise.grid_depthwise(spec, *parts, self.machine)
 
-
-class GridGroupedRow(KernelRow):
+class GridGroupedRow(LayerRow):
     """Convolutions of several groups, a thread for some channels of some pixels."""
 
     name: ClassVar[str] = "grid-grouped"
     ops: ClassVar[tuple[str, ...]] = ("conv2d",)
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    generate = staticmethod(grid_grouped.grid_grouped)
 
     def refuses(self, node: Node) -> str:
         """Types outside the GEMM family, and groups whose channels fill no word."""
@@ -110,21 +97,12 @@ class GridGroupedRow(KernelRow):
         share = grid_grouped.best_grouped(spec, self.machine)
         return grid_grouped.grouped_cost(spec, share, self.machine)
 
-    def plan(self, node: Node) -> KernelPlan:
-        """One step."""
-        made, spec = layers.layer_constants(node), layers.conv_spec(node)
-        parts = made.weights, made.bias, made.multiplier, made.ratio
-        return grid_grouped.grid_grouped(spec, *parts, self.machine)
 
-
-class GridConvTransposeRow(KernelRow):
+class GridConvTransposeRow(MachineRow):
     """Any transposed convolution."""
 
     name: ClassVar[str] = "grid-conv-transpose"
     ops: ClassVar[tuple[str, ...]] = ("conv_transpose2d",)
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
 
     def refuses(self, node: Node) -> str:
         """Types outside the GEMM family."""
@@ -141,14 +119,11 @@ class GridConvTransposeRow(KernelRow):
         return on_grid(grid_direct.grid_conv2d_transpose(spec, *parts))
 
 
-class GridTransposedRow(KernelRow):
+class GridTransposedRow(MachineRow):
     """Transposed convolutions of one group as blocked products, one for each phase."""
 
     name: ClassVar[str] = "grid-transposed-gemm"
     ops: ClassVar[tuple[str, ...]] = ("conv_transpose2d",)
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
 
     def refuses(self, node: Node) -> str:
         """Types outside the GEMM family, groups, and results without taps."""
@@ -166,14 +141,12 @@ class GridTransposedRow(KernelRow):
         return grid_transposed.grid_transposed(spec, *parts, self.machine)
 
 
-class GridGemmRow(KernelRow):
+class GridGemmRow(LayerRow):
     """Convolutions and linear layers of one group as blocked products of matrices."""
 
     name: ClassVar[str] = "grid-gemm"
     ops: ClassVar[tuple[str, ...]] = ("conv2d", "linear")
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    generate = staticmethod(grid_gemm)
 
     def refuses(self, node: Node) -> str:
         """Types outside the GEMM family, and groups."""
@@ -184,21 +157,12 @@ class GridGemmRow(KernelRow):
         spec = layers.conv_spec(node)
         return predicted(spec, best_tile(spec, self.machine), self.machine)
 
-    def plan(self, node: Node) -> KernelPlan:
-        """A copy of the input where pixels are too narrow, the products, and a sum of parts."""
-        made, spec = layers.layer_constants(node), layers.conv_spec(node)
-        parts = made.weights, made.bias, made.multiplier, made.ratio
-        return grid_gemm(spec, *parts, self.machine)
 
-
-class GridMatmulRow(KernelRow):
+class GridMatmulRow(MachineRow):
     """Products of two activations."""
 
     name: ClassVar[str] = "grid-matmul"
     ops: ClassVar[tuple[str, ...]] = ("matmul",)
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
 
     def refuses(self, node: Node) -> str:
         """Types outside the GEMM family, constants, and leading axes that differ."""

@@ -8,27 +8,23 @@ import numpy as np
 
 from dlcc.ir import Affine, Binary, Codebook, Node, Ternary
 from dlcc.lowering.kernel import KernelPlan
-from dlcc.lowering.target import KernelRow
 from targets.kernels.grid_gemm import predicted
-from targets.kernels.grid_machine import Machine
 from targets.kernels.grid_packed import best_packed_tile, grid_packed, packed_refusal, width_of
 from targets.kernels.grid_table import best_table_tile, grid_table, table_refusal
 from targets.rows import layers
+from targets.rows.grid import MachineRow
 from targets.rows.looked_up import real_codes, width_of_places
 
 MOST_BITS = 8
 """Of a place in a table."""
 
 
-class GridPackedGemmRow(KernelRow):
+class GridPackedGemmRow(MachineRow):
     """Convolutions and linear layers of 8-bit activations by weights of at most 4 bits."""
 
     name: ClassVar[str] = "grid-packed-gemm"
     ops: ClassVar[tuple[str, ...]] = ("conv2d", "linear")
     encodings: ClassVar[tuple[str, ...]] = (Affine.name, Ternary.name, Binary.name)
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
 
     def serves(self, node: Node) -> bool:
         """Not asked about codes that fill their bytes."""
@@ -53,7 +49,7 @@ class GridPackedGemmRow(KernelRow):
         return grid_packed(spec, *parts, self.machine, layers.narrow_codes(node))
 
 
-class GridTableGemmRow(KernelRow):
+class GridTableGemmRow(MachineRow):
     """Convolutions and linear layers of float32 by codes, and by codebooks, of at most 8 bits."""
 
     name: ClassVar[str] = "grid-table-gemm"
@@ -64,9 +60,6 @@ class GridTableGemmRow(KernelRow):
         Binary.name,
         Codebook.name,
     )
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
 
     def serves(self, node: Node) -> bool:
         """Not asked about layers of quantised activations."""

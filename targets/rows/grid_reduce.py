@@ -11,12 +11,10 @@ import numpy as np
 from dlcc.ir import F32, Affine, Node, TensorType
 from dlcc.ir.encodings import Array
 from dlcc.lowering.kernel import KernelPlan
-from dlcc.lowering.target import KernelRow
 from dlcc.ops import op_of
 from dlcc.ops.integer import real_of
 from dlcc.ops.norm import GroupNorm
 from dlcc.ops.pool import mean_multiplier
-from targets.kernels.grid_machine import Machine
 from targets.kernels.grid_reduce import (
     GroupNormSpec,
     Kind,
@@ -26,6 +24,7 @@ from targets.kernels.grid_reduce import (
 )
 from targets.kernels.grid_rows import View, rows_cost
 from targets.rows import layers
+from targets.rows.grid import MachineRow
 
 _REDUCED = ("mean", "sum", "max", "min", "prod", "l1", "l2", "sum_square")
 _ON_CODES = frozenset({"mean", "max", "min", "argmax", "argmin"})
@@ -44,7 +43,7 @@ def _refusal(type_: TensorType) -> str:
     return "" if type_.elements else "a tensor has no elements"
 
 
-class GridReduceRow(KernelRow):
+class GridReduceRow(MachineRow):
     """Reductions over neighbouring axes, arg-reductions and LpNormalization."""
 
     name: ClassVar[str] = "grid-reduce"
@@ -54,9 +53,6 @@ class GridReduceRow(KernelRow):
         "argmin",
         "lp_norm",
     )
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
 
     def refuses(self, node: Node) -> str:
         """Other types, axes that are apart, and results in another order than the rows."""
@@ -146,14 +142,11 @@ def _kept(node: Node) -> bool:
     return rows == [axis for axis in order if axis in rows]
 
 
-class GridGroupNormRow(KernelRow):
+class GridGroupNormRow(MachineRow):
     """Group and instance normalisation, a block for each group of an image."""
 
     name: ClassVar[str] = "grid-group-norm"
     ops: ClassVar[tuple[str, ...]] = ("group_norm", "instance_norm")
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
 
     def refuses(self, node: Node) -> str:
         """Codes, other layouts, and parameters of the run time."""

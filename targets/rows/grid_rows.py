@@ -11,26 +11,22 @@ import numpy as np
 from dlcc.ir import F32, Affine, Node, Value
 from dlcc.ir.encodings import Array
 from dlcc.lowering.kernel import KernelPlan
-from dlcc.lowering.target import KernelRow
 from dlcc.ops import op_of
 from dlcc.ops.integer import real_of
 from dlcc.ops.norm import LayerNorm, over_scale
 from dlcc.ops.softmax import Softmax
-from targets.kernels.grid_machine import Machine
 from targets.kernels.grid_norm import NormSpec, grid_norm
 from targets.kernels.grid_rows import View, rows_cost
 from targets.kernels.grid_softmax import grid_softmax
 from targets.rows import layers
+from targets.rows.grid import MachineRow
 
 
-class GridSoftmaxRow(KernelRow):
+class GridSoftmaxRow(MachineRow):
     """Softmax, a block for each row; over other axes than the last in memory for some of them."""
 
     name: ClassVar[str] = "grid-softmax"
     ops: ClassVar[tuple[str, ...]] = ("softmax",)
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
 
     def refuses(self, node: Node) -> str:
         """Other types and layouts."""
@@ -61,14 +57,11 @@ def _softmax_view(node: Node) -> View:
     return View.of(prod(shape[:place]), shape[place], prod(shape[place + 1 :]))
 
 
-class GridNormRow(KernelRow):
+class GridNormRow(MachineRow):
     """Layer and RMS normalisation over neighbouring elements, a block for each row."""
 
     name: ClassVar[str] = "grid-norm"
     ops: ClassVar[tuple[str, ...]] = ("layer_norm", "rms_norm")
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
 
     def refuses(self, node: Node) -> str:
         """Other types, other layouts, and parameters of the run time."""

@@ -5,26 +5,22 @@ from __future__ import annotations
 from typing import ClassVar
 
 from dlcc.ir import Node, Sparse
-from dlcc.lowering.kernel import KernelPlan
-from dlcc.lowering.target import KernelRow
 from targets.kernels.grid_gemm import predicted
 from targets.kernels.grid_gemv import Form, gemv_refusal
-from targets.kernels.grid_machine import Machine
 from targets.kernels.grid_sparse import best_sparse_tile, grid_sparse, sparse_refusal
 from targets.kernels.grid_sparse_blocks import best_blocks, blocks_refusal, grid_blocks
 from targets.kernels.grid_sparse_rows import grid_scattered, scattered_cost
 from targets.rows import layers
+from targets.rows.grid import LayerRow
 
 
-class GridSparseRow(KernelRow):
+class GridSparseRow(LayerRow):
     """Layers of which 2 of every 4 neighbouring weights are kept, on sparse tensor cores."""
 
     name: ClassVar[str] = "grid-gemm-2:4"
     ops: ClassVar[tuple[str, ...]] = ("conv2d", "linear")
     encodings: ClassVar[tuple[str, ...]] = (Sparse.name,)
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    generate = staticmethod(grid_sparse)
 
     def refuses(self, node: Node) -> str:
         """Types without such instructions, groups, and zeros elsewhere."""
@@ -38,22 +34,14 @@ class GridSparseRow(KernelRow):
         spec = layers.conv_spec(node)
         return predicted(spec, best_sparse_tile(spec, self.machine), self.machine)
 
-    def plan(self, node: Node) -> KernelPlan:
-        """A copy of the input where pixels are too narrow, the products, and a sum of parts."""
-        made, spec = layers.layer_constants(node), layers.conv_spec(node)
-        parts = made.weights, made.bias, made.multiplier, made.ratio
-        return grid_sparse(spec, *parts, self.machine)
 
-
-class GridBlocksRow(KernelRow):
+class GridBlocksRow(LayerRow):
     """Layers whose weights are zero in whole blocks of channels and depth, which are skipped."""
 
     name: ClassVar[str] = "grid-gemm-blocks"
     ops: ClassVar[tuple[str, ...]] = ("conv2d", "linear")
     encodings: ClassVar[tuple[str, ...]] = (Sparse.name,)
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    generate = staticmethod(grid_blocks)
 
     def refuses(self, node: Node) -> str:
         """Types outside the GEMM family, groups, and zeros that fill no block."""
@@ -67,22 +55,14 @@ class GridBlocksRow(KernelRow):
         weights = layers.layer_constants(node).weights
         return best_blocks(layers.conv_spec(node), weights, self.machine)[0]
 
-    def plan(self, node: Node) -> KernelPlan:
-        """A copy of the input where pixels are too narrow, the products, and a sum of parts."""
-        made, spec = layers.layer_constants(node), layers.conv_spec(node)
-        parts = made.weights, made.bias, made.multiplier, made.ratio
-        return grid_blocks(spec, *parts, self.machine)
 
-
-class GridScatteredRow(KernelRow):
+class GridScatteredRow(LayerRow):
     """Linear layers of few rows by the weights that are left, wherever these are."""
 
     name: ClassVar[str] = "grid-gemv-csr"
     ops: ClassVar[tuple[str, ...]] = ("conv2d", "linear")
     encodings: ClassVar[tuple[str, ...]] = (Sparse.name,)
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    generate = staticmethod(grid_scattered)
 
     def refuses(self, node: Node) -> str:
         """Types outside the GEMM family, windows, groups, more rows."""
@@ -95,9 +75,3 @@ class GridScatteredRow(KernelRow):
         """Bytes of the weights that are left and of their columns, and gathering activations."""
         weights = layers.layer_constants(node).weights
         return scattered_cost(layers.conv_spec(node), weights, self.machine)
-
-    def plan(self, node: Node) -> KernelPlan:
-        """A copy of the input where it is to be rounded, then the product."""
-        made, spec = layers.layer_constants(node), layers.conv_spec(node)
-        parts = made.weights, made.bias, made.multiplier, made.ratio
-        return grid_scattered(spec, *parts, self.machine)
