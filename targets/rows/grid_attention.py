@@ -9,7 +9,6 @@ import numpy as np
 from dlcc.ir import F32, Node
 from dlcc.ir.encodings import Array
 from dlcc.lowering.kernel import KernelPlan
-from dlcc.lowering.target import KernelRow
 from dlcc.ops import op_of
 from dlcc.ops.integer import real_of
 from targets.kernels.grid_attention import (
@@ -18,19 +17,16 @@ from targets.kernels.grid_attention import (
     attention_refusal,
     grid_attention,
 )
-from targets.kernels.grid_machine import Machine
 from targets.kernels.spec import SHORT_FLOATS
 from targets.rows import layers
+from targets.rows.grid import MachineRow
 
 
-class GridAttentionRow(KernelRow):
+class GridAttentionRow(MachineRow):
     """Attention of 16-bit floats, scores in registers."""
 
     name: ClassVar[str] = "grid-attention"
     ops: ClassVar[tuple[str, ...]] = ("attention",)
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
 
     def refuses(self, node: Node) -> str:
         """Other types and layouts, and heads that are too large."""
