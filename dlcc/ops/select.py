@@ -160,7 +160,12 @@ class Trilu(Movement):
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """Numpy's triu or tril."""
         cut = np.triu if self.get(node, "upper") else np.tril
-        return [np.asarray(cut(present(xs[0]), int(self.get(node, "k"))))]
+        return [np.asarray(cut(present(xs[0]), self._diagonal(node)))]
+
+    def _diagonal(self, node: Node) -> int:
+        """``k``, or the nearest one with a part in the matrix; all beyond select alike."""
+        rows, columns = node.output.type.shape[-2:]
+        return max(-rows, min(columns, int(self.get(node, "k"))))
 
     def interval(self, node: Node, xs: Sequence[Interval | None]) -> list[Interval]:
         """With 0."""
@@ -171,7 +176,7 @@ class Trilu(Movement):
         """A select by row and column."""
         from dlcc.tir import expr
 
-        x, k = ctx.read(0), int(self.get(node, "k"))
+        x, k = ctx.read(0), self._diagonal(node)
         upper = self.get(node, "upper")
         dtype = str(node.output.type.dtype.numpy)
 

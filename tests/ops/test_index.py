@@ -181,6 +181,7 @@ def tir_cases() -> list[Case]:
             dense("cum_sum", real(3, 6), attrs={"axis": 1, "exclusive": flag}),
             dense("cum_sum", real(6, 3), attrs={"axis": 0, "exclusive": flag, "reverse": True}),
             dense("trilu", real(2, 4, 5), attrs={"k": 1, "upper": flag}),
+            dense("trilu", real(4, 5), attrs={"k": -(2**63), "upper": flag}),
         ]
     cases.append(dense("one_hot", indices(3, 4, below=6), real(2), attrs={"axis": 1, "depth": 5}))
     return cases
