@@ -199,9 +199,9 @@ def _exponential_below(x: Any, alpha: float, gamma: float) -> Any:
     from dlcc.tir import math as tir_math
 
     zero = expr.like(0, x)
-    below = expr.like(alpha, x) * (tir_math.exp(expr.minimum(x, zero)) - expr.like(1, x))
+    below = expr.scaled(tir_math.exp(expr.minimum(x, zero)) - expr.like(1, x), alpha)
     value = expr.select(x > zero, x, below)
-    return value if gamma == 1.0 else expr.like(gamma, x) * value
+    return value if gamma == 1.0 else expr.scaled(value, gamma)
 
 
 class Softplus(Unary):

@@ -171,8 +171,7 @@ class LeakyRelu(Unary):
         """Piecewise linear."""
         from dlcc.tir import expr
 
-        slope = expr.like(self.get(node, "alpha"), x)
-        return expr.select(x >= expr.like(0, x), x, x * slope)
+        return expr.select(x >= expr.like(0, x), x, expr.scaled(x, float(self.get(node, "alpha"))))
 
 
 class ThresholdedRelu(Unary):
@@ -242,8 +241,8 @@ class HardSigmoid(Unary):
         """A line, clipped."""
         from dlcc.tir import expr
 
-        alpha, beta = (expr.like(self.get(node, k), x) for k in ("alpha", "beta"))
-        return expr.clamp(x * alpha + beta, 0.0, 1.0)
+        line = expr.scaled(x, float(self.get(node, "alpha"))) + expr.like(self.get(node, "beta"), x)
+        return expr.clamp(line, 0.0, 1.0)
 
 
 class HardSwish(Unary):

@@ -40,6 +40,14 @@ def like(value: float | int | bool, x: Expr) -> Expr:
     return const(value, dtype_of(x))
 
 
+def scaled(x: Expr, factor: float) -> Expr:
+    """``x`` times a known number; NaN, which TVM leaves out, for 0 times NaN and infinity."""
+    if factor:
+        return x * like(factor, x)
+    largest = float(np.finfo(dtype_of(x)).max)
+    return select(absolute(x) <= like(largest, x), like(0, x), like(float("nan"), x))
+
+
 def maximum(a: Expr, b: Expr) -> Expr:
     """The larger one; NaN where either is."""
     return _extreme(te.max, a, b)

@@ -24,6 +24,9 @@ def unary() -> list[Case]:
     """Every function of one float."""
     names = sorted(n for n, op in OPS.items() if isinstance(op, Unary))
     cases = [dense(name, SPECIAL, attrs=ATTRIBUTES.get(name)) for name in names]
+    flat = [("leaky_relu", {"alpha": 0.0}), ("elu", {"alpha": 0.0}), ("selu", {"alpha": 0.0}),
+            ("selu", {"gamma": 0.0}), ("hard_sigmoid", {"alpha": 0.0})]  # fmt: skip
+    cases += [dense(name, SPECIAL, attrs=attrs) for name, attrs in flat]
     half_open = [dense("clip", SPECIAL, attrs={end: 1.0}) for end in ("min", "max")]
     truths = dense("cast", SPECIAL, attrs={"to": "bool"})
     return [*cases, *half_open, truths, dense("gelu", SPECIAL, attrs={"approximate": "tanh"})]
