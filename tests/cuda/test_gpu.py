@@ -15,7 +15,9 @@ from dlcc.cuda.architecture import ARCHITECTURES
 from dlcc.cuda.driver import compute_capability
 from dlcc.runtime.device import DeviceArray
 from dlcc.runtime.loader import Model
+from tests.cuda.compressed import COMPRESSED, Compressed, large_products
 from tests.cuda.programs import BIAS, rows_program, rows_reference, some_rows, two_shapes
+from tests.cuda.test_grid_attention import transformer
 from tests.test_end_to_end import LARGE, SMALL, check, small_net
 
 pytestmark = pytest.mark.gpu
@@ -105,6 +107,22 @@ def test_torch(model: Model) -> None:
 @pytest.mark.parametrize("bits", [32, 16, 8])
 def test_small_net(architecture: str, tmp_path: Path, bits: int) -> None:
     check(small_net(), tmp_path / "out", bits=bits, target=f"cuda:{architecture}")
+
+
+@pytest.mark.parametrize("made", COMPRESSED, ids=lambda made: made.passes)
+def test_compressed(architecture: str, tmp_path: Path, made: Compressed) -> None:
+    made.check(f"cuda:{architecture}", tmp_path / "out")
+
+
+def test_attention(architecture: str, tmp_path: Path) -> None:
+    graph = dlcc.import_onnx(transformer(70, 2, 32))
+    check(graph, tmp_path / "out", bits=16, target=f"cuda:{architecture}")
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+def test_large_products(architecture: str, tmp_path: Path, bits: int) -> None:
+    """On Hopper these are products of warpgroups."""
+    check(large_products(), tmp_path / "out", bits=bits, target=f"cuda:{architecture}")
 
 
 @pytest.mark.data
