@@ -254,46 +254,26 @@ DLCC uint32_t dlcc_pack2_bf16(float low, float high) {
 }
 
 /* sum += a * b of a warp: 16 rows of 32 bytes times 8 columns of 32 bytes; each lane has rows
- * lane / 4 and + 8, columns lane % 4 * 2 and + 1 of the sums. */
-DLCC void dlcc_mma_u8s8(int32_t *sum, const uint32_t *a, const uint32_t *b) {
-  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 "
-               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+r"(sum[0]), "+r"(sum[1]), "+r"(sum[2]), "+r"(sum[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
+ * lane / 4 and + 8, columns lane % 4 * 2 and + 1 of the sums. Of bits (b1) it is how many of them
+ * differ. */
+#define DLCC_MMA(NAME, SUM, REGISTER, SHAPE) \
+  DLCC void dlcc_mma_##NAME(SUM *sum, const uint32_t *a, const uint32_t *b) { \
+    asm volatile("mma.sync.aligned." SHAPE \
+                 " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+                 : REGISTER(sum[0]), REGISTER(sum[1]), REGISTER(sum[2]), REGISTER(sum[3]) \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1])); \
+  }
+DLCC_MMA(u8s8, int32_t, "+r", "m16n8k32.row.col.s32.u8.s8.s32")
+DLCC_MMA(tf32, float, "+f", "m16n8k8.row.col.f32.tf32.tf32.f32")
+DLCC_MMA(b1, int32_t, "+r", "m16n8k256.row.col.s32.b1.b1.s32.xor.popc")
+DLCC_MMA(f16, float, "+f", "m16n8k16.row.col.f32.f16.f16.f32")
+DLCC_MMA(bf16, float, "+f", "m16n8k16.row.col.f32.bf16.bf16.f32")
 
 /* Four float32 to the nearest numbers with 10 bits of mantissa, halves away from zero. */
 DLCC void dlcc_round4_tf32(uint32_t *x) {
 #pragma unroll
   for (int i = 0; i < 4; i++)
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(x[i]) : "f"(__uint_as_float(x[i])));
-}
-
-/* The same with 32 bytes of TF32, and of 16-bit floats. */
-DLCC void dlcc_mma_tf32(float *sum, const uint32_t *a, const uint32_t *b) {
-  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
-               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-/* sum += how many bits of rows and columns differ; rows and columns of 32 bytes, as above. */
-DLCC void dlcc_mma_b1(int32_t *sum, const uint32_t *a, const uint32_t *b) {
-  asm volatile("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.xor.popc "
-               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+r"(sum[0]), "+r"(sum[1]), "+r"(sum[2]), "+r"(sum[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-DLCC void dlcc_mma_f16(float *sum, const uint32_t *a, const uint32_t *b) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-DLCC void dlcc_mma_bf16(float *sum, const uint32_t *a, const uint32_t *b) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
 /* sum += a * b of a warp, where a keeps 2 of every 4 elements: 16 rows of 64 bytes, 32 of them kept,

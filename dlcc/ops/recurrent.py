@@ -14,6 +14,7 @@ before they are multiplied, and all else stays float32.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -187,11 +188,11 @@ class Recurrent(Op):
         size = xs["gates"].shape[2]
         return xs["products"][0] if "products" in xs else np.zeros((len(h), size), h.dtype)
 
+    @abstractmethod
     def step(
         self, node: Node, xs: Mapping[str, Array], x: Array, states: list[Array]
     ) -> list[Array]:
         """The states after one step of some sequences: x [b,G*H], states [b,H]."""
-        raise NotImplementedError
 
     def evaluate(self, node: Node, xs: Sequence[Array | None]) -> list[Array]:
         """One step after the other, in float32 (float64 for float64 operands)."""
